@@ -1,0 +1,103 @@
+"""The records that flow between stages and their Arrow schemas; no logic.
+
+problem -> prompt -> group of completions. A group is one problem with all its completions: it is
+scored, kept, stored, sharded and trained on as one. Lengths are tokens, times are seconds.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, TypedDict
+
+import pyarrow as pa
+
+Kind = Literal["number", "math", "choice", "text", "list"]
+KINDS: tuple[Kind, ...] = ("number", "math", "choice", "text", "list")
+Verdict = Literal["correct", "wrong", "unparsable", "truncated", "timeout", "error"]
+VERDICTS: tuple[Verdict, ...] = (
+    "correct",
+    "wrong",
+    "unparsable",
+    "truncated",
+    "timeout",
+    "error",
+)
+Split = Literal["train", "validation", "test", "ood"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test", "ood")
+
+
+class Message(TypedDict):
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question whose answer can be checked; `problem_id` never changes and is unique in a run."""
+
+    problem_id: str
+    task: str
+    split: Split
+    question: str
+    reference: str
+    kind: Kind
+    options: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a verifier says of one completion: verdict, the answer it extracted, and why."""
+
+    verdict: Verdict
+    answer: str
+    reason: str
+
+
+SCORE = pa.struct([("name", pa.string()), ("value", pa.float64())])
+MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
+COMPLETION = pa.struct(
+    [
+        ("text", pa.string()),
+        ("token_ids", pa.list_(pa.int32())),
+        ("finish_reason", pa.string()),  # "stop", "length" or "abort"
+        ("num_tokens", pa.int32()),
+        ("seed", pa.int64()),
+        ("verdict", pa.string()),
+        ("answer", pa.string()),
+        ("reason", pa.string()),
+        ("scores", pa.list_(SCORE)),  # raw, before the reward's weights
+        ("reward", pa.float64()),
+        ("advantage", pa.float64()),
+        ("weight", pa.float64()),  # under the recipe the group was made with
+    ]
+)
+PROBLEM_FIELDS = [
+    ("problem_id", pa.string()),
+    ("task", pa.string()),
+    ("split", pa.string()),
+    ("question", pa.string()),
+    ("reference", pa.string()),
+    ("kind", pa.string()),
+    ("options", pa.list_(pa.string())),
+]
+PROBLEM_SCHEMA = pa.schema(PROBLEM_FIELDS)
+# What an engine is asked: a problem rendered for one model.
+REQUEST_SCHEMA = pa.schema(
+    [
+        *PROBLEM_FIELDS,
+        ("messages", pa.list_(MESSAGE)),
+        ("prompt_token_ids", pa.list_(pa.int32())),
+        ("template_hash", pa.string()),  # of the chat template, system text and shots
+        ("seed", pa.int64()),  # completion k is drawn with seed + k
+    ]
+)
+GROUP_SCHEMA = pa.schema(
+    [
+        *PROBLEM_FIELDS,
+        ("messages", pa.list_(MESSAGE)),
+        ("template_hash", pa.string()),
+        ("prompt_num_tokens", pa.int32()),
+        ("teacher", pa.string()),
+        ("sampling", pa.string()),  # JSON of the sampling section
+        ("completions", pa.list_(COMPLETION)),
+        ("dropped", pa.string()),  # "" when kept for training, else why not
+    ]
+)
