@@ -21,6 +21,9 @@ from fastdistill_ray.tasks import TaskKnobs
 class EngineKnobs(Knobs):
     """Arguments of a vLLM engine; names are vLLM's own."""
 
+    kind: Literal["vllm", "scripted"] = Field(
+        "vllm", description="scripted: no model, answers made from the references (for tests)."
+    )
     max_model_len: int = Field(4096, gt=0, description="Tokens of prompt and completion.")
     max_num_seqs: int = Field(256, gt=0, description="Sequences decoded at once.")
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs one actor's model is split over.")
@@ -103,6 +106,9 @@ class PoolsKnobs(Knobs):
     judges: PoolKnobs = PoolKnobs(cpus=0.5)
     student: PoolKnobs = PoolKnobs()
     evaluation: PoolKnobs = PoolKnobs()
+    autoscaling: bool = Field(
+        False, description="The cluster adds nodes on demand: pools may exceed what is there now."
+    )
 
 
 class EvaluationKnobs(Knobs):
@@ -167,7 +173,9 @@ def combination_errors(recipe: Recipe) -> list[str]:
     size = min(sampling.n, recipe.selection.group_size or sampling.n)
     errors = []
     if "advdistill" in kinds and size < 2:
-        errors.append(f"sampling.n: advdistill compares completions, n must be 2 or more, is {size}")
+        errors.append(
+            f"sampling.n: advdistill compares completions, n must be 2 or more, is {size}"
+        )
     if size < recipe.selection.min_size:
         errors.append(
             f"selection.min_size: {recipe.selection.min_size} completions cannot be had from "

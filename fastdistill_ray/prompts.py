@@ -1,8 +1,15 @@
 """Problem -> messages -> chat template -> token ids. Teacher and student prompts may differ."""
 
+import hashlib
+import json
+import string
+from collections.abc import Sequence
+from typing import Any
+
 from pydantic import Field
 
 from fastdistill_ray.knobs import Knobs
+from fastdistill_ray.records import Message
 
 SYSTEM_PROMPT = (
     "Solve the user's problem. First reason step by step between <think> and </think>. Then give "
@@ -19,3 +26,36 @@ class Shot(Knobs):
 class PromptKnobs(Knobs):
     system: str = Field(SYSTEM_PROMPT, description="System text; empty: none is sent.")
     shots: list[Shot] = Field([], description="Worked examples put before the question.")
+
+
+def build_messages(question: str, knobs: PromptKnobs, options: Sequence[str] = ()) -> list[Message]:
+    """System text (unless empty), worked examples, question; options are lines "A. text"."""
+    messages: list[Message] = []
+    if knobs.system:
+        messages.append({"role": "system", "content": knobs.system})
+    for shot in knobs.shots:
+        messages.append({"role": "user", "content": shot.question})
+        messages.append({"role": "assistant", "content": shot.answer})
+    messages.append({"role": "user", "content": "\n".join([question, *letter_options(options)])})
+    return messages
+
+
+def letter_options(options: Sequence[str]) -> list[str]:
+    if len(options) > len(string.ascii_uppercase):
+        raise ValueError(f"options: {len(options)} are more than there are letters")
+    return [
+        f"{letter}. {text}" for letter, text in zip(string.ascii_uppercase, options, strict=False)
+    ]
+
+
+def render(messages: Sequence[Message], tokenizer: Any) -> list[int]:
+    """Token ids up to where the assistant's turn begins; the chat template writes BOS if any."""
+    return tokenizer.apply_chat_template(
+        list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
+    )
+
+
+def template_hash(tokenizer: Any, knobs: PromptKnobs) -> str:
+    """16 hex digits of all that turns a question into a prompt: chat template, system, shots."""
+    parts = [tokenizer.chat_template, knobs.model_dump(mode="json")]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,7 +1,7 @@
 """What the student minimises. Tensors come in through arguments: no module here imports torch.
 
-An objective takes per-token log-probabilities and returns (sum of loss, named denominators,
-metrics); dividing by the global denominator happens once, in the training loop.
+An objective takes per-token log-probabilities and returns sums with named denominators
+(`contract.Term`); dividing by the global denominator happens once, in the training loop.
 """
 
 from typing import Annotated

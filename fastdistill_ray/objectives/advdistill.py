@@ -1,10 +1,13 @@
-"""AdvDistill (arXiv 2507.00054, eq. 5 to 9): weighted cross-entropy plus a penalty on wrong ones."""
+"""AdvDistill (arXiv 2507.00054, eq. 5 to 9): weighted cross-entropy, penalty on wrong ones."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
+from fastdistill_ray.advantages import softmax_weights
 from fastdistill_ray.knobs import Knobs
+from fastdistill_ray.objectives.contract import LossBatch, Outputs, Scored, Target, Tensor, Term
 
 
 class CrossEntropyKnobs(Knobs):
@@ -41,3 +44,60 @@ class AdvDistill(Knobs):
     group_reduction: Literal["mean", "sum"] = Field(
         "mean", description="Over the groups of a step."
     )
+
+    # A group that shrinks below this has nothing to compare.
+    min_completions: ClassVar[int] = 2
+
+    def targets(self, completions: list[Scored]) -> list[Target]:
+        """Coefficients of eq. 5, 7 and 8; a completion with none of them is left out."""
+        advantages = np.array([completion.advantage for completion in completions])
+        weights = softmax_weights(advantages, self.tau, np.ones(len(completions), bool))
+        eligible = np.array([self._has_cross_entropy(completion) for completion in completions])
+        penalised = np.array([self._is_penalised(completion) for completion in completions])
+        trained = softmax_weights(advantages, self.tau, eligible) if eligible.any() else 0 * weights
+        penalties = np.where(penalised, weights if self.contrastive.weighted else 1.0, 0.0)
+        if self.contrastive.reduction != "sum":
+            is_group = self.contrastive.reduction == "mean_group"
+            penalties = penalties / (len(completions) if is_group else max(penalised.sum(), 1))
+        return [
+            Target(index, float(weight), float(penalty))
+            for index, (weight, penalty) in enumerate(zip(trained, penalties, strict=True))
+            if weight > 0 or penalty > 0
+        ]
+
+    def __call__(self, outputs: Outputs, batch: LossBatch) -> list[Term]:
+        """eq. 5: sum of w_i CE_i, and lambda times the sum of eq. 8's penalties."""
+        denominator = "groups" if self.group_reduction == "mean" else "step"
+        cross_entropy = batch.sum_tokens(-outputs.logprob)
+        if self.ce.reduction == "mean":
+            cross_entropy = cross_entropy / batch.lengths
+        elif self.ce.reduction == "const":
+            cross_entropy = cross_entropy / self.ce.const_length
+        penalty = self._penalty(outputs.logprob, batch)
+        return [
+            Term("ce", (batch.weight * cross_entropy).sum(), denominator, 1.0),
+            Term("contrastive", (batch.penalty * penalty).sum(), denominator, self.lambda_),
+        ]
+
+    def _penalty(self, logprob: Tensor, batch: LossBatch) -> Tensor:
+        """[C]: -log(1 - min(p, p_max)), p by eq. 9; no gradient above p_max."""
+        if self.contrastive.average == "token":
+            unlikelihood = -(-logprob.exp().clamp(max=self.p_max)).log1p()
+            return batch.sum_tokens(unlikelihood) / batch.lengths
+        if self.contrastive.average == "geometric":
+            probability = (batch.sum_tokens(logprob) / batch.lengths).exp()
+        else:
+            probability = batch.sum_tokens(logprob.exp()) / batch.lengths
+        return -(-probability.clamp(max=self.p_max)).log1p()
+
+    def _has_cross_entropy(self, completion: Scored) -> bool:
+        if self.ce.on == "correct":
+            return completion.is_correct
+        return self.ce.on == "all" or completion.advantage > 0
+
+    def _is_penalised(self, completion: Scored) -> bool:
+        if self.contrastive.incorrect_if == "negative_advantage":
+            return completion.advantage < 0
+        if self.contrastive.incorrect_if == "low_reward":
+            return completion.reward <= self.contrastive.reward_threshold
+        return not completion.is_correct

@@ -1,10 +1,11 @@
 """SFT on the best completion of each group: the paper's baseline."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from fastdistill_ray.knobs import Knobs
+from fastdistill_ray.objectives.contract import LossBatch, Outputs, Scored, Target, Term
 
 
 class Sft(Knobs):
@@ -16,3 +17,22 @@ class Sft(Knobs):
     normalize: Literal["token", "sequence"] = Field(
         "token", description="Mean over the step's tokens, or over completions of token means."
     )
+
+    min_completions: ClassVar[int] = 1
+
+    def targets(self, completions: list[Scored]) -> list[Target]:
+        """The best correct completion; a group without one contributes nothing."""
+        correct = [index for index, one in enumerate(completions) if one.is_correct]
+        if not correct:
+            return []
+        if self.best_of == "first_correct":
+            return [Target(correct[0], 1.0, 0.0)]
+        best = min(correct, key=lambda i: (-completions[i].reward, completions[i].num_tokens, i))
+        return [Target(best, 1.0, 0.0)]
+
+    def __call__(self, outputs: Outputs, batch: LossBatch) -> list[Term]:
+        cross_entropy = batch.sum_tokens(-outputs.logprob)
+        if self.normalize == "token":
+            return [Term("ce", (batch.weight * cross_entropy).sum(), "tokens", 1.0)]
+        mean = cross_entropy / batch.lengths
+        return [Term("ce", (batch.weight * mean).sum(), "completions", 1.0)]

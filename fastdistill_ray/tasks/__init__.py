@@ -1,15 +1,23 @@
 """One file per dataset family. A task loads problems and says which verifier judges them."""
 
-from pydantic import Field
+from collections.abc import Callable
 
-from fastdistill_ray.knobs import Knobs
+from fastdistill_ray.tasks import gsm8k, jsonl, word_problems
+from fastdistill_ray.tasks.base import Problems, TaskKnobs, check_problems
+
+__all__ = ["TASKS", "TaskKnobs", "load_problems"]
+
+TASKS: dict[str, Callable[[TaskKnobs], Problems]] = {
+    "word_problems": word_problems.load,
+    "gsm8k": gsm8k.load,
+    "jsonl": jsonl.load,
+}
 
 
-class TaskKnobs(Knobs):
-    name: str = Field(description="A name in TASKS: word_problems, gsm8k, jsonl.")
-    path: str = Field("", description="A local file or folder instead of the hub's dataset.")
-    seed: int = Field(0, description="Of generated problems and of held-out splits.")
-    num_train: int | None = Field(None, ge=1, description="Problems to use; none: all.")
-    num_validation: int = Field(0, ge=0, description="Held out of train.")
-    num_test: int | None = Field(None, ge=0, description="Problems to use; none: all.")
-    num_ood: int | None = Field(None, ge=0, description="Problems to use; none: all.")
+def load_problems(knobs: TaskKnobs) -> Problems:
+    """All four splits (empty where the task has none), checked; equal knobs give equal problems."""
+    if knobs.name not in TASKS:
+        raise ValueError(f"task.name: no task is named {knobs.name!r}; known: {', '.join(TASKS)}")
+    problems = TASKS[knobs.name](knobs)
+    check_problems(problems)
+    return problems

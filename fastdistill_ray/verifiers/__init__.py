@@ -1,19 +1,5 @@
-"""Answer extraction and comparison: what a completion's final answer is, and whether it is right."""
+"""Answer extraction and comparison: a completion's final answer and whether it is right."""
 
-from pydantic import Field
+from fastdistill_ray.verifiers.judge import Judge, VerifierKnobs
 
-from fastdistill_ray.knobs import Knobs
-
-
-class VerifierKnobs(Knobs):
-    time_limit: float = Field(1.0, gt=0, description="Seconds of wall clock per answer.")
-    memory_limit_gib: float = Field(2.0, gt=0, description="Address space of a judging worker.")
-    stated_answers: bool = Field(
-        True, description="Without a block or a box, accept 'the answer is ...' and '#### ...'."
-    )
-    boxes_outside_answer: bool = Field(
-        True, description="Without an <answer> block, accept the last complete box of the text."
-    )
-    last_number: bool = Field(
-        False, description="Without any of these, the last number (evaluation only)."
-    )
+__all__ = ["Judge", "VerifierKnobs"]

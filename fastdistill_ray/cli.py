@@ -1,0 +1,141 @@
+"""`fastdistill <verb>`: the jobs from the command line, checked first, then submitted to Ray.
+
+Each verb imports what it needs: help, score and a wrong recipe load neither torch, Ray nor vLLM.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+JOBS = {
+    "distill": "the whole recipe: groups, students, evaluation, report",
+    "generate": "the teacher's judged and weighted groups",
+    "train": "the students, from a run's groups",
+    "evaluate": "baselines and students on the test problems",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = build_parser()
+    arguments, overrides = parser.parse_known_args(argv)
+    try:
+        if arguments.verb not in JOBS and overrides:
+            raise ValueError(f"unknown argument {overrides[0]}; see fastdistill --help")
+        return arguments.run(arguments, overrides)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fastdistill",
+        description="Distil a teacher into a better small student on a Ray cluster.",
+        allow_abbrev=False,
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for verb, text in JOBS.items():
+        job = verbs.add_parser(
+            verb,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog="Any field of the recipe: --section.field=value; see `fastdistill fields`.",
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        job.add_argument("recipe", metavar="RECIPE", help="a YAML file, see jobs/recipes/")
+        job.add_argument("--run-dir", default="", help="the run's folder (default: runs/<name>)")
+        job.add_argument(
+            "--address", default="", help="of a Ray dashboard (default: the running one, or a new)"
+        )
+        job.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+        job.set_defaults(run=run_job)
+    report = verbs.add_parser("report", help="report.html and report.md of a run folder")
+    report.add_argument("run_dir", metavar="RUN_DIR")
+    report.set_defaults(run=run_report)
+    score = verbs.add_parser("score", help="judge a JSONL file of responses")
+    score.add_argument("file", metavar="FILE.jsonl")
+    score.add_argument("--output", required=True, metavar="OUT.jsonl")
+    score.add_argument("--recipe", default="", help="its reward, advantage and objective.tau")
+    score.set_defaults(run=run_score)
+    fields = verbs.add_parser("fields", help="every field of a recipe, its default and meaning")
+    fields.set_defaults(run=run_fields)
+    return parser
+
+
+def run_job(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    from fastdistill_ray.config import load_recipe
+    from fastdistill_ray.run_dir import RunDir
+
+    recipe = load_recipe(arguments.recipe, overrides)
+    if arguments.dry_run:
+        from fastdistill_ray.plan import describe
+
+        print(describe(recipe))
+        return 0
+    run_dir = arguments.run_dir or str(Path("runs") / recipe.name)
+    if not arguments.address:  # the folder of another machine is checked there
+        run_dir = str(RunDir(run_dir, recipe).path)
+    from fastdistill_ray.submission import submit
+
+    return submit(arguments.verb, with_absolute_paths(recipe), run_dir, arguments.address)
+
+
+def with_absolute_paths(recipe: Any) -> Any:
+    """Local files keep their meaning in the job's own working directory."""
+    task, teacher, student = recipe.task, recipe.teacher, recipe.student
+    return recipe.model_copy(
+        update={
+            "task": task.model_copy(update={"path": _absolute(task.path)}),
+            "teacher": teacher.model_copy(update={"model": _absolute(teacher.model)}),
+            "student": student.model_copy(update={"model": _absolute(student.model)}),
+        }
+    )
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).absolute()) if path and Path(path).exists() else path
+
+
+def run_report(arguments: argparse.Namespace, _overrides: list[str]) -> int:
+    from fastdistill_ray.report import write_report
+
+    if not (Path(arguments.run_dir) / "recipe.yaml").is_file():
+        raise ValueError(f"report {arguments.run_dir}: no run folder, it holds no recipe.yaml")
+    print(write_report(arguments.run_dir))
+    return 0
+
+
+def run_score(arguments: argparse.Namespace, _overrides: list[str]) -> int:
+    from fastdistill_ray.advantages import AdvantageKnobs
+    from fastdistill_ray.objectives import AdvDistill
+    from fastdistill_ray.rewards import RewardKnobs
+    from fastdistill_ray.scoring import score_file
+
+    reward, advantage, tau = RewardKnobs(), AdvantageKnobs(), AdvDistill().tau
+    if arguments.recipe:
+        from fastdistill_ray.config import load_recipe
+
+        recipe = load_recipe(arguments.recipe, [])
+        reward, advantage = recipe.reward, recipe.advantage
+        tau = getattr(recipe.objective, "tau", tau)
+    summary = score_file(
+        arguments.file, arguments.output, reward=reward, advantage=advantage, tau=tau
+    )
+    counts = ", ".join(f"{verdict} {count}" for verdict, count in summary.verdicts.items())
+    print(f"{summary.num_lines} lines, {summary.num_responses} responses: {counts}")
+    return 0
+
+
+def run_fields(_arguments: argparse.Namespace, _overrides: list[str]) -> int:
+    from fastdistill_ray.plan import describe_fields
+
+    print(describe_fields())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

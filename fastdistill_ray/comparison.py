@@ -1,0 +1,95 @@
+"""Trials of students, the choice among them on validation problems, and the results table."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fastdistill_ray.evaluation import read_answers
+from fastdistill_ray.metrics import paired_difference, strict_accuracy, summarize
+from fastdistill_ray.run_dir import write_text
+
+
+class Trial(NamedTuple):
+    """A student as it was at the end of an epoch of one training run."""
+
+    student: str  # kind of its objective
+    learning_rate: float
+    epoch: int  # 1-based
+    weights: str
+    seconds: float  # of training up to here
+    trained_tokens: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.student}_lr_{self.learning_rate:g}_epoch_{self.epoch}"
+
+
+def choose(trials: list[Trial], validated: Path | None, *, out: Path) -> dict[str, Trial]:
+    """The best trial of each student by strict accuracy on validation; ties go to the earlier one.
+
+    Without validation (`validated` is None) there is one trial of each. Writes choose.json.
+    """
+    scores = {}
+    for trial in trials:
+        rows = read_answers(validated, trial.name) if validated else []
+        scores[trial] = (strict_accuracy(rows) if rows else None, len(rows))
+    chosen = {}
+    for kind in dict.fromkeys(trial.student for trial in trials):
+        of_kind = [trial for trial in trials if trial.student == kind]
+        assert validated or len(of_kind) == 1, of_kind
+        chosen[kind] = max(of_kind, key=lambda trial: scores[trial][0] or 0.0)
+    lines = [
+        {
+            "student": trial.student,
+            "learning_rate": trial.learning_rate,
+            "epoch": trial.epoch,
+            "validation_accuracy": scores[trial][0],
+            "num_problems": scores[trial][1],
+            "seconds": trial.seconds,
+            "trained_tokens": trial.trained_tokens,
+            "chosen": chosen[trial.student] == trial,
+        }
+        for trial in trials
+    ]
+    write_text(out, json.dumps({"trials": lines}, indent=1))
+    return chosen
+
+
+def write_results(
+    evaluated: Path, models: list[str], main: str, chosen: dict[str, Trial], *, out: Path
+) -> None:
+    """results.json: metrics with 95 % intervals, paired differences, cost of each student."""
+    answers = {model: read_answers(evaluated, model) for model in models}
+    splits = [
+        split
+        for split in ("test", "ood")
+        if any(row["split"] == split for row in answers[models[0]])
+    ]
+    rows: list[dict[str, Any]] = []
+    differences: list[dict[str, Any]] = []
+    for split in splits:
+        of_split = {
+            model: [row for row in answers[model] if row["split"] == split] for model in models
+        }
+        for model in models:
+            rows.extend(summarize(of_split[model], model, split))
+        for other in models:
+            for metric in ("accuracy", "strict_accuracy"):
+                if other == main:
+                    continue
+                differences.append(
+                    {
+                        "model": main,
+                        "minus": other,
+                        "split": split,
+                        "metric": metric,
+                        **paired_difference(of_split[main], of_split[other], metric),
+                    }
+                )
+    costs = [
+        {"model": kind, "trained_tokens": trial.trained_tokens, "seconds": trial.seconds}
+        for kind, trial in chosen.items()
+    ]
+    write_text(
+        out, json.dumps({"rows": rows, "differences": differences, "costs": costs}, indent=1)
+    )

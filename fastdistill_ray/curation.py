@@ -1,0 +1,191 @@
+"""Problems -> committed groups: the teacher's completions, judged, rewarded, weighted, selected.
+
+One Ray Data execution: engine actors, then judging actors that commit what they judged. The driver
+only logs commits.
+"""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+from ray.data import ActorPoolStrategy
+
+from fastdistill_ray.advantages import (
+    AdvantageKnobs,
+    SelectionKnobs,
+    drop_reason,
+    select_completions,
+)
+from fastdistill_ray.config import PoolsKnobs, SamplingKnobs, TeacherKnobs
+from fastdistill_ray.generation import (
+    EngineSpec,
+    Sampling,
+    build_requests,
+    completions,
+    split_by_length,
+)
+from fastdistill_ray.groups import FAILED, Commit, Store
+from fastdistill_ray.models import fetch_model, load_tokenizer
+from fastdistill_ray.progress import Progress
+from fastdistill_ray.records import GROUP_SCHEMA, Problem
+from fastdistill_ray.rewards import RewardKnobs
+from fastdistill_ray.run_dir import StageResult
+from fastdistill_ray.scoring import Response, score_group
+from fastdistill_ray.verifiers import Judge
+
+MAX_GROUPS_PER_FILE = 64
+
+
+class Judging(NamedTuple):
+    reward: RewardKnobs
+    advantage: AdvantageKnobs
+    selection: SelectionKnobs
+    tau: float
+
+
+class GroupWriter:
+    """Ray Data UDF: rows with raw completions -> committed groups; returns their log lines."""
+
+    def __init__(self, folder: str, judging: Judging, teacher: str, sampling: str) -> None:
+        self.store = Store(folder)
+        self.judging = judging
+        self.judge = Judge(judging.reward.verifier)
+        self.constants = {"teacher": teacher, "sampling": sampling}
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        rows = [
+            {**judge_group(row, self.judging, self.judge), **self.constants}
+            for row in batch.to_pylist()
+        ]
+        commit = self.store.write(pa.Table.from_pylist(rows, schema=GROUP_SCHEMA))
+        return pa.table({"commit": [json.dumps(commit._asdict())]})
+
+
+def judge_group(row: dict[str, Any], judging: Judging, judge: Judge) -> dict[str, Any]:
+    """A row with raw completions -> a row of GROUP_SCHEMA (without teacher and sampling).
+
+    A completion that selection leaves out keeps its verdict and scores, has no advantage and no
+    weight, and takes no part in its group's statistics.
+    """
+    raw = row["completions"]
+    chosen = select_completions([one["text"] for one in raw], judging.selection, row["problem_id"])
+    members = _scored(row, [raw[i] for i in chosen], judging, judge)
+    others = _scored(row, [one for i, one in enumerate(raw) if i not in chosen], judging, judge)
+    left_out = iter([{**one, "advantage": None, "weight": None} for one in others])
+    selected = iter(members)
+    return {
+        **row,
+        "prompt_num_tokens": len(row["prompt_token_ids"]),
+        "completions": [
+            {**one, **next(selected if i in chosen else left_out)} for i, one in enumerate(raw)
+        ],
+        "dropped": drop_reason(
+            [member["verdict"] == "correct" for member in members],
+            [member["reward"] for member in members],
+            judging.selection,
+        ),
+    }
+
+
+def _scored(
+    row: dict[str, Any], raw: list[dict[str, Any]], judging: Judging, judge: Judge
+) -> list[dict[str, Any]]:
+    responses = [Response(one["text"], one["num_tokens"], one["finish_reason"]) for one in raw]
+    scored = score_group(
+        row["kind"],
+        row["reference"],
+        row["options"],
+        responses,
+        judge=judge,
+        reward=judging.reward,
+        advantage=judging.advantage,
+        tau=judging.tau,
+    )
+    return [
+        {**vars(one), "scores": [{"name": k, "value": v} for k, v in (one.scores or {}).items()]}
+        for one in scored
+    ]
+
+
+def curate(
+    problems: list[Problem],
+    teacher: TeacherKnobs,
+    sampling: SamplingKnobs,
+    judging: Judging,
+    pools: PoolsKnobs,
+    *,
+    out: Path,
+) -> StageResult:
+    """Ask the teacher for every problem that is not committed yet; commit group by group."""
+    store = Store(out)
+    (out / FAILED).unlink(missing_ok=True)
+    committed = store.recover()
+    tokenizer = load_tokenizer(fetch_model(teacher.model))
+    missing = [problem for problem in problems if problem.problem_id not in committed]
+    requests = build_requests(missing, teacher.prompt, tokenizer, sampling.seed)
+    room = teacher.engine.max_model_len - sampling.max_new_tokens
+    requests, too_long = split_by_length(requests, room)
+    if requests:
+        spec = EngineSpec(
+            teacher.model,
+            teacher.engine,
+            Sampling(sampling.n, sampling.temperature, sampling.top_p, sampling.max_new_tokens),
+        )
+        dataset = completions(requests, spec, pools.teacher).map_batches(
+            GroupWriter,
+            fn_constructor_args=(str(out), judging, teacher.model, sampling.model_dump_json()),
+            batch_size=max(1, min(MAX_GROUPS_PER_FILE, len(problems) // 64)),
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=pools.judges.workers),
+            num_cpus=pools.judges.cpus,
+        )
+        log_commits(dataset, store, len(problems) - len(too_long))
+    return _result(store, problems, len(too_long))
+
+
+def log_commits(dataset: Any, store: Store, total: int) -> None:
+    """Run the dataset; log each commit as it arrives."""
+    commits = store.commits()
+    groups = sum(len(commit.keys) for commit in commits)
+    kept = sum(commit.dropped.count("") for commit in commits)
+    progress = Progress(f"generate {store.folder.name}", total, done=groups)
+    tokens = 0
+    for row in dataset.iter_rows():
+        commit = Commit(**json.loads(row["commit"]))
+        store.append(commit)
+        groups += len(commit.keys)
+        kept += commit.dropped.count("")
+        tokens += commit.num_tokens
+        rate = tokens / max(progress.elapsed(), 1e-9)
+        progress.advance(len(commit.keys), f"kept {kept / groups:.0%}  {rate:.0f} tokens/s")
+
+
+def _result(store: Store, problems: list[Problem], num_too_long: int) -> StageResult:
+    commits = store.commits()
+    seen: dict[str, str] = {}
+    for commit in commits:
+        for key, dropped in zip(commit.keys, commit.dropped, strict=True):
+            seen.setdefault(key, dropped)
+    if not seen:
+        raise ValueError(
+            f"teacher.engine.max_model_len: the prompts of all {len(problems)} problems leave no "
+            "room for sampling.max_new_tokens"
+        )
+    set_aside = Counter(dropped for dropped in seen.values() if dropped)
+    if num_too_long:
+        set_aside["prompt_too_long"] = num_too_long
+    kept = sum(not dropped for dropped in seen.values())
+    if not kept:
+        raise ValueError(
+            f"no group of {len(seen)} was kept ({dict(set_aside)}); look at the completions in "
+            f"{store.folder} and at teacher.prompt, reward.verifier and selection"
+        )
+    return StageResult(
+        rows_in=len(problems),
+        rows_out=kept,
+        set_aside=dict(set_aside),
+        prompt_tokens=sum(commit.prompt_tokens for commit in commits),
+        completion_tokens=sum(commit.num_tokens for commit in commits),
+    )

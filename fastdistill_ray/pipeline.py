@@ -1,0 +1,233 @@
+"""The stages of a recipe bound to a run folder, in the order of the data flow.
+
+Each function skips what the run already has. Read jobs/distill.py first.
+"""
+
+import json
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fastdistill_ray import training
+from fastdistill_ray.comparison import Trial, choose, write_results
+from fastdistill_ray.config import Recipe
+from fastdistill_ray.curation import Judging, curate
+from fastdistill_ray.evaluation import Model, evaluate
+from fastdistill_ray.groups import FAILED, StepPlan, Store, num_steps
+from fastdistill_ray.objectives import Objective
+from fastdistill_ray.progress import FollowMetrics
+from fastdistill_ray.records import PROBLEM_SCHEMA, SPLITS, Problem, Split
+from fastdistill_ray.run_dir import RunDir, StageResult, write_text
+from fastdistill_ray.stream import RankStreams
+from fastdistill_ray.tasks import TaskKnobs, load_problems
+from fastdistill_ray.verifiers import Judge, VerifierKnobs
+
+DEFAULT_TAU = 0.5  # of the stored weights when no objective has one
+
+
+def prepare_problems(recipe: Recipe, run: RunDir) -> dict[Split, list[Problem]]:
+    """Load the task once; later runs of this folder read the same problems back."""
+    folder = run.stage("problems", _write_problems, recipe.task, recipe.reward.verifier)
+    return {split: _read_problems(folder / f"{split}.parquet") for split in SPLITS}
+
+
+def _write_problems(task: TaskKnobs, verifier: VerifierKnobs, *, out: Path) -> StageResult:
+    num_in = num_out = 0
+    with Judge(verifier) as judge:
+        for split, problems in load_problems(task).items():
+            usable = [
+                problem
+                for problem in problems
+                if not judge.reference_error(problem.kind, problem.reference, problem.options)
+            ]
+            num_in, num_out = num_in + len(problems), num_out + len(usable)
+            rows = [vars(problem) for problem in usable]
+            pq.write_table(
+                pa.Table.from_pylist(rows, schema=PROBLEM_SCHEMA), out / f"{split}.parquet"
+            )
+    dropped = {"reference_unusable": num_in - num_out} if num_in > num_out else {}
+    return StageResult(num_in, num_out, dropped)
+
+
+def _read_problems(file: Path) -> list[Problem]:
+    return [Problem(**row) for row in pq.read_table(file).to_pylist()]
+
+
+def generate_groups(recipe: Recipe, run: RunDir, problems: list[Problem]) -> Path:
+    """Problems -> the teacher's judged and weighted groups in the store."""
+    return run.stage(
+        "groups",
+        curate,
+        problems,
+        recipe.teacher,
+        recipe.sampling,
+        Judging(
+            recipe.reward,
+            recipe.advantage,
+            recipe.selection,
+            getattr(recipe.objective, "tau", DEFAULT_TAU),
+        ),
+        recipe.pools,
+        pool=recipe.pools.teacher,
+    )
+
+
+def generate_and_train(recipe: Recipe, run: RunDir, problems: list[Problem]) -> list[Trial]:
+    """Groups and every student of the comparison; side by side when training.overlap says so."""
+    if not recipe.training.overlap:
+        generate_groups(recipe, run, problems)
+        return train_students(recipe, run, len(problems))
+    writer = threading.Thread(
+        target=_generate_or_mark_failed, args=(recipe, run, problems), daemon=True
+    )
+    run.folder("groups").mkdir(parents=True, exist_ok=True)
+    (run.folder("groups") / FAILED).unlink(missing_ok=True)
+    writer.start()
+    trials = train_students(recipe, run, len(problems))
+    writer.join()
+    return trials
+
+
+def _generate_or_mark_failed(recipe: Recipe, run: RunDir, problems: list[Problem]) -> None:
+    try:
+        generate_groups(recipe, run, problems)
+    except BaseException as error:  # the trainer follows the store and must not wait for ever
+        write_text(run.folder("groups") / FAILED, f"{type(error).__name__}: {error}")
+        raise
+
+
+def train_students(recipe: Recipe, run: RunDir, num_problems: int) -> list[Trial]:
+    """Every objective with every learning rate tried, on the groups of the store."""
+    objectives = [recipe.objective, *recipe.compare.students]
+    rates = recipe.compare.learning_rates or [recipe.optimizer.learning_rate]
+    return [
+        trial
+        for objective in objectives
+        for rate in rates
+        for trial in _train(recipe, run, objective, rate, num_problems)
+    ]
+
+
+def _train(
+    recipe: Recipe, run: RunDir, objective: Objective, rate: float, num_problems: int
+) -> list[Trial]:
+    groups = run.folder("groups")
+    knobs = recipe.training
+    plan = StepPlan(
+        str(groups), knobs.groups_per_step, knobs.epochs, knobs.max_steps, knobs.seed, knobs.overlap
+    )
+    num_groups = num_problems if knobs.overlap else len(Store(groups).locations())
+    total_steps = num_steps(plan, num_groups)
+    name = f"train/{objective.kind}/lr_{rate:g}"
+    out = run.folder(name)
+    with FollowMetrics(out / "metrics.jsonl", f"train {objective.kind} {rate:g}", total_steps):
+        run.stage(
+            name,
+            training.train,
+            model=recipe.student.model,
+            prompt=recipe.student.prompt,
+            objective=objective,
+            advantage=recipe.advantage,
+            optimizer=recipe.optimizer.model_copy(update={"learning_rate": rate}),
+            training=knobs,
+            total_steps=total_steps,
+            export_epochs=recipe.compare.epochs or [knobs.epochs],
+            data_config=RankStreams(plan),
+            student_pool=recipe.pools.student,
+            pool=recipe.pools.student,
+        )
+    return _trials(out, objective.kind, rate)
+
+
+def _trials(out: Path, kind: str, rate: float) -> list[Trial]:
+    """The exported epochs of a finished training with what they had cost by then."""
+    lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    metrics = [json.loads(line) for line in lines]
+    trials = []
+    for folder in sorted(out.glob("epoch_*"), key=lambda path: int(path.name[6:])):
+        epoch = int(folder.name.removeprefix("epoch_"))
+        until = [line for line in metrics if line["epoch"] < epoch]
+        trials.append(
+            Trial(
+                student=kind,
+                learning_rate=rate,
+                epoch=epoch,
+                weights=str(folder),
+                seconds=sum(line["time/step"] for line in until),
+                trained_tokens=sum(line["train/trained_tokens"] for line in until),
+            )
+        )
+    return trials
+
+
+def choose_students(
+    recipe: Recipe, run: RunDir, trials: list[Trial], problems: list[Problem]
+) -> dict[str, Trial]:
+    """The best trial of each objective on validation problems, put into students/<kind>."""
+    validated = None
+    if recipe.compare.learning_rates or recipe.compare.epochs:
+        models = [Model(trial.name, trial.weights, recipe.student.prompt) for trial in trials]
+        validated = _evaluate(recipe, run, "validate", models, problems)
+    chosen = choose(trials, validated, out=run.path / "stages" / "choose.json")
+    for kind, trial in chosen.items():
+        _place(Path(trial.weights), run.path / "students" / kind)
+    return chosen
+
+
+def evaluate_models(
+    recipe: Recipe, run: RunDir, chosen: dict[str, Trial], problems: list[Problem]
+) -> None:
+    """Baselines and students on the same problems; writes results.json."""
+    student, teacher = recipe.student, recipe.teacher
+    plain = student.prompt.model_copy(update={"system": ""})
+    baselines = {
+        "base_plain": Model("base_plain", student.model, plain),
+        "base": Model("base", student.model, student.prompt),
+        "teacher": Model("teacher", teacher.model, teacher.prompt),
+    }
+    models = [model for name, model in baselines.items() if name in recipe.compare.baselines]
+    models += [Model(kind, str(run.path / "students" / kind), student.prompt) for kind in chosen]
+    folder = _evaluate(recipe, run, "evaluate", models, problems)
+    write_results(
+        folder,
+        [model.name for model in models],
+        recipe.objective.kind,
+        chosen,
+        out=run.path / "results.json",
+    )
+
+
+def _evaluate(
+    recipe: Recipe, run: RunDir, stage: str, models: list[Model], problems: list[Problem]
+) -> Path:
+    return run.stage(
+        stage,
+        evaluate,
+        models,
+        problems,
+        recipe.evaluation,
+        recipe.reward.verifier,
+        recipe.pools,
+        pool=recipe.pools.evaluation,
+    )
+
+
+def _place(weights: Path, folder: Path) -> None:
+    """Copy by hard links where the file system has them: the files are never written again."""
+    if folder.exists():
+        return
+    temporary = folder.with_name(f".{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(weights, temporary, copy_function=_link_or_copy)
+    os.replace(temporary, folder)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

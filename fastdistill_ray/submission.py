@@ -1,0 +1,133 @@
+"""`ray job submit` for our verbs: a small working directory, a local head when none runs.
+
+Only the package, the jobs, the resolved recipe and the state of git travel to the cluster.
+"""
+
+import asyncio
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from fastdistill_ray.config import Recipe, dump_recipe
+from fastdistill_ray.run_dir import git_diff, git_state
+
+ROOT = Path(__file__).parent.parent
+HEAD_START_SECONDS = 120
+
+
+def submit(verb: str, recipe: Recipe, run_dir: str, address: str) -> int:
+    """Run jobs/<verb>.py on the cluster at `address` ("": the running one, else a local one for
+    the time of this job); streams its log; -> the exit code of the job's driver."""
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # what a 2.60 cluster asks for by default
+    with contextlib.ExitStack() as stack:
+        client = _client(address) or JobSubmissionClient(stack.enter_context(local_head()))
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        _fill(Path(folder), recipe)
+        job = client.submit_job(
+            entrypoint=shlex.join(
+                [*_python(address), f"jobs/{verb}.py", "recipe.yaml", "--run-dir", run_dir]
+            ),
+            runtime_env={"working_dir": folder, "env_vars": {"PYTHONUNBUFFERED": "1"}},
+        )
+        try:
+            asyncio.run(_stream(client, job))
+        except KeyboardInterrupt:
+            client.stop_job(job)
+            raise
+        return _exit_code(client, job)
+
+
+def _client(address: str) -> JobSubmissionClient | None:
+    try:
+        return JobSubmissionClient(address or None)
+    except ConnectionError as error:
+        if address or os.environ.get("RAY_ADDRESS"):
+            raise ValueError(f"--address {address}: no Ray cluster answers there") from error
+        return None
+
+
+def _python(address: str) -> list[str]:
+    return ["python"] if address else [sys.executable]
+
+
+def _fill(folder: Path, recipe: Recipe) -> None:
+    for name in ("fastdistill_ray", "jobs"):
+        shutil.copytree(
+            ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
+        )
+    (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+    (folder / "git.txt").write_text(f"{git_state()}\n{git_diff()}", encoding="utf-8")
+
+
+async def _stream(client: JobSubmissionClient, job: str) -> None:
+    async for lines in client.tail_job_logs(job):
+        print(lines, end="", flush=True)  # noqa: T201
+
+
+def _exit_code(client: JobSubmissionClient, job: str) -> int:
+    while not client.get_job_status(job).is_terminal():
+        time.sleep(0.2)
+    info = client.get_job_info(job)
+    if info.status == JobStatus.SUCCEEDED:
+        return 0
+    if info.driver_exit_code is None:
+        print(f"error: {info.message}", file=sys.stderr)  # noqa: T201
+    return info.driver_exit_code or 1
+
+
+@contextlib.contextmanager
+def local_head() -> Iterator[str]:
+    """A Ray head on this machine, ended with the block; -> its dashboard address."""
+    port = _free_port()
+    command = [
+        *(str(Path(sys.executable).parent / "ray"), "start", "--head", "--block"),
+        *("--port", str(_free_port()), "--dashboard-port", str(port)),
+        *("--dashboard-host", "127.0.0.1", "--disable-usage-stats"),
+    ]
+    environment = {**os.environ, "RAY_worker_niceness": "0"}  # nothing else wants this machine
+    with tempfile.TemporaryFile() as log:
+        head = subprocess.Popen(
+            command, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+        try:
+            address = f"http://127.0.0.1:{port}"
+            _await_head(address, head, log)
+            yield address
+        finally:
+            head.send_signal(signal.SIGTERM)
+            try:
+                head.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                os.killpg(head.pid, signal.SIGKILL)
+
+
+def _await_head(
+    address: str, head: subprocess.Popen, log: "tempfile._TemporaryFileWrapper"
+) -> None:
+    deadline = time.monotonic() + HEAD_START_SECONDS
+    while time.monotonic() < deadline and head.poll() is None:
+        try:
+            JobSubmissionClient(address).list_jobs()
+            return
+        except (ConnectionError, RuntimeError):
+            time.sleep(0.5)
+    log.seek(0)
+    tail = " ".join(log.read().decode(errors="replace").split())[-500:]
+    raise ValueError(f"no local Ray head could be started: {tail}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,76 @@
+"""The user's own problems: lines {"question", "answer", "kind"?, "options"?, "id"?, "split"?}."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from fastdistill_ray.records import KINDS, SPLITS, Problem, Split
+from fastdistill_ray.tasks.base import Problems, TaskKnobs, divide, read_jsonl, require_text
+
+
+def load(knobs: TaskKnobs) -> Problems:
+    """Lines without "split" are train; other keys than those above are ignored.
+
+    Without test (validation) lines, `num_test` (`num_validation`) are held out of train.
+    """
+    if not knobs.path:
+        raise ValueError("task.path: task jsonl needs the file with the problems")
+    file = Path(knobs.path)
+    if not file.is_file():
+        raise ValueError(f"task.path: {file}: no such file")
+    found: Problems = {"train": [], "validation": [], "test": [], "ood": []}
+    lines: dict[str, str] = {}
+    for where, row in read_jsonl(file):
+        problem = _parse(row, where)
+        if problem.problem_id in lines:
+            raise ValueError(
+                f"{where}: id {problem.problem_id} is that of {lines[problem.problem_id]}"
+                + ("" if "id" in row else "; lines that ask the same question need an id")
+            )
+        lines[problem.problem_id] = where.removeprefix(f"{file} ")
+        found[problem.split].append(problem)
+    if not lines:
+        raise ValueError(f"{file}: no problems in it")
+    return divide(found, knobs)
+
+
+def _parse(row: dict[str, Any], where: str) -> Problem:
+    reference = _reference_text(row.get("answer"))
+    require_text({**row, "answer": reference}, ("question", "answer"), where)
+    kind, options = row.get("kind", "number"), row.get("options") or []
+    if kind not in KINDS:
+        raise ValueError(f"{where}: kind {kind!r} is not one of {', '.join(KINDS)}")
+    if not isinstance(options, list) or not all(isinstance(item, str) for item in options):
+        raise ValueError(f"{where}: options must be a list of texts")
+    digest = hashlib.sha1(row["question"].strip().encode()).hexdigest()[:12]
+    return Problem(
+        problem_id=_id_text(row.get("id", f"jsonl/{digest}"), where),
+        task="jsonl",
+        split=_split(row.get("split", "train"), where),
+        question=row["question"].strip(),
+        reference=str(reference).strip(),
+        kind=kind,
+        options=options,
+    )
+
+
+def _reference_text(answer: object) -> object:
+    """Numbers become their text, lists one text with commas; everything else is left as it is."""
+    if isinstance(answer, int | float) and not isinstance(answer, bool):
+        return str(answer)
+    if isinstance(answer, list):
+        return ", ".join(str(_reference_text(item)) for item in answer)
+    return answer
+
+
+def _id_text(given: object, where: str) -> str:
+    if isinstance(given, bool) or not isinstance(given, str | int) or not str(given).strip():
+        raise ValueError(f"{where}: id must be text or a whole number, is {given!r}")
+    return str(given)
+
+
+def _split(given: object, where: str) -> Split:
+    for split in SPLITS:
+        if given == split:
+            return split
+    raise ValueError(f"{where}: split {given!r} is not one of {', '.join(SPLITS)}")

@@ -1,0 +1,129 @@
+"""Writing of one thing in many ways, brought to one: unicode, LaTeX wrappers, white space.
+
+Nothing here knows what an answer means. Callers cap the length first.
+"""
+
+import re
+import unicodedata
+
+_SUPERSCRIPTS = str.maketrans(
+    "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b\u207a", "0123456789-+"
+)
+_SUPERSCRIPT_RUN = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207b\u207a]+")
+_SYMBOLS = str.maketrans(
+    {
+        **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\uff0d\ufe63", "-"),
+        **dict.fromkeys("\u2018\u2019\u201a\u201b\u2032", "'"),
+        **dict.fromkeys("\u201c\u201d\u201e\u201f", '"'),
+        "\u00d7": r"\times ",
+        "\u22c5": r"\cdot ",
+        "\u00b7": r"\cdot ",
+        "\u00f7": r"\div ",
+        "\u2215": "/",
+        "\u03c0": r"\pi ",
+        "\u221e": r"\infty ",
+        "\u2264": r"\le ",
+        "\u2265": r"\ge ",
+        "\u2260": r"\ne ",
+        "\u2248": r"\approx ",
+        "\u222a": r"\cup ",
+        "\u2229": r"\cap ",
+        "\u2208": r"\in ",
+        "\u00b1": r"\pm ",
+        "\u066b": ".",  # Arabic decimal separator
+        "\u066c": ",",  # Arabic thousands separator
+        "\u3001": ",",
+        "\u3002": ".",
+    }
+)
+_ROOT = re.compile("\u221a\\s*(\\d+|[A-Za-z]|(?=[({]))")
+_WRAPPER = re.compile(
+    r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mathrm|mathbf|mathsf|mathit|boldsymbol"
+    r"|bf|mbox|boxed|fbox|emph|operatorname\*?|underline)\s*\{([^{}]*)\}"
+)
+_DROPPED = re.compile(
+    r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits)(?![A-Za-z])\.?"
+    r"|(?<!\\)\\[!()\[\]]|\\?\$"
+)
+_SPACE = re.compile(r"(?<!\\)\\[,;:> ]|~|\\q?quad(?![A-Za-z])|\s+")
+_BOLD = re.compile(r"(?<![\w)*])\*\*(?!\*)(.+?)\*\*(?![\w(*])")
+_SCRIPT_BRACES = re.compile(r"([_^])\{(\w)\}")
+_LOOSE_SPACE = re.compile(r"(?<![^\W_]) | (?![^\W_])")
+_QUOTES = "\"'`"
+
+
+def clean(text: str) -> str:
+    """One way of writing: ASCII digits and signs, no `$`, single spaces, no outer wrapper."""
+    if not text.isascii():
+        text = _plain_unicode(text)
+    text = text.replace("{,}", ",").replace(r"\%", "%")
+    text = _SPACE.sub(" ", _DROPPED.sub("", text)).strip()
+    text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
+    text = _BOLD.sub(r"\1", text)
+    while True:
+        shorter = _strip_outside(text)
+        if shorter == text:
+            return text
+        text = shorter
+
+
+def unwrap(text: str) -> str:
+    """`clean`, and every wrapper such as `\\text{ cm}` replaced by its words."""
+    while True:
+        shorter = _WRAPPER.sub(r" \1 ", text)
+        if shorter == text:
+            return clean(text)
+        text = shorter
+
+
+def comparable(text: str) -> str:
+    """The form in which two writings of the same thing are equal strings; case is kept."""
+    return _LOOSE_SPACE.sub("", _SCRIPT_BRACES.sub(r"\1\2", unwrap(text)))
+
+
+def _strip_outside(text: str) -> str:
+    text = text.strip().rstrip(".,;:").strip()
+    if len(text) > 1 and text[0] == text[-1] and text[0] in _QUOTES + "*_":
+        return text[1:-1]
+    if text.startswith("{") and _closing_brace(text, 0) == len(text) - 1:
+        return text[1:-1]
+    match = _WRAPPER.match(text)
+    if match and match.end() == len(text):
+        return match.group(1)
+    boxed = re.match(r"\\(?:boxed|fbox|text|mathrm|textbf|mathbf)\s*\{", text)
+    if boxed and _closing_brace(text, boxed.end() - 1) == len(text) - 1:
+        return text[boxed.end() : -1]
+    return text
+
+
+def _closing_brace(text: str, start: int) -> int:
+    """Position of the brace that closes the one at `start`, -1 when none does."""
+    depth = 0
+    for match in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(match.group(), 0)
+        if depth == 0:
+            return match.start()
+    return -1
+
+
+def _plain_unicode(text: str) -> str:
+    text = _SUPERSCRIPT_RUN.sub(lambda run: "^{" + run.group().translate(_SUPERSCRIPTS) + "}", text)
+    text = text.translate(_SYMBOLS)
+    text = _ROOT.sub(lambda root: r"\sqrt{" + root[1] + "}" if root[1] else r"\sqrt", text)
+    return "".join(map(_plain_character, text))
+
+
+def _plain_character(character: str) -> str:
+    if character.isascii():
+        return character
+    if character.isdecimal():
+        return str(unicodedata.decimal(character))
+    category = unicodedata.category(character)
+    if category == "Cf":  # zero-width characters and direction marks
+        return ""
+    if category == "Zs":
+        return " "
+    plain = unicodedata.normalize("NFKC", character)
+    if "\u2044" in plain:  # one half as one character; 7 before it makes a mixed number
+        return " " + plain.replace("\u2044", "/")
+    return plain

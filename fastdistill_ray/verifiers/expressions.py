@@ -1,0 +1,309 @@
+"""Mathematical equality: tuples, intervals, sets, lists and unions by own rules, their parts by
+exact value, as words, or, when nothing else decides, by the `ask` of a sympy process.
+
+`ask(reference, answer)` returns a verdict of `worker.compare`, or raises TimeoutError.
+"""
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from fastdistill_ray.verifiers.cleaning import clean, comparable, unwrap
+from fastdistill_ray.verifiers.numbers import (
+    NotANumber,
+    Number,
+    TooLarge,
+    is_equal,
+    parse_number,
+)
+
+MAX_ANSWER = 600  # characters
+MAX_ITEMS = 64  # of a list
+MAX_BRACES = 30  # nested
+Ask = Callable[[str, str], str]
+
+
+class Unreadable(Exception):
+    """The answer is not mathematics that may be parsed; says why."""
+
+
+class Structure(NamedTuple):
+    """shape: atom, tuple (brackets say which), set, list or union; an atom is its only item."""
+
+    shape: str
+    brackets: str
+    items: list[str]
+
+
+_OPENERS = {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}
+_PIECE = re.compile(
+    r"\\(?:[{}|]|cup(?![A-Za-z])|pm(?![A-Za-z])|[A-Za-z]+|.)"
+    r"|(?<=[ }\d])(?:or|and)(?= )|[()\[\]{},;]|.",
+    re.DOTALL,
+)
+_MEMBER = re.compile(r"[A-Za-z] ?\\in(?![A-Za-z]) ?")
+_ASSIGNED = re.compile(r"(?:[A-Za-z](?:_\w|'|\([A-Za-z](?:,[A-Za-z])*\))?) ?= ?(?=[^=])")
+_BASE = re.compile(r"\d_|(?<![<>=]):")
+_RELATION = re.compile(r"[<>=]|\\(?:n?[lg]eq?|leqslant|geqslant|neq?|in)(?![A-Za-z])")
+_TEXT_UNIT = re.compile(
+    r"(?<=[\w)}]) ?(?:\\(?:text|mathrm|mbox|textrm) ?\{[^{}]*\}(?:\^(?:\d|\{\d\}))?|\\%|%)$"
+)
+_CONJUNCTION = re.compile(r"\\(?:text|mbox|mathrm|textrm) ?\{\s*(or|and|,|;)\s*\}")
+_WORDS = re.compile(r"[^\W\d_]{2,}(?:[ '-][^\W\d_]+)*[.?!]?")
+_LETTERS_OF_PRODUCTS = re.compile(r"[abcdkmnpqrstvwxyz]{2,3}")
+_NAMES = (
+    "sin",
+    "cos",
+    "tan",
+    "cot",
+    "sec",
+    "csc",
+    "arcsin",
+    "arccos",
+    "arctan",
+    "log",
+    "ln",
+    "exp",
+)
+_BOMB = re.compile(
+    r"\\(?:sum|prod|int|iint|oint|lim)(?![A-Za-z])|\d{3,} ?(?:!|\))!|\^\{?\s*-?\d{5,}|!\s*!"
+    r"|\d\^\{?\s*\(?\d+\s*\^\{?\s*\(?\d|\^\{?\s*\d+!"
+)
+_BARE_LETTERS = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])|[A-Za-z]{2,}(?=[_^\d(])")
+
+
+def is_equal_expression(reference: str, answer: str, ask: Ask) -> bool:
+    """Raises Unreadable when the answer is no mathematics, TimeoutError when it takes too long."""
+    if len(answer) > MAX_ANSWER or len(reference) > MAX_ANSWER:
+        raise Unreadable("too long to parse")
+    return _is_equal(_plain(reference), _plain(answer), ask)
+
+
+def is_equal_list(reference: str, answer: str, ask: Ask) -> bool:
+    """Kind list: square brackets, braces or none mean a list without order; () has an order."""
+    if len(answer) > MAX_ANSWER or len(reference) > MAX_ANSWER:
+        raise Unreadable("too long to parse")
+    expected, given = (_as_list(parse_structure(_plain(text))) for text in (reference, answer))
+    if expected.shape == "tuple" and given.shape == "tuple":
+        return _is_same_sequence(expected.items, given.items, ask)
+    return _is_same_collection(expected, given, ask)
+
+
+def _plain(text: str) -> str:
+    return clean(_CONJUNCTION.sub(r" \1 ", text))
+
+
+def _as_list(structure: Structure) -> Structure:
+    if structure.shape == "tuple" and structure.brackets == "[]":
+        return structure._replace(shape="list")
+    if structure.shape == "atom" and re.fullmatch(r"\[.*\]", structure.items[0]):
+        return Structure("list", "", [structure.items[0][1:-1]])
+    return structure
+
+
+def parse_structure(text: str) -> Structure:
+    """`text` is clean. (a,b) is a tuple or open interval, [a,b] closed, {a,b} a set, a,b a list."""
+    text = _MEMBER.sub("", text, count=1) if _MEMBER.match(text) else text
+    unions = _split(text, ("\\cup",))
+    if len(unions) > 1:
+        return Structure("union", "", unions)
+    items = _split(text, (",", ";", "or", "and"))
+    if len(items) > 1:
+        return Structure("list", "", items)
+    after = _ASSIGNED.match(text)
+    body = text[after.end() :] if after else text
+    for opening, closing in (("\\{", "\\}"), ("(", ")"), ("[", "]"), ("(", "]"), ("[", ")")):
+        if body.startswith(opening) and body.endswith(closing) and _encloses(body):
+            inside = _split(body[len(opening) : -len(closing)], (",", ";"))
+            if opening == "\\{" and not re.search(r"[|:]|\\mid", body):
+                return Structure("set", "", inside)
+            if len(inside) > 1:
+                return Structure("tuple", opening + closing, inside)
+    return Structure("atom", "", [text])
+
+
+def _split(text: str, separators: tuple[str, ...]) -> list[str]:
+    """Parts of `text` between separators that stand outside all brackets."""
+    parts, depth, start = [], 0, 0
+    for match in _PIECE.finditer(text):
+        piece = match.group()
+        depth += _OPENERS.get(piece.lstrip("\\"), 0)
+        if depth == 0 and piece in separators:
+            parts.append(text[start : match.start()].strip())
+            start = match.end()
+    parts.append(text[start:].strip())
+    return [part for part in parts if part] if len(parts) > 1 else parts
+
+
+def _encloses(text: str) -> bool:
+    """The bracket that opens the text is closed at its very end."""
+    depth = 0
+    for match in _PIECE.finditer(text):
+        depth += _OPENERS.get(match.group().lstrip("\\"), 0)
+        if depth == 0:
+            return match.end() == len(text)
+    return False
+
+
+def _is_equal(reference: str, answer: str, ask: Ask) -> bool:
+    if comparable(reference) == comparable(answer):
+        return True
+    if _number(reference) is not None and _number(answer) is not None:
+        return _is_equal_atom(reference, answer, ask)
+    expected, given = (_expanded(parse_structure(text)) for text in (reference, answer))
+    if expected.shape == given.shape == "atom":
+        return _is_equal_atom(reference, answer, ask)
+    if expected.shape == given.shape == "tuple":
+        same_brackets = expected.brackets == given.brackets
+        return same_brackets and _is_same_sequence(expected.items, given.items, ask)
+    if {expected.shape, given.shape} <= {"list", "set"}:
+        return _is_same_collection(expected, given, ask)
+    if expected.shape == given.shape == "union":
+        return _is_same_collection(expected, given, ask) or _ask(reference, answer, ask)
+    if _RELATION.search(reference) or _RELATION.search(answer):
+        is_assigned = _ASSIGNED.match(reference) or _ASSIGNED.match(answer)
+        return not is_assigned and _ask(reference, answer, ask)
+    one, other = sorted((expected, given), key=lambda structure: len(structure.items))
+    if one.shape in ("set", "atom") and len(other.items) == 1:
+        return _is_equal(one.items[0], other.items[0], ask)
+    return False
+
+
+def _expanded(structure: Structure) -> Structure:
+    """`a \\pm b` is the list of both."""
+    if structure.shape not in ("atom", "list") or not any("\\pm" in i for i in structure.items):
+        return structure
+    items = []
+    for item in structure.items:
+        items += [item.replace("\\pm", sign) for sign in "+-"] if "\\pm" in item else [item]
+    return Structure("list", "", items)
+
+
+def _is_same_sequence(reference: list[str], answer: list[str], ask: Ask) -> bool:
+    if len(reference) != len(answer):
+        return False
+    return all(_is_equal(r, a, ask) for r, a in zip(reference, answer, strict=True))
+
+
+def _is_same_collection(reference: Structure, answer: Structure, ask: Ask) -> bool:
+    """Same members in any order; how often one occurs counts in lists, not in sets."""
+    expected, given = reference.items, answer.items
+    if max(len(expected), len(given)) > MAX_ITEMS:
+        raise Unreadable("too many items")
+    if reference.shape == answer.shape == "set":
+        expected = list({comparable(item): item for item in expected}.values())
+        given = list({comparable(item): item for item in given}.values())
+    if len(expected) != len(given):
+        return False
+    remaining = list(expected)
+    for item in given:
+        # Equal writings first, so that sympy is asked only about the rest.
+        ordered = sorted(remaining, key=lambda other: comparable(other) != comparable(item))
+        match = next((other for other in ordered if _is_equal(other, item, ask)), None)
+        if match is None:
+            return False
+        remaining.remove(match)
+    return True
+
+
+def _is_equal_atom(reference: str, answer: str, ask: Ask) -> bool:
+    reference, answer = _without_same_name(reference, answer)
+    if comparable(reference) == comparable(answer):
+        return True
+    # A numeral of another base and a ratio are only what they are written as.
+    if _BASE.search(reference) or _BASE.search(answer):
+        return False
+    expected, given = _number(reference), _number(answer)
+    if expected is not None and given is not None:
+        return is_equal(expected, given)
+    if _is_word(reference) or _is_word(answer):
+        return _word(reference) == _word(answer)
+    return _ask(reference, answer, ask)
+
+
+def _without_same_name(reference: str, answer: str) -> tuple[str, str]:
+    """`x=5` and `5` compare by value, and so do `x=5` and `x=6`; `y=2x` and `x=2y` do not."""
+    named, given = _ASSIGNED.match(reference), _ASSIGNED.match(answer)
+    if named and given and comparable(named.group()) != comparable(given.group()):
+        return reference, answer
+    # An equation between two expressions, 2x=3y, has no name to drop.
+    if (named or "=" not in reference) and (given or "=" not in answer):
+        return (
+            reference[named.end() :] if named else reference,
+            answer[given.end() :] if given else answer,
+        )
+    return reference, answer
+
+
+def _number(text: str) -> Number | None:
+    """The exact value, None when there is none; here a letter is a variable, not a unit."""
+    if _BARE_LETTERS.search(re.sub(r"\\(?:text|mathrm|mbox) ?\{[^{}]*\}", "", text)):
+        return None
+    try:
+        return parse_number(text)
+    except NotANumber:
+        return None
+    except TooLarge as error:
+        raise Unreadable("too large to evaluate") from error
+
+
+def _word(text: str) -> str:
+    return re.sub(r"^\((.*)\)$", r"\1", comparable(text).rstrip(".?!")).casefold()
+
+
+def _is_word(text: str) -> bool:
+    """Words are compared as words: `on` is not `no`, although o times n is n times o."""
+    text = unwrap(text)
+    if re.fullmatch(r"\(?[A-Z]\)?", text):
+        return text[0] == "("
+    if not _WORDS.fullmatch(text) or text.lower() in ("pi", "inf", "infinity", "oo"):
+        return False
+    return not _LETTERS_OF_PRODUCTS.fullmatch(text) or text in ("by", "my")
+
+
+def _ask(reference: str, answer: str, ask: Ask) -> bool:
+    question = to_latex(answer)
+    if len(re.findall(r"[{(\[]", question)) > MAX_BRACES * 4 or _depth(question) > MAX_BRACES:
+        raise Unreadable("nested too deeply")
+    if _BOMB.search(question):
+        raise Unreadable("refused: too large to evaluate, or a sum, product or integral")
+    if _BOMB.search(to_latex(reference)):
+        return False
+    verdict = ask(to_latex(reference), question)
+    if verdict == "bad_answer":
+        raise Unreadable("not an expression")
+    if verdict == "bad_reference":
+        return False
+    if verdict not in ("equal", "different"):
+        raise ChildProcessError(verdict)
+    return verdict == "equal"
+
+
+def _depth(text: str) -> int:
+    depth = deepest = 0
+    for character in text:
+        depth += _OPENERS.get(character, 0)
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def to_latex(text: str) -> str:
+    """Plain writing such as 2*sqrt(3)*x^10 as the LaTeX that the grammar reads."""
+    text = _TEXT_UNIT.sub("", text)
+    text = re.sub(r"(?<![\\A-Za-z])sqrt ?\(", r"\\sqrt(", text)
+    text = re.sub(r"\\sqrt ?\(([^()]*)\)", r"\\sqrt{\1}", text)
+    text = re.sub(r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi ", text)
+    text = re.sub(r"(?<![\\A-Za-z])(?:infinity|inf|oo)(?![A-Za-z])", r"\\infty ", text)
+    names = "|".join(_NAMES)
+    text = re.sub(rf"(?<![\\A-Za-z])({names})(?![A-Za-z])", r"\\\1 ", text)
+    text = text.replace("**", "^").replace("*", r" \cdot ")
+    text = text.replace("<=", r"\le ").replace(">=", r"\ge ")
+    text = re.sub(r"\^ ?\(([^()]*)\)", r"^{\1}", text)
+    text = re.sub(r"\^ ?(-?\d{2,}|-\d)", r"^{\1}", text)
+    return re.sub(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])", _exact_decimal, text)
+
+
+def _exact_decimal(match: re.Match[str]) -> str:
+    """A decimal as the fraction it is: sympy's floats would be compared after rounding."""
+    digits = (match[1] + match[2]).lstrip("0") or "0"
+    return rf"\frac{{{digits}}}{{1{'0' * len(match[2])}}}"

@@ -1,0 +1,219 @@
+"""A completion and a reference answer -> verdict, answer and reason. See `Judge`."""
+
+import re
+import time
+from typing import NamedTuple, Self
+
+from pydantic import Field
+
+from fastdistill_ray.knobs import Knobs
+from fastdistill_ray.records import KINDS, Judgement, Kind, Verdict
+from fastdistill_ray.verifiers import expressions
+from fastdistill_ray.verifiers.choices import NotAChoice, SeveralChoices, parse_choice
+from fastdistill_ray.verifiers.cleaning import comparable, unwrap
+from fastdistill_ray.verifiers.extraction import extract_answer, last_number
+from fastdistill_ray.verifiers.numbers import (
+    NotANumber,
+    TooLarge,
+    is_equal,
+    is_several_numbers,
+    parse_number,
+)
+from fastdistill_ray.verifiers.process import ExpressionProcess
+
+MAX_CLEANED = 2_000  # characters; a longer text is compared as it stands
+MAX_CACHED = 100_000  # decisions
+MAX_SHOWN = 1_000  # characters of an answer that are kept in a judgement
+
+
+class VerifierKnobs(Knobs):
+    time_limit: float = Field(1.0, gt=0, description="Seconds of wall clock per answer.")
+    memory_limit_gib: float = Field(2.0, gt=0, description="Address space of a judging worker.")
+    stated_answers: bool = Field(
+        True, description="Without a block or a box, accept 'the answer is ...' and '#### ...'."
+    )
+    boxes_outside_answer: bool = Field(
+        True, description="Without an <answer> block, accept the last complete box of the text."
+    )
+    last_number: bool = Field(
+        False, description="Without any of these, the last number (evaluation only)."
+    )
+
+
+class Decision(NamedTuple):
+    verdict: Verdict
+    reason: str
+
+
+_CORRECT = Decision("correct", "equal")
+_FUNCTION = re.compile(r"\\?(?:sqrt|log|ln|sin|cos|tan|binom)(?![A-Za-z])|\\pi(?![A-Za-z])|\\infty")
+
+
+class Judge:
+    """Judges answers one by one, with a cache; starts a sympy process when mathematics needs one.
+
+    Usable from any thread. Nothing in a completion is evaluated as code.
+    """
+
+    def __init__(self, knobs: VerifierKnobs) -> None:
+        self._knobs = knobs
+        self._process = ExpressionProcess(knobs.time_limit, int(knobs.memory_limit_gib * 2**30))
+        self._cache: dict[tuple[str, str, str, tuple[str, ...]], Decision] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._process.close()
+
+    @property
+    def is_worker_started(self) -> bool:
+        return self._process.is_started
+
+    def judge(
+        self,
+        kind: Kind,
+        response: str,
+        reference: str,
+        options: tuple[str, ...] | list[str] = (),
+        finish_reason: str = "stop",
+    ) -> Judgement:
+        """The verdict by the contract of judging; an unusable reference gives "error"."""
+        fault = self.reference_error(kind, reference, options)
+        if fault:
+            return Judgement("error", "", fault)
+        is_cut = finish_reason == "length"
+        answer, origin = extract_answer(
+            response,
+            stated_answers=self._knobs.stated_answers,
+            boxes_outside_answer=self._knobs.boxes_outside_answer,
+            is_cut=is_cut,
+        )
+        if answer:
+            decision = self._decide(kind, reference, answer, tuple(options))
+        else:
+            decision = Decision("truncated" if is_cut else "unparsable", origin)
+        if self._knobs.last_number and decision.verdict in ("unparsable", "truncated"):
+            number = last_number(response)
+            if number:
+                answer, origin = number, "last number"
+                decision = self._decide(kind, reference, answer, tuple(options))
+        if not answer:
+            return Judgement(*decision[:1], "", decision.reason)
+        return Judgement(decision.verdict, answer[:MAX_SHOWN], f"{origin}: {decision.reason}")
+
+    def reference_error(
+        self, kind: Kind, reference: str, options: tuple[str, ...] | list[str] = ()
+    ) -> str:
+        """Why no completion can be judged by this reference; "" when it can be used."""
+        if kind not in KINDS:
+            return f"unknown kind {kind!r}"
+        if not reference.strip():
+            return "the reference is empty"
+        if kind == "choice":
+            try:
+                parse_choice(reference, tuple(options))
+            except (NotAChoice, SeveralChoices):
+                return f"the reference {reference[:40]!r} is no letter of the options"
+        return ""
+
+    def _decide(
+        self, kind: Kind, reference: str, answer: str, options: tuple[str, ...]
+    ) -> Decision:
+        key = (kind, reference, answer, options)
+        known = self._cache.get(key)
+        if known is not None:
+            return known
+        decision = _CORRECT
+        if kind == "choice":
+            decision = decide_choice(reference, answer, options)
+        elif not is_same_text(reference, answer):
+            decision = self._decide_by_kind(kind, reference, answer)
+        if decision.verdict != "error" and len(answer) <= MAX_CLEANED:
+            if len(self._cache) >= MAX_CACHED:
+                self._cache.clear()
+            self._cache[key] = decision
+        return decision
+
+    def _decide_by_kind(self, kind: Kind, reference: str, answer: str) -> Decision:
+        if kind == "text":
+            return Decision("wrong", "another text")
+        if kind == "number":
+            decision = decide_number(reference, answer)
+            if decision is not None:
+                return decision
+        else:
+            self._process.start()  # meanwhile the plain cases are decided
+        return self._decide_expression(kind, reference, answer)
+
+    def _decide_expression(self, kind: Kind, reference: str, answer: str) -> Decision:
+        left = self._knobs.time_limit
+
+        def ask(expected: str, given: str) -> str:
+            nonlocal left
+            begin = time.monotonic()
+            verdict = self._process.compare(expected, given, max(left, 0.001))
+            left -= time.monotonic() - begin
+            if verdict == "timeout":
+                raise TimeoutError
+            return verdict
+
+        is_same = expressions.is_equal_list if kind == "list" else expressions.is_equal_expression
+        try:
+            return _CORRECT if is_same(reference, answer, ask) else Decision("wrong", "not equal")
+        except expressions.Unreadable as error:
+            return Decision("unparsable", str(error))
+        except TimeoutError:
+            return Decision("timeout", f"not decided in {self._knobs.time_limit:g} s")
+        except ChildProcessError as error:
+            return Decision("error", f"the judging process failed: {error}")
+
+
+def is_same_text(reference: str, answer: str) -> bool:
+    """Equal after normalising white space, `$` and wrappers."""
+    if max(len(reference), len(answer)) > MAX_CLEANED:
+        return reference.split() == answer.split()
+    return comparable(reference) == comparable(answer)
+
+
+def decide_number(reference: str, answer: str) -> Decision | None:
+    """None when only a mathematical comparison can tell."""
+    is_none = is_word_none(answer)
+    if is_word_none(reference):
+        return _CORRECT if is_none else Decision("wrong", "the reference is the word none")
+    if is_none:
+        return Decision("wrong", "the word none")
+    try:
+        expected = parse_number(reference)
+    except (NotANumber, TooLarge):
+        return None
+    try:
+        given = parse_number(answer)
+    except TooLarge:
+        return Decision("unparsable", "too large to evaluate")
+    except NotANumber:
+        if _FUNCTION.search(answer[:MAX_CLEANED]):
+            return None
+        if is_several_numbers(answer):
+            return Decision("wrong", "more than one number")
+        return Decision("unparsable", "not a number")
+    return _CORRECT if is_equal(expected, given) else Decision("wrong", "another number")
+
+
+def is_word_none(text: str) -> bool:
+    return len(text) < 100 and unwrap(text).strip(" .!()").lower() == "none"
+
+
+def decide_choice(reference: str, answer: str, options: tuple[str, ...]) -> Decision:
+    try:
+        given = parse_choice(answer, options)
+    except NotAChoice:
+        return Decision("unparsable", "no letter of the options")
+    except SeveralChoices:
+        return Decision("wrong", "more than one option")
+    if given == parse_choice(reference, options):
+        return _CORRECT
+    return Decision("wrong", "another option")

@@ -1,0 +1,354 @@
+"""Exact value of an answer that is one number: literals, units, short closed expressions.
+
+Values are rationals; nothing is ever rounded. Literals too long for a quotient stay decimal
+strings, so integers of any size compare exactly. Bounded in time and memory.
+"""
+
+import functools
+import math
+import re
+from decimal import Decimal
+from fractions import Fraction
+from typing import NamedTuple
+
+from fastdistill_ray.verifiers.cleaning import unwrap
+
+MAX_EXPRESSION = 400  # characters of an expression; a plain literal may be longer
+MAX_DIGITS = 3_000  # of a literal that becomes a quotient
+MAX_BITS = 60_000  # of numerator or denominator of an intermediate value
+MAX_FACTORIAL = 3_000
+MAX_DEPTH = 40
+
+
+class Long(NamedTuple):
+    """A literal of too many digits for a quotient: sign, digits without outer zeros, exponent."""
+
+    is_negative: bool
+    digits: str
+    exponent: int
+
+
+Number = Fraction | Long
+
+
+class NotANumber(Exception):
+    """The text is not one number."""
+
+
+class TooLarge(Exception):
+    """A closed expression whose value would not fit the limits."""
+
+
+_LITERAL = re.compile(
+    r"(?P<whole>\d{1,3}(?:,\d{3})+(?![\d,])|\d{1,3}(?: \d{3})+(?! ?\d)|\d+(?!,\d))?"
+    r"(?:\.(?P<part>\d*))?(?:[eE](?P<exponent>[+-]?\d{1,18})(?![\w.]))?",
+    re.ASCII,
+)
+_MIXED = re.compile(r" ?\\frac ?(?:\{ ?(\d+) ?\}|(\d)) ?(?:\{ ?(\d+) ?\}|(\d))| (\d+) ?/ ?(\d+)")
+_TIMES = re.compile(r" ?(?:\*(?!\*)|\\times(?![A-Za-z])|\\cdot(?![A-Za-z])|[xX](?= ?[\d(]))")
+_OVER = re.compile(r" ?(?:/|\\div(?![A-Za-z]))")
+_CURRENCY = re.compile(
+    r"[\u20ac\u00a3\u00a5\u20b9\u20a9\u00a2\u20bd\u0e3f]"
+    r"|^(?:US|USD|EUR|GBP|INR|AUD|CAD|NT|HK|CNY|RMB|RM|Rs\.?) ?(?=[-+.\d])"
+)
+_LABEL = re.compile(r"[A-Za-z][A-Za-z ]{0,40}:(?=[ \d-])")
+_AND_FRACTION = re.compile(r"(?<=\d) (?:and|&) (?=\d+ ?/ ?\d)")
+_EQUALS = re.compile(r"==?|\\approx(?![A-Za-z])|\\equals")
+_LEFT_SIDE = re.compile(r"[^,;<>\u2260]*")
+_COMPARISON = re.compile(r"[<>]|\\(?:n?[lg]eq?|leqslant|geqslant|neq?|pm|mp|to|in|not)(?![A-Za-z])")
+_TAIL = re.compile(
+    r"(?:[^\W\d_]|[ /.()'%\u00b0-]|\\%|\\degrees?|\\cdot|\^ ?\{? ?\\circ ?\}?|\\circ"
+    r"|\^ ?(?:-?[1-4]|\{ ?-?[1-4] ?\})|, ?(?=[^\W\d_]))*"
+)
+_SPACES = re.compile(" *")
+_DIGIT = re.compile(r" ?(\d)", re.ASCII)
+_DEGREES = re.compile(r" ?\^ ?\{? ?\\circ")
+_WORD = re.compile(r"[^\W\d_]+")
+_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_UNIT_LETTERS = frozenset("mghslLAVWJNKCFTPdtM")
+# Words after a number that take back, double or change what it says.
+_NOT_UNIT_WORDS = (
+    "or and not nor but plus minus times over squared cubed half halves quarter quarters third "
+    "thirds fourth fifth sixth eighth tenth less least most more than between about approximately "
+    "roughly wrong incorrect if unless maybe perhaps either versus vs through until instead except "
+    "pi mod infinity sin cos tan log ln exp sqrt zero one two three four five six seven eight nine "
+    "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty "
+    "forty fifty sixty seventy eighty ninety hundred thousand million billion trillion"
+)
+_NOT_UNITS = frozenset(_NOT_UNIT_WORDS.split())
+
+
+def parse_number(text: str) -> Number:
+    """Units, currency, separators, percent and `x =` are ignored; an expression has its value.
+
+    Raises NotANumber, or TooLarge for a closed expression beyond the limits.
+    """
+    if len(text) > MAX_EXPRESSION:
+        return _literal(text.strip(" \t\r\n$."))
+    return _short_number(text)
+
+
+def is_equal(first: Number, second: Number) -> bool:
+    if isinstance(first, Long) and isinstance(second, Fraction):
+        first, second = second, first
+    if isinstance(first, Fraction) and isinstance(second, Long):
+        return _is_long_equal(first, second)
+    return first == second
+
+
+@functools.lru_cache(maxsize=65536)
+def _short_number(text: str) -> Number:
+    text = _CURRENCY.sub("", unwrap(text)).strip()
+    try:
+        return _literal(text)
+    except NotANumber:
+        return _value_with_unit(_right_side(_AND_FRACTION.sub(" ", text)))
+
+
+def _literal(text: str) -> Number:
+    is_signed = text[:1] in ("+", "-")
+    match = _LITERAL.fullmatch(text[1:].strip() if is_signed else text)
+    if not match:
+        raise NotANumber
+    return _literal_value(match, text[:1] == "-")
+
+
+def _is_long_equal(value: Fraction, literal: Long) -> bool:
+    """An expression such as 10^4000 and its digits."""
+    if len(literal.digits) + abs(literal.exponent) > MAX_BITS:
+        return False
+    # By Decimal, because int() refuses strings of more than 4300 digits.
+    size = Fraction(int(Decimal(literal.digits))) * Fraction(10) ** literal.exponent
+    return value == (-size if literal.is_negative else size)
+
+
+def is_several_numbers(text: str) -> bool:
+    """More than one number stands in the text, so that no single one is committed."""
+    plain = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", unwrap(text[:MAX_EXPRESSION]))
+    return len(re.findall(r"\d+(?:\.\d+)?", plain)) > 1
+
+
+def _literal_value(match: re.Match[str], is_negative: bool) -> Number:
+    whole, part = match["whole"] or "", match["part"] or ""
+    if not whole and not part:
+        raise NotANumber
+    digits = re.sub(r"[ ,]", "", whole) + part
+    exponent = int(match["exponent"] or 0) - len(part)
+    digits = digits.lstrip("0")
+    exponent += len(digits) - len(digits.rstrip("0"))
+    digits = digits.rstrip("0")
+    if not digits:
+        return Fraction(0)
+    if len(digits) + abs(exponent) > MAX_DIGITS:
+        return Long(is_negative, digits, exponent)
+    value = Fraction(int(digits)) * Fraction(10) ** exponent
+    return -value if is_negative else value
+
+
+def _right_side(text: str) -> str:
+    """Of an equation its right side; the left must not commit to anything else."""
+    label = _LABEL.match(text)
+    if label:
+        _refuse_words(label.group())
+        text = text[label.end() :].strip()
+    if _COMPARISON.search(text):
+        raise NotANumber
+    *left, right = _EQUALS.split(text)
+    for side in left:
+        if not _LEFT_SIDE.fullmatch(re.sub(r"(?<=\d),(?=\d{3})", "", side)):
+            raise NotANumber
+        _refuse_words(side, frozenset(("or", "and", "not", "nor", "but", "if")))
+    right = right.strip()
+    if len(left) == 1 and re.fullmatch(r"[A-Za-z]", right) and re.search(r"\d", left[0]):
+        return left[0].strip()
+    return right
+
+
+def _refuse_words(text: str, words: frozenset[str] = _NOT_UNITS) -> None:
+    if words.intersection(word.lower() for word in _WORD.findall(text)):
+        raise NotANumber
+
+
+def _value_with_unit(text: str) -> Number:
+    parser = _Parser(text)
+    try:
+        value = parser.sum()
+    except ZeroDivisionError as error:
+        raise NotANumber from error
+    tail = text[parser.position :].strip()
+    scale = 0
+    while tail:
+        word = _WORD.match(tail)
+        if word is None or word.group().lower() not in _SCALES:
+            break
+        scale += _SCALES[word.group().lower()]
+        tail = tail[word.end() :].strip()
+    _check_unit(tail)
+    return value * 10 ** min(scale, 100)
+
+
+def _check_unit(tail: str) -> None:
+    words = _WORD.findall(tail)
+    if not _TAIL.fullmatch(tail) or len(words) > 8:
+        raise NotANumber
+    _refuse_words(tail)
+    for word in words:
+        is_variable = len(word) == 1 and word.isascii() and word not in _UNIT_LETTERS
+        if is_variable or set(word) <= set("xyz"):
+            raise NotANumber
+
+
+class _Parser:
+    """Recursive descent over `text`; after `sum` the rest begins at `position`."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.position = 0
+        self.depth = 0
+
+    def sum(self) -> Fraction:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise NotANumber
+        value = self._product()
+        while True:
+            start = self.position
+            sign = self._take("+", "-")
+            if not sign:
+                break
+            try:
+                term = self._product()
+            except NotANumber:
+                self.position = start
+                break
+            value = _checked(value + term if sign == "+" else value - term)
+        self.depth -= 1
+        return value
+
+    def _product(self) -> Fraction:
+        value = self._signed()
+        while True:
+            start = self.position
+            try:
+                if self._match(_TIMES):
+                    value = _checked(value * self._signed())
+                elif self._match(_OVER):
+                    value = _checked(value / self._signed())
+                elif self._peek().startswith(("(", "\\frac", "\\sqrt")):
+                    value = _checked(value * self._power())
+                else:
+                    return value
+            except NotANumber:
+                self.position = start
+                return value
+
+    def _signed(self) -> Fraction:
+        sign = 1
+        while taken := self._take("-", "+"):
+            sign = -sign if taken == "-" else sign
+        return sign * self._power()
+
+    def _power(self) -> Fraction:
+        base = self._postfix()
+        if _DEGREES.match(self.text, self.position) or not self._take("**", "^"):
+            return base
+        sign = -1 if self._take("-") else 1
+        exponent = sign * (self._group() if self._peek().startswith("{") else self._power())
+        return _power(base, exponent)
+
+    def _postfix(self) -> Fraction:
+        value = self._atom()
+        while self._peek().startswith("!") and not self._peek().startswith("!="):
+            self._take("!")
+            if value.denominator != 1 or value < 0:
+                raise NotANumber
+            if value > MAX_FACTORIAL:
+                raise TooLarge
+            value = Fraction(math.factorial(int(value)))
+        return value
+
+    def _atom(self) -> Fraction:
+        for opening, closing in (("(", ")"), ("[", "]"), ("{", "}")):
+            if self._take(opening):
+                value = self.sum()
+                if not self._take(closing):
+                    raise NotANumber
+                return value
+        if self._take("\\frac"):
+            return _checked(self._group() / self._group())
+        if self._take("\\sqrt"):
+            return _root(self._group())
+        return self._number()
+
+    def _group(self) -> Fraction:
+        """What a LaTeX command takes: a braced expression or one digit."""
+        if self._peek().startswith(("{", "(")):
+            return self._atom()
+        digit = self._match(_DIGIT)
+        if not digit:
+            raise NotANumber
+        return Fraction(digit[1])
+
+    def _number(self) -> Fraction:
+        self._match(_SPACES)
+        match = _LITERAL.match(self.text, self.position)
+        if not match or not match.group():
+            raise NotANumber
+        value = _literal_value(match, is_negative=False)
+        if isinstance(value, Long):
+            raise TooLarge
+        self.position = match.end()
+        if self._peek()[:1] == "_":  # 12_7: a numeral of another base
+            raise NotANumber
+        if match["part"] is None and match["exponent"] is None:
+            mixed = self._match(_MIXED)
+            if mixed:
+                above, below = (int(part) for part in mixed.groups() if part is not None)
+                value += Fraction(above, below)
+        return value
+
+    def _peek(self) -> str:
+        return self.text[self.position : self.position + 8].lstrip()
+
+    def _take(self, *tokens: str) -> str:
+        """Moves past the first of `tokens` that comes next, after white space."""
+        start = self.position
+        while start < len(self.text) and self.text[start] == " ":
+            start += 1
+        for token in tokens:
+            if self.text.startswith(token, start):
+                self.position = start + len(token)
+                return token
+        return ""
+
+    def _match(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        match = pattern.match(self.text, self.position)
+        if match:
+            self.position = match.end()
+        return match
+
+
+def _checked(value: Fraction) -> Fraction:
+    if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
+        raise TooLarge
+    return value
+
+
+def _power(base: Fraction, exponent: Fraction) -> Fraction:
+    if exponent.denominator != 1:
+        raise NotANumber
+    bits = max(base.numerator.bit_length(), base.denominator.bit_length())
+    if base not in (0, 1, -1) and abs(exponent) * bits > MAX_BITS:
+        raise TooLarge
+    if base in (0, 1, -1):
+        exponent = exponent % 2 + (2 if exponent > 0 else 0) if exponent >= 0 else exponent % 2 - 2
+    return base ** int(exponent)
+
+
+def _root(value: Fraction) -> Fraction:
+    if value < 0:
+        raise NotANumber
+    root = Fraction(math.isqrt(value.numerator), math.isqrt(value.denominator))
+    if root * root != value:
+        raise NotANumber
+    return root

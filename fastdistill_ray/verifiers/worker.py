@@ -1,0 +1,124 @@
+"""The process that parses with sympy: `python -m fastdistill_ray.verifiers.worker LIMIT BYTES`.
+
+It imports math-verify once and forks a child that answers one JSON line with one JSON line. The
+child may be killed at any time: a new one is forked in milliseconds and says its process id first.
+"""
+
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+
+from latex2sympy2_extended import NormalizationConfig
+from math_verify import parse, verify
+from math_verify.parser import LatexExtractionConfig
+from sympy import Basic, N
+
+RECYCLE_AFTER = 4_000  # answers: sympy's caches grow
+RECYCLED = 3  # exit status
+# sympy imports and fills its tables at first use, about a second, which children inherit.
+_WARM_UP = (
+    (r"\frac{x}{2}+\sqrt{3}", r"\frac12x+3^{1/2}"),
+    ("10", "2x^2-18"),
+    (r"\sin 3x", r"\cos x+1+2i"),
+    (r"(3,\infty)", "x>3"),
+    (r"\frac{1}{x+1}", r"\frac{x}{x^2-1}"),
+    ("y=2x+1", "y=e^x"),
+)
+_CONFIG = [
+    LatexExtractionConfig(
+        boxed_match_priority=-1,
+        normalization_config=NormalizationConfig(
+            basic_latex=True, units=True, malformed_operators=True, nits=True, boxed="none"
+        ),
+    )
+]
+
+
+def parse_latex(text: str) -> list:
+    """Parsed by latex2sympy's grammar only; the reader of plain expressions would evaluate code."""
+    found = parse(f"${text}$", _CONFIG, fallback_mode="no_fallback", parsing_timeout=None)
+    return [expression for expression in found if not isinstance(expression, str)]
+
+
+def compare(reference: str, answer: str) -> str:
+    """equal, different, bad_reference or bad_answer."""
+    expected, given = parse_latex(reference), parse_latex(answer)
+    if not given:
+        return "bad_answer"
+    if not expected:
+        return "bad_reference"
+    is_same = verify(
+        expected, given, numeric_precision=30, allow_set_relation_comp=True, timeout_seconds=None
+    )
+    return "equal" if is_same and not _is_only_close(expected[0], given[0]) else "different"
+
+
+def _is_only_close(first: object, second: object) -> bool:
+    """Two tiny constants that math-verify takes for equal because both are almost 0."""
+    if not (isinstance(first, Basic) and isinstance(second, Basic)):
+        return False
+    if first.free_symbols or second.free_symbols:
+        return False
+    try:
+        ratio = N(first / second, 30)
+    except TypeError:
+        return False
+    return bool(ratio.is_number and ratio.is_finite and abs(ratio - 1) > 1e-20)
+
+
+def serve(time_limit: float, memory_bytes: int) -> int:
+    """Answers lines until the input ends (0) or it is time for a fresh process."""
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    _say({"pid": os.getpid()})
+    for _ in range(RECYCLE_AFTER):
+        line = _read_line()
+        if not line:
+            return 0
+        request = json.loads(line)
+        # The caller kills at its limit. Should it be gone, the kernel does, whatever sympy does.
+        signal.setitimer(signal.ITIMER_REAL, 2 * time_limit + 1)
+        try:
+            verdict = compare(request["reference"], request["answer"])
+        except MemoryError:
+            verdict = "memory"
+        except Exception as error:  # noqa: BLE001  any failure of sympy on a model's text
+            verdict = f"failed: {type(error).__name__}"
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        _say({"id": request["id"], "verdict": verdict})
+    return RECYCLED
+
+
+def _read_line() -> bytes:
+    """Unbuffered: what a killed child has not read is its heir's."""
+    line = b""
+    while not line.endswith(b"\n"):
+        piece = os.read(0, 65536)
+        if not piece:
+            return b""
+        line += piece
+    return line
+
+
+def _say(message: dict) -> None:
+    os.write(1, json.dumps(message).encode() + b"\n")
+
+
+def main() -> None:
+    time_limit, memory_bytes = float(sys.argv[1]), int(sys.argv[2])
+    logging.disable(logging.WARNING)
+    for reference, answer in _WARM_UP:
+        compare(reference, answer)
+    while True:
+        child = os.fork()
+        if child == 0:
+            os._exit(serve(time_limit, memory_bytes))
+        _, status = os.waitpid(child, 0)
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) != RECYCLED:
+            os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""The whole method (AdvDistill, arXiv 2507.00054) on one screen: start reading here.
+
+problems -> prompts -> n completions each -> verdicts, rewards, advantages -> groups
+         -> students (FSDP2) -> answers to test problems -> report
+
+ray job submit --working-dir . -- python jobs/distill.py jobs/recipes/gsm8k.yaml --run-dir /shared/gsm8k
+"""
+
+from fastdistill_ray.driver import Job, main
+
+from fastdistill_ray.pipeline import (
+    choose_students,
+    evaluate_models,
+    generate_and_train,
+    prepare_problems,
+)
+from fastdistill_ray.report import write_report
+
+
+def distill(job: Job) -> None:
+    recipe, run = job.recipe, job.run
+    problems = prepare_problems(recipe, run)
+    job.check(problems)
+    trials = generate_and_train(recipe, run, problems["train"])
+    chosen = choose_students(recipe, run, trials, problems["validation"])
+    evaluate_models(recipe, run, chosen, problems["test"] + problems["ood"])
+    print(f"\n{write_report(str(run.path))}")
+
+
+if __name__ == "__main__":
+    main(distill)

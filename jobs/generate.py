@@ -1,0 +1,15 @@
+"""The teacher's judged and weighted groups of a recipe's training problems, in the run's store."""
+
+from fastdistill_ray.driver import Job, main
+
+from fastdistill_ray.pipeline import generate_groups, prepare_problems
+
+
+def generate(job: Job) -> None:
+    problems = prepare_problems(job.recipe, job.run)
+    job.check(problems)
+    print(generate_groups(job.recipe, job.run, problems["train"]))
+
+
+if __name__ == "__main__":
+    main(generate)

@@ -1,0 +1,71 @@
+"""The command line: exit code 2 and one line for user errors, fast, without torch or Ray."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+
+def fastdistill(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "fastdistill_ray.cli", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("distill", "jobs/recipes/none.yaml"),
+        ("distill", "jobs/recipes/demo.yaml", "--objective.taw=1"),
+        ("distill", "jobs/recipes/demo.yaml", "--run-dir", "s3://bucket/x"),
+        ("train", "jobs/recipes/demo.yaml", "--sampling.n=1"),
+        ("report", "nowhere"),
+        ("score", "nowhere.jsonl", "--output", "out.jsonl"),
+    ],
+)
+def test_cli_user_error_ends_with_code_2_and_one_line(arguments):
+    start = time.monotonic()
+    done = fastdistill(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert time.monotonic() - start < 10
+
+
+def test_cli_help_and_fields_name_every_knob_of_the_method():
+    assert "distill" in fastdistill("--help").stdout
+    fields = fastdistill("fields").stdout
+    for name in ("objective.tau = 0.5", "objective.lambda = 0.5", "reward.cosine.wrong_rL"):
+        assert name in fields
+
+
+@pytest.mark.parametrize("recipe", ["demo", "gsm8k"])
+def test_cli_dry_run_prints_the_plan_and_makes_no_folder(recipe, tmp_path):
+    run_dir = tmp_path / "run"
+    done = fastdistill(
+        "distill", f"jobs/recipes/{recipe}.yaml", "--dry-run", "--run-dir", str(run_dir)
+    )
+    assert done.returncode == 0, done.stderr
+    for word in ("generate", "train      advdistill", "train      sft", "evaluate", "steps"):
+        assert word in done.stdout
+    assert not run_dir.exists()
+
+
+def test_cli_score_loads_neither_torch_nor_ray(tmp_path):
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    line = {"id": "1", "kind": "number", "response": "<answer>\\boxed{42}</answer>", "gold": "42"}
+    source.write_text(json.dumps(line) + "\n")
+    code = (
+        "import sys; from fastdistill_ray.cli import main; "
+        f"code = main(['score', {str(source)!r}, '--output', {str(target)!r}, '--recipe', "
+        "'jobs/recipes/demo.yaml']); "
+        "print([m for m in ('torch', 'ray', 'vllm') if m in sys.modules], code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[] 0")
+    assert json.loads(target.read_text())["verdict"] == "correct"

@@ -1,0 +1,237 @@
+import json
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from models_for_tests import CHAT_TEMPLATE, SPECIALS, make_tiny_model
+from safetensors.torch import load_file
+from transformers import LlamaForCausalLM
+
+from fastdistill_ray.models import (
+    check_chat_template,
+    context_length,
+    fetch_model,
+    load_tokenizer,
+    model_size,
+    resolve_model,
+    same_tokenizer,
+)
+
+GGUF_NAMES = [
+    ("model.embed_tokens", "token_embd"),
+    ("model.layers", "blk"),
+    ("model.norm", "output_norm"),
+    ("lm_head", "output"),
+    ("input_layernorm", "attn_norm"),
+    ("post_attention_layernorm", "ffn_norm"),
+    ("self_attn.o_proj", "attn_output"),
+    ("self_attn.q_proj", "attn_q"),
+    ("self_attn.k_proj", "attn_k"),
+    ("self_attn.v_proj", "attn_v"),
+    ("mlp.gate_proj", "ffn_gate"),
+    ("mlp.up_proj", "ffn_up"),
+    ("mlp.down_proj", "ffn_down"),
+]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_tiny_model(str(tmp_path_factory.mktemp("tiny")))
+
+
+def test_tiny_model_equal_seeds_give_equal_weights(tiny: str, tmp_path: Path) -> None:
+    again = load_file(f"{make_tiny_model(str(tmp_path / 'same'), seed=0)}/model.safetensors")
+    other = load_file(f"{make_tiny_model(str(tmp_path / 'other'), seed=1)}/model.safetensors")
+    first = load_file(f"{tiny}/model.safetensors")
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_resolve_model_of_folder_is_its_absolute_path(
+    tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(tiny).parent)
+    assert resolve_model(Path(tiny).name) == tiny
+    assert fetch_model(tiny) == tiny
+
+
+def test_resolve_model_of_hub_id_is_left_as_it_is() -> None:
+    assert resolve_model("Qwen/Qwen2.5-7B-Instruct") == "Qwen/Qwen2.5-7B-Instruct"
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["nope", "./models/nope", "/no/such/folder", "a/b/c", "nope.gguf", "org/x.gguf"],
+)
+def test_resolve_model_of_missing_path_is_refused(reference: str) -> None:
+    with pytest.raises(ValueError, match="no such file or folder, and not a hub id") as error:
+        resolve_model(reference)
+    assert "\n" not in str(error.value)
+
+
+def test_resolve_model_of_folder_without_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds no config\.json"):
+        resolve_model(str(tmp_path))
+
+
+def test_resolve_model_of_other_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"a file must be \.gguf"):
+        resolve_model(str(file))
+
+
+def test_resolve_model_of_broken_gguf_is_refused_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTDISTILL_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "broken.gguf"
+    file.write_bytes(b"not a model")
+    with pytest.raises(ValueError, match="transformers cannot read it"):
+        resolve_model(str(file))
+    assert os.listdir(tmp_path / "cache") == []
+
+
+@pytest.mark.parametrize("tie_word_embeddings", [True, False])
+def test_resolve_model_of_gguf_gives_the_same_model(
+    tie_word_embeddings: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTDISTILL_CACHE", str(tmp_path / "cache"))
+    source = make_tiny_model(str(tmp_path / "source"), tie_word_embeddings=tie_word_embeddings)
+    folder = resolve_model(write_gguf(source, str(tmp_path / "tiny.gguf")))
+    expected = load_file(f"{source}/model.safetensors")
+    converted = load_file(f"{folder}/model.safetensors")
+    assert converted.keys() == expected.keys()
+    for name, weight in expected.items():
+        assert torch.equal(converted[name], weight.bfloat16()), name
+    ids = torch.tensor([load_tokenizer(folder).encode("Tom has 4 pens.")])
+    assert ids.tolist() == [load_tokenizer(source).encode("Tom has 4 pens.")]
+    reference = LlamaForCausalLM.from_pretrained(source)(ids).logits
+    logits = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)(ids).logits
+    torch.testing.assert_close(logits, reference, atol=0.02, rtol=0.02)  # bf16 weights
+    check_chat_template(load_tokenizer(folder), folder)
+
+
+def test_converted_model_generation_config_has_no_sampling_defaults(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTDISTILL_CACHE", str(tmp_path / "cache"))
+    folder = resolve_model(write_gguf(tiny, str(tmp_path / "tiny.gguf")))
+    written = json.loads((Path(folder) / "generation_config.json").read_text())
+    written.pop("transformers_version")
+    assert written == {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+
+
+def test_gguf_conversion_of_two_processes_at_once_gives_one_folder(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTDISTILL_CACHE", str(tmp_path / "cache"))
+    file = write_gguf(tiny, str(tmp_path / "tiny.gguf"))
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        folders = pool.map(resolve_model, [file] * 2, chunksize=1)
+    assert folders[0] == folders[1] == resolve_model(file)
+    assert os.listdir(tmp_path / "cache") == [Path(folders[0]).name]
+
+
+def test_gguf_conversion_of_changed_file_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTDISTILL_CACHE", str(tmp_path / "cache"))
+    file = str(tmp_path / "tiny.gguf")
+    folders = [
+        resolve_model(write_gguf(make_tiny_model(str(tmp_path / str(seed)), seed=seed), file))
+        for seed in (0, 1)
+    ]
+    assert folders[0] != folders[1]
+
+
+def test_check_chat_template_missing_is_refused(tiny: str) -> None:
+    tokenizer = load_tokenizer(tiny)
+    check_chat_template(tokenizer, "tiny")
+    tokenizer.chat_template = None
+    with pytest.raises(ValueError, match=r"model tiny: .*no chat template"):
+        check_chat_template(tokenizer, "tiny")
+
+
+def test_same_tokenizer_differs_by_vocabulary_and_by_end_of_turn(tiny: str, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(tiny)
+    assert same_tokenizer(tokenizer, load_tokenizer(make_tiny_model(str(tmp_path), seed=5)))
+    extended = load_tokenizer(tiny)
+    extended.add_tokens(["brandnew"])
+    assert not same_tokenizer(tokenizer, extended)
+    ended = load_tokenizer(tiny)
+    ended.eos_token = "<|endoftext|>"
+    assert not same_tokenizer(tokenizer, ended)
+
+
+@pytest.mark.parametrize("tie_word_embeddings", [True, False])
+def test_model_size_equals_that_of_the_loaded_model(
+    tie_word_embeddings: bool, tmp_path: Path
+) -> None:
+    folder = make_tiny_model(str(tmp_path), tie_word_embeddings=tie_word_embeddings)
+    vocabulary, hidden, inner = len(load_tokenizer(folder)), 64, 128
+    attention = hidden * hidden * 2 + hidden * 32 * 2
+    layer = attention + 3 * hidden * inner + 2 * hidden
+    heads = 1 if tie_word_embeddings else 2
+    assert model_size(folder) == heads * vocabulary * hidden + 2 * layer + hidden
+
+
+def test_context_length_is_that_of_the_config(tiny: str) -> None:
+    assert context_length(tiny) == 2048
+
+
+def test_load_tokenizer_of_folder_without_one_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="its tokenizer cannot be loaded") as error:
+        load_tokenizer(str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def write_gguf(model_folder: str, file: str) -> str:
+    """A folder of `make_tiny_model` -> a llama.cpp file with fp32 weights. Returns `file`."""
+    from gguf import GGUFWriter
+
+    model = LlamaForCausalLM.from_pretrained(model_folder)
+    config = model.config
+    writer = GGUFWriter(file, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_vocab_size(config.vocab_size)
+    _add_tokenizer(writer, model_folder)
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    for name, weight in model.state_dict().items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        if projection := next((key for key in heads if key in name), None):
+            # llama.cpp interleaves the two halves of rotary dimensions.
+            halves = weight.view(heads[projection], 2, -1, weight.shape[1])
+            weight = halves.transpose(1, 2).reshape(weight.shape)
+        for ours, theirs in GGUF_NAMES:
+            name = name.replace(ours, theirs)
+        writer.add_tensor(name, weight.detach().contiguous().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+def _add_tokenizer(writer: Any, model_folder: str) -> None:
+    tree = json.loads((Path(model_folder) / "tokenizer.json").read_text())
+    vocabulary = tree["model"]["vocab"]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(sorted(vocabulary, key=vocabulary.get))
+    writer.add_token_types([3 if index < len(SPECIALS) else 1 for index in range(len(vocabulary))])
+    writer.add_token_merges([" ".join(pair) for pair in tree["model"]["merges"]])
+    writer.add_bos_token_id(SPECIALS.index("<|im_start|>"))
+    writer.add_eos_token_id(SPECIALS.index("<|im_end|>"))
+    writer.add_pad_token_id(SPECIALS.index("<|endoftext|>"))
+    writer.add_chat_template(CHAT_TEMPLATE)
