@@ -2,10 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fastdistill_ray.evaluation import read_answers
-from fastdistill_ray.metrics import paired_difference, strict_accuracy, summarize
+from fastdistill_ray.metrics import compare_rows, is_correct, summarize
 from fastdistill_ray.run_dir import write_text
 
 
@@ -32,7 +32,8 @@ def choose(trials: list[Trial], validated: Path | None, *, out: Path) -> dict[st
     scores = {}
     for trial in trials:
         rows = read_answers(validated, trial.name) if validated else []
-        scores[trial] = (strict_accuracy(rows) if rows else None, len(rows))
+        correct = sum(is_correct(row) for row in rows)
+        scores[trial] = (correct / len(rows) if rows else None, len(rows))
     chosen = {}
     for kind in dict.fromkeys(trial.student for trial in trials):
         of_kind = [trial for trial in trials if trial.student == kind]
@@ -60,32 +61,20 @@ def write_results(
 ) -> None:
     """results.json: metrics with 95 % intervals, paired differences, cost of each student."""
     answers = {model: read_answers(evaluated, model) for model in models}
-    splits = [
-        split
-        for split in ("test", "ood")
-        if any(row["split"] == split for row in answers[models[0]])
+    splits = ("test", "ood")
+    rows = [
+        row
+        for split in splits
+        for model in models
+        for row in summarize(answers[model], model, split)
     ]
-    rows: list[dict[str, Any]] = []
-    differences: list[dict[str, Any]] = []
-    for split in splits:
-        of_split = {
-            model: [row for row in answers[model] if row["split"] == split] for model in models
-        }
-        for model in models:
-            rows.extend(summarize(of_split[model], model, split))
-        for other in models:
-            for metric in ("accuracy", "strict_accuracy"):
-                if other == main:
-                    continue
-                differences.append(
-                    {
-                        "model": main,
-                        "minus": other,
-                        "split": split,
-                        "metric": metric,
-                        **paired_difference(of_split[main], of_split[other], metric),
-                    }
-                )
+    differences = [
+        row
+        for split in splits
+        for other in models
+        if other != main
+        for row in compare_rows(answers[main], answers[other], model=main, minus=other, split=split)
+    ]
     costs = [
         {"model": kind, "trained_tokens": trial.trained_tokens, "seconds": trial.seconds}
         for kind, trial in chosen.items()

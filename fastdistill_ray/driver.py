@@ -49,7 +49,7 @@ def main(job: Callable[[Job], None]) -> None:
     try:
         recipe = load_recipe(arguments.recipe, overrides)
         run = RunDir(arguments.run_dir or str(Path("runs") / recipe.name), recipe)
-        ray.init(logging_level=logging.ERROR, log_to_driver=True)
+        ray.init(logging_level=logging.ERROR, log_to_driver=False)  # ours say what matters
         job(Job(recipe, run))
     except ValueError as error:
         if not _is_ours(error):
@@ -69,8 +69,7 @@ def _is_ours(error: BaseException) -> bool:
 def quiet() -> None:
     """One line per event from us; Ray, vLLM and transformers only when something is wrong."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for name in ("ray", "httpx", "matplotlib", "transformers", "filelock"):
+    for name in ("httpx", "matplotlib", "transformers", "filelock"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", category=FutureWarning)
     os.environ.setdefault("RAY_DATA_LOG_LEVEL", "WARNING")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    warnings.filterwarnings("ignore", category=FutureWarning)

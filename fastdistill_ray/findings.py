@@ -240,9 +240,9 @@ def _read_answers(folder: Path) -> dict[str, pa.Table]:
 
 
 def _first_answers(table: pa.Table, split: str) -> dict[str, bool]:
-    table = table.filter(pc.and_(pc.equal(table["split"], split), pc.equal(table["k"], 0)))
-    is_correct = pc.equal(table["lenient_verdict"], "correct").to_pylist()
-    return dict(zip(table["problem_id"].to_pylist(), is_correct, strict=True))
+    first = table.filter((pc.field("split") == split) & (pc.field("k") == 0))
+    pairs = zip(*(first[c].to_pylist() for c in ("problem_id", "lenient_verdict")), strict=True)
+    return {problem_id: verdict == "correct" for problem_id, verdict in pairs}
 
 
 def _texts(path: Path, model: str, split: str, ids: list[str]) -> dict[str, dict[str, Any]]:

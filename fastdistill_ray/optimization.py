@@ -109,10 +109,14 @@ def row_multiple(learner: Learner) -> int:
 def backward(learner: Learner, batches: list[MicroBatch], counts: dict[str, int]) -> list[Term]:
     """Accumulates gradients of the step's loss; -> its terms, normalised, over all ranks."""
     world_size = dist.get_world_size()
+    # Where memory is the host's, ranks exchange weights and gradients once per step; on GPUs once
+    # per micro-batch, so that none holds a whole model's gradients.
+    is_lean = learner.device.type == "cuda" and world_size > 1
     totals: dict[str, Term] = {}
     for index, batch in enumerate(batches):
-        # Ranks exchange gradients once per step.
-        learner.student.set_requires_gradient_sync(index == len(batches) - 1)
+        is_exchanged = is_lean or index == len(batches) - 1
+        learner.student.set_requires_gradient_sync(is_exchanged)
+        learner.student.set_reshard_after_backward(is_exchanged)
         outputs = learner.student(to_device(batch.inputs, learner.device))
         terms = [
             term._replace(total=term.total / max(1, counts.get(term.denominator, 1)))

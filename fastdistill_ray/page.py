@@ -5,6 +5,7 @@ Knows nothing of runs or models. Every text is plain: it is escaped here and now
 
 import html
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ class Cell(NamedTuple):
 @dataclass(frozen=True)
 class Table:
     header: list[str]
-    rows: list[list[Cell | str]]
+    rows: Sequence[Sequence[Cell | str]]
     caption: str = ""
     num_text_columns: int = 1  # aligned left; the numbers behind them right
     title: str = ""
@@ -131,7 +132,7 @@ def _block_html(block: Block) -> str:
 
 
 def _table_html(table: Table) -> str:
-    def row(cells: list[Cell | str], tag: str) -> str:
+    def row(cells: Sequence[Cell | str], tag: str) -> str:
         kinds = ["text" if i < table.num_text_columns else "number" for i in range(len(cells))]
         pairs = zip(kinds, cells, strict=True)
         return "".join(f'<{tag} class="{k}">{_cell_html(c)}</{tag}>' for k, c in pairs)
@@ -139,7 +140,7 @@ def _table_html(table: Table) -> str:
     title = f"<h3>{html.escape(table.title)}</h3>" if table.title else ""
     body = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in table.rows)
     return (
-        f'{title}<div class="table"><table><thead><tr>{row([*table.header], "th")}</tr></thead>'
+        f'{title}<div class="table"><table><thead><tr>{row(table.header, "th")}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>{_caption_html(table.caption, 'p')}"
     )
 

@@ -5,7 +5,7 @@ No pyplot: figures are plain objects, so nothing global is opened or left behind
 
 import io
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -29,7 +29,7 @@ VERDICT_COLOURS = {
 }
 SPARE_COLOURS = ["#b4508f", "#2d9bb3", "#8a6d3b", "#5b5fc7"]
 INK, SOFT, LINE = "#1d2433", "#667085", "#d5d9e0"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text, in the page's font
     "text.parse_math": False,  # names may hold a dollar sign
     "font.size": 9.5,
@@ -187,8 +187,7 @@ def training_svg(curves: list[Curve]) -> str:
             axis.ticklabel_format(axis="y", scilimits=(-3, 4))
             axis.locator_params(axis="x", integer=True, nbins=5)
         handles, labels = axes[0].get_legend_handles_labels()
-        figure = axes[0].get_figure()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        axes[0].figure.legend(handles, labels, loc="outside lower center", ncols=4)
 
     return _svg("training", 2.9 + 0.18 * ((len(curves) + 3) // 4), len(shown), paint)
 

@@ -5,6 +5,7 @@ Shows what results.json says; of its own it only counts the group store. No torc
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,7 @@ def _length_writers(run: Run) -> list[plots.Lengths]:
         lengths = (groups.num_tokens[groups.is_correct], groups.num_tokens[~groups.is_correct])
         writers.append(plots.Lengths(TEACHER_GROUPS, *lengths))
     for model, split, answers in _answers_by_split(run):
-        is_correct = pc.equal(answers["verdict"], "correct").to_numpy()
+        is_correct = np.array(answers["verdict"].to_pylist()) == "correct"
         tokens = answers["num_tokens"].to_numpy()
         name = f"{model_label(model, run.recipe)}, {split_label(split)}"
         writers.append(plots.Lengths(name, tokens[is_correct], tokens[~is_correct]))
@@ -209,9 +210,9 @@ def _length_writers(run: Run) -> list[plots.Lengths]:
 
 def _answers_by_split(run: Run) -> list[tuple[str, str, pa.Table]]:
     return [
-        (model, split, table.filter(pc.equal(table["split"], split)))
+        (model, split, table.filter(pc.field("split") == split))
         for model, table in run.answers.items()
-        for split in pc.unique(table["split"]).to_pylist()
+        for split in table["split"].unique().to_pylist()
     ]
 
 
@@ -313,7 +314,7 @@ def _completion(place: int, completion: dict[str, Any], is_open: bool) -> Answer
     return Answer(name, verdict, facts, completion["text"], is_open=is_open)
 
 
-def _resource_cells(numbers: dict[str, float]) -> list[Cell | str]:
+def _resource_cells(numbers: Mapping[str, float]) -> list[Cell | str]:
     return [
         f"{numbers['seconds']:,.1f}",
         f"{numbers['cpu_hours']:,.3f}",

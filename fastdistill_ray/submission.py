@@ -31,6 +31,7 @@ def submit(verb: str, recipe: Recipe, run_dir: str, address: str) -> int:
     the time of this job); streams its log; -> the exit code of the job's driver."""
     os.environ.setdefault("RAY_AUTH_MODE", "token")  # what a 2.60 cluster asks for by default
     with contextlib.ExitStack() as stack:
+        environment = {"PYTHONUNBUFFERED": "1", "RAY_DATA_LOG_LEVEL": "WARNING"}
         client = _client(address) or JobSubmissionClient(stack.enter_context(local_head()))
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         _fill(Path(folder), recipe)
@@ -38,7 +39,7 @@ def submit(verb: str, recipe: Recipe, run_dir: str, address: str) -> int:
             entrypoint=shlex.join(
                 [*_python(address), f"jobs/{verb}.py", "recipe.yaml", "--run-dir", run_dir]
             ),
-            runtime_env={"working_dir": folder, "env_vars": {"PYTHONUNBUFFERED": "1"}},
+            runtime_env={"working_dir": folder, "env_vars": environment},
         )
         try:
             asyncio.run(_stream(client, job))

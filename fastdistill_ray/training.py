@@ -230,11 +230,14 @@ def shard_student(student: Student, training: TrainingKnobs, device: torch.devic
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if is_bf16 else None, reduce_dtype=torch.float32
     )
+    shard = partial(
+        fully_shard, mesh=mesh, mp_policy=policy, reshard_after_forward=dist.get_world_size() > 1
+    )
     blocks = set(student.model._no_split_modules)
     for module in student.modules():
         if type(module).__name__ in blocks:
-            fully_shard(module, mesh=mesh, mp_policy=policy)
-    fully_shard(student, mesh=mesh, mp_policy=policy)
+            shard(module)
+    shard(student)
     register_fsdp_forward_method(student, "reference_logprob")
 
 

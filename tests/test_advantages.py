@@ -57,13 +57,11 @@ def test_advantages_reference_group_has_reference_values(
 
 def test_advantages_easy_group_amplifies_small_differences() -> None:
     rewards = [2 * cosine_score(length, True, CosineKnobs()) + 1 for length in range(180, 216, 5)]
-    advantages = group_advantages(rewards, AdvantageKnobs())
+    advantages = group_advantages(rewards, AdvantageKnobs(eps=1e-8))
     expected = [1.490, 1.085, 0.671, 0.245, -0.191, -0.638, -1.096, -1.564]
-    assert advantages == pytest.approx(expected, abs=0.02)
+    assert advantages == pytest.approx(expected, abs=5e-4)
     weights = [0.5619, 0.2504, 0.1092, 0.0466, 0.0195, 0.0080, 0.0032, 0.0013]
-    assert softmax_weights(group_advantages(rewards, AdvantageKnobs(eps=1e-8)), 0.5) == (
-        pytest.approx(weights, abs=0.002)
-    )
+    assert softmax_weights(advantages, 0.5) == pytest.approx(weights, abs=5e-5)
     assert not group_advantages(rewards, AdvantageKnobs(min_std=0.1)).any()
 
 
@@ -85,7 +83,7 @@ def test_advantages_grpo_variants_have_reference_values() -> None:
     assert group_advantages(rewards, AdvantageKnobs(scale="none")).tolist() == [0.75] + [-0.25] * 3
 
 
-@pytest.mark.parametrize("rewards", [[], [3.0], [0.1] * 4, [2.7] * 7])
+@pytest.mark.parametrize("rewards", [[3.0], [0.1] * 4, [2.7] * 7])
 @pytest.mark.parametrize("ddof", [0, 1])
 def test_advantages_no_variance_are_zero_and_weights_uniform(
     rewards: list[float], ddof: int

@@ -37,6 +37,7 @@ ORDER = [
     ["generation", "stream"],
     ["curation", "evaluation", "training"],
     ["comparison", "plan"],
+    ["page", "plots", "findings", "tables", "conclusion"],
     ["pipeline", "report", "doctor"],
     ["driver", "submission"],
     ["cli"],

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from fastdistill_ray.conclusion import conclusion
+from fastdistill_ray.conclusion import conclusion, outcome, points
 from fastdistill_ray.findings import Measure, Results
 
 RECIPE = {

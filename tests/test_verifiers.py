@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from fastdistill_ray.records import VERDICTS
 from fastdistill_ray.verifiers import Judge, VerifierKnobs
-from fastdistill_ray.verifiers.extraction import extract_answer, last_number, scan
+from fastdistill_ray.verifiers.extraction import last_number, scan
 from fastdistill_ray.verifiers.numbers import NotANumber, TooLarge, is_equal, parse_number
 
 CASES = [
@@ -122,14 +122,11 @@ def test_bomb_ends_within_limit(judge: Judge, kind: str, bomb: str) -> None:
     assert verdict in ("wrong", "unparsable", "timeout")
 
 
-def test_bomb_leaves_next_answer_unharmed() -> None:
-    with Judge(VerifierKnobs(time_limit=0.05)) as judge:
-        judge.judge("math", boxed("x+x"), "2x")
-        slow = judge.judge("math", boxed("(x+y+z+1)^{999}"), "(x+y+z+2)^{998}").verdict
-        assert slow == "timeout"
-    with Judge(VerifierKnobs()) as judge:
-        judge.judge("math", boxed("(x+y+z+1)^{999}"), "(x+y+z+2)^{998}")
-        assert judge.judge("math", boxed("x+x"), "2x").verdict == "correct"
+def test_bomb_killed_leaves_next_answer_unharmed(judge: Judge) -> None:
+    judge.judge("math", boxed("x+x"), "2x")
+    bomb = judge.judge("math", boxed("(x+y+z+1)^{2999}"), "(x+y+z+2)^{2998}")
+    assert bomb.verdict == "timeout"
+    assert judge.judge("math", boxed("z+z+1"), "2z+1").verdict == "correct"
 
 
 def test_long_texts_take_linear_time(judge: Judge) -> None:
@@ -263,25 +260,32 @@ def test_number_decimal_literal_has_its_value(digits: int, places: int) -> None:
     assert is_equal(parse_number(text), Fraction(digits, 10**places))
 
 
-PIECES = st.sampled_from(
+FRAGMENTS = (
     r"42 4 2 , . - + * / ^ ! ( ) [ ] { } \{ \} \frac \sqrt \boxed{ \text{ } <answer> </answer> "
-    r"<think> </think> $ % x = \cdot \times \pm \cup or and None A B 9^9 #### answer_is \\ e ½ ² ４ "
-    r"\infty < : _ ' dollars \begin{pmatrix} & ° ～".split()
+    r"<think> </think> $ % x = \cdot \times \pm \cup or and None A B 9^9 #### answer_is \\ e _ ' "
+    "\\infty < : dollars \\begin{pmatrix} & \u00b0 \u00bd \u00b2 \uff14 \u221a \u0664"
 )
+PIECES = st.sampled_from(FRAGMENTS.split())
 TEXTS = st.one_of(st.text(max_size=60), st.lists(PIECES, max_size=14).map(" ".join))
 
 
-@given(TEXTS)
-@settings(max_examples=400, deadline=None)
-def test_number_random_text_never_crashes_and_is_never_correct(text: str) -> None:
-    """The reference is a number that no piece can make."""
+@pytest.fixture(scope="module")
+def lenient_judge() -> Iterator[Judge]:
     with Judge(VerifierKnobs(last_number=True)) as judge:
-        for response in (text, boxed(text), f"<answer>{text}</answer>"):
-            judgement = judge.judge("number", response, "7300000000019")
-            assert judgement.verdict in VERDICTS and judgement.verdict != "correct"
-        judge.judge("choice", text, "A", ["x", "y"])
-        judge.judge("text", text, "y")
-        extract_answer(text, stated_answers=True, boxes_outside_answer=True, is_cut=True)
+        yield judge
+
+
+@given(text=TEXTS)
+@settings(max_examples=400, deadline=None)
+def test_number_random_text_never_crashes_and_is_never_correct(
+    lenient_judge: Judge, text: str
+) -> None:
+    """The reference is a number that no piece can make."""
+    for response in (text, boxed(text), f"<answer>{text}</answer>"):
+        judgement = lenient_judge.judge("number", response, "7300000000019")
+        assert judgement.verdict in VERDICTS and judgement.verdict not in ("correct", "error")
+    assert lenient_judge.judge("choice", text, "A", ["x", "y"]).verdict in VERDICTS
+    assert lenient_judge.judge("text", text, "y").verdict in VERDICTS
 
 
 @given(text=TEXTS)
@@ -294,7 +298,9 @@ def test_math_random_text_never_crashes_and_is_never_correct(judge: Judge, text:
         assert time.monotonic() - begin < 30
 
 
-@pytest.mark.parametrize("text", ["", "nan", "inf", "1_000", "1e", "--", "1/0", "0^{-1}", "٤x"])
+@pytest.mark.parametrize(
+    "text", ["", "nan", "inf", "1_000", "1e", "--", "1/0", "0^{-1}", "\u0664x"]
+)
 def test_number_malformed_text_is_refused(text: str) -> None:
     with pytest.raises((NotANumber, TooLarge)):
         parse_number(text)

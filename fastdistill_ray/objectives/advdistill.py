@@ -51,10 +51,10 @@ class AdvDistill(Knobs):
     def targets(self, completions: list[Scored]) -> list[Target]:
         """Coefficients of eq. 5, 7 and 8; a completion with none of them is left out."""
         advantages = np.array([completion.advantage for completion in completions])
-        weights = softmax_weights(advantages, self.tau, np.ones(len(completions), bool))
+        weights = softmax_weights(advantages, self.tau)
         eligible = np.array([self._has_cross_entropy(completion) for completion in completions])
         penalised = np.array([self._is_penalised(completion) for completion in completions])
-        trained = softmax_weights(advantages, self.tau, eligible) if eligible.any() else 0 * weights
+        trained = softmax_weights(advantages, self.tau, eligible)
         penalties = np.where(penalised, weights if self.contrastive.weighted else 1.0, 0.0)
         if self.contrastive.reduction != "sum":
             is_group = self.contrastive.reduction == "mean_group"

@@ -3,7 +3,7 @@
 import re
 
 from fastdistill_ray.verifiers.cleaning import comparable, unwrap
-from fastdistill_ray.verifiers.numbers import NotANumber, TooLarge, is_equal, parse_number
+from fastdistill_ray.verifiers.numbers import NotANumber, Number, TooLarge, is_equal, parse_number
 
 MAX_CHOICE = 2_000  # characters
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -89,7 +89,7 @@ def _matching(answer: str, texts: list[str]) -> list[int]:
     return [i for i, text in enumerate(texts) if _has_value(text, value)]
 
 
-def _has_value(text: str, value: object) -> bool:
+def _has_value(text: str, value: Number) -> bool:
     try:
         return is_equal(parse_number(text), value)
     except (NotANumber, TooLarge):

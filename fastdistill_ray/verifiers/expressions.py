@@ -48,6 +48,7 @@ _RELATION = re.compile(r"[<>=]|\\(?:n?[lg]eq?|leqslant|geqslant|neq?|in)(?![A-Za
 _TEXT_UNIT = re.compile(
     r"(?<=[\w)}]) ?(?:\\(?:text|mathrm|mbox|textrm) ?\{[^{}]*\}(?:\^(?:\d|\{\d\}))?|\\%|%)$"
 )
+_REALS = re.compile(r"\\mathbb ?(?:\{R\}|R)|\u211d")
 _CONJUNCTION = re.compile(r"\\(?:text|mbox|mathrm|textrm) ?\{\s*(or|and|,|;)\s*\}")
 _WORDS = re.compile(r"[^\W\d_]{2,}(?:[ '-][^\W\d_]+)*[.?!]?")
 _LETTERS_OF_PRODUCTS = re.compile(r"[abcdkmnpqrstvwxyz]{2,3}")
@@ -69,7 +70,9 @@ _BOMB = re.compile(
     r"\\(?:sum|prod|int|iint|oint|lim)(?![A-Za-z])|\d{3,} ?(?:!|\))!|\^\{?\s*-?\d{5,}|!\s*!"
     r"|\d\^\{?\s*\(?\d+\s*\^\{?\s*\(?\d|\^\{?\s*\d+!"
 )
-_BARE_LETTERS = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])|[A-Za-z]{2,}(?=[_^\d(])")
+_BARE_LETTERS = re.compile(
+    r"(?<![A-Za-z\\])(?!(?<=\d)[eE][+-]?\d)[A-Za-z](?![A-Za-z])|[A-Za-z]{2,}(?=[_^\d(])"
+)
 
 
 def is_equal_expression(reference: str, answer: str, ask: Ask) -> bool:
@@ -90,6 +93,7 @@ def is_equal_list(reference: str, answer: str, ask: Ask) -> bool:
 
 
 def _plain(text: str) -> str:
+    text = _REALS.sub(r"(-\\infty,\\infty)", text)
     return clean(_CONJUNCTION.sub(r" \1 ", text))
 
 
