@@ -68,26 +68,23 @@ def when_wrong(quantity: Quantity) -> Quantity:
 
 # A metric is the mean of a quantity over the completions for which it is not None; a quantity of
 # type bool makes it a proportion.
-METRICS: dict[str, Quantity] = {
-    "accuracy": is_correct_leniently,
-    "strict_accuracy": is_correct,
+QUANTITIES: dict[str, Quantity] = {
     "template_adherence": lambda row: bool(row["format_whole"]),
     "template_think": lambda row: bool(row["format_think"]),
     "template_answer": lambda row: bool(row["format_answer"]),
     "template_box": lambda row: bool(row["format_box"]),
     "truncation_rate": is_truncated,
     "mean_tokens": num_tokens,
-    "mean_tokens_correct": when_correct(num_tokens),
-    "mean_tokens_wrong": when_wrong(num_tokens),
     "rep_4": repetition,
-    "rep_4_correct": when_correct(repetition),
-    "rep_4_wrong": when_wrong(repetition),
     "degenerate_rate": is_degenerate,
-    "degenerate_rate_correct": when_correct(is_degenerate),
-    "degenerate_rate_wrong": when_wrong(is_degenerate),
     "mean_loops": num_loops,
-    "mean_loops_correct": when_correct(num_loops),
-    "mean_loops_wrong": when_wrong(num_loops),
+}
+METRICS: dict[str, Quantity] = {
+    "accuracy": is_correct_leniently,
+    "strict_accuracy": is_correct,
+    **QUANTITIES,
+    **{f"{name}_correct": when_correct(quantity) for name, quantity in QUANTITIES.items()},
+    **{f"{name}_wrong": when_wrong(quantity) for name, quantity in QUANTITIES.items()},
 }
 COMPARED = ("accuracy", "strict_accuracy")
 

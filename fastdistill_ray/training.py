@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, partial
@@ -19,6 +20,7 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
+import transformers
 from ray.train.torch import TorchConfig, TorchTrainer
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
@@ -189,6 +191,7 @@ def build_learner(job: TrainJob, source: str) -> Learner:
         # Pools count logical CPUs and Ray sets OMP_NUM_THREADS by them; compute takes real ones.
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here))
     torch.manual_seed(job.training.seed)  # the same adapter on every rank
+    transformers.utils.logging.disable_progress_bar()
     tokenizer = load_tokenizer(source)
     student = load_student(
         source,
@@ -301,7 +304,7 @@ def record_step(out: Path, row: dict[str, Any], metrics: dict[str, float]) -> No
     if dist.get_rank() > 0:
         return
     line = {"step": row["step"] + 1, "epoch": row["epoch"], **metrics}
-    journal = {name: row[name] for name in ("step", "epoch", "group_ids")}
+    journal = {name: row[name] for name in ("step", "epoch", "group_ids")} | {"time": time.time()}
     for name, record in (("metrics.jsonl", line), ("steps.jsonl", journal)):
         with open(out / name, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")

@@ -27,78 +27,44 @@ class Operation(NamedTuple):
 
 # How hard the problems are is set here and nowhere else: shares and ranges of numbers.
 OPERATIONS = {
-    "add": Operation(4, ((2, 9), (2, 9)), ((12, 60), (12, 60)), lambda x, y: ((x, y), x + y)),
-    "subtract": Operation(3, ((2, 9), (2, 6)), ((12, 60), (12, 40)), lambda x, y: ((x + y, y), x)),
-    "multiply": Operation(3, ((2, 6), (2, 5)), ((6, 12), (7, 12)), lambda x, y: ((x, y), x * y)),
-    "divide": Operation(1, ((2, 6), (2, 5)), ((6, 15), (3, 9)), lambda x, y: ((x * y, y), x)),
+    "add": Operation(5, ((2, 9), (1, 8)), ((12, 60), (12, 60)), lambda x, y: ((x, y), x + y)),
+    "subtract": Operation(6, ((2, 8), (1, 6)), ((12, 60), (12, 40)), lambda x, y: ((x + y, y), x)),
+    "multiply": Operation(2, ((2, 5), (2, 5)), ((6, 12), (7, 12)), lambda x, y: ((x, y), x * y)),
     "add_add": Operation(
         1,
-        ((2, 9), (2, 6), (2, 5)),
+        ((2, 5), (1, 3), (1, 3)),
         ((12, 40), (12, 40), (12, 40)),
         lambda x, y, z: ((x, y, z), x + y + z),
     ),
     "add_subtract": Operation(
         1,
-        ((2, 6), (2, 6), (2, 5)),
+        ((1, 5), (1, 4), (1, 3)),
         ((12, 40), (12, 40), (12, 40)),
         lambda x, y, z: ((x + z, y, z), x + y),
-    ),
-    "subtract_add": Operation(
-        1,
-        ((2, 6), (2, 5), (2, 6)),
-        ((12, 40), (12, 40), (12, 40)),
-        lambda x, y, z: ((x + y, y, z), x + z),
-    ),
-    "multiply_add": Operation(
-        1,
-        ((2, 5), (2, 5), (2, 6)),
-        ((4, 9), (6, 12), (12, 40)),
-        lambda x, y, z: ((x, y, z), x * y + z),
     ),
 }
 # Every text asks once, with "How many", in its last sentence.
 TEMPLATES = {
     "add": [
         "{name} has {a} {things} and buys {b} more. How many {things} does {name} have now?",
-        "{name} finds {a} {things} in the morning and {b} {things} in the afternoon. "
-        "How many {things} does {name} find in all?",
-        "There are {a} {things} on the table and {b} {things} in the box. "
-        "How many {things} are there in all?",
+        "{name} has {a} {things} and finds {b} more. How many {things} does {name} have now?",
     ],
     "subtract": [
-        "{name} had {a} {things} and gave {b} of them to a friend. "
+        "{name} had {a} {things} and gave {b} of them away. "
         "How many {things} does {name} have left?",
-        "There were {a} {things} in the shop and {b} of them were sold. "
-        "How many {things} are left?",
-        "{name} has {a} {things} and {other} has {b} {things}. "
-        "How many more {things} does {name} have than {other}?",
+        "{name} had {a} {things} and lost {b} of them. How many {things} does {name} have left?",
     ],
     "multiply": [
-        "{name} has {a} boxes with {b} {things} in each box. How many {things} does {name} have?",
-        "There are {a} rows of {b} {things}. How many {things} are there?",
-        "{name} buys {a} packs of {b} {things}. How many {things} does {name} get?",
-    ],
-    "divide": [
-        "{name} shares {a} {things} equally among {b} friends. "
-        "How many {things} does each friend get?",
-        "{name} puts {a} {things} into {b} bags, the same number in each bag. "
-        "How many {things} are in each bag?",
+        "There are {a} boxes with {b} {things} in each box. How many {things} are there?",
+        "There are {a} rows with {b} {things} in each row. How many {things} are there?",
     ],
     "add_add": [
-        "{name} has {a} {things}, buys {b} more and then finds {c} more. "
+        "{name} had {a} {things}, got {b} more and then found {c} more. "
         "How many {things} does {name} have now?",
     ],
     "add_subtract": [
         "{name} had {a} {things}, got {b} more and then lost {c} of them. "
         "How many {things} does {name} have now?",
-    ],
-    "subtract_add": [
-        "{name} had {a} {things}, lost {b} of them and then bought {c} more. "
-        "How many {things} does {name} have now?",
-    ],
-    "multiply_add": [
-        "{name} has {a} bags with {b} {things} in each bag and {c} more {things} on the table. "
-        "How many {things} does {name} have in all?",
     ],
 }
 REWORDED = {
@@ -116,10 +82,6 @@ REWORDED = {
         "Each of {a} shelves carries {b} {things}. What is the number of {things} on the shelves "
         "altogether?",
     ],
-    "divide": [
-        "Cartons that hold {b} {things} each are filled with {a} {things}. What number of cartons "
-        "does {name} fill?",
-    ],
     "add_add": [
         "{name} sold {a} {things} on Monday, {b} on Tuesday and {c} on Wednesday. What was the "
         "total for the three days?",
@@ -127,14 +89,6 @@ REWORDED = {
     "add_subtract": [
         "To {a} {things} on a cart, {name} adds {b}. Then {c} fall off. What number of {things} "
         "stays on the cart?",
-    ],
-    "subtract_add": [
-        "Of the {a} {things} {name} owned, {b} broke, and {other} gave {name} {c} new ones. What "
-        "number of {things} does {name} own in the end?",
-    ],
-    "multiply_add": [
-        "{name} made {a} necklaces, using {b} {things} for each, and had {c} {things} to spare. "
-        "What was the number of {things} at the start?",
     ],
 }
 DISTRACTIONS = [

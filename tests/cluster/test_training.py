@@ -1,0 +1,205 @@
+"""Training on a real local Ray: ranks, restarts and re-runs give the numbers of one quiet rank."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pytest
+import ray
+import torch
+from models_for_tests import make_tiny_model
+from ray.train import TrainingFailedError
+from transformers import AutoModelForCausalLM
+
+from fastdistill_ray.advantages import AdvantageKnobs
+from fastdistill_ray.config import OptimizerKnobs, PoolKnobs, TrainingKnobs
+from fastdistill_ray.groups import StepPlan, Store, num_steps
+from fastdistill_ray.objectives import AdvDistill
+from fastdistill_ray.prompts import PromptKnobs
+from fastdistill_ray.records import GROUP_SCHEMA
+from fastdistill_ray.run_dir import MANIFEST, StageResult
+from fastdistill_ray.stream import RankStreams
+from fastdistill_ray.training import train
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+NUM_GROUPS = 13  # in steps of 3: the last of an epoch has one group, so one of two ranks has none
+EPOCHS = 3
+TIMES = ("time/step", "train/tokens_per_second")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_tiny_model(str(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, model: str) -> Path:
+    folder = tmp_path_factory.mktemp("groups")
+    groups = Store(folder)
+    random = np.random.default_rng(0)
+    for index in range(NUM_GROUPS):
+        completions = [
+            {
+                "text": "",
+                "token_ids": random.integers(3, 250, random.integers(1, 30)).tolist(),
+                "finish_reason": "stop",
+                "num_tokens": 1,
+                "verdict": "correct" if k % 2 else "wrong",
+                "reward": float(random.normal()),
+                "advantage": 0.0,
+            }
+            for k in range(4)
+        ]
+        row = {
+            "problem_id": f"p{index}",
+            "question": f"{index} + 2?",
+            "options": [],
+            "teacher": model,
+            "prompt_num_tokens": 5,
+            "completions": completions,
+            "dropped": "",
+        }
+        groups.append(groups.write(pa.Table.from_pylist([row], schema=GROUP_SCHEMA)))
+    (folder / MANIFEST).write_text("{}")
+    return folder
+
+
+def run(model: str, store: Path, out: Path, *, workers: int, max_failures: int = 0) -> StageResult:
+    out.mkdir(exist_ok=True)
+    plan = StepPlan(str(store), 3, EPOCHS, None, 0, False)
+    return train(
+        model=model,
+        prompt=PromptKnobs(system=""),
+        objective=AdvDistill(),
+        advantage=AdvantageKnobs(),
+        optimizer=OptimizerKnobs(learning_rate=3e-3),
+        training=TrainingKnobs(
+            epochs=EPOCHS,
+            precision="fp32",
+            checkpoint_every=4,
+            micro_batch_tokens=80,
+            max_failures=max_failures,
+        ),
+        total_steps=num_steps(plan, NUM_GROUPS),
+        export_epochs=[1, 3],
+        data_config=RankStreams(plan),
+        student_pool=PoolKnobs(workers=workers, cpus=1.0),
+        out=out,
+    )
+
+
+@pytest.fixture(scope="module")
+def quiet(model: str, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted training of two ranks."""
+    out = tmp_path_factory.mktemp("quiet")
+    result = run(model, store, out, workers=2)
+    assert (result.rows_in, result.rows_out) == (NUM_GROUPS * EPOCHS,) * 2
+    return out
+
+
+def lines(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def without_times(file: Path) -> list[dict]:
+    return [
+        {name: value for name, value in line.items() if name not in (*TIMES, "time")}
+        for line in lines(file)
+    ]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
+
+
+def kill_a_worker_after(out: Path, num_steps: int) -> list[int]:
+    """kill -9 of one training process once that many steps are recorded; its pid comes later."""
+    killed: list[int] = []
+
+    def watch() -> None:
+        file = out / "metrics.jsonl"
+        while not file.exists() or file.read_bytes().count(b"\n") < num_steps:
+            time.sleep(0.005)
+        workers = [
+            process
+            for process in psutil.Process().children(recursive=True)
+            if "RayTrainWorker" in process.name()
+        ]
+        workers[-1].kill()
+        killed.append(workers[-1].pid)
+
+    threading.Thread(target=watch, daemon=True).start()
+    return killed
+
+
+def test_two_ranks_train_every_group_once_per_epoch_and_export_the_asked_epochs(
+    quiet: Path,
+) -> None:
+    steps = lines(quiet / "steps.jsonl")
+    assert [step["step"] for step in steps] == list(range(15))
+    for epoch in range(EPOCHS):
+        ids = [key for step in steps if step["epoch"] == epoch for key in step["group_ids"]]
+        assert sorted(ids) == sorted(f"p{index}" for index in range(NUM_GROUPS))
+    metrics = lines(quiet / "metrics.jsonl")
+    assert [line["step"] for line in metrics] == list(range(1, 16))
+    assert metrics[-1]["train/loss"] < metrics[0]["train/loss"]
+    assert sorted(one.name for one in quiet.iterdir()) == [
+        "epoch_1",
+        "epoch_3",
+        "metrics.jsonl",
+        "steps.jsonl",
+    ]
+
+
+def test_two_ranks_equal_one_rank_in_loss_and_updated_weights(
+    quiet: Path, model: str, store: Path, tmp_path: Path
+) -> None:
+    """Loss and norm of all 15 steps within 1e-4; weights within bf16's rounding."""
+    run(model, store, tmp_path / "one", workers=1)
+    one, two = (without_times(out / "metrics.jsonl") for out in (tmp_path / "one", quiet))
+    for first, second in zip(one, two, strict=True):
+        assert first.keys() == second.keys()
+        for name, value in first.items():
+            assert second[name] == pytest.approx(value, rel=1e-4), (first["step"], name)
+    for epoch in ("epoch_1", "epoch_3"):
+        expected = weights(tmp_path / "one" / epoch)
+        for name, tensor in weights(quiet / epoch).items():
+            torch.testing.assert_close(tensor, expected[name], rtol=2**-7, atol=1e-4)
+
+
+def test_killed_worker_restarts_and_metrics_equal_the_quiet_run(
+    quiet: Path, model: str, store: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "killed"
+    killed = kill_a_worker_after(out, 6)
+    run(model, store, out, workers=2, max_failures=1)
+    assert killed
+    for name in ("metrics.jsonl", "steps.jsonl"):
+        assert without_times(out / name) == without_times(quiet / name)
+
+
+def test_training_called_again_after_a_failure_continues_from_its_checkpoint(
+    quiet: Path, model: str, store: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "again"
+    kill_a_worker_after(out, 6)
+    with pytest.raises(TrainingFailedError):
+        run(model, store, out, workers=2)
+    first_time = lines(out / "steps.jsonl")[0]["time"]
+    run(model, store, out, workers=2)
+    assert without_times(out / "metrics.jsonl") == without_times(quiet / "metrics.jsonl")
+    assert lines(out / "steps.jsonl")[0]["time"] == first_time, "the first steps were not repeated"
+    for name, tensor in weights(out / "epoch_3").items():
+        assert torch.equal(tensor, weights(quiet / "epoch_3")[name])

@@ -1,0 +1,221 @@
+"""Updates, checkpoints and exports of one rank in this process (gloo, a world of one)."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from models_for_tests import make_tiny_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from fastdistill_ray.advantages import AdvantageKnobs
+from fastdistill_ray.checkpoints import (
+    TrainProgress,
+    export_student,
+    load_checkpoint,
+    merge_adapter,
+    save_checkpoint,
+)
+from fastdistill_ray.config import LoraKnobs, OptimizerKnobs, TrainingKnobs
+from fastdistill_ray.models import load_tokenizer
+from fastdistill_ray.objectives import AdvDistill
+from fastdistill_ray.optimization import Learner, learning_rate_at, train_step
+from fastdistill_ray.prompts import PromptKnobs
+from fastdistill_ray.student import load_student
+from fastdistill_ray.training import build_optimizer, check_student, shard_student, student_text
+
+CPU = torch.device("cpu")
+KNOBS = OptimizerKnobs(learning_rate=1e-2, warmup_ratio=0.0, schedule="constant")
+
+
+@pytest.fixture(autouse=True)
+def world_of_one(tmp_path: Path) -> Iterator[None]:
+    dist.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1
+    )
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.fixture(params=[True, False], ids=["tied", "untied"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return make_tiny_model(str(tmp_path / "model"), tie_word_embeddings=request.param)
+
+
+def make_learner(folder: str, **training: object) -> Learner:
+    knobs = TrainingKnobs(**{"precision": "fp32", "max_seq_len": 512, **training})
+    torch.manual_seed(knobs.seed)
+    tokenizer = load_tokenizer(folder)
+    student = load_student(
+        folder,
+        vocab_size=len(tokenizer),
+        device=CPU,
+        shared_prompt=knobs.shared_prompt,
+        lora=knobs.lora,
+    )
+    shard_student(student, knobs, CPU)
+    optimizer = build_optimizer(student, KNOBS)
+    text = student_text(student, tokenizer, PromptKnobs(system=""))
+    return Learner(student, optimizer, text, CPU, AdvDistill(), AdvantageKnobs(), KNOBS, knobs)
+
+
+def make_row(folder: str, step: int, num_groups: int = 2) -> dict:
+    random = np.random.default_rng(step)
+    completions = [
+        {
+            "token_ids": random.integers(3, 250, 4 + k).tolist(),
+            "finish_reason": "stop",
+            "num_tokens": 4 + k,
+            "verdict": "correct" if k % 2 else "wrong",
+            "reward": float(random.normal()),
+            "advantage": 0.0,
+        }
+        for k in range(3)
+    ]
+    group = {"teacher": folder, "question": "2 + 2?", "options": [], "completions": completions}
+    groups = [{**group, "problem_id": f"{step}/{k}"} for k in range(num_groups)]
+    return {"step": step, "epoch": 0, "num_groups": num_groups, "groups": groups}
+
+
+def losses(learner: Learner, folder: str, steps: range) -> list[tuple[float, float]]:
+    metrics = [train_step(learner, make_row(folder, step), 10) for step in steps]
+    return [(one["train/loss"], one["train/grad_norm"]) for one in metrics]
+
+
+@pytest.mark.parametrize(
+    "lora", [LoraKnobs(), LoraKnobs(rank=4, dropout=0.3)], ids=["full", "lora"]
+)
+def test_training_resumed_from_a_checkpoint_has_identical_following_losses(
+    folder: str, tmp_path: Path, lora: LoraKnobs
+) -> None:
+    first = make_learner(folder, lora=lora)
+    losses(first, folder, range(2))
+    saved = str(tmp_path / "checkpoint")
+    save_checkpoint(first.student, first.optimizer, TrainProgress(2, 10), saved)
+    expected = losses(first, folder, range(2, 5))
+    second = make_learner(folder, lora=lora)
+    assert load_checkpoint(second.student, second.optimizer, saved) == TrainProgress(2, 10)
+    assert losses(second, folder, range(2, 5)) == expected
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"activation_checkpointing": True},
+        {"micro_batch_tokens": 1},
+        {"shared_prompt": False},
+        {"shared_prompt": False, "micro_batch_tokens": 1},
+    ],
+)
+def test_knobs_of_memory_and_layout_do_not_change_the_training(
+    folder: str, training: dict[str, object]
+) -> None:
+    expected = losses(make_learner(folder), folder, range(3))
+    actual = losses(make_learner(folder, **training), folder, range(3))
+    np.testing.assert_allclose(actual, expected, rtol=2e-4)
+    assert expected[-1] != expected[0]
+
+
+def test_bf16_training_follows_fp32_and_keeps_fp32_weights(folder: str) -> None:
+    learner = make_learner(folder, precision="bf16")
+    check_student(learner.student, learner.training)
+    actual = losses(learner, folder, range(3))
+    np.testing.assert_allclose(actual, losses(make_learner(folder), folder, range(3)), rtol=0.05)
+    assert {one.dtype for one in learner.student.parameters()} == {torch.float32}
+
+
+def test_flex_mask_passes_through_sharded_blocks(folder: str) -> None:
+    learner = make_learner(folder, precision="bf16")
+    learner.student.model.set_attn_implementation("flex_attention")
+    with torch.compiler.set_stance("force_eager"):
+        check_student(learner.student, learner.training)
+
+
+def test_step_without_groups_trains_nothing_and_reports_zero(folder: str) -> None:
+    learner = make_learner(folder)
+    metrics = train_step(learner, {**make_row(folder, 0), "groups": [], "num_groups": 1}, 10)
+    assert metrics["train/loss"] == metrics["train/grad_norm"] == 0.0
+    assert (metrics["train/num_groups"], metrics["train/empty_groups"]) == (0, 1)
+
+
+def test_step_with_a_bad_weight_stops_before_the_update_and_names_the_step(folder: str) -> None:
+    learner = make_learner(folder)
+    with torch.no_grad():
+        learner.student.model.model.norm.weight.mul_(float("nan"))
+    before = learner.student.model.model.layers[0].mlp.up_proj.weight.full_tensor().clone()
+    with pytest.raises(FloatingPointError, match="stopped at step 8"):
+        train_step(learner, make_row(folder, 7), 10)
+    after = learner.student.model.model.layers[0].mlp.up_proj.weight.full_tensor()
+    assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("lora", [LoraKnobs(), LoraKnobs(rank=4)], ids=["full", "lora"])
+def test_export_reloads_in_transformers_with_equal_logits(
+    folder: str, tmp_path: Path, lora: LoraKnobs
+) -> None:
+    learner = make_learner(folder, lora=lora)
+    losses(learner, folder, range(3))
+    out = tmp_path / "epoch_1"
+    export_student(learner.student, folder, out)
+    exported = AutoModelForCausalLM.from_pretrained(out, dtype="auto")
+    assert exported.dtype == torch.bfloat16
+    config = json.loads((out / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForCausalLM"]
+    assert not (tmp_path / ".epoch_1").exists()
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        # The root of FSDP2 gathers on its own forward only.
+        learner.student.unshard()
+        for module in learner.student.model.model.layers:
+            module.unshard()
+        trained = learner.student.model(ids).logits
+        reloaded = exported.float()(ids).logits
+        base = AutoModelForCausalLM.from_pretrained(folder)(ids).logits
+    assert (trained - reloaded).abs().max() < 0.1 * (trained - base).abs().max()
+    tokenizer, source = AutoTokenizer.from_pretrained(out), AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.chat_template == source.chat_template
+    assert tokenizer.get_vocab() == source.get_vocab()
+
+
+def test_export_of_an_untrained_bf16_model_is_that_model(folder: str, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+    export_student(make_learner(folder).student, folder, tmp_path / "epoch_1")
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "epoch_1", dtype="auto")
+    ids = torch.arange(30)[None]
+    assert torch.equal(exported(ids).logits, model(ids).logits)
+
+
+def test_merge_adapter_adds_the_scaled_product() -> None:
+    base, down, up = torch.eye(2), torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0], [4.0]])
+    merged = merge_adapter(
+        {
+            "q.base_layer.weight": base,
+            "q.base_layer.bias": torch.ones(2),
+            "q.lora_A.default.weight": down,
+            "q.lora_B.default.weight": up,
+            "norm.weight": torch.ones(2),
+        },
+        scale=0.5,
+    )
+    assert merged.keys() == {"q.weight", "q.bias", "norm.weight"}
+    torch.testing.assert_close(merged["q.weight"], torch.tensor([[2.5, 3.0], [2.0, 5.0]]))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("cosine", [0.5, 1.0, 1.0, 0.853553, 0.5, 0.146447]),
+        ("linear", [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]),
+        ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
+    ],
+)
+def test_learning_rate_warms_up_and_follows_the_schedule(
+    schedule: str, expected: list[float]
+) -> None:
+    knobs = OptimizerKnobs(learning_rate=1.0, warmup_ratio=0.3, schedule=schedule)
+    rates = [learning_rate_at(step, 6, knobs) for step in range(6)]
+    assert rates == pytest.approx(expected, abs=1e-6)

@@ -1,0 +1,269 @@
+"""Loss and gradient of the student against plain per-sequence forwards in float64.
+
+Tolerances: float32 against float64 on a 2-layer model, 1e-5 relative to the largest gradient.
+"""
+
+import numpy as np
+import pytest
+import torch
+from models_for_tests import make_tiny_model
+from torch.nn.attention.flex_attention import create_block_mask, create_mask
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
+
+from fastdistill_ray.config import LoraKnobs
+from fastdistill_ray.objectives import AdvDistill, Sft
+from fastdistill_ray.packing import (
+    MicroBatch,
+    TrainCompletion,
+    TrainGroup,
+    pack_groups,
+    packed_batch,
+    plain_batch,
+)
+from fastdistill_ray.student import (
+    ChunkedLogprob,
+    Student,
+    check_packed_attention,
+    check_window,
+    load_student,
+    packed_mask,
+    probe_group,
+    to_device,
+)
+
+CPU = torch.device("cpu")
+ADVDISTILL = AdvDistill()
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("model")
+    return make_tiny_model(str(path), seed=3, tie_word_embeddings=request.param)
+
+
+def load(folder: str, vocab_size: int = 10**6) -> Student:
+    return load_student(
+        folder, vocab_size=vocab_size, device=CPU, shared_prompt=True, lora=LoraKnobs()
+    )
+
+
+def make_groups() -> list[TrainGroup]:
+    random = np.random.default_rng(7)
+    groups = []
+    for index, lengths in enumerate([[5, 1, 9], [3, 3], [7, 2, 4, 6]]):
+        weights = random.dirichlet(np.ones(len(lengths)))
+        completions = [
+            TrainCompletion(random.integers(0, 250, n), float(w), (i % 2) / len(lengths))
+            for i, (n, w) in enumerate(zip(lengths, weights, strict=True))
+        ]
+        groups.append(TrainGroup(str(index), random.integers(0, 250, 3 + index), completions))
+    return groups
+
+
+def loss_and_gradients(
+    student: Student, batches: list[MicroBatch], objective: AdvDistill | Sft = ADVDISTILL
+) -> tuple[float, dict[str, torch.Tensor]]:
+    """As the training loop does: micro-batches accumulate, counts are those of all of them."""
+    student.zero_grad()
+    total = 0.0
+    counts = {name: sum(batch.counts[name] for batch in batches) for name in batches[0].counts}
+    for batch in batches:
+        terms = objective(student(to_device(batch.inputs, CPU)), to_device(batch.loss, CPU))
+        loss = sum(term.coefficient * term.total / counts[term.denominator] for term in terms)
+        loss.backward()
+        total += loss.item()
+    return total, {name: one.grad.clone() for name, one in student.model.named_parameters()}
+
+
+def reference_advdistill(folder: str, groups: list[TrainGroup]) -> tuple[float, dict]:
+    """eq. 5 to 9 with one forward per completion, float64, the model's own logits."""
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float64, attn_implementation="eager"
+    )
+    loss = torch.zeros((), dtype=torch.float64)
+    for group in groups:
+        for one in group.completions:
+            ids = torch.tensor([[*group.prompt_ids, *one.token_ids]])
+            logprob = model(ids).logits[0].log_softmax(-1)
+            first = len(group.prompt_ids)
+            chosen = [logprob[t - 1, ids[0, t]] for t in range(first, ids.shape[1])]
+            mean_probability = torch.stack(chosen).exp().mean()
+            loss = loss - one.weight * torch.stack(chosen).mean()
+            loss = loss - 0.5 * one.penalty * torch.log(1 - mean_probability.clamp(max=0.999))
+    loss = loss / len(groups)
+    loss.backward()
+    return loss.item(), {name: one.grad for name, one in model.named_parameters()}
+
+
+def assert_same(actual: tuple[float, dict], expected: tuple[float, dict], tolerance: float) -> None:
+    assert actual[0] == pytest.approx(expected[0], rel=tolerance)
+    assert actual[1].keys() == expected[1].keys()
+    for name, gradient in expected[1].items():
+        difference = (actual[1][name] - gradient).abs().max()
+        assert difference <= tolerance * gradient.abs().max(), name
+
+
+def test_advdistill_loss_and_gradient_equal_a_naive_float64_reference(folder: str) -> None:
+    groups = make_groups()
+    batches = pack_groups(groups, micro_batch_tokens=40, shared_prompt=True, mask_prompt=True)
+    assert len(batches) == 2
+    actual = loss_and_gradients(load(folder), batches)
+    assert_same(actual, reference_advdistill(folder, groups), 1e-5)
+
+
+@pytest.mark.parametrize("objective", [AdvDistill(), Sft(), Sft(normalize="sequence")])
+@pytest.mark.parametrize(
+    ("micro_batch_tokens", "shared_prompt", "multiple_of"),
+    [(1, True, 1), (45, True, 1), (10**6, True, 128), (1, False, 1), (10**6, False, 1)],
+)
+def test_loss_and_gradient_do_not_depend_on_micro_batches_or_packing(
+    folder: str,
+    objective: AdvDistill | Sft,
+    micro_batch_tokens: int,
+    shared_prompt: bool,
+    multiple_of: int,
+) -> None:
+    student, groups = load(folder), make_groups()
+    whole = [packed_batch(groups, 1)]
+    batches = pack_groups(
+        groups,
+        micro_batch_tokens=micro_batch_tokens,
+        shared_prompt=shared_prompt,
+        mask_prompt=True,
+        multiple_of=multiple_of,
+    )
+    assert_same(
+        loss_and_gradients(student, batches, objective),
+        loss_and_gradients(student, whole, objective),
+        1e-5,
+    )
+
+
+def test_loss_and_gradient_do_not_depend_on_the_order_in_a_group(folder: str) -> None:
+    student, groups = load(folder), make_groups()
+    turned = [group._replace(completions=group.completions[::-1]) for group in groups]
+    assert_same(
+        loss_and_gradients(student, [packed_batch(turned[::-1], 1)]),
+        loss_and_gradients(student, [packed_batch(groups, 1)]),
+        1e-5,
+    )
+
+
+def test_logprob_is_normalised_over_the_tokenizers_vocabulary_only(folder: str) -> None:
+    inputs = to_device(plain_batch(make_groups(), mask_prompt=False).inputs, CPU)
+    narrow = load(folder, vocab_size=300)
+    logits = narrow.model(inputs.input_ids, attention_mask=(inputs.group >= 0).long()).logits
+    logprob = logits.flatten(0, 1)[inputs.sources, :300].log_softmax(-1)
+    expected = logprob.gather(1, inputs.labels[:, None])[:, 0]
+    torch.testing.assert_close(narrow(inputs).logprob, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_chunked_logprob_value_and_gradient_equal_autograd(
+    monkeypatch: pytest.MonkeyPatch, softcap: float | None, has_bias: bool
+) -> None:
+    monkeypatch.setattr("fastdistill_ray.student.CHUNK_BYTES", {"cpu": 4 * 50 * 3})  # 3 rows
+    torch.manual_seed(0)
+    hidden, weight, bias = torch.randn(10, 8), torch.randn(50, 8), torch.randn(50)
+    labels, slope = torch.randint(0, 50, (10,)), torch.randn(10)
+    results = []
+    for is_chunked in (True, False):
+        leaves = [one.clone().requires_grad_() for one in (hidden, weight, bias)]
+        used = leaves[2] if has_bias else None
+        if is_chunked:
+            logprob = ChunkedLogprob.apply(leaves[0], leaves[1], used, labels, softcap)
+        else:
+            logits = torch.nn.functional.linear(leaves[0], leaves[1], used)
+            logits = softcap * (logits / softcap).tanh() if softcap else logits
+            logprob = logits.log_softmax(-1)[torch.arange(10), labels]
+        (logprob * slope).sum().backward()
+        results.append([logprob.detach(), *(one.grad for one in leaves[: 2 + has_bias])])
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_mask_equals_the_rule_written_out() -> None:
+    inputs = to_device(packed_batch(make_groups(), 16).inputs, CPU)
+    length = inputs.input_ids.shape[1]
+    group, completion = inputs.group[0].tolist(), inputs.completion[0].tolist()
+    expected = torch.tensor(
+        [
+            [
+                k <= q and group[q] == group[k] and completion[k] in (-1, completion[q])
+                for k in range(length)
+            ]
+            for q in range(length)
+        ]
+    )
+    as_flex = create_mask(packed_mask(inputs), 1, 1, length, length, device="cpu")
+    assert torch.equal(as_flex[0, 0], expected)
+    blocks = create_block_mask(packed_mask(inputs), 1, None, length, length, device="cpu")
+    assert blocks.shape == (1, 1, length, length)
+
+
+def test_dense_mask_equals_the_flex_mask(folder: str) -> None:
+    inputs = to_device(packed_batch(make_groups(), 1).inputs, CPU)
+    length = inputs.input_ids.shape[1]
+    as_flex = create_mask(packed_mask(inputs), 1, 1, length, length, device="cpu")
+    assert torch.equal(load(folder).attention_mask(inputs), as_flex)
+
+
+def test_flex_attention_equals_dense_attention(folder: str) -> None:
+    """FlexAttention has no backward on the CPU; the gradient is compared in tests/gpu."""
+    student = load(folder)
+    inputs = to_device(packed_batch(make_groups(), 128).inputs, CPU)
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        expected = student(inputs).logprob
+        student.model.set_attn_implementation("flex_attention")
+        actual = student(inputs).logprob
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_check_packed_attention_passes_on_a_model_that_honours_the_mask(folder: str) -> None:
+    student = load(folder)
+    assert check_packed_attention(student, probe_group(300), precision="fp32") < 1e-5
+
+
+def test_check_packed_attention_refuses_a_model_that_ignores_the_mask(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = load(folder)
+    with torch.no_grad():  # sharp attention, so that what is seen matters
+        for name, one in student.named_parameters():
+            if "proj" in name:
+                one.mul_(20)
+    monkeypatch.setattr(
+        Student, "attention_mask", lambda self, inputs: torch.ones_like(inputs.input_ids)
+    )
+    with pytest.raises(ValueError, match=r"training\.shared_prompt: false"):
+        check_packed_attention(student, probe_group(300), precision="fp32")
+
+
+def make_gemma(window: int) -> Gemma2Config:
+    return Gemma2Config(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        sliding_window=window,
+        final_logit_softcapping=2.0,
+    )
+
+
+def test_soft_capped_student_equals_its_model_and_its_window_is_checked() -> None:
+    model = Gemma2ForCausalLM(make_gemma(64)).eval()
+    model.config._attn_implementation = "eager"
+    student = Student(model, 300)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(30)
+    group = make_groups()[0]
+    inputs = to_device(plain_batch([group], mask_prompt=True).inputs, CPU)
+    expected = student.reference_logprob(inputs)
+    torch.testing.assert_close(student(inputs).logprob, expected, rtol=1e-4, atol=1e-4)
+    check_window(model.config, 64)
+    with pytest.raises(ValueError, match="window of 64 tokens"):
+        check_window(model.config, 65)
