@@ -4,6 +4,8 @@ Each verb imports what it needs: help, score and a wrong recipe load neither tor
 """
 
 import argparse
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -79,9 +81,21 @@ def run_job(arguments: argparse.Namespace, overrides: list[str]) -> int:
     run_dir = arguments.run_dir or str(Path("runs") / recipe.name)
     if not arguments.address:  # the folder of another machine is checked there
         run_dir = str(RunDir(run_dir, recipe).path)
+    use_token()
     from fastdistill_ray.submission import submit
 
     return submit(arguments.verb, with_absolute_paths(recipe), run_dir, arguments.address)
+
+
+def use_token() -> None:
+    """A Ray 2.60 cluster asks for a token by default, its clients send none by default, and both
+    read the mode when Ray is imported. The token file is made where there is none yet."""
+    if os.environ.setdefault("RAY_AUTH_MODE", "token") != "token":
+        return
+    has_token = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    if not has_token and not (Path.home() / ".ray" / "auth_token").exists():
+        ray = str(Path(sys.executable).parent / "ray")
+        subprocess.run([ray, "get-auth-token", "--generate"], check=True, capture_output=True)
 
 
 def with_absolute_paths(recipe: Any) -> Any:

@@ -151,15 +151,12 @@ def log_commits(dataset: Any, store: Store, total: int) -> None:
     groups = sum(len(commit.keys) for commit in commits)
     kept = sum(commit.dropped.count("") for commit in commits)
     progress = Progress(f"generate {store.folder.name}", total, done=groups)
-    tokens = 0
     for row in dataset.iter_rows():
         commit = Commit(**json.loads(row["commit"]))
         store.append(commit)
         groups += len(commit.keys)
         kept += commit.dropped.count("")
-        tokens += commit.num_tokens
-        rate = tokens / max(progress.elapsed(), 1e-9)
-        progress.advance(len(commit.keys), f"kept {kept / groups:.0%}  {rate:.0f} tokens/s")
+        progress.advance(len(commit.keys), commit.num_tokens, f"kept {kept / groups:.0%}")
 
 
 def _result(store: Store, problems: list[Problem], num_too_long: int) -> StageResult:

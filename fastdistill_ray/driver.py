@@ -73,3 +73,5 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     os.environ.setdefault("RAY_DATA_LOG_LEVEL", "WARNING")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    # max_concurrency of asynchronous actors has no other name in Ray 2.60.
+    warnings.filterwarnings("ignore", message=".*ray_remote_args.* is deprecated")

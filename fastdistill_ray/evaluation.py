@@ -174,14 +174,11 @@ def _answer(
         compute=ActorPoolStrategy(size=pools.judges.workers),
         num_cpus=pools.judges.cpus,
     )
-    progress = Progress("evaluate " + ", ".join(model.name for model in models), len(requests))
-    tokens = 0
+    progress = Progress(f"evaluate {len(models)} models", len(requests))
     for row in dataset.iter_rows():
         commit = Commit(**json.loads(row["commit"]))
         store.append(commit)
-        tokens += commit.num_tokens
-        rate = tokens / max(progress.elapsed(), 1e-9)
-        progress.advance(len(commit.keys), f"{rate:.0f} tokens/s")
+        progress.advance(len(commit.keys), commit.num_tokens)
 
 
 def _by_architecture(models: list[Model]) -> Iterator[list[Model]]:

@@ -52,7 +52,7 @@ class Store:
         self.key = key
 
     def write(self, table: pa.Table) -> Commit:
-        """Worker side: make the rows durable. The name derives from the keys: a retry overwrites."""
+        """Worker side: make the rows durable, under a name made of the keys: a retry overwrites."""
         keys = table[self.key].to_pylist()
         digest = hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()[:20]
         name = f"part-{digest}.parquet"
@@ -219,7 +219,7 @@ def _raise_if_failed(store: Store) -> None:
 
 
 def _chunks(items: Iterator[Location], size: int) -> Iterator[tuple[list[Location], bool]]:
-    """Chunks of `size`, each with whether it is the last; a chunk waits for its successor's head."""
+    """Chunks of `size` and whether each is the last; a chunk waits for the next one's head."""
     chunk: list[Location] = []
     for item in items:
         if len(chunk) == size:

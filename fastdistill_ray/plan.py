@@ -63,7 +63,7 @@ def describe(recipe: Recipe) -> str:
         f"evaluate   {models} models on {tests} problems, at most {answered:,} tokens"
         f"  [{_pool(recipe.pools.evaluation)}]",
         "report     report.html, report.md, results.json",
-        f"overlap    {'training starts while the teacher writes' if recipe.training.overlap else 'no, in turn'}",
+        f"overlap    {'while the teacher writes' if recipe.training.overlap else 'no, in turn'}",
     ]
     return "\n".join(lines)
 

@@ -10,12 +10,11 @@ BAR_WIDTH = 24
 SECONDS_BETWEEN_LINES = 5.0
 
 
-def bar_line(label: str, done: int, total: int, seconds: float, facts: str) -> str:
-    """`label  [####....] 12/50  facts  left 0:45`."""
+def bar_line(label: str, done: int, total: int, left: float | None, facts: str) -> str:
+    """`label  [####....] 12/50  facts  left 0:45`; `left` in seconds, None where unknown."""
     share = done / total if total else 1.0
     bar = "#" * round(BAR_WIDTH * share)
-    left = seconds * (total - done) / done if done else 0.0
-    remaining = f"left {int(left) // 60}:{int(left) % 60:02d}" if done else "left -:--"
+    remaining = "" if left is None else f"left {int(left) // 60}:{int(left) % 60:02d}"
     return f"{label:<22} [{bar:.<{BAR_WIDTH}}] {done}/{total}  {facts}  {remaining}"
 
 
@@ -25,23 +24,26 @@ class Progress:
     def __init__(self, label: str, total: int, done: int = 0) -> None:
         self.label, self.total, self.done = label, total, done
         self.already = done
-        self.start = time.monotonic()
-        self.printed = self.start
+        self.start = 0.0  # of the first advance: an engine's start-up is not its pace
+        self.printed = 0.0
+        self.tokens = 0
 
-    def advance(self, amount: int, facts: str) -> None:
-        self.done += amount
+    def advance(self, amount: int, tokens: int, facts: str = "") -> None:
+        """`amount` more is done, made of `tokens`; `facts` stand before the pace."""
         now = time.monotonic()
+        if not self.start:
+            self.start, self.already = now, self.done + amount
+        else:
+            self.tokens += tokens
+        self.done += amount
         if self.done >= self.total or now - self.printed >= SECONDS_BETWEEN_LINES:
             self.printed = now
-            self._print(facts, now - self.start)
-
-    def elapsed(self) -> float:
-        return time.monotonic() - self.start
-
-    def _print(self, facts: str, seconds: float) -> None:
-        new = max(self.done - self.already, 1)
-        whole = seconds * self.done / new  # what all of it would have taken at this pace
-        print(bar_line(self.label, self.done, self.total, whole, facts), flush=True)  # noqa: T201
+            seconds = now - self.start
+            rate = f"{self.tokens / seconds:.0f} tokens/s" if self.tokens else ""
+            new = self.done - self.already
+            left = seconds / new * (self.total - self.done) if new else None
+            facts = "  ".join(filter(None, [facts, rate]))
+            print(bar_line(self.label, self.done, self.total, left, facts), flush=True)  # noqa: T201
 
 
 class FollowMetrics:
@@ -78,8 +80,8 @@ class FollowMetrics:
             last = json.loads(lines[-1])
             self.progress.advance(
                 new,
-                f"epoch {last['epoch'] + 1}  loss {last['train/loss']:.4f}  "
-                f"{last['train/tokens_per_second']:.0f} tokens/s",
+                sum(json.loads(line)["train/unique_tokens"] for line in lines[-new:]),
+                f"epoch {last['epoch'] + 1}  loss {last['train/loss']:.4f}",
             )
 
     def _lines(self) -> list[str]:

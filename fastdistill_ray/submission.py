@@ -29,9 +29,12 @@ HEAD_START_SECONDS = 120
 def submit(verb: str, recipe: Recipe, run_dir: str, address: str) -> int:
     """Run jobs/<verb>.py on the cluster at `address` ("": the running one, else a local one for
     the time of this job); streams its log; -> the exit code of the job's driver."""
-    os.environ.setdefault("RAY_AUTH_MODE", "token")  # what a 2.60 cluster asks for by default
     with contextlib.ExitStack() as stack:
-        environment = {"PYTHONUNBUFFERED": "1", "RAY_DATA_LOG_LEVEL": "WARNING"}
+        environment = {
+            "PYTHONUNBUFFERED": "1",
+            "RAY_DATA_LOG_LEVEL": "ERROR",
+            "RAY_BACKEND_LOG_LEVEL": "fatal",
+        }
         client = _client(address) or JobSubmissionClient(stack.enter_context(local_head()))
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         _fill(Path(folder), recipe)
@@ -90,10 +93,10 @@ def _exit_code(client: JobSubmissionClient, job: str) -> int:
 @contextlib.contextmanager
 def local_head() -> Iterator[str]:
     """A Ray head on this machine, ended with the block; -> its dashboard address."""
-    port = _free_port()
+    port, gcs_port = _free_port(), _free_port()
     command = [
         *(str(Path(sys.executable).parent / "ray"), "start", "--head", "--block"),
-        *("--port", str(_free_port()), "--dashboard-port", str(port)),
+        *("--port", str(gcs_port), "--dashboard-port", str(port)),
         *("--dashboard-host", "127.0.0.1", "--disable-usage-stats"),
     ]
     environment = {**os.environ, "RAY_worker_niceness": "0"}  # nothing else wants this machine
@@ -111,6 +114,7 @@ def local_head() -> Iterator[str]:
                 head.wait(timeout=30)
             except subprocess.TimeoutExpired:
                 os.killpg(head.pid, signal.SIGKILL)
+            _forget(gcs_port)
 
 
 def _await_head(
@@ -126,6 +130,13 @@ def _await_head(
     log.seek(0)
     tail = " ".join(log.read().decode(errors="replace").split())[-500:]
     raise ValueError(f"no local Ray head could be started: {tail}")
+
+
+def _forget(gcs_port: int) -> None:
+    """Ray's note of the last head it started; left behind, it misleads the next ray.init()."""
+    note = Path(tempfile.gettempdir()) / "ray" / "ray_current_cluster"
+    if note.exists() and note.read_text(encoding="utf-8").strip().endswith(f":{gcs_port}"):
+        note.unlink()
 
 
 def _free_port() -> int:

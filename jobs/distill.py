@@ -3,11 +3,10 @@
 problems -> prompts -> n completions each -> verdicts, rewards, advantages -> groups
          -> students (FSDP2) -> answers to test problems -> report
 
-ray job submit --working-dir . -- python jobs/distill.py jobs/recipes/gsm8k.yaml --run-dir /shared/gsm8k
+    ray job submit --working-dir . -- python jobs/distill.py jobs/recipes/gsm8k.yaml --run-dir RUN
 """
 
 from fastdistill_ray.driver import Job, main
-
 from fastdistill_ray.pipeline import (
     choose_students,
     evaluate_models,

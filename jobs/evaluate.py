@@ -1,7 +1,6 @@
 """Baselines and trained students of a run on its test problems; writes results.json."""
 
 from fastdistill_ray.driver import Job, main
-
 from fastdistill_ray.pipeline import (
     choose_students,
     evaluate_models,

@@ -1,7 +1,6 @@
 """The teacher's judged and weighted groups of a recipe's training problems, in the run's store."""
 
 from fastdistill_ray.driver import Job, main
-
 from fastdistill_ray.pipeline import generate_groups, prepare_problems
 
 

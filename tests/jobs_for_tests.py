@@ -38,7 +38,9 @@ def write_recipe(folder: Path, recipe: dict) -> Path:
 
 def start_job(verb: str, recipe: Path, run_dir: Path, num_cpus: int = 8) -> subprocess.Popen:
     """jobs/<verb>.py on its own local Ray (logical CPUs), output in <run_dir>.log."""
-    script = next(path for path in (ROOT / "jobs", ROOT / "tests") if (path / f"{verb}.py").exists())
+    script = next(
+        path for path in (ROOT / "jobs", ROOT / "tests") if (path / f"{verb}.py").exists()
+    )
     code = (
         f"import sys, functools, runpy, ray; sys.argv = ['{verb}', {str(recipe)!r}, '--run-dir', "
         f"{str(run_dir)!r}]; ray.init = functools.partial(ray.init, address='local', "

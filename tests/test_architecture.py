@@ -35,6 +35,7 @@ ORDER = [
     ["run_dir", "progress"],
     ["models", "groups", "student", "checkpoints"],
     ["generation", "stream"],
+    ["optimization"],
     ["curation", "evaluation", "training"],
     ["comparison", "plan"],
     ["page", "plots", "findings", "tables", "conclusion"],

@@ -99,5 +99,5 @@ def completions(
         max_concurrency=tasks,
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
-        **({"memory": pool.memory_gib * 2**30} if pool.memory_gib else {}),
+        memory=pool.memory_gib * 2**30 or None,
     )

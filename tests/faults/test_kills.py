@@ -45,9 +45,7 @@ def test_driver_killed_while_generating_asks_again_only_for_the_missing(tmp_path
         "max_num_seqs": 4,
         "extra": {"seconds_per_request": 0.5},
     }
-    recipe = write_recipe(
-        tmp_path, tiny_recipe(model, teacher={"model": model, "engine": engine})
-    )
+    recipe = write_recipe(tmp_path, tiny_recipe(model, teacher={"model": model, "engine": engine}))
     groups = tmp_path / "run" / "stages" / "groups"
     job = start_job("generate", recipe, tmp_path / "run")
     wait_for(lambda: len(logged(groups)) >= 5, job)

@@ -1,0 +1,62 @@
+"""Checks before anything expensive: each refusal is one line that names the field to change."""
+
+import pytest
+from jobs_for_tests import tiny_recipe
+from models_for_tests import make_tiny_model
+
+from fastdistill_ray import doctor
+from fastdistill_ray.config import Recipe
+from fastdistill_ray.tasks import load_problems
+
+
+def recipe_with(model: str, **changes: dict) -> Recipe:
+    return Recipe.model_validate(tiny_recipe(model, **changes))
+
+
+def test_pools_that_fit_in_turn_but_not_at_once_are_refused_only_with_overlap():
+    pools = {"teacher": {"gpus": 1}, "student": {"gpus": 1}}
+    available = {"CPU": 8.0, "GPU": 1.0}
+    doctor.check_pools(recipe_with("m", pools=pools), available)
+    overlapped = recipe_with("m", pools=pools, training={"overlap": True})
+    with pytest.raises(ValueError, match=r"want 2 GPUs .*has 1; .*training\.overlap: false"):
+        doctor.check_pools(overlapped, available)
+    autoscaled = recipe_with(
+        "m", pools={**pools, "autoscaling": True}, training={"overlap": True}
+    )
+    doctor.check_pools(autoscaled, available)
+
+
+@pytest.mark.parametrize(
+    ("pools", "message"),
+    [
+        ({"teacher": {"workers": 4, "cpus": 3.0}}, r"pools\.teacher: .*want 12\.5 CPUs"),
+        ({"student": {"workers": 9, "cpus": 1.0}}, r"lower pools\.student\.workers"),
+        ({"evaluation": {"gpus": 2}}, r"pools\.evaluation: .*want 2 GPUs"),
+        ({"student": {"memory_gib": 64.0}}, r"GiB of memory"),
+    ],
+)
+def test_pools_too_big_for_the_cluster_are_refused_naming_the_number(pools, message):
+    available = {"CPU": 8.0, "GPU": 0.0, "memory": 16.0 * 2**30}
+    with pytest.raises(ValueError, match=message):
+        doctor.check_pools(recipe_with("m", pools=pools), available)
+
+
+def test_models_without_template_or_with_a_short_context_are_refused(tmp_path):
+    model = make_tiny_model(str(tmp_path / "model"))
+    doctor.check_models(recipe_with(model))
+    long = {"kind": "scripted", "max_model_len": 4096}
+    with pytest.raises(ValueError, match=r"evaluation\.engine\.max_model_len: 4096 is more"):
+        doctor.check_models(recipe_with(model, evaluation={"engine": long}))
+    with pytest.raises(ValueError, match="no such file"):
+        doctor.check_models(recipe_with(str(tmp_path / "none")))
+    (tmp_path / "model" / "chat_template.jinja").unlink()
+    with pytest.raises(ValueError, match="no chat template"):
+        doctor.check_models(recipe_with(model))
+
+
+def test_prompts_longer_than_the_context_are_refused_naming_the_problem(tmp_path):
+    model = make_tiny_model(str(tmp_path / "model"))
+    short = {"kind": "scripted", "max_model_len": 140}
+    recipe = recipe_with(model, teacher={"model": model, "engine": short})
+    with pytest.raises(ValueError, match=r"teacher\.engine\.max_model_len: 140 .*word_problems/"):
+        doctor.check_prompts(recipe, load_problems(recipe.task))
