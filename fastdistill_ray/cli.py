@@ -79,6 +79,8 @@ def run_job(arguments: argparse.Namespace, overrides: list[str]) -> int:
         print(describe(recipe))
         return 0
     run_dir = arguments.run_dir or str(Path("runs") / recipe.name)
+    if arguments.address and not Path(run_dir).is_absolute():
+        raise ValueError("--run-dir: with --address, name an absolute folder that its nodes share")
     if not arguments.address:  # the folder of another machine is checked there
         run_dir = str(RunDir(run_dir, recipe).path)
     use_token()

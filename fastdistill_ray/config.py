@@ -14,7 +14,7 @@ from fastdistill_ray.advantages import AdvantageKnobs, SelectionKnobs
 from fastdistill_ray.knobs import Knobs
 from fastdistill_ray.objectives import Objective
 from fastdistill_ray.prompts import PromptKnobs
-from fastdistill_ray.rewards import RewardKnobs
+from fastdistill_ray.rewards import SCORES, RewardKnobs
 from fastdistill_ray.tasks import TaskKnobs
 
 
@@ -213,9 +213,8 @@ def combination_errors(recipe: Recipe) -> list[str]:
                 f"pools.{name}.gpus: {pool.gpus} GPUs per actor are fewer than the engine's "
                 f"tensor_parallel_size = {engine.tensor_parallel_size}"
             )
-    unknown = set(recipe.reward.weights) - {"cosine", "format"}
-    if unknown:
-        errors.append(f"reward.weights: no score is named {sorted(unknown)}; known: cosine, format")
+    if unknown := sorted(set(recipe.reward.weights) - set(SCORES)):
+        errors.append(f"reward.weights: no score is named {unknown}; known: {', '.join(SCORES)}")
     return errors
 
 

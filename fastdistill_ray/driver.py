@@ -48,7 +48,10 @@ def main(job: Callable[[Job], None]) -> None:
     quiet()
     try:
         recipe = load_recipe(arguments.recipe, overrides)
-        run = RunDir(arguments.run_dir or str(Path("runs") / recipe.name), recipe)
+        run_dir = Path(arguments.run_dir or Path("runs") / recipe.name)
+        if not run_dir.is_absolute() and "runtime_resources" in Path.cwd().parts:
+            raise ValueError("--run-dir: a submitted job needs an absolute folder that nodes share")
+        run = RunDir(str(run_dir), recipe)
         ray.init(logging_level=logging.ERROR, log_to_driver=False)  # ours say what matters
         job(Job(recipe, run))
     except ValueError as error:

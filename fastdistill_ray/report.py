@@ -243,8 +243,7 @@ def _cost_blocks(run: Run) -> list[Block]:
             *_resource_cells(manifest),
             f"{manifest['rows_in']:,}",
             f"{manifest['rows_out']:,}",
-            ", ".join(f"{n:,} {_words(reason)}" for reason, n in manifest["set_aside"].items())
-            or "0",
+            _remarks(manifest),
         ]
         for manifest in run.manifests
     ]
@@ -256,6 +255,15 @@ def _cost_blocks(run: Run) -> list[Block]:
     rows.append(["All stages", *_resource_cells(total), "", "", ""])
     table = Table([*header, "Rows in", "Rows out", "Set aside"], rows, caption)
     return [table] if run.manifests else []
+
+
+def _remarks(manifest: dict[str, Any]) -> str:
+    """Rows set aside and why; of a schedule that was longer than the data, the share used."""
+    remarks = [f"{n:,} {_words(reason)}" for reason, n in manifest["set_aside"].items()]
+    facts = manifest.get("facts", {})
+    if facts.get("steps", 0) < facts.get("planned_steps", 0):
+        remarks.append(f"used {facts['steps']:,} of {facts['planned_steps']:,} planned steps")
+    return ", ".join(remarks) or "0"
 
 
 def _origin_blocks(run: Run) -> list[Block]:

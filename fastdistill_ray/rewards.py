@@ -12,6 +12,7 @@ from fastdistill_ray.knobs import Knobs
 from fastdistill_ray.verifiers import VerifierKnobs
 from fastdistill_ray.verifiers.extraction import Tag, is_blank, scan
 
+SCORES = ("cosine", "format")  # the names of score_completion
 COSINE_PRESETS: dict[str, dict[str, float]] = {
     "open_rs": {"correct_r0": 1.0, "correct_rL": 0.5, "wrong_r0": 0.0, "wrong_rL": -0.5},
     "open_r1_fn": {"correct_r0": 1.0, "correct_rL": 0.5, "wrong_r0": -1.0, "wrong_rL": -0.5},

@@ -36,6 +36,7 @@ class StageResult:
     set_aside: dict[str, int] = field(default_factory=dict)
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    facts: dict[str, float] = field(default_factory=dict)  # what else its readers may want
 
 
 def write_text(path: Path, text: str) -> None:
@@ -98,6 +99,7 @@ class RunDir:
             "gpu_hours": workers * (pool.gpus if pool else 0) * seconds / 3600,
             "prompt_tokens": result.prompt_tokens,
             "completion_tokens": result.completion_tokens,
+            "facts": result.facts,
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         write_text(folder / MANIFEST, json.dumps(manifest, indent=1))

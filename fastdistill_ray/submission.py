@@ -24,6 +24,7 @@ from fastdistill_ray.run_dir import git_diff, git_state
 
 ROOT = Path(__file__).parent.parent
 HEAD_START_SECONDS = 120
+HEAD_NOTE = Path(tempfile.gettempdir()) / "ray" / "ray_current_cluster"
 
 
 def submit(verb: str, recipe: Recipe, run_dir: str, address: str) -> int:
@@ -53,12 +54,26 @@ def submit(verb: str, recipe: Recipe, run_dir: str, address: str) -> int:
 
 
 def _client(address: str) -> JobSubmissionClient | None:
+    """Of the cluster named, or of the one that runs on this machine, if any."""
+    if not address and "RAY_ADDRESS" not in os.environ and not _has_local_head():
+        return None
     try:
         return JobSubmissionClient(address or None)
     except ConnectionError as error:
-        if address or os.environ.get("RAY_ADDRESS"):
-            raise ValueError(f"--address {address}: no Ray cluster answers there") from error
-        return None
+        name = address or os.environ.get("RAY_ADDRESS", "")
+        raise ValueError(f"--address {name}: no Ray cluster answers there") from error
+
+
+def _has_local_head() -> bool:
+    """Ray notes the head it started last; whether that still runs, only its port can tell."""
+    if not HEAD_NOTE.exists():
+        return False
+    host, _, port = HEAD_NOTE.read_text(encoding="utf-8").strip().rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 def _python(address: str) -> list[str]:
@@ -133,10 +148,9 @@ def _await_head(
 
 
 def _forget(gcs_port: int) -> None:
-    """Ray's note of the last head it started; left behind, it misleads the next ray.init()."""
-    note = Path(tempfile.gettempdir()) / "ray" / "ray_current_cluster"
-    if note.exists() and note.read_text(encoding="utf-8").strip().endswith(f":{gcs_port}"):
-        note.unlink()
+    """Left behind, the note misleads the next ray.init() of whoever works here."""
+    if HEAD_NOTE.exists() and HEAD_NOTE.read_text("utf-8").strip().endswith(f":{gcs_port}"):
+        HEAD_NOTE.unlink()
 
 
 def _free_port() -> int:

@@ -124,14 +124,14 @@ def train(
     if result.return_value:
         raise ValueError(result.return_value)
     shutil.rmtree(job.out / CHECKPOINTS, ignore_errors=True)  # a finished training needs none
-    return _count_rows(job.out / "metrics.jsonl")
+    return _count_rows(job.out / "metrics.jsonl", total_steps)
 
 
 def _no_dataset() -> None:
     return None
 
 
-def _count_rows(metrics: Path) -> StageResult:
+def _count_rows(metrics: Path, planned_steps: int) -> StageResult:
     lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     trained = sum(line["train/num_groups"] for line in lines)
     empty = sum(line["train/empty_groups"] for line in lines)
@@ -140,6 +140,7 @@ def _count_rows(metrics: Path) -> StageResult:
         rows_out=trained,
         set_aside={"nothing_to_train": empty} if empty else {},
         completion_tokens=sum(line["train/trained_tokens"] for line in lines),
+        facts={"steps": len(lines), "planned_steps": planned_steps},
     )
 
 

@@ -20,9 +20,7 @@ def test_pools_that_fit_in_turn_but_not_at_once_are_refused_only_with_overlap():
     overlapped = recipe_with("m", pools=pools, training={"overlap": True})
     with pytest.raises(ValueError, match=r"want 2 GPUs .*has 1; .*training\.overlap: false"):
         doctor.check_pools(overlapped, available)
-    autoscaled = recipe_with(
-        "m", pools={**pools, "autoscaling": True}, training={"overlap": True}
-    )
+    autoscaled = recipe_with("m", pools={**pools, "autoscaling": True}, training={"overlap": True})
     doctor.check_pools(autoscaled, available)
 
 

@@ -26,9 +26,9 @@ def test_request_seeds_leave_room_for_every_completion_and_fit_64_bits():
 
 def test_requests_hold_the_rendered_prompt_and_long_ones_are_set_aside(tmp_path):
     tokenizer = load_tokenizer(make_tiny_model(str(tmp_path)))
-    problems = load_problems(
-        TaskKnobs(name="word_problems", num_train=20, num_test=1, num_ood=1)
-    )["train"]
+    problems = load_problems(TaskKnobs(name="word_problems", num_train=20, num_test=1, num_ood=1))[
+        "train"
+    ]
     rows = build_requests(problems, PromptKnobs(), tokenizer, seed=1)
     assert [row["problem_id"] for row in rows] == [problem.problem_id for problem in problems]
     text = tokenizer.decode(rows[0]["prompt_token_ids"])
