@@ -27,9 +27,9 @@ class Operation(NamedTuple):
 
 # How hard the problems are is set here and nowhere else: shares and ranges of numbers.
 OPERATIONS = {
-    "add": Operation(5, ((2, 9), (1, 8)), ((12, 60), (12, 60)), lambda x, y: ((x, y), x + y)),
-    "subtract": Operation(6, ((2, 8), (1, 6)), ((12, 60), (12, 40)), lambda x, y: ((x + y, y), x)),
-    "multiply": Operation(2, ((2, 5), (2, 5)), ((6, 12), (7, 12)), lambda x, y: ((x, y), x * y)),
+    "add": Operation(10, ((2, 9), (1, 8)), ((12, 60), (12, 60)), lambda x, y: ((x, y), x + y)),
+    "subtract": Operation(10, ((2, 6), (1, 4)), ((12, 60), (12, 40)), lambda x, y: ((x + y, y), x)),
+    "multiply": Operation(1, ((2, 5), (2, 5)), ((6, 12), (7, 12)), lambda x, y: ((x, y), x * y)),
     "add_add": Operation(
         1,
         ((2, 5), (1, 3), (1, 3)),
