@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ray.job_submission import JobStatus, JobSubmissionClient
 
@@ -39,11 +40,10 @@ def submit(verb: str, recipe: Recipe, run_dir: str, address: str) -> int:
         client = _client(address) or JobSubmissionClient(stack.enter_context(local_head()))
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         _fill(Path(folder), recipe)
-        job = client.submit_job(
-            entrypoint=shlex.join(
-                [*_python(address), f"jobs/{verb}.py", "recipe.yaml", "--run-dir", run_dir]
-            ),
-            runtime_env={"working_dir": folder, "env_vars": environment},
+        job = _submit(
+            client,
+            shlex.join([*_python(address), f"jobs/{verb}.py", "recipe.yaml", "--run-dir", run_dir]),
+            {"working_dir": folder, "env_vars": environment},
         )
         try:
             asyncio.run(_stream(client, job))
@@ -74,6 +74,18 @@ def _has_local_head() -> bool:
     except OSError:
         return False
     return True
+
+
+def _submit(client: JobSubmissionClient, entrypoint: str, runtime_env: dict[str, Any]) -> str:
+    """A head answers before its agent, which starts jobs, is there: ask until it is."""
+    deadline = time.monotonic() + HEAD_START_SECONDS
+    while True:
+        try:
+            return client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env)
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(1.0)
 
 
 def _python(address: str) -> list[str]:
