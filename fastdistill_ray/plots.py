@@ -117,7 +117,7 @@ def reward_svg(
             _paint_histogram(axis, correct, wrong)
             axis.set(title=title, xlabel=title.lower())
         axes[0].set_ylabel("completions")
-        axes[0].legend(loc="upper left")
+        axes[0].legend(loc="upper center")
 
     return _svg("rewards", 2.9, 2, paint)
 
