@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fastdistill_ray.run_dir import MANIFEST
@@ -124,17 +125,14 @@ class Store:
 def _commit_of(name: str, table: pa.Table, key: str) -> Commit:
     rows = table.num_rows
     dropped = table["dropped"].to_pylist() if "dropped" in table.column_names else [""] * rows
-    lengths = [
-        length
-        for row in table["completions"].to_pylist()
-        for length in (c["num_tokens"] for c in row)
-    ]
+    # Arrow's own sum: token ids never become Python objects here.
+    lengths = pc.struct_field(pc.list_flatten(table["completions"]), "num_tokens")
     return Commit(
         file=name,
         keys=table[key].to_pylist(),
         dropped=dropped,
-        num_tokens=sum(lengths),
-        prompt_tokens=sum(table["prompt_num_tokens"].to_pylist()),
+        num_tokens=pc.sum(lengths).as_py() or 0,
+        prompt_tokens=pc.sum(table["prompt_num_tokens"]).as_py() or 0,
         time=time.time(),
     )
 

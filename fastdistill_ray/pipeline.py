@@ -18,15 +18,13 @@ from fastdistill_ray.config import Recipe
 from fastdistill_ray.curation import Judging, curate
 from fastdistill_ray.evaluation import Model, evaluate
 from fastdistill_ray.groups import FAILED, StepPlan, Store, num_steps
-from fastdistill_ray.objectives import Objective
+from fastdistill_ray.objectives import AdvDistill, Objective
 from fastdistill_ray.progress import FollowMetrics
 from fastdistill_ray.records import PROBLEM_SCHEMA, SPLITS, Problem, Split
 from fastdistill_ray.run_dir import RunDir, StageResult, write_text
 from fastdistill_ray.stream import RankStreams
 from fastdistill_ray.tasks import TaskKnobs, load_problems
 from fastdistill_ray.verifiers import Judge, VerifierKnobs
-
-DEFAULT_TAU = 0.5  # of the stored weights when no objective has one
 
 
 def prepare_problems(recipe: Recipe, run: RunDir) -> dict[Split, list[Problem]]:
@@ -69,7 +67,7 @@ def generate_groups(recipe: Recipe, run: RunDir, problems: list[Problem]) -> Pat
             recipe.reward,
             recipe.advantage,
             recipe.selection,
-            getattr(recipe.objective, "tau", DEFAULT_TAU),
+            getattr(recipe.objective, "tau", AdvDistill().tau),
         ),
         recipe.pools,
         pool=recipe.pools.teacher,
