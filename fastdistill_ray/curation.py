@@ -98,6 +98,7 @@ def _scored(
         row["reference"],
         row["options"],
         responses,
+        tolerance=row["tolerance"],
         judge=judge,
         reward=judging.reward,
         advantage=judging.advantage,

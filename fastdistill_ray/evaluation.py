@@ -83,9 +83,12 @@ class AnswerWriter:
     def _judged(self, row: dict[str, Any]) -> dict[str, Any]:
         answers = []
         for completion in row["completions"]:
-            asked = (row["kind"], completion["text"], row["reference"], row["options"])
-            strict = self.strict.judge(*asked, completion["finish_reason"])
-            lenient = self.lenient.judge(*asked, completion["finish_reason"])
+            asked = (
+                *(row["kind"], completion["text"], row["reference"], row["options"]),
+                completion["finish_reason"],
+            )
+            strict = self.strict.judge(*asked, tolerance=row["tolerance"])
+            lenient = self.lenient.judge(*asked, tolerance=row["tolerance"])
             form = check_format(completion["text"], "strict")
             answers.append(
                 {

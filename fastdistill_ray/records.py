@@ -31,7 +31,12 @@ class Message(TypedDict):
 
 @dataclass(frozen=True)
 class Problem:
-    """A question whose answer can be checked; `problem_id` never changes and is unique in a run."""
+    """A question whose answer can be checked; `problem_id` never changes and is unique in a run.
+
+    `tolerance` is how far off a numeric answer of kind number, math or list may be, inclusive;
+    None: exact. It is absolute: where a data set tolerates a share, its loader multiplies that with
+    the size of the reference, of a list with that of its smallest item.
+    """
 
     problem_id: str
     task: str
@@ -40,6 +45,7 @@ class Problem:
     reference: str
     kind: Kind
     options: list[str] = field(default_factory=list)
+    tolerance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,7 @@ PROBLEM_FIELDS = [
     ("reference", pa.string()),
     ("kind", pa.string()),
     ("options", pa.list_(pa.string())),
+    ("tolerance", pa.float64()),  # null: exact
 ]
 PROBLEM_SCHEMA = pa.schema(PROBLEM_FIELDS)
 # What an engine is asked: a problem rendered for one model.

@@ -5,6 +5,7 @@ words of that format: gold is the reference, a response is a completion. No torc
 """
 
 import json
+import math
 import os
 import time
 from collections import Counter
@@ -50,6 +51,7 @@ def score_group(
     options: tuple[str, ...] | list[str],
     responses: list[Response],
     *,
+    tolerance: float | None,
     judge: Judge,
     reward: RewardKnobs,
     advantage: AdvantageKnobs,
@@ -60,7 +62,10 @@ def score_group(
     if fault:
         return [ScoredCompletion("error", "", fault, None, None, None, None) for _ in responses]
     judgements = [
-        judge.judge(kind, response.text, reference, options, response.finish_reason)
+        judge.judge(
+            *(kind, response.text, reference, options, response.finish_reason),
+            tolerance=tolerance,
+        )
         for response in responses
     ]
     scores = [
@@ -120,9 +125,12 @@ def _score_line(
     line: dict[str, Any], judge: Judge, reward: RewardKnobs, advantage: AdvantageKnobs, tau: float
 ) -> dict[str, Any]:
     kind, gold, options = line["kind"], line["gold"], line.get("options") or []
+    tolerance = line.get("tolerance")
     if "response" in line:
         finish_reason = line.get("finish_reason", "stop")
-        judgement = judge.judge(kind, line["response"], gold, options, finish_reason)
+        judgement = judge.judge(
+            *(kind, line["response"], gold, options, finish_reason), tolerance=tolerance
+        )
         return {**line, **asdict(judgement)}
     responses = [
         Response(item["text"], item["num_tokens"], item.get("finish_reason", "stop"))
@@ -130,6 +138,7 @@ def _score_line(
     ]
     scored = score_group(
         *(kind, gold, options, responses),
+        tolerance=tolerance,
         judge=judge,
         reward=reward,
         advantage=advantage,
@@ -202,7 +211,17 @@ def _line_faults(line: dict[str, Any]) -> list[str]:
     options = line.get("options")
     if options is not None and not _is_texts(options):
         faults.append("options: expected a list of strings")
+    if line.get("tolerance") is not None:
+        faults += _tolerance_faults(line["tolerance"], line.get("kind"))
     return faults
+
+
+def _tolerance_faults(tolerance: Any, kind: Any) -> list[str]:
+    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float):
+        return ["tolerance: expected a number"]
+    if not 0 <= tolerance < math.inf:
+        return ["tolerance: expected a finite number of at least 0"]
+    return [f"tolerance: kind {kind} has none"] if kind in ("choice", "text") else []
 
 
 def _responses_faults(responses: Any) -> list[str]:

@@ -87,6 +87,20 @@ def test_score_file_group_with_unusable_gold_has_no_rewards(tmp_path: Path) -> N
         assert [item[k] for k in ("scores", "reward", "advantage", "weight")] == [None] * 4
 
 
+def test_score_file_tolerance_holds_for_line_and_group(tmp_path: Path) -> None:
+    gold = {"kind": "number", "gold": "4.33", "tolerance": 0.01}
+    responses = [{"text": WHOLE % value, "num_tokens": 9} for value in ("4.34", "4.35")]
+    _, (single, group) = score(
+        tmp_path,
+        [
+            {"id": 1, "response": WHOLE % "4.32", **gold},
+            {"id": 2, "responses": responses, **gold},
+        ],
+    )
+    assert single["verdict"] == "correct"
+    assert [item["verdict"] for item in group["responses"]] == ["correct", "wrong"]
+
+
 def test_score_file_length_at_limit_keeps_verdict(tmp_path: Path) -> None:
     responses = [{"text": WHOLE % 42, "num_tokens": n} for n in (2047, 2048, 10**9)]
     _, (scored,) = score(
@@ -116,6 +130,18 @@ def test_score_file_length_at_limit_keeps_verdict(tmp_path: Path) -> None:
             ],
         ),
         ('{"id": "a", "kind": "number", "gold": "4", "responses": []}', ["responses: expected"]),
+        (
+            '{"id": "a", "kind": "number", "gold": "4", "response": "", "tolerance": "1"}',
+            ["tolerance: expected a number"],
+        ),
+        (
+            '{"id": "a", "kind": "list", "gold": "4", "response": "", "tolerance": -1}',
+            ["tolerance: expected a finite number of at least 0"],
+        ),
+        (
+            '{"id": "a", "kind": "text", "gold": "4", "response": "", "tolerance": 1}',
+            ["tolerance: kind text has none"],
+        ),
     ],
 )
 def test_score_file_bad_line_names_everything_and_writes_nothing(

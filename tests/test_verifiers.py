@@ -98,6 +98,33 @@ def test_cases_are_judged_as_labelled(patient_judge: Judge) -> None:
     assert differing == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "reference", "tolerance", "within", "beyond"),
+    [
+        ("number", "4.33", 0.01, ["4.34", "4.32", "13/3", "$4.33"], ["4.341", "433", "-4.33"]),
+        ("number", "1000", 40.0, ["960", "1,040 km"], ["1040.5", "959"]),
+        ("number", "5", 0.0, ["5.0"], ["5.0000001"]),
+        ("math", "0.5", 0.01, [r"\frac{51}{100}", "0.49", r"\sqrt{0.25}"], ["0.52", "x", "-0.5"]),
+        ("math", r"2\pi", 0.01, ["6.28", r"x = 6.29", r"2\pi"], ["6.3", r"2\pi x"]),
+        ("math", "(1, 2.5)", 0.1, ["(1.1, 2.4)"], ["(2.5, 1)", "(1, 2.7)", "[1, 2.5]"]),
+        ("list", "1, 2", 0.6, ["2.5, 1.5", "[1.5, 0.5]"], ["1, 3", "1.5"]),
+        ("list", r"\sqrt{2}, 3", 0.01, ["3, 1.41", "1.42, 3.005"], ["3, 1.4"]),
+    ],
+)
+def test_tolerance_is_absolute_and_inclusive(
+    patient_judge: Judge,
+    kind: str,
+    reference: str,
+    tolerance: float,
+    within: list[str],
+    beyond: list[str],
+) -> None:
+    for verdict, answers in (("correct", within), ("wrong", beyond)):
+        for answer in answers:
+            judged = patient_judge.judge(kind, boxed(answer), reference, tolerance=tolerance)
+            assert (answer, judged.verdict) == (answer, verdict)
+
+
 def test_gsm8k_references_accepted_by_their_verifier() -> None:
     with Judge(VerifierKnobs()) as judge:
         for reference in gsm8k_references():

@@ -1,11 +1,12 @@
 """Mathematical equality: tuples, intervals, sets, lists and unions by own rules, their parts by
-exact value, as words, or, when nothing else decides, by the `ask` of a sympy process.
+exact value, as words, or, when nothing else decides, by a sympy process.
 
-`ask(reference, answer)` returns a verdict of `worker.compare`, or raises TimeoutError.
+`Means.ask(reference, answer)` returns a verdict of `worker.compare`, or raises TimeoutError.
 """
 
 import re
 from collections.abc import Callable
+from fractions import Fraction
 from typing import NamedTuple
 
 from fastdistill_ray.verifiers.cleaning import clean, comparable, unwrap
@@ -20,7 +21,13 @@ from fastdistill_ray.verifiers.numbers import (
 MAX_ANSWER = 600  # characters
 MAX_ITEMS = 64  # of a list
 MAX_BRACES = 30  # nested
-Ask = Callable[[str, str], str]
+
+
+class Means(NamedTuple):
+    """`ask` is the sympy process; numbers at most `tolerance` apart are equal, None: exact."""
+
+    ask: Callable[[str, str], str]
+    tolerance: Fraction | None = None
 
 
 class Unreadable(Exception):
@@ -75,21 +82,21 @@ _BARE_LETTERS = re.compile(
 )
 
 
-def is_equal_expression(reference: str, answer: str, ask: Ask) -> bool:
+def is_equal_expression(reference: str, answer: str, by: Means) -> bool:
     """Raises Unreadable when the answer is no mathematics, TimeoutError when it takes too long."""
     if len(answer) > MAX_ANSWER or len(reference) > MAX_ANSWER:
         raise Unreadable("too long to parse")
-    return _is_equal(_plain(reference), _plain(answer), ask)
+    return _is_equal(_plain(reference), _plain(answer), by)
 
 
-def is_equal_list(reference: str, answer: str, ask: Ask) -> bool:
+def is_equal_list(reference: str, answer: str, by: Means) -> bool:
     """Kind list: square brackets, braces or none mean a list without order; () has an order."""
     if len(answer) > MAX_ANSWER or len(reference) > MAX_ANSWER:
         raise Unreadable("too long to parse")
     expected, given = (_as_list(parse_structure(_plain(text))) for text in (reference, answer))
     if expected.shape == "tuple" and given.shape == "tuple":
-        return _is_same_sequence(expected.items, given.items, ask)
-    return _is_same_collection(expected, given, ask)
+        return _is_same_sequence(expected.items, given.items, by)
+    return _is_same_collection(expected, given, by)
 
 
 def _plain(text: str) -> str:
@@ -149,27 +156,27 @@ def _encloses(text: str) -> bool:
     return False
 
 
-def _is_equal(reference: str, answer: str, ask: Ask) -> bool:
+def _is_equal(reference: str, answer: str, by: Means) -> bool:
     if comparable(reference) == comparable(answer):
         return True
     if _number(reference) is not None and _number(answer) is not None:
-        return _is_equal_atom(reference, answer, ask)
+        return _is_equal_atom(reference, answer, by)
     expected, given = (_expanded(parse_structure(text)) for text in (reference, answer))
     if expected.shape == given.shape == "atom":
-        return _is_equal_atom(reference, answer, ask)
+        return _is_equal_atom(reference, answer, by)
     if expected.shape == given.shape == "tuple":
         same_brackets = expected.brackets == given.brackets
-        return same_brackets and _is_same_sequence(expected.items, given.items, ask)
+        return same_brackets and _is_same_sequence(expected.items, given.items, by)
     if {expected.shape, given.shape} <= {"list", "set"}:
-        return _is_same_collection(expected, given, ask)
+        return _is_same_collection(expected, given, by)
     if expected.shape == given.shape == "union":
-        return _is_same_collection(expected, given, ask) or _ask(reference, answer, ask)
+        return _is_same_collection(expected, given, by) or _ask(reference, answer, by)
     if _RELATION.search(reference) or _RELATION.search(answer):
         is_assigned = _ASSIGNED.match(reference) or _ASSIGNED.match(answer)
-        return not is_assigned and _ask(reference, answer, ask)
+        return not is_assigned and _ask(reference, answer, by)
     one, other = sorted((expected, given), key=lambda structure: len(structure.items))
     if one.shape in ("set", "atom") and len(other.items) == 1:
-        return _is_equal(one.items[0], other.items[0], ask)
+        return _is_equal(one.items[0], other.items[0], by)
     return False
 
 
@@ -183,13 +190,13 @@ def _expanded(structure: Structure) -> Structure:
     return Structure("list", "", items)
 
 
-def _is_same_sequence(reference: list[str], answer: list[str], ask: Ask) -> bool:
+def _is_same_sequence(reference: list[str], answer: list[str], by: Means) -> bool:
     if len(reference) != len(answer):
         return False
-    return all(_is_equal(r, a, ask) for r, a in zip(reference, answer, strict=True))
+    return all(_is_equal(r, a, by) for r, a in zip(reference, answer, strict=True))
 
 
-def _is_same_collection(reference: Structure, answer: Structure, ask: Ask) -> bool:
+def _is_same_collection(reference: Structure, answer: Structure, by: Means) -> bool:
     """Same members in any order; how often one occurs counts in lists, not in sets."""
     expected, given = reference.items, answer.items
     if max(len(expected), len(given)) > MAX_ITEMS:
@@ -199,18 +206,23 @@ def _is_same_collection(reference: Structure, answer: Structure, ask: Ask) -> bo
         given = list({comparable(item): item for item in given}.values())
     if len(expected) != len(given):
         return False
+    numbers = [_number(item) for item in (*expected, *given)]
+    values = [number for number in numbers if isinstance(number, Fraction)]
+    if by.tolerance and len(values) == len(numbers):
+        pairs = zip(sorted(values[: len(given)]), sorted(values[len(given) :]), strict=True)
+        return all(is_equal(one, other, by.tolerance) for one, other in pairs)
     remaining = list(expected)
     for item in given:
         # Equal writings first, so that sympy is asked only about the rest.
         ordered = sorted(remaining, key=lambda other: comparable(other) != comparable(item))
-        match = next((other for other in ordered if _is_equal(other, item, ask)), None)
+        match = next((other for other in ordered if _is_equal(other, item, by)), None)
         if match is None:
             return False
         remaining.remove(match)
     return True
 
 
-def _is_equal_atom(reference: str, answer: str, ask: Ask) -> bool:
+def _is_equal_atom(reference: str, answer: str, by: Means) -> bool:
     reference, answer = _without_same_name(reference, answer)
     if comparable(reference) == comparable(answer):
         return True
@@ -219,10 +231,10 @@ def _is_equal_atom(reference: str, answer: str, ask: Ask) -> bool:
         return False
     expected, given = _number(reference), _number(answer)
     if expected is not None and given is not None:
-        return is_equal(expected, given)
+        return is_equal(expected, given, by.tolerance)
     if _is_word(reference) or _is_word(answer):
         return _word(reference) == _word(answer)
-    return _ask(reference, answer, ask)
+    return _ask(reference, answer, by)
 
 
 def _without_same_name(reference: str, answer: str) -> tuple[str, str]:
@@ -265,7 +277,7 @@ def _is_word(text: str) -> bool:
     return not _LETTERS_OF_PRODUCTS.fullmatch(text) or text in ("by", "my")
 
 
-def _ask(reference: str, answer: str, ask: Ask) -> bool:
+def _ask(reference: str, answer: str, by: Means) -> bool:
     question = to_latex(answer)
     if len(re.findall(r"[{(\[]", question)) > MAX_BRACES * 4 or _depth(question) > MAX_BRACES:
         raise Unreadable("nested too deeply")
@@ -273,7 +285,7 @@ def _ask(reference: str, answer: str, ask: Ask) -> bool:
         raise Unreadable("refused: too large to evaluate, or a sum, product or integral")
     if _BOMB.search(to_latex(reference)):
         return False
-    verdict = ask(to_latex(reference), question)
+    verdict = by.ask(to_latex(reference), question)
     if verdict == "bad_answer":
         raise Unreadable("not an expression")
     if verdict == "bad_reference":

@@ -2,6 +2,7 @@
 
 import re
 import time
+from fractions import Fraction
 from typing import NamedTuple, Self
 
 from pydantic import Field
@@ -45,6 +46,14 @@ class Decision(NamedTuple):
     reason: str
 
 
+class Question(NamedTuple):
+    kind: Kind
+    reference: str
+    answer: str
+    options: tuple[str, ...]
+    tolerance: float | None
+
+
 _CORRECT = Decision("correct", "equal")
 _FUNCTION = re.compile(r"\\?(?:sqrt|log|ln|sin|cos|tan|binom)(?![A-Za-z])|\\pi(?![A-Za-z])|\\infty")
 
@@ -58,7 +67,7 @@ class Judge:
     def __init__(self, knobs: VerifierKnobs) -> None:
         self._knobs = knobs
         self._process = ExpressionProcess(knobs.time_limit, int(knobs.memory_limit_gib * 2**30))
-        self._cache: dict[tuple[str, str, str, tuple[str, ...]], Decision] = {}
+        self._cache: dict[Question, Decision] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -80,8 +89,13 @@ class Judge:
         reference: str,
         options: tuple[str, ...] | list[str] = (),
         finish_reason: str = "stop",
+        *,
+        tolerance: float | None = None,
     ) -> Judgement:
-        """The verdict by the contract of judging; an unusable reference gives "error"."""
+        """The verdict by the contract of judging; an unusable reference gives "error".
+
+        Numbers of the kinds number, math and list may be `tolerance` off, inclusive.
+        """
         fault = self.reference_error(kind, reference, options)
         if fault:
             return Judgement("error", "", fault)
@@ -93,14 +107,15 @@ class Judge:
             is_cut=is_cut,
         )
         if answer:
-            decision = self._decide(kind, reference, answer, tuple(options))
+            decision = self._decide(Question(kind, reference, answer, tuple(options), tolerance))
         else:
             decision = Decision("truncated" if is_cut else "unparsable", origin)
         if self._knobs.last_number and decision.verdict in ("unparsable", "truncated"):
             number = last_number(response)
             if number:
                 answer, origin = number, "last number"
-                decision = self._decide(kind, reference, answer, tuple(options))
+                asked = Question(kind, reference, answer, tuple(options), tolerance)
+                decision = self._decide(asked)
         if not answer:
             return Judgement(*decision[:1], "", decision.reason)
         return Judgement(decision.verdict, answer[:MAX_SHOWN], f"{origin}: {decision.reason}")
@@ -120,50 +135,54 @@ class Judge:
                 return f"the reference {reference[:40]!r} is no letter of the options"
         return ""
 
-    def _decide(
-        self, kind: Kind, reference: str, answer: str, options: tuple[str, ...]
-    ) -> Decision:
-        key = (kind, reference, answer, options)
-        known = self._cache.get(key)
+    def _decide(self, question: Question) -> Decision:
+        known = self._cache.get(question)
         if known is not None:
             return known
         decision = _CORRECT
-        if kind == "choice":
-            decision = decide_choice(reference, answer, options)
-        elif not is_same_text(reference, answer):
-            decision = self._decide_by_kind(kind, reference, answer)
-        if decision.verdict != "error" and len(answer) <= MAX_CLEANED:
+        if question.kind == "choice":
+            decision = decide_choice(question.reference, question.answer, question.options)
+        elif not is_same_text(question.reference, question.answer):
+            decision = self._decide_by_kind(question)
+        if decision.verdict != "error" and len(question.answer) <= MAX_CLEANED:
             if len(self._cache) >= MAX_CACHED:
                 self._cache.clear()
-            self._cache[key] = decision
+            self._cache[question] = decision
         return decision
 
-    def _decide_by_kind(self, kind: Kind, reference: str, answer: str) -> Decision:
-        if kind == "text":
+    def _decide_by_kind(self, question: Question) -> Decision:
+        if question.kind == "text":
             return Decision("wrong", "another text")
-        if kind == "number":
-            decision = decide_number(reference, answer)
+        # As written: 0.1 is a tenth, not the nearest binary fraction.
+        tolerance = None if question.tolerance is None else Fraction(repr(question.tolerance))
+        if question.kind == "number":
+            decision = decide_number(question.reference, question.answer, tolerance)
             if decision is not None:
                 return decision
         else:
             self._process.start()  # meanwhile the plain cases are decided
-        return self._decide_expression(kind, reference, answer)
+        return self._decide_expression(question, tolerance)
 
-    def _decide_expression(self, kind: Kind, reference: str, answer: str) -> Decision:
+    def _decide_expression(self, question: Question, tolerance: Fraction | None) -> Decision:
         left = self._knobs.time_limit
+        written = None if tolerance is None else str(tolerance)
 
         def ask(expected: str, given: str) -> str:
             nonlocal left
             begin = time.monotonic()
-            verdict = self._process.compare(expected, given, max(left, 0.001))
+            verdict = self._process.compare(expected, given, written, max(left, 0.001))
             left -= time.monotonic() - begin
             if verdict == "timeout":
                 raise TimeoutError
             return verdict
 
-        is_same = expressions.is_equal_list if kind == "list" else expressions.is_equal_expression
+        is_list = question.kind == "list"
+        is_same = expressions.is_equal_list if is_list else expressions.is_equal_expression
+        by = expressions.Means(ask, tolerance)
         try:
-            return _CORRECT if is_same(reference, answer, ask) else Decision("wrong", "not equal")
+            if is_same(question.reference, question.answer, by):
+                return _CORRECT
+            return Decision("wrong", "not equal")
         except expressions.Unreadable as error:
             return Decision("unparsable", str(error))
         except TimeoutError:
@@ -179,7 +198,9 @@ def is_same_text(reference: str, answer: str) -> bool:
     return comparable(reference) == comparable(answer)
 
 
-def decide_number(reference: str, answer: str) -> Decision | None:
+def decide_number(
+    reference: str, answer: str, tolerance: Fraction | None = None
+) -> Decision | None:
     """None when only a mathematical comparison can tell."""
     is_none = is_word_none(answer)
     if is_word_none(reference):
@@ -200,7 +221,8 @@ def decide_number(reference: str, answer: str) -> Decision | None:
         if is_several_numbers(answer):
             return Decision("wrong", "more than one number")
         return Decision("unparsable", "not a number")
-    return _CORRECT if is_equal(expected, given) else Decision("wrong", "another number")
+    is_same = is_equal(expected, given, tolerance)
+    return _CORRECT if is_same else Decision("wrong", "another number")
 
 
 def is_word_none(text: str) -> bool:

@@ -88,7 +88,9 @@ def parse_number(text: str) -> Number:
     return _short_number(text)
 
 
-def is_equal(first: Number, second: Number) -> bool:
+def is_equal(first: Number, second: Number, tolerance: Fraction | None = None) -> bool:
+    if tolerance and isinstance(first, Fraction) and isinstance(second, Fraction):
+        return abs(first - second) <= tolerance
     if isinstance(first, Long) and isinstance(second, Fraction):
         first, second = second, first
     if isinstance(first, Fraction) and isinstance(second, Long):

@@ -37,19 +37,20 @@ class ExpressionProcess:
         with self._lock:
             self._start()
 
-    def compare(self, reference: str, answer: str, seconds: float) -> str:
+    def compare(self, reference: str, answer: str, tolerance: str | None, seconds: float) -> str:
         """The worker's verdict, or "timeout" after `seconds`, or "died" when it dies of it twice.
 
         Starting and waiting for another thread's answer do not count.
         """
+        request = {"reference": reference, "answer": answer, "tolerance": tolerance}
         with self._lock:
             self._make_ready()
             begin = time.monotonic()
-            verdict = self._ask(reference, answer, seconds)
+            verdict = self._ask(request, seconds)
             if verdict == "died":
                 left = seconds - (time.monotonic() - begin)
                 self._make_ready()
-                verdict = self._ask(reference, answer, left)
+                verdict = self._ask(request, left)
             return verdict
 
     def close(self) -> None:
@@ -98,11 +99,10 @@ class ExpressionProcess:
             self._restart()
         raise RuntimeError("the judging process does not start; see its message on stderr")
 
-    def _ask(self, reference: str, answer: str, seconds: float) -> str:
+    def _ask(self, request: dict[str, str | None], seconds: float) -> str:
         number = next(self._ids)
-        request = {"id": number, "reference": reference, "answer": answer}
         try:
-            os.write(self._stdin(), json.dumps(request).encode() + b"\n")
+            os.write(self._stdin(), json.dumps({"id": number, **request}).encode() + b"\n")
         except BrokenPipeError:
             self._restart()
             return "died"

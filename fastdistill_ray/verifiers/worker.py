@@ -15,7 +15,7 @@ from typing import Any
 from latex2sympy2_extended import NormalizationConfig
 from math_verify import parse, verify
 from math_verify.parser import LatexExtractionConfig
-from sympy import Basic, N
+from sympy import Basic, Expr, N, Rational
 
 RECYCLE_AFTER = 4_000  # answers: sympy's caches grow
 RECYCLED = 3  # exit status
@@ -44,17 +44,27 @@ def parse_latex(text: str) -> list:
     return [expression for expression in found if not isinstance(expression, str)]
 
 
-def compare(reference: str, answer: str) -> str:
+def compare(reference: str, answer: str, tolerance: str | None = None) -> str:
     """equal, different, bad_reference or bad_answer."""
     expected, given = parse_latex(reference), parse_latex(answer)
     if not given:
         return "bad_answer"
     if not expected:
         return "bad_reference"
+    if tolerance is not None and _is_within(expected[0], given[0], tolerance):
+        return "equal"
     is_same = verify(
         expected, given, numeric_precision=30, allow_set_relation_comp=True, timeout_seconds=0
     )
     return "equal" if is_same and not _is_only_close(expected[0], given[0]) else "different"
+
+
+def _is_within(first: Any, second: Any, tolerance: str) -> bool:
+    if not (isinstance(first, Expr) and isinstance(second, Expr)):
+        return False
+    distance = N(abs(first - second), 30)
+    # The last digits of the difference are those of rounding to 30 digits.
+    return bool(distance.is_Float and distance <= Rational(tolerance) * (1 + Rational(1, 10**20)))
 
 
 def _is_only_close(first: Any, second: Any) -> bool:
@@ -83,7 +93,7 @@ def serve(time_limit: float, memory_bytes: int) -> int:
         # The caller kills at its limit. Should it be gone, the kernel does, whatever sympy does.
         signal.setitimer(signal.ITIMER_REAL, 2 * time_limit + 1)
         try:
-            verdict = compare(request["reference"], request["answer"])
+            verdict = compare(request["reference"], request["answer"], request["tolerance"])
         except MemoryError:
             verdict = "memory"
         except Exception as error:  # noqa: BLE001  any failure of sympy on a model's text
