@@ -30,6 +30,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 NUM_GROUPS = 13  # in steps of 3: the last of an epoch has one group, so one of two ranks has none
 EPOCHS = 3
 TIMES = ("time/step", "train/tokens_per_second")
+KNOWN_CHECKPOINTS = "checkpoint_manager_snapshot.json"  # Ray Train's own file
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -125,12 +126,15 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def kill_a_worker_after(out: Path, num_steps: int) -> list[int]:
-    """kill -9 of one training process once that many steps are recorded; its pid comes later."""
+    """kill -9 of one training process once that many steps are recorded and Ray's controller knows
+    of a checkpoint, which it learns some time after the step; its pid comes later."""
     killed: list[int] = []
 
     def watch() -> None:
-        file = out / "metrics.jsonl"
-        while not file.exists() or file.read_bytes().count(b"\n") < num_steps:
+        metrics, known = out / "metrics.jsonl", out / "checkpoints" / KNOWN_CHECKPOINTS
+        while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= num_steps):
+            time.sleep(0.005)
+        while not (known.exists() and known.stat().st_size):
             time.sleep(0.005)
         workers = [
             process
