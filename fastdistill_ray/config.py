@@ -5,13 +5,14 @@ A default lives on its field and nowhere else. Needs no torch, Ray or vLLM.
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from fastdistill_ray.advantages import AdvantageKnobs, SelectionKnobs
 from fastdistill_ray.knobs import Knobs
+from fastdistill_ray.lineup import NAME, Baseline, ComparedModel, CompareKnobs, Student
 from fastdistill_ray.objectives import Objective
 from fastdistill_ray.prompts import PromptKnobs
 from fastdistill_ray.rewards import SCORES, RewardKnobs
@@ -109,6 +110,8 @@ class PoolsKnobs(Knobs):
     autoscaling: bool = Field(
         False, description="The cluster adds nodes on demand: pools may exceed what is there now."
     )
+    gpu_hour_price: float = Field(0.0, ge=0, description="Money, for the report; 0: hours only.")
+    cpu_hour_price: float = Field(0.0, ge=0, description="Money, for the report; 0: hours only.")
 
 
 class EvaluationKnobs(Knobs):
@@ -120,31 +123,8 @@ class EvaluationKnobs(Knobs):
     engine: EngineKnobs = EngineKnobs()
 
 
-Baseline = Literal["base", "base_plain", "teacher"]
-
-
-class CompareKnobs(Knobs):
-    """The students made and the models they are compared with, on the same test problems."""
-
-    students: list[Objective] = Field(
-        [], description="Objectives trained on the same groups beside the recipe's own."
-    )
-    baselines: list[Baseline] = Field(
-        ["base", "teacher"],
-        description="base: the student before training; base_plain: without a system text.",
-    )
-    learning_rates: list[float] = Field(
-        [],
-        description="Tried for every student, chosen by validation accuracy; empty: the "
-        "optimizer's, no trial.",
-    )
-    epochs: list[int] = Field(
-        [], description="Ends of these epochs are trials too; empty: the last epoch only."
-    )
-
-
 class Recipe(Knobs):
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="Names the run folder.")
+    name: str = Field(pattern=NAME, description="Names the run folder.")
     task: TaskKnobs
     teacher: TeacherKnobs
     student: StudentKnobs
@@ -166,16 +146,31 @@ class Recipe(Knobs):
         return self
 
 
+def students(recipe: Recipe) -> list[Student]:
+    """Every student the recipe trains, its own first; the one place that derives them."""
+    rates = recipe.compare.learning_rates or [recipe.optimizer.learning_rate]
+    own, model = recipe.objective, recipe.student.model
+    size = recipe.selection.group_size or recipe.sampling.n
+    return [
+        Student(own.kind, own, model, None, rates),
+        *(
+            Student(
+                other.name or other.objective.kind,
+                other.objective,
+                other.model or model,
+                other.group_size if other.group_size != size else None,
+                rates,
+            )
+            for other in recipe.compare.students
+        ),
+    ]
+
+
 def combination_errors(recipe: Recipe) -> list[str]:
     """Settings that are each valid and together impossible; each line names what to change."""
     sampling, training, compare = recipe.sampling, recipe.training, recipe.compare
-    kinds = [recipe.objective.kind, *(student.kind for student in compare.students)]
     size = min(sampling.n, recipe.selection.group_size or sampling.n)
-    errors = []
-    if "advdistill" in kinds and size < 2:
-        errors.append(
-            f"sampling.n: advdistill compares completions, n must be 2 or more, is {size}"
-        )
+    errors = _lineup_errors(recipe, size)
     if size < recipe.selection.min_size:
         errors.append(
             f"selection.min_size: {recipe.selection.min_size} completions cannot be had from "
@@ -185,8 +180,6 @@ def combination_errors(recipe: Recipe) -> list[str]:
         errors.append(f"selection.min_correct: {recipe.selection.min_correct} of {size} cannot be")
     if sampling.n > 1 and sampling.temperature == 0:
         errors.append("sampling.temperature: 0 makes the n completions of a problem identical")
-    if len(set(kinds)) < len(kinds):
-        errors.append(f"compare.students: a kind may appear once, got {kinds} with objective.kind")
     if not training.mask_prompt and training.shared_prompt:
         errors.append("training.mask_prompt: false needs training.shared_prompt: false")
     if bad := [epoch for epoch in compare.epochs if not 1 <= epoch <= training.epochs]:
@@ -215,6 +208,33 @@ def combination_errors(recipe: Recipe) -> list[str]:
             )
     if unknown := sorted(set(recipe.reward.weights) - set(SCORES)):
         errors.append(f"reward.weights: no score is named {unknown}; known: {', '.join(SCORES)}")
+    return errors
+
+
+def _lineup_errors(recipe: Recipe, size: int) -> list[str]:
+    """Of the students and baselines; `size` is that of the recipe's groups."""
+    errors, own = [], students(recipe)
+    for place, student in enumerate(own):
+        where = "sampling.n" if place == 0 else f"compare.students.{place - 1}.group_size"
+        has = student.group_size or size
+        if has > size:
+            errors.append(f"{where}: {has} completions cannot be had from groups of {size}")
+        if student.objective.min_completions > has:
+            errors.append(
+                f"{where}: {student.objective.kind} compares completions, n must be 2 or "
+                f"more, is {has}"
+            )
+        if has < recipe.selection.min_size and place > 0:
+            errors.append(f"{where}: {has} is below selection.min_size; every group would leave")
+    words = [name for name in recipe.compare.baselines if isinstance(name, str)]
+    others = [one.name for one in recipe.compare.baselines if isinstance(one, ComparedModel)]
+    names = [*words, *others, *(student.name for student in own)]
+    reserved = set(others) & set(get_args(Baseline))
+    if repeated := sorted({name for name in names if names.count(name) > 1} | reserved):
+        errors.append(
+            f"compare: the name {repeated[0]} may appear once among baselines and students; give "
+            "the other a name of its own"
+        )
     return errors
 
 

@@ -16,7 +16,9 @@ from fastdistill_ray.advantages import (
     AdvantageKnobs,
     SelectionKnobs,
     drop_reason,
+    group_advantages,
     select_completions,
+    softmax_weights,
 )
 from fastdistill_ray.config import PoolsKnobs, SamplingKnobs, TeacherKnobs
 from fastdistill_ray.generation import (
@@ -144,6 +146,55 @@ def curate(
         )
         log_commits(dataset, store, len(problems) - len(too_long))
     return _result(store, problems, len(too_long))
+
+
+def reselect(
+    groups: Path, selection: SelectionKnobs, advantage: AdvantageKnobs, tau: float, *, out: Path
+) -> StageResult:
+    """A store of the same groups with other completions selected; judgements are kept."""
+    source, store = Store(groups), Store(out)
+    committed = store.recover()
+    for table in source.tables():
+        rows = [
+            reselected_group(row, selection, advantage, tau)
+            for row in table.to_pylist()
+            if row["problem_id"] not in committed
+        ]
+        if rows:
+            store.append(store.write(pa.Table.from_pylist(rows, schema=GROUP_SCHEMA)))
+    dropped = Counter(reason for commit in store.commits() for reason in commit.dropped)
+    kept = dropped.pop("", 0)
+    if not kept:
+        raise ValueError(
+            f"selection.group_size: none of the groups is kept with {selection.group_size} "
+            f"completions ({dict(dropped)})"
+        )
+    return StageResult(kept + dropped.total(), kept, dict(dropped))
+
+
+def reselected_group(
+    row: dict[str, Any], selection: SelectionKnobs, advantage: AdvantageKnobs, tau: float
+) -> dict[str, Any]:
+    """A GROUP_SCHEMA row with advantages and weights relative to the completions now selected."""
+    completions = row["completions"]
+    if any(one["reward"] is None for one in completions):  # of a reference that cannot be used
+        return row
+    texts = [one["text"] for one in completions]
+    chosen = select_completions(texts, selection, row["problem_id"])
+    rewards = [completions[i]["reward"] for i in chosen]
+    advantages = group_advantages(rewards, advantage)
+    weights = softmax_weights(advantages, tau)
+    signals: dict[int, dict[str, float | None]] = {
+        i: {"advantage": float(a), "weight": float(w)}
+        for i, a, w in zip(chosen, advantages, weights, strict=True)
+    }
+    none = {"advantage": None, "weight": None}
+    is_correct = [completions[i]["verdict"] == "correct" for i in chosen]
+    return {
+        **row,
+        "completions": [{**one, **signals.get(i, none)} for i, one in enumerate(completions)],
+        "dropped": drop_reason(is_correct, rewards, selection),
+    }
 
 
 def log_commits(dataset: Any, store: Store, total: int) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from fastdistill_ray.config import EngineKnobs, PoolKnobs, Recipe
+from fastdistill_ray.config import EngineKnobs, PoolKnobs, Recipe, students
 from fastdistill_ray.generation import build_requests
+from fastdistill_ray.lineup import ComparedModel
 from fastdistill_ray.models import (
     check_chat_template,
     context_length,
@@ -24,18 +25,24 @@ from fastdistill_ray.stream import FEED_CPUS
 
 def check_models(recipe: Recipe) -> None:
     """Models are there, have a chat template, and their context holds what the engine is told."""
-    for field, reference, engine in (
-        ("teacher", recipe.teacher.model, recipe.teacher.engine),
-        ("student", recipe.student.model, recipe.evaluation.engine),
-    ):
+    asked = recipe.evaluation.engine
+    models = {("teacher.model", recipe.teacher.model): recipe.teacher.engine}
+    models |= {("student.model", recipe.student.model): asked}
+    models |= {("compare.students", student.model): asked for student in students(recipe)[1:]}
+    models |= {
+        ("compare.baselines", other.model): asked
+        for other in recipe.compare.baselines
+        if isinstance(other, ComparedModel)
+    }
+    for (field, reference), engine in models.items():
         folder = fetch_model(reference)
         check_chat_template(load_tokenizer(folder), reference)
         longest = context_length(folder)
         if engine.max_model_len > longest:
-            section = "teacher.engine" if field == "teacher" else "evaluation.engine"
+            section = "teacher.engine" if field == "teacher.model" else "evaluation.engine"
             raise ValueError(
                 f"{section}.max_model_len: {engine.max_model_len} is more than the context of "
-                f"{field}.model {reference}, {longest}"
+                f"{field} {reference}, {longest}"
             )
 
 

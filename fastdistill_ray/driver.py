@@ -15,7 +15,7 @@ from pathlib import Path
 import ray
 
 from fastdistill_ray import doctor
-from fastdistill_ray.config import Recipe, load_recipe
+from fastdistill_ray.config import Recipe, load_recipe, students
 from fastdistill_ray.records import Problem, Split
 from fastdistill_ray.run_dir import RunDir
 
@@ -34,9 +34,7 @@ class Job:
         doctor.check_shared_folder(self.run.path)
 
     def training_stages(self) -> list[str]:
-        kinds = [self.recipe.objective.kind, *(o.kind for o in self.recipe.compare.students)]
-        rates = self.recipe.compare.learning_rates or [self.recipe.optimizer.learning_rate]
-        return [f"train/{kind}/lr_{rate:g}" for kind in kinds for rate in rates]
+        return [stage for student in students(self.recipe) for stage in student.stages]
 
 
 def main(job: Callable[[Job], None]) -> None:

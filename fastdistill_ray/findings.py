@@ -6,7 +6,7 @@ few groups and problems shown.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-BASELINES = ("base_plain", "base", "teacher")
-MODELS = (*BASELINES, "sft", "advdistill")  # in the order of the report
+BASELINES = ("base_plain", "base", "teacher")  # in the order of the report
 NUM_GROUPS_SEARCHED = 512  # for examples
 
 
@@ -36,10 +35,11 @@ class Results(NamedTuple):
     rows: dict[tuple[str, str, str], Measure]  # model, split, metric
     differences: dict[tuple[str, str, str, str], Measure]  # model, minus, split, metric
     costs: dict[str, dict[str, float]]
+    parts: dict[tuple[str, str, str], Measure] = {}  # model, split, sort of problem
 
     @property
     def models(self) -> list[str]:
-        return in_order(model for model, _, _ in self.rows)
+        return list(dict.fromkeys(model for model, _, _ in self.rows))
 
     @property
     def splits(self) -> list[str]:
@@ -95,19 +95,21 @@ def read_run(run_path: str) -> Run:
     if not recipe_file.is_file():
         raise ValueError(f"run folder {run_path}: no recipe.yaml in it; is it a run's folder?")
     text = recipe_file.read_text(encoding="utf-8")
+    recipe = yaml.safe_load(text)
+    order = [*baseline_names(recipe), *student_entries(recipe)]
     stages = path / "stages"
     manifests = [_read_json(file, {}) for file in stages.rglob("manifest.json")]
     return Run(
         path=path,
-        recipe=yaml.safe_load(text),
+        recipe=recipe,
         recipe_text=text,
         versions=_read_json(path / "versions.json", {}),
-        results=_read_results(path / "results.json"),
+        results=_read_results(path / "results.json", order),
         trials=_read_json(stages / "choose.json", {"trials": []})["trials"],
         manifests=sorted(manifests, key=lambda manifest: manifest["finished"]),
-        trainings=_read_trainings(stages / "train"),
+        trainings=_read_trainings(stages / "train", order),
         groups=read_group_numbers(stages / "groups"),
-        answers=_read_answers(stages / "evaluate"),
+        answers=_read_answers(stages / "evaluate", order),
     )
 
 
@@ -177,24 +179,37 @@ def example_answers(run: Run, student: str) -> list[ProblemAnswers]:
     return examples
 
 
-def in_order(models: Iterable[str]) -> list[str]:
-    """Each once, baselines first; unknown ones last, as they came."""
-    return sorted(dict.fromkeys(models), key=_place)
+def baseline_names(recipe: dict[str, Any]) -> list[str]:
+    """Those that the recipe compares with, in the order of the report."""
+    given = recipe["compare"]["baselines"]
+    named = [entry["name"] for entry in given if not isinstance(entry, str)]
+    return [*(name for name in BASELINES if name in given), *named]
 
 
-def _place(model: str) -> int:
-    return MODELS.index(model) if model in MODELS else len(MODELS)
+def student_entries(recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Each student's name and what the recipe says of it, the recipe's own last."""
+    others = {entry["name"] or entry["kind"]: entry for entry in recipe["compare"]["students"]}
+    own = {"name": "", "model": "", "group_size": None, **recipe["objective"]}
+    return {**others, own["kind"]: own}
 
 
-def _read_results(file: Path) -> Results:
-    tree = {"rows": [], "differences": [], "costs": [], **_read_json(file, {})}
+def _place(model: str, order: list[str]) -> int:
+    """Unknown ones come last."""
+    return order.index(model) if model in order else len(order)
+
+
+def _read_results(file: Path, order: list[str]) -> Results:
+    empty = {"rows": [], "differences": [], "parts": [], "costs": []}
+    tree = {**empty, **_read_json(file, {})}
+    rows = sorted(tree["rows"], key=lambda row: _place(row["model"], order))
     return Results(
-        rows={(r["model"], r["split"], r["metric"]): _measure(r) for r in tree["rows"]},
+        rows={(r["model"], r["split"], r["metric"]): _measure(r) for r in rows},
         differences={
             (r["model"], r["minus"], r["split"], r["metric"]): _measure(r)
             for r in tree["differences"]
         },
         costs={cost["model"]: cost for cost in tree["costs"]},
+        parts={(r["model"], r["split"], r["part"]): _measure(r) for r in tree["parts"]},
     )
 
 
@@ -202,7 +217,7 @@ def _measure(row: dict[str, Any]) -> Measure:
     return Measure(row["value"], row["low"], row["high"], row["num_problems"])
 
 
-def _read_trainings(folder: Path) -> list[Training]:
+def _read_trainings(folder: Path, order: list[str]) -> list[Training]:
     trainings = []
     for file in sorted(folder.glob("*/*/metrics.jsonl")):
         rate = file.parent.name.removeprefix("lr_")
@@ -211,7 +226,7 @@ def _read_trainings(folder: Path) -> list[Training]:
         except ValueError:
             learning_rate = None
         trainings.append(Training(file.parent.parent.name, learning_rate, _read_steps(file)))
-    return sorted(trainings, key=lambda t: (_place(t.student), t.learning_rate or 0.0))
+    return sorted(trainings, key=lambda t: (_place(t.student, order), t.learning_rate or 0.0))
 
 
 def _read_steps(file: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -231,11 +246,12 @@ def _read_steps(file: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return series
 
 
-def _read_answers(folder: Path) -> dict[str, pa.Table]:
+def _read_answers(folder: Path, order: list[str]) -> dict[str, pa.Table]:
     columns = ["problem_id", "split", "k", "num_tokens", "verdict", "lenient_verdict"]
     files = {file.stem: file for file in folder.glob("*.parquet")}
     # A file without rows has no columns either.
-    models = [model for model in in_order(files) if pq.read_metadata(files[model]).num_rows]
+    models = sorted(files, key=lambda model: (_place(model, order), model))
+    models = [model for model in models if pq.read_metadata(files[model]).num_rows]
     return {model: pq.read_table(files[model], columns=columns) for model in models}
 
 

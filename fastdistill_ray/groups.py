@@ -203,12 +203,16 @@ def _arriving(store: Store) -> Iterator[Location]:
 
 
 def _shuffled(store: Store, plan: StepPlan, epoch: int) -> Iterator[Location]:
-    while not store.is_complete():
-        _raise_if_failed(store)
-        time.sleep(POLL_SECONDS)
+    wait_until_complete(store)
     locations = sorted(store.locations())
     order = np.random.default_rng([plan.seed, epoch]).permutation(len(locations))
     return iter([locations[i] for i in order])
+
+
+def wait_until_complete(store: Store) -> None:
+    while not store.is_complete():
+        _raise_if_failed(store)
+        time.sleep(POLL_SECONDS)
 
 
 def _raise_if_failed(store: Store) -> None:

@@ -19,6 +19,8 @@ RESAMPLES = 2000
 SEED = 0
 LOOP_WORDS, LOOP_REPEATS = 4, 3  # of the degenerate rate: k and m
 NGRAM = 4
+MAX_PARTS = 30
+ANSWERABLE = "all with an answer"
 
 
 class Estimate(NamedTuple):
@@ -107,6 +109,31 @@ def summarize(rows: list[Row], model: str, split: str) -> list[dict[str, Any]]:
     return [
         {"model": model, "split": split, "metric": name, **result._asdict()}
         for name, result in estimates.items()
+    ]
+
+
+def accuracy_by_part(rows: list[Row], model: str, split: str) -> list[dict[str, Any]]:
+    """Accuracy of each sort of problem: the part of the id before the last, as task/part/number.
+
+    Where some references are the word None (problems without an answer), also of all others. Empty
+    where the split is of one sort.
+    """
+    parts: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["split"] == split:
+            name = row["problem_id"].split("/")[-2] if row["problem_id"].count("/") > 1 else ""
+            parts.setdefault(name, []).append(row)
+    if len(parts) < 2 or len(parts) > MAX_PARTS:
+        return []
+    answerable = [row for part in parts.values() for row in part if row["reference"] != "None"]
+    if len(answerable) < sum(len(part) for part in parts.values()):
+        parts[ANSWERABLE] = answerable
+    return [
+        {
+            **{"model": model, "split": split, "part": name},
+            **estimate(by_problem(part), METRICS["accuracy"])._asdict(),
+        }
+        for name, part in parts.items()
     ]
 
 

@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 
 from fastdistill_ray import training
 from fastdistill_ray.comparison import Trial, choose, write_results
-from fastdistill_ray.config import Recipe
-from fastdistill_ray.curation import Judging, curate
+from fastdistill_ray.config import Recipe, students
+from fastdistill_ray.curation import Judging, curate, reselect
 from fastdistill_ray.evaluation import Model, evaluate
-from fastdistill_ray.groups import FAILED, StepPlan, Store, num_steps
-from fastdistill_ray.objectives import AdvDistill, Objective
+from fastdistill_ray.groups import FAILED, StepPlan, Store, num_steps, wait_until_complete
+from fastdistill_ray.lineup import ComparedModel, Student
+from fastdistill_ray.objectives import AdvDistill
 from fastdistill_ray.progress import FollowMetrics
 from fastdistill_ray.records import PROBLEM_SCHEMA, SPLITS, Problem, Split
 from fastdistill_ray.run_dir import RunDir, StageResult, write_text
@@ -99,36 +100,34 @@ def _generate_or_mark_failed(recipe: Recipe, run: RunDir, problems: list[Problem
 
 
 def train_students(recipe: Recipe, run: RunDir, num_problems: int) -> list[Trial]:
-    """Every objective with every learning rate tried, on the groups of the store."""
-    objectives = [recipe.objective, *recipe.compare.students]
-    rates = recipe.compare.learning_rates or [recipe.optimizer.learning_rate]
+    """Every student with every learning rate tried, on the groups of the store."""
     return [
         trial
-        for objective in objectives
-        for rate in rates
-        for trial in _train(recipe, run, objective, rate, num_problems)
+        for student in students(recipe)
+        for name, rate in student.stages.items()
+        for trial in _train(recipe, run, student, name, rate, num_problems)
     ]
 
 
 def _train(
-    recipe: Recipe, run: RunDir, objective: Objective, rate: float, num_problems: int
+    recipe: Recipe, run: RunDir, student: Student, name: str, rate: float, num_problems: int
 ) -> list[Trial]:
-    groups = run.folder("groups")
+    groups = _groups_for(recipe, run, student)
     knobs = recipe.training
+    follow = knobs.overlap and groups == run.folder("groups")
     plan = StepPlan(
-        str(groups), knobs.groups_per_step, knobs.epochs, knobs.max_steps, knobs.seed, knobs.overlap
+        str(groups), knobs.groups_per_step, knobs.epochs, knobs.max_steps, knobs.seed, follow
     )
-    num_groups = num_problems if knobs.overlap else len(Store(groups).locations())
+    num_groups = num_problems if follow else len(Store(groups).locations())
     total_steps = num_steps(plan, num_groups)
-    name = f"train/{objective.kind}/lr_{rate:g}"
     out = run.folder(name)
-    with FollowMetrics(out / "metrics.jsonl", f"train {objective.kind} {rate:g}", total_steps):
+    with FollowMetrics(out / "metrics.jsonl", f"train {student.name} {rate:g}", total_steps):
         run.stage(
             name,
             training.train,
-            model=recipe.student.model,
+            model=student.model,
             prompt=recipe.student.prompt,
-            objective=objective,
+            objective=student.objective,
             advantage=recipe.advantage,
             optimizer=recipe.optimizer.model_copy(update={"learning_rate": rate}),
             training=knobs,
@@ -138,10 +137,26 @@ def _train(
             student_pool=recipe.pools.student,
             pool=recipe.pools.student,
         )
-    return _trials(out, objective.kind, rate)
+    return _trials(out, student.name, rate)
 
 
-def _trials(out: Path, kind: str, rate: float) -> list[Trial]:
+def _groups_for(recipe: Recipe, run: RunDir, student: Student) -> Path:
+    """The store a student is trained on: the recipe's, or one with fewer completions per group."""
+    groups = run.folder("groups")
+    if student.group_size is None:
+        return groups
+    wait_until_complete(Store(groups))
+    return run.stage(
+        f"groups_of_{student.group_size}",
+        reselect,
+        groups,
+        recipe.selection.model_copy(update={"group_size": student.group_size}),
+        recipe.advantage,
+        getattr(recipe.objective, "tau", AdvDistill().tau),
+    )
+
+
+def _trials(out: Path, name: str, rate: float) -> list[Trial]:
     """The exported epochs of a finished training with what they had cost by then."""
     lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     metrics = [json.loads(line) for line in lines]
@@ -151,7 +166,7 @@ def _trials(out: Path, kind: str, rate: float) -> list[Trial]:
         until = [line for line in metrics if line["epoch"] < epoch]
         trials.append(
             Trial(
-                student=kind,
+                student=name,
                 learning_rate=rate,
                 epoch=epoch,
                 weights=str(folder),
@@ -165,14 +180,14 @@ def _trials(out: Path, kind: str, rate: float) -> list[Trial]:
 def choose_students(
     recipe: Recipe, run: RunDir, trials: list[Trial], problems: list[Problem]
 ) -> dict[str, Trial]:
-    """The best trial of each objective on validation problems, put into students/<kind>."""
+    """The best trial of each student on validation problems, put into students/<name>."""
     validated = None
     if recipe.compare.learning_rates or recipe.compare.epochs:
         models = [Model(trial.name, trial.weights, recipe.student.prompt) for trial in trials]
         validated = _evaluate(recipe, run, "validate", models, problems)
     chosen = choose(trials, validated, out=run.path / "stages" / "choose.json")
-    for kind, trial in chosen.items():
-        _place(Path(trial.weights), run.path / "students" / kind)
+    for name, trial in chosen.items():
+        _place(Path(trial.weights), run.path / "students" / name)
     return chosen
 
 
@@ -188,7 +203,12 @@ def evaluate_models(
         "teacher": Model("teacher", teacher.model, teacher.prompt),
     }
     models = [model for name, model in baselines.items() if name in recipe.compare.baselines]
-    models += [Model(kind, str(run.path / "students" / kind), student.prompt) for kind in chosen]
+    models += [
+        Model(other.name, other.model, other.prompt)
+        for other in recipe.compare.baselines
+        if isinstance(other, ComparedModel)
+    ]
+    models += [Model(name, str(run.path / "students" / name), student.prompt) for name in chosen]
     folder = _evaluate(recipe, run, "evaluate", models, problems)
     write_results(
         folder,

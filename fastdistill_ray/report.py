@@ -55,6 +55,8 @@ from fastdistill_ray.tables import (
 )
 
 TEACHER_GROUPS = "Teacher, training problems"
+# With at least one correct completion of 8 by Qwen2.5-7B-Instruct: arXiv 2507.00054.
+PAPER_KEPT = {"gsm8k": 7279, "open_s1": 2474, "mmlu_pro": 6973}
 
 
 def write_report(run_path: str) -> str:
@@ -109,12 +111,12 @@ def _group_blocks(run: Run) -> list[Block]:
             f"Correct completions per group over {len(groups.sizes):,} groups. Groups in the "
             "middle teach most: they show right and wrong answers to the same problem.",
         ),
-        _dropped_table(groups),
+        _dropped_table(groups, PAPER_KEPT.get(run.recipe["task"]["name"])),
         *_reward_figure(groups),
     ]
 
 
-def _dropped_table(groups: GroupNumbers) -> Table:
+def _dropped_table(groups: GroupNumbers, paper_kept: int | None) -> Table:
     total = len(groups.sizes)
     reasons = sorted(groups.dropped.items(), key=lambda item: (item[0] != "", -item[1]))
     rows = [
@@ -122,6 +124,8 @@ def _dropped_table(groups: GroupNumbers) -> Table:
         for reason, count in reasons
     ]
     caption = "Groups the students were trained on, and those left out with the reason."
+    if paper_kept:
+        rows.append(["Kept in the paper (arXiv 2507.00054)", f"{paper_kept:,}", ""])
     return Table(["Groups", "Number", "Share %"], rows, caption)
 
 
@@ -237,23 +241,31 @@ def _example_blocks(run: Run) -> list[Block]:
 def _cost_blocks(run: Run) -> list[Block]:
     sums = ("seconds", "cpu_hours", "gpu_hours", "prompt_tokens", "completion_tokens")
     total = {name: sum(manifest[name] for manifest in run.manifests) for name in sums}
+    pools = run.recipe["pools"]
     rows = [
         [
             manifest["stage"],
-            *_resource_cells(manifest),
+            *_resource_cells(manifest, pools),
             f"{manifest['rows_in']:,}",
             f"{manifest['rows_out']:,}",
             _remarks(manifest),
         ]
         for manifest in run.manifests
     ]
-    header = ["Stage", "Seconds", "CPU hours", "GPU hours", "Prompt tokens", "Completion tokens"]
+    header = ["Stage", "Seconds", "CPU hours", "GPU hours"]
     caption = (
         "In the order the stages finished. Hours are of resources held. The seconds of stages that "
         "ran at the same time are added up."
     )
-    rows.append(["All stages", *_resource_cells(total), "", "", ""])
-    table = Table([*header, "Rows in", "Rows out", "Set aside"], rows, caption)
+    if _has_prices(pools):
+        header.append("Cost")
+        caption += (
+            f" Cost is {pools['gpu_hour_price']:g} per GPU-hour and "
+            f"{pools['cpu_hour_price']:g} per CPU-hour."
+        )
+    header += ["Prompt tokens", "Completion tokens", "Rows in", "Rows out", "Set aside"]
+    rows.append(["All stages", *_resource_cells(total, pools), "", "", ""])
+    table = Table(header, rows, caption)
     return [table] if run.manifests else []
 
 
@@ -322,11 +334,20 @@ def _completion(place: int, completion: dict[str, Any], is_open: bool) -> Answer
     return Answer(name, verdict, facts, completion["text"], is_open=is_open)
 
 
-def _resource_cells(numbers: Mapping[str, float]) -> list[Cell | str]:
+def _has_prices(pools: Mapping[str, Any]) -> bool:
+    return bool(pools["gpu_hour_price"] or pools["cpu_hour_price"])
+
+
+def _resource_cells(numbers: Mapping[str, float], pools: Mapping[str, Any]) -> list[Cell | str]:
+    cost = (
+        numbers["gpu_hours"] * pools["gpu_hour_price"]
+        + numbers["cpu_hours"] * pools["cpu_hour_price"]
+    )
     return [
         f"{numbers['seconds']:,.1f}",
         f"{numbers['cpu_hours']:,.3f}",
         f"{numbers['gpu_hours']:,.3f}",
+        *([f"{cost:,.2f}"] if _has_prices(pools) else []),
         f"{numbers['prompt_tokens']:,}",
         f"{numbers['completion_tokens']:,}",
     ]

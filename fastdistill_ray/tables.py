@@ -24,7 +24,13 @@ def result_blocks(run: Run) -> list[Block]:
     if not run.results.rows:
         return []
     tables = [_result_table(run, split) for split in run.results.splits]
-    return [*tables, Text(_explain_accuracy(run)), *_pass_at_k(run), *_accuracy_figure(run)]
+    return [
+        *tables,
+        Text(_explain_accuracy(run)),
+        *_pass_at_k(run),
+        *_accuracy_figure(run),
+        *(table for split in run.results.splits for table in _part_table(run, split)),
+    ]
 
 
 def _result_table(run: Run, split: str) -> Table:
@@ -52,6 +58,23 @@ def _result_table(run: Run, split: str) -> Table:
         rows,
         title=f"{split_label(split).capitalize()}: {num_problems:,} problems",
     )
+
+
+def _part_table(run: Run, split: str) -> list[Table]:
+    """Accuracy by sort of problem, a column per model."""
+    found = {key: m for key, m in run.results.parts.items() if key[1] == split}
+    names = list(dict.fromkeys(name for _, _, name in found))
+    models = [model for model in run.results.models if any(key[0] == model for key in found)]
+    rows: list[list[Cell | str]] = []
+    for name in names:
+        measures = [found.get((model, split, name), ABSENT) for model in models]
+        num_problems = max(measure.num_problems for measure in measures)
+        rows.append(
+            [name.replace("_", " "), f"{num_problems:,}", *(_interval_cell(m) for m in measures)]
+        )
+    header = ["Problems", "Number", *(f"{model_label(model, run.recipe)} %" for model in models)]
+    title = f"{split_label(split).capitalize()}: accuracy by sort of problem"
+    return [Table(header, rows, title=title)] if rows else []
 
 
 def _explain_accuracy(run: Run) -> str:

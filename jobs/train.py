@@ -12,8 +12,8 @@ def train(job: Job) -> None:
     problems = prepare_problems(job.recipe, job.run)
     job.check(problems)
     trials = train_students(job.recipe, job.run, len(problems["train"]))
-    for kind in choose_students(job.recipe, job.run, trials, problems["validation"]):
-        print(job.run.path / "students" / kind)
+    for name in choose_students(job.recipe, job.run, trials, problems["validation"]):
+        print(job.run.path / "students" / name)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,10 @@ SENTENCES = [
 ]
 
 
-def make_tiny_model(folder: str, seed: int = 0, tie_word_embeddings: bool = True) -> str:
-    """Two layers, hidden size 64, 2,048 positions, fp32; equal seeds give equal weights.
+def make_tiny_model(
+    folder: str, seed: int = 0, tie_word_embeddings: bool = True, num_layers: int = 2
+) -> str:
+    """Hidden size 64, 2,048 positions, fp32; equal seeds give equal weights.
 
     Every call makes the same tokenizer. Returns `folder`.
     """
@@ -33,7 +35,7 @@ def make_tiny_model(folder: str, seed: int = 0, tie_word_embeddings: bool = True
         vocab_size=len(tokenizer),
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=2,
+        num_hidden_layers=num_layers,
         num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=2048,

@@ -31,6 +31,7 @@ ORDER = [
     ["metrics", "tasks", "prompts", "verifiers"],
     ["advantages", "rewards"],
     ["scoring", "objectives", "packing"],
+    ["lineup"],
     ["config"],
     ["run_dir", "progress"],
     ["models", "groups", "student", "checkpoints"],

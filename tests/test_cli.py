@@ -4,8 +4,11 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+
+RECIPES = Path("jobs/recipes")
 
 
 def fastdistill(*arguments: str) -> subprocess.CompletedProcess:
@@ -44,11 +47,11 @@ def test_cli_help_and_fields_name_every_knob_of_the_method():
         assert name in fields
 
 
-@pytest.mark.parametrize("recipe", ["demo", "gsm8k"])
+@pytest.mark.parametrize("recipe", sorted(file.stem for file in RECIPES.glob("*.yaml")))
 def test_cli_dry_run_prints_the_plan_and_makes_no_folder(recipe, tmp_path):
     run_dir = tmp_path / "run"
     done = fastdistill(
-        "distill", f"jobs/recipes/{recipe}.yaml", "--dry-run", "--run-dir", str(run_dir)
+        "distill", str(RECIPES / f"{recipe}.yaml"), "--dry-run", "--run-dir", str(run_dir)
     )
     assert done.returncode == 0, done.stderr
     for word in ("generate", "train      advdistill", "train      sft", "evaluate", "steps"):

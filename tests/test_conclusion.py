@@ -10,6 +10,10 @@ RECIPE = {
     "objective": {"kind": "advdistill"},
     "teacher": {"model": "org/big", "prompt": {"shots": []}},
     "student": {"model": "org/small"},
+    "compare": {
+        "baselines": ["base_plain", "base", "teacher"],
+        "students": [{"kind": "sft", "name": "", "model": "", "group_size": None}],
+    },
 }
 
 
@@ -70,6 +74,7 @@ def test_conclusion_same_folder_by_two_names_is_prompt_distillation(tmp_path: Pa
         "objective": {"kind": "advdistill"},
         "teacher": {"model": teacher, "prompt": {"shots": [{}]}},
         "student": {"model": student},
+        "compare": RECIPE["compare"],
     }
     gap = measure(0.3, 0.2, 0.4)
     text = conclusion(results_where(measure(0.5), measure(0.2), gap, rival="teacher"), recipe)

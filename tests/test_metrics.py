@@ -10,6 +10,7 @@ import pytest
 from fastdistill_ray.metrics import (
     COMPARED,
     METRICS,
+    accuracy_by_part,
     by_problem,
     compare_rows,
     count_loops,
@@ -283,6 +284,23 @@ def test_paired_difference_of_metric_without_value_is_refused() -> None:
     rows = [make_row("a"), make_row("b", "wrong")]
     with pytest.raises(ValueError, match="some problems have no value"):
         paired_difference(rows, rows, "mean_tokens_wrong")
+
+
+def test_accuracy_by_part_reads_the_part_from_the_id_and_knows_unanswerable_ones() -> None:
+    rows = [
+        make_row("t/a/0", "correct", reference="1"),
+        make_row("t/a/1", "unparsable", "wrong", reference="2"),
+        make_row("t/b/2", "unparsable", "correct", reference="None"),
+        make_row("t/c/3", "correct", reference="1", split="ood"),
+    ]
+    found = accuracy_by_part(rows, "m", "test")
+    assert [(row["part"], row["value"], row["num_problems"]) for row in found] == [
+        ("a", 0.5, 2),
+        ("b", 1.0, 1),
+        ("all with an answer", 0.5, 2),
+    ]
+    assert (found[0]["low"], found[0]["high"]) == pytest.approx((0.0945, 0.9055), abs=1e-4)
+    assert accuracy_by_part(rows, "m", "ood") == [], "one sort needs no table"
 
 
 def test_compare_rows_gives_one_difference_per_compared_metric() -> None:

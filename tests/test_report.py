@@ -203,6 +203,76 @@ def test_report_cost_table_adds_up_all_stages(run: Path) -> None:
     assert (rows[-1][1], rows[-1][5]) == (f"{totals[0]:,.1f}", f"{totals[1]:,}")
 
 
+def test_report_with_prices_has_costs_by_stage_and_in_all(copy: Path) -> None:
+    recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
+    recipe["pools"] |= {"gpu_hour_price": 2.5, "cpu_hour_price": 0.5}
+    (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    file = copy / "stages/groups/manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"gpu_hours": 4.0}))
+    write_report(str(copy))
+    text = (copy / "report.md").read_text(encoding="utf-8")
+    header, *rows = read_tables(text)["Cost"]
+    costs = {row[0]: row[header.index("Cost")] for row in rows}
+    assert costs["groups"] == f"{4 * 2.5 + 0.5 * 212 / 3600:.2f}"
+    cpu_hours = sum(json.loads(f.read_text())["cpu_hours"] for f in copy.rglob("manifest.json"))
+    assert costs["All stages"] == f"{4 * 2.5 + 0.5 * cpu_hours:.2f}"
+    assert "Cost is 2.5 per GPU-hour and 0.5 per CPU-hour." in text
+
+
+def test_report_of_a_dataset_of_the_paper_shows_the_groups_kept_there(copy: Path) -> None:
+    recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
+    recipe["task"]["name"] = "open_s1"
+    (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    write_report(str(copy))
+    rows = read_tables((copy / "report.md").read_text(encoding="utf-8"))["Rewards and groups"]
+    assert rows[-1] == ["Kept in the paper (arXiv 2507.00054)", "2,474", ""]
+
+
+def test_report_of_more_students_and_models_names_them_by_what_they_are(tmp_path: Path) -> None:
+    names = {"few": (0.3, 0.9, 60.0), "sft_big": (0.8, 0.9, 40.0), "three": (0.6, 0.9, 40.0)}
+    path = Path(make_run(tmp_path / "run", {**SKILL, **names}))
+    recipe = yaml.safe_load((path / "recipe.yaml").read_text())
+    entry = {"name": "sft_big", "model": "org/big-3B", "group_size": None, "kind": "sft"}
+    three = {"name": "three", "model": "", "group_size": 3, "kind": "advdistill"}
+    recipe["compare"]["students"] += [entry, three]
+    prompt = {"system": "", "shots": [{"question": "q", "answer": "a"}] * 2}
+    few = {"name": "few", "model": recipe["student"]["model"], "prompt": prompt}
+    recipe["compare"]["baselines"].append(few)
+    (path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    write_report(str(path))
+    text = (path / "report.md").read_text(encoding="utf-8")
+    assert [row[0] for row in read_tables(text)["Test: 120 problems"][1:]] == [
+        "Base student, plain prompt",
+        "Base student",
+        "Teacher, 4 shots",
+        "Base student, 2 shots",
+        "SFT on best completion",
+        "SFT on best completion, big-3B",
+        "AdvDistill, 3 completions",
+        "AdvDistill",
+    ]
+    assert re.search(r"AdvDistill (does not beat|solves)", text.split("## ")[0])
+    assert "Base student, 2 shots" in text.split("## ")[0], "measured against the student"
+
+
+def test_report_shows_accuracy_by_sort_of_problem(copy: Path) -> None:
+    results = json.loads((copy / "results.json").read_text())
+    row = {"split": "ood", "low": 0.1, "high": 0.3, "num_problems": 40}
+    results["parts"] = [
+        {**row, "model": "base", "part": "digit_expansion", "value": 0.2},
+        {**row, "model": "advdistill", "part": "digit_expansion", "value": 0.25},
+        {**row, "model": "base", "part": "reversing", "value": 0.15},
+    ]
+    (copy / "results.json").write_text(json.dumps(results))
+    write_report(str(copy))
+    tables = read_tables((copy / "report.md").read_text(encoding="utf-8"))
+    assert tables["Perturbed (ood): accuracy by sort of problem"] == [
+        ["Problems", "Number", "Base student %", "AdvDistill %"],
+        ["digit expansion", "40", "20.0 (10.0 to 30.0)", "25.0 (10.0 to 30.0)"],
+        ["reversing", "40", "15.0 (10.0 to 30.0)", "\u2013"],
+    ]
+
+
 def test_report_model_of_equal_weights_is_called_prompt_distillation(run: Path) -> None:
     sentence = "Teacher and base are the same weights: this is prompt distillation."
     for name in ("report.html", "report.md"):

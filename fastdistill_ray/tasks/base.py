@@ -1,68 +1,49 @@
-"""What every task shares: its knobs, reading rows, dividing them into splits, checking problems."""
+"""What every task shares: its knobs, dividing problems into splits, checking them."""
 
 import dataclasses
-import json
 import logging
 import random
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from fastdistill_ray.knobs import Knobs
-from fastdistill_ray.records import Problem, Split
+from fastdistill_ray.records import Kind, Problem, Split
 
 logger = logging.getLogger(__name__)
 Problems = dict[Split, list[Problem]]
 Item = TypeVar("Item")
 
 
-class TaskKnobs(Knobs):
-    name: str = Field(description="A name in TASKS: word_problems, gsm8k, jsonl.")
+JsonlField = Literal["question", "answer", "kind", "options", "tolerance", "id", "split"]
+
+
+class OodKnobs(Knobs):
+    name: str = Field(description="A name in TASKS: its test problems are this recipe's ood.")
     path: str = Field("", description="A local file or folder instead of the hub's dataset.")
-    seed: int = Field(0, description="Of generated problems and of held-out splits.")
+
+
+class TaskKnobs(Knobs):
+    name: str = Field(description="A name in TASKS, or reasoning_gym:<dataset>.")
+    path: str = Field("", description="A local file or folder instead of the hub's dataset.")
+    seed: int = Field(0, ge=0, description="Of generated problems and of held-out splits.")
     num_train: int | None = Field(None, ge=1, description="Problems to use; none: all.")
     num_validation: int = Field(0, ge=0, description="Held out of train.")
-    num_test: int | None = Field(None, ge=0, description="Problems to use; none: all.")
+    num_test: int | None = Field(
+        None, ge=0, description="Problems to use; none: all, or what HELD_OUT says of the task."
+    )
     num_ood: int | None = Field(None, ge=0, description="Problems to use; none: all.")
-
-
-def read_jsonl(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields ("FILE line N", object); blank lines are skipped, anything else raises."""
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise ValueError(f"{file}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: not UTF-8 text (byte {error.start})") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{file} line {number}"
-        try:
-            row = json.loads(line, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{where}: not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f'{where}: expected an object such as {{"question": "..."}}')
-        yield where, row
-
-
-def read_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """As `read_jsonl`, for .jsonl and .parquet files."""
-    if file.suffix == ".parquet":
-        try:
-            table = pq.read_table(file)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise ValueError(f"{file}: not a readable Parquet file") from error
-        yield from ((f"{file} row {i}", row) for i, row in enumerate(table.to_pylist(), start=1))
-    elif file.suffix == ".jsonl":
-        yield from read_jsonl(file)
-    else:
-        raise ValueError(f"{file}: expected a .jsonl or .parquet file")
+    ood: OodKnobs | None = Field(
+        None, description="Another task whose test problems are asked beside those of this one."
+    )
+    columns: dict[JsonlField, str] = Field(
+        {}, description="jsonl: columns of the file by field; a dot goes into an object."
+    )
+    kind: Kind = Field("number", description="jsonl: of problems that name none.")
+    settings: dict[str, Any] = Field(
+        {}, description="reasoning_gym: arguments of the dataset, such as {max_terms: 3}."
+    )
 
 
 def require_text(row: dict[str, Any], names: tuple[str, ...], where: str) -> None:
@@ -90,19 +71,26 @@ def divide(found: Problems, knobs: TaskKnobs) -> Problems:
         test, _ = take(found["test"], knobs.num_test, rng, "task.num_test")
     else:
         test, train = take(train, knobs.num_test or 0, rng, "task.num_test")
-    train = _without(train, test + ood, "train")
+    train = _without(train, test + ood)
     if validation:
-        validation = _without(validation, test + ood, "validation")
+        validation = _without(validation, test + ood)
         validation, _ = take(validation, knobs.num_validation, rng, "task.num_validation")
     else:
         validation, train = take(train, knobs.num_validation, rng, "task.num_validation")
-    train = _without(train, validation, "train")
+    train = _without(train, validation)
     train, _ = take(train, knobs.num_train, rng, "task.num_train")
     chosen: Problems = {"train": train, "validation": validation, "test": test, "ood": ood}
     return {
         split: [dataclasses.replace(problem, split=split) for problem in problems]
         for split, problems in chosen.items()
     }
+
+
+def take_ood(problems: list[Problem], knobs: TaskKnobs) -> list[Problem]:
+    """`num_ood` of another task's problems by seed, as ood problems of this one."""
+    rng = random.Random(f"ood/{knobs.seed}")
+    chosen, _ = take(problems, knobs.num_ood, rng, "task.num_ood")
+    return [dataclasses.replace(problem, split="ood") for problem in chosen]
 
 
 def take(
@@ -125,6 +113,11 @@ def normalise(question: str) -> str:
     return " ".join(question.lower().split())
 
 
+def asked(problem: Problem) -> str:
+    """What makes two problems the same: "Which is true?" differs by its options."""
+    return normalise(" ".join([problem.question, *problem.options]))
+
+
 def check_problems(problems: Problems) -> None:
     """Ids unique, nothing empty, no trained or chosen-on question asked again in evaluation."""
     seen: dict[str, Split] = {}
@@ -139,7 +132,7 @@ def check_problems(problems: Problems) -> None:
             if not problem.question.strip() or not problem.reference.strip():
                 raise ValueError(f"{problem.problem_id}: question or reference is empty")
     questions = {
-        split: {normalise(problem.question): problem.problem_id for problem in members}
+        split: {asked(problem): problem.problem_id for problem in members}
         for split, members in problems.items()
     }
     for first, second in (
@@ -156,17 +149,18 @@ def check_problems(problems: Problems) -> None:
             )
 
 
-def _without(problems: list[Problem], others: list[Problem], split: Split) -> list[Problem]:
-    asked = {normalise(problem.question) for problem in others}
-    kept = [problem for problem in problems if normalise(problem.question) not in asked]
+def _without(problems: list[Problem], others: list[Problem]) -> list[Problem]:
+    taken = {asked(problem) for problem in others}
+    return keep(problems, lambda problem: asked(problem) not in taken)
+
+
+def keep(problems: list[Problem], is_kept: Callable[[Problem], bool]) -> list[Problem]:
+    """Those that may be trained on; the others are counted in the log."""
+    kept = [problem for problem in problems if is_kept(problem)]
     if len(kept) < len(problems):
         logger.warning(
-            "%d %s problems left out: their questions are asked in evaluation splits",
+            "%d %s problems left out: evaluation splits ask or derive from their questions",
             len(problems) - len(kept),
-            split,
+            problems[0].split,
         )
     return kept
-
-
-def _refuse_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not a number of JSON")

@@ -1,38 +1,33 @@
-"""GSM8K (openai/gsm8k, MIT): grade-school word problems whose answer is a number."""
+"""GSM8K (openai/gsm8k, MIT): grade-school word problems whose answer is a number.
+
+GSM-Plus (qintongli/GSM-Plus, CC-BY-SA-4.0; its testmini of 2,400) perturbs 300 of GSM8K's test
+questions in eight ways, one of which makes them unanswerable: the reference is then None.
+"""
 
 import re
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
 
-from fastdistill_ray.records import Problem, Split
-from fastdistill_ray.tasks.base import Problems, TaskKnobs, divide, read_rows, require_text
+from fastdistill_ray.records import Problem
+from fastdistill_ray.tasks.base import Problems, TaskKnobs
+from fastdistill_ray.tasks.source import Hub, Row, load_table, read_table, rounding, slug
 
-HUB_ID, HUB_CONFIG = "openai/gsm8k", "main"
-SPLITS: tuple[Split, Split] = ("train", "test")
+GSM8K = Hub("openai/gsm8k", {"train": ("train",), "test": ("test",)}, config="main")
+GSM_PLUS = Hub("qintongli/GSM-Plus", {"test": ("testmini", "gsmplus_testmini")})
 NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
 
-def load(knobs: TaskKnobs) -> Problems:
-    """From the hub; or `path`: a folder with train.jsonl and test.jsonl, or one file as train.
+def load_gsm8k(knobs: TaskKnobs) -> Problems:
+    """Validation is held out of train, and so is test where the path is one file."""
+    return load_table(knobs, GSM8K, _parse)
 
-    Validation is held out of train, and so is test where the path is one file.
-    """
-    found: Problems = {"train": [], "validation": [], "test": [], "ood": []}
-    path = Path(knobs.path)
-    if not knobs.path:
-        for split in SPLITS:
-            found[split] = _parse(_hub_rows(split), split, split)
-    elif path.is_dir():
-        for split in SPLITS:
-            found[split] = _parse(read_rows(_find_file(path, split)), split, split)
-    elif path.is_file():
-        found["train"] = _parse(read_rows(path), "train", path.stem)
-        if not found["train"]:
-            raise ValueError(f"{path}: no problems in it")
-    else:
-        raise ValueError(f"task.path: {path}: no such file or folder")
-    return divide(found, knobs)
+
+def load_gsm_plus(knobs: TaskKnobs) -> Problems:
+    return load_table(knobs, GSM_PLUS, _parse_perturbed)
+
+
+def seed_questions(knobs: TaskKnobs) -> set[str]:
+    """The questions that GSM-Plus was made from: a student that knew them would be tested on what
+    it was trained on."""
+    return {problem.question for problem in read_table(knobs, GSM_PLUS, _parse_seed)["test"]}
 
 
 def reference_of(solution: str, where: str) -> str:
@@ -44,37 +39,29 @@ def reference_of(solution: str, where: str) -> str:
     return reference
 
 
-def _parse(rows: Iterable[tuple[str, dict[str, Any]]], split: Split, source: str) -> list[Problem]:
-    problems = []
-    for index, (where, row) in enumerate(rows):
-        require_text(row, ("question", "answer"), where)
-        problem = Problem(
-            problem_id=f"gsm8k/{source}/{index:05d}",
-            task="gsm8k",
-            split=split,
-            question=row["question"].strip(),
-            reference=reference_of(row["answer"], where),
-            kind="number",
-        )
-        problems.append(problem)
-    return problems
+def _parse(row: Row) -> Problem:
+    return Problem(
+        problem_id=f"gsm8k/{row.source}/{row.index:05d}",
+        task="gsm8k",
+        split="train",
+        question=row.text("question"),
+        reference=reference_of(row.text("answer"), row.where),
+        kind="number",
+    )
 
 
-def _find_file(folder: Path, split: str) -> Path:
-    for suffix in (".jsonl", ".parquet"):
-        if (folder / f"{split}{suffix}").is_file():
-            return folder / f"{split}{suffix}"
-    raise ValueError(f"task.path: {folder} holds neither {split}.jsonl nor {split}.parquet")
+def _parse_perturbed(row: Row) -> Problem:
+    """Decimals are rounded: 4.33 stands for 26 / 6."""
+    return Problem(
+        problem_id=f"gsm_plus/{slug(row.text('perturbation_type'))}/{row.index:05d}",
+        task="gsm_plus",
+        split="test",
+        question=row.text("question"),
+        reference=row.text("answer"),
+        kind="number",
+        tolerance=rounding(row.text("answer"), places=2),
+    )
 
 
-def _hub_rows(split: str) -> Iterable[tuple[str, dict[str, Any]]]:
-    import datasets  # noqa: PLC0415  takes seconds; files and generated tasks do not need it
-
-    try:
-        rows = datasets.load_dataset(HUB_ID, HUB_CONFIG, split=split)
-    except (OSError, datasets.exceptions.DatasetsError) as error:
-        raise ValueError(
-            f"task gsm8k: {HUB_ID} cannot be had from the hub ({type(error).__name__}); set "
-            "task.path to a folder with train.jsonl and test.jsonl"
-        ) from error
-    return ((f"{HUB_ID} {split} row {i}", row) for i, row in enumerate(rows, start=1))
+def _parse_seed(row: Row) -> Problem:
+    return Problem(str(row.index), "gsm_plus", "test", row.text("seed_question"), "-", "number")

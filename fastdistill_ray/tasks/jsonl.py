@@ -1,15 +1,21 @@
-"""The user's own problems: lines {"question", "answer", "kind"?, "options"?, "id"?, "split"?}."""
+"""The user's own problems: lines {"question", "answer", "kind"?, "options"?, "tolerance"?, "id"?,
+"split"?}, or other columns named by `task.columns`.
+"""
 
 import hashlib
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from fastdistill_ray.records import KINDS, SPLITS, Problem, Split
-from fastdistill_ray.tasks.base import Problems, TaskKnobs, divide, read_jsonl, require_text
+from fastdistill_ray.records import KINDS, SPLITS, Kind, Problem, Split
+from fastdistill_ray.tasks.base import JsonlField, Problems, TaskKnobs, divide, require_text
+from fastdistill_ray.tasks.source import read_rows
+
+FIELDS: tuple[JsonlField, ...] = get_args(JsonlField)
 
 
 def load(knobs: TaskKnobs) -> Problems:
-    """Lines without "split" are train; other keys than those above are ignored.
+    """Lines without "split" are train; other columns than those above are ignored.
 
     Without test (validation) lines, `num_test` (`num_validation`) are held out of train.
     """
@@ -20,8 +26,8 @@ def load(knobs: TaskKnobs) -> Problems:
         raise ValueError(f"task.path: {file}: no such file")
     found: Problems = {"train": [], "validation": [], "test": [], "ood": []}
     lines: dict[str, str] = {}
-    for where, row in read_jsonl(file):
-        problem = _parse(row, where)
+    for where, row in read_rows(file):
+        problem = _parse(_renamed(row, knobs.columns, where), knobs.kind, where)
         if problem.problem_id in lines:
             raise ValueError(
                 f"{where}: id {problem.problem_id} is that of {lines[problem.problem_id]}"
@@ -34,10 +40,28 @@ def load(knobs: TaskKnobs) -> Problems:
     return divide(found, knobs)
 
 
-def _parse(row: dict[str, Any], where: str) -> Problem:
+def _renamed(row: dict[str, Any], columns: dict[JsonlField, str], where: str) -> dict[str, Any]:
+    """Our fields from the columns that hold them; null counts as absent."""
+    fields: dict[str, Any] = {}
+    for name in FIELDS:
+        value: Any = row
+        column = columns.get(name, name)
+        for part in [column] if column in row else column.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if value is not None:
+            fields[name] = value
+        elif name in columns:
+            raise ValueError(
+                f"{where}: missing {columns[name]}, which task.columns.{name} names (its columns: "
+                f"{', '.join(row)})"
+            )
+    return fields
+
+
+def _parse(row: dict[str, Any], default_kind: Kind, where: str) -> Problem:
     reference = _reference_text(row.get("answer"))
     require_text({**row, "answer": reference}, ("question", "answer"), where)
-    kind, options = row.get("kind", "number"), row.get("options") or []
+    kind, options = row.get("kind", default_kind), row.get("options") or []
     if kind not in KINDS:
         raise ValueError(f"{where}: kind {kind!r} is not one of {', '.join(KINDS)}")
     if not isinstance(options, list) or not all(isinstance(item, str) for item in options):
@@ -51,6 +75,7 @@ def _parse(row: dict[str, Any], where: str) -> Problem:
         reference=str(reference).strip(),
         kind=kind,
         options=options,
+        tolerance=_tolerance(row.get("tolerance"), kind, where),
     )
 
 
@@ -61,6 +86,18 @@ def _reference_text(answer: object) -> object:
     if isinstance(answer, list):
         return ", ".join(str(_reference_text(item)) for item in answer)
     return answer
+
+
+def _tolerance(given: object, kind: Kind, where: str) -> float | None:
+    if given is None:
+        return None
+    is_number = isinstance(given, int | float) and not isinstance(given, bool)
+    if not is_number or not 0 <= given < math.inf or kind in ("choice", "text"):
+        raise ValueError(
+            f"{where}: tolerance must be a number of at least 0, of kind number, math or list, is "
+            f"{given!r}"
+        )
+    return float(given)
 
 
 def _id_text(given: object, where: str) -> str:

@@ -1,0 +1,87 @@
+"""Who is compared: students trained on the same groups, and models that are only asked.
+
+The recipe's own objective makes one student, named by its kind; `compare.students` adds others.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+
+from fastdistill_ray.knobs import Knobs
+from fastdistill_ray.objectives import Objective
+from fastdistill_ray.prompts import PromptKnobs
+
+NAME = r"^[A-Za-z0-9_.-]+$"
+
+
+class ComparedStudent(Knobs):
+    """In a recipe the objective's own fields (kind, tau, ...) stand beside these."""
+
+    name: str = Field("", description="Of its row in the report, unique; empty: its kind.")
+    model: str = Field("", description="Hub id, folder or .gguf file; empty: student.model.")
+    group_size: int | None = Field(
+        None,
+        ge=1,
+        description="Completions of each group it is trained on, chosen, filtered and weighted "
+        "anew by selection; none: all that selection leaves.",
+    )
+    objective: Objective = Field(exclude=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_objective(cls, entry: Any) -> Any:
+        if not isinstance(entry, dict):
+            return entry
+        own = {name: entry[name] for name in ("name", "model", "group_size") if name in entry}
+        return {**own, "objective": {k: v for k, v in entry.items() if k not in own}}
+
+    @model_serializer(mode="wrap")
+    def _spread_objective(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {**serialize(self), **self.objective.model_dump(mode="json", by_alias=True)}
+
+
+class ComparedModel(Knobs):
+    """A model that is asked as it is, with a prompt of its own."""
+
+    name: str = Field(pattern=NAME, description="Of its row in the report, unique.")
+    model: str = Field(min_length=1, description="Hub id, folder or .gguf file.")
+    prompt: PromptKnobs = PromptKnobs()
+
+
+Baseline = Literal["base", "base_plain", "teacher"]
+
+
+class CompareKnobs(Knobs):
+    """The students made and the models they are compared with, on the same test problems."""
+
+    students: list[ComparedStudent] = Field(
+        [], description="Objectives trained on the same groups beside the recipe's own."
+    )
+    baselines: list[Baseline | ComparedModel] = Field(
+        ["base", "teacher"],
+        description="base: the student before training; base_plain: without a system text; or "
+        "{name, model, prompt}, such as a base with worked examples.",
+    )
+    learning_rates: list[float] = Field(
+        [],
+        description="Tried for every student, chosen by validation accuracy; empty: the "
+        "optimizer's, no trial.",
+    )
+    epochs: list[int] = Field(
+        [], description="Ends of these epochs are trials too; empty: the last epoch only."
+    )
+
+
+class Student(NamedTuple):
+    """A student to be trained, with nothing left to look up."""
+
+    name: str
+    objective: Objective
+    model: str
+    group_size: int | None  # only where it differs from that of the recipe's groups
+    learning_rates: list[float]
+
+    @property
+    def stages(self) -> dict[str, float]:
+        """The trainings of it: stage -> learning rate."""
+        return {f"train/{self.name}/lr_{rate:g}": rate for rate in self.learning_rates}

@@ -1,0 +1,235 @@
+"""Where problems are read from: a dataset on the hub, or its files in a folder, row by row.
+
+A task names a `Hub` and a function that turns a `Row` into a problem; all else is here.
+"""
+
+import dataclasses
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fastdistill_ray.records import SPLITS, Problem, Split
+from fastdistill_ray.tasks.base import Problems, TaskKnobs, divide
+
+logger = logging.getLogger(__name__)
+SUFFIXES = (".jsonl", ".json", ".parquet")
+
+
+class Hub(NamedTuple):
+    """A dataset on the hub. `splits`: for each of ours its name there, then other names of its
+    file in a folder; a folder may lack the `optional` ones."""
+
+    id: str
+    splits: dict[Split, tuple[str, ...]]
+    config: str | None = None
+    optional: tuple[Split, ...] = ()
+    arguments: dict[str, str] = {}  # further ones of load_dataset
+
+
+class Row(NamedTuple):
+    """`where` is for messages; `source` and `index` make ids."""
+
+    where: str
+    source: str
+    index: int
+    fields: dict[str, Any]
+
+    def value(self, *names: str) -> Any:
+        """The first of these columns that the row has."""
+        for name in names:
+            if self.fields.get(name) is not None:
+                return self.fields[name]
+        columns = ", ".join(map(str, self.fields)) or "none"
+        raise ValueError(f"{self.where}: missing {' or '.join(names)} (its columns: {columns})")
+
+    def text(self, *names: str) -> str:
+        value = self.value(*names)
+        if not isinstance(value, str):
+            raise ValueError(f"{self.where}: {names[0]} must be text, is {value!r}")
+        if not value.strip():
+            raise ValueError(f"{self.where}: {names[0]} is empty")
+        return value.strip()
+
+    def number(self, *names: str) -> str:
+        """A number of JSON or as text, written out in full: 145.0 is 145, 2e-06 is 0.000002."""
+        value = self.value(*names)
+        written = plain_number(value)
+        if not written:
+            raise ValueError(f"{self.where}: {names[0]} must be a number, is {value!r}")
+        return written
+
+
+# A problem, or in a few words why the row is left out.
+Parse = Callable[[Row], Problem | str]
+
+
+def load_table(knobs: TaskKnobs, hub: Hub, parse: Parse) -> Problems:
+    """From the hub; or from `path`, a folder with a file for each split or one file.
+
+    One file is the split that its name says, else train; or test, where the task has only that.
+    """
+    return divide(read_table(knobs, hub, parse), knobs)
+
+
+def read_table(knobs: TaskKnobs, hub: Hub, parse: Parse) -> Problems:
+    """As `load_table`, in the splits of the source."""
+    found: Problems = {split: [] for split in SPLITS}
+    left_out: Counter[str] = Counter()
+    for split, rows in _rows_by_split(knobs, hub).items():
+        for row in rows:
+            problem = parse(row)
+            if isinstance(problem, str):
+                left_out[problem] += 1
+            else:
+                found[split].append(dataclasses.replace(problem, split=split))
+    for reason, count in left_out.items():
+        logger.warning("%s: %d problems left out: %s", knobs.name, count, reason)
+    if not any(found.values()):
+        raise ValueError(f"{knobs.path or hub.id}: no problems in it")
+    return found
+
+
+def read_jsonl(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields ("FILE line N", object); blank lines are skipped, anything else raises."""
+    for number, line in enumerate(_read_text(file).split("\n"), start=1):
+        if line.strip():
+            where = f"{file} line {number}"
+            yield where, _object(_from_json(line, where), where)
+
+
+def read_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """As `read_jsonl`, for .jsonl, .json (a list of objects, or lines) and .parquet files."""
+    if file.suffix == ".parquet":
+        try:
+            table = pq.read_table(file)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise ValueError(f"{file}: not a readable Parquet file") from error
+        yield from ((f"{file} row {i}", row) for i, row in enumerate(table.to_pylist(), start=1))
+    elif file.suffix == ".json" and _read_text(file).lstrip().startswith("["):
+        for number, item in enumerate(_from_json(_read_text(file), str(file)), start=1):
+            where = f"{file} item {number}"
+            yield where, _object(item, where)
+    elif file.suffix in SUFFIXES:
+        yield from read_jsonl(file)
+    else:
+        raise ValueError(f"{file}: expected a .jsonl, .json or .parquet file")
+
+
+def plain_number(value: object) -> str:
+    """ "" unless it is a finite number, or text of one (thousands commas allowed)."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return ""
+    text = re.sub(r"(?<=\d),(?=\d{3})", "", str(value).strip())
+    if not re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d{1,3})?", text, re.ASCII | re.IGNORECASE):
+        return ""
+    try:
+        written = f"{Decimal(text):f}"
+    except InvalidOperation:
+        return ""
+    return written.rstrip("0").rstrip(".") if "." in written else written
+
+
+def rounding(reference: str, *, places: int) -> float | None:
+    """Half a unit of the last place of a decimal that was rounded to so many places or more."""
+    decimals = len(reference.partition(".")[2])
+    return 0.5 * 10.0**-decimals if plain_number(reference) and decimals >= places else None
+
+
+def slug(text: str) -> str:
+    """Part of an id: lower case, anything but letters and digits as one underscore."""
+    return "_".join(re.findall(r"[^\W_]+", text.lower())) or "other"
+
+
+def _rows_by_split(knobs: TaskKnobs, hub: Hub) -> dict[Split, Iterable[Row]]:
+    path = Path(knobs.path)
+    if not knobs.path:
+        return {split: _hub_rows(knobs.name, hub, names[0]) for split, names in hub.splits.items()}
+    if path.is_file():
+        return {_split_of(path, hub): _file_rows([path], path.stem)}
+    if not path.is_dir():
+        raise ValueError(f"task.path: {path}: no such file or folder")
+    files = {split: _find_files(path, names) for split, names in hub.splits.items()}
+    missing = [split for split in files if not files[split] and split not in hub.optional]
+    if missing or not any(files.values()):
+        name = hub.splits[missing[0] if missing else next(iter(files))][0]
+        raise ValueError(
+            f"task.path: {path} holds neither {name}.jsonl nor {name}.parquet nor {name}.json"
+        )
+    return {
+        split: _file_rows(found, hub.splits[split][0]) for split, found in files.items() if found
+    }
+
+
+def _split_of(file: Path, hub: Hub) -> Split:
+    named = [split for split, names in hub.splits.items() if file.stem in names]
+    if named:
+        return named[0]
+    return "train" if "train" in hub.splits else "test"
+
+
+def _find_files(folder: Path, names: tuple[str, ...]) -> list[Path]:
+    """The file of one of these names; or the shards of a dataset's copy from the hub."""
+    for name in names:
+        for suffix in SUFFIXES:
+            if (folder / f"{name}{suffix}").is_file():
+                return [folder / f"{name}{suffix}"]
+        for pattern in (f"{name}-*-of-*.parquet", f"*/{name}-*-of-*.parquet"):
+            if found := sorted(folder.glob(pattern)):
+                return found
+    return []
+
+
+def _file_rows(files: list[Path], source: str) -> Iterator[Row]:
+    index = 0
+    for file in files:
+        for where, fields in read_rows(file):
+            yield Row(where, source, index, fields)
+            index += 1
+
+
+def _hub_rows(task: str, hub: Hub, split: str) -> Iterator[Row]:
+    import datasets  # noqa: PLC0415  takes seconds; files and generated tasks do not need it
+
+    try:
+        rows = datasets.load_dataset(hub.id, hub.config, split=split, **hub.arguments)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise ValueError(
+            f"task {task}: {hub.id} cannot be had from the hub ({type(error).__name__}); set "
+            f"task.path to a folder with {split}.jsonl or to a file"
+        ) from error
+    for index, fields in enumerate(rows):
+        yield Row(f"{hub.id} {split} row {index + 1}", split, index, fields)
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not UTF-8 text (byte {error.start})") from error
+
+
+def _from_json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: not JSON: {error}") from error
+
+
+def _object(item: Any, where: str) -> dict[str, Any]:
+    if not isinstance(item, dict):
+        raise ValueError(f'{where}: expected an object such as {{"question": "..."}}')
+    return item
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not a number of JSON")
