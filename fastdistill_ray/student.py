@@ -11,14 +11,13 @@ import numpy as np
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from fastdistill_ray.attention import GROUPED, attention_arguments, short_window
 from fastdistill_ray.config import LoraKnobs
 from fastdistill_ray.objectives.contract import Outputs
 from fastdistill_ray.packing import (
     PADDING,
-    PROMPT,
     Inputs,
     TrainCompletion,
     TrainGroup,
@@ -43,8 +42,8 @@ class Student(nn.Module):
         hidden = self.model.get_decoder()(
             input_ids=inputs.input_ids,
             position_ids=inputs.position_ids,
-            attention_mask=self.attention_mask(inputs),
             use_cache=False,
+            **attention_arguments(inputs, self.model.config),
         ).last_hidden_state
         head = self.model.get_output_embeddings()
         weight, bias = head.weight, head.bias
@@ -58,36 +57,12 @@ class Student(nn.Module):
     def reference_logprob(self, inputs: Inputs) -> Tensor:
         """The same [K] from the model's own forward and full logits; plain layout only."""
         logits = self.model(
-            input_ids=inputs.input_ids, attention_mask=self.attention_mask(inputs), use_cache=False
+            input_ids=inputs.input_ids,
+            attention_mask=(inputs.group != PADDING).long(),
+            use_cache=False,
         ).logits
         logits = logits.flatten(0, 1)[inputs.sources, : self.vocab_size].float()
         return logits.log_softmax(-1).gather(1, inputs.labels[:, None])[:, 0]
-
-    def attention_mask(self, inputs: Inputs) -> Tensor | BlockMask:
-        """Never None: transformers would guess packed sequences from jumps in the positions."""
-        if not inputs.is_packed:
-            return (inputs.group != PADDING).long()
-        if self.model.config._attn_implementation == "flex_attention":
-            rows, length = inputs.input_ids.shape
-            return create_block_mask(
-                packed_mask(inputs), rows, None, length, length, device=inputs.input_ids.device
-            )
-        index = torch.arange(inputs.input_ids.shape[1], device=inputs.input_ids.device)
-        rows = torch.arange(inputs.input_ids.shape[0], device=inputs.input_ids.device)
-        visible = packed_mask(inputs)
-        return visible(rows[:, None, None, None], None, index[:, None], index[None, :])
-
-
-def packed_mask(inputs: Inputs) -> Any:
-    """FlexAttention's mask_mod: a token sees its prompt and its own completion, causally."""
-
-    def visible(row: Tensor, _head: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
-        group, completion = inputs.group, inputs.completion
-        is_same = completion[row, query] == completion[row, key]
-        is_prompt = completion[row, key] == PROMPT
-        return (group[row, query] == group[row, key]) & (is_prompt | is_same) & (key <= query)
-
-    return visible
 
 
 class ChunkedLogprob(torch.autograd.Function):
@@ -152,12 +127,13 @@ def load_student(
     folder: str, *, vocab_size: int, device: torch.device, shared_prompt: bool, lora: LoraKnobs
 ) -> Student:
     """The model in float32 on its device, without dropout; with an adapter, only that trains."""
-    is_flex = device.type == "cuda" and shared_prompt
+    if shared_prompt:
+        attention = "flex_attention" if device.type == "cuda" else GROUPED
+    else:  # of transformers' own only eager has the soft cap of attention scores
+        is_capped = getattr(AutoConfig.from_pretrained(folder), "attn_logit_softcapping", None)
+        attention = "eager" if is_capped else "sdpa"
     model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=torch.float32,
-        attn_implementation="flex_attention" if is_flex else "sdpa",
-        attention_dropout=0.0,
+        folder, dtype=torch.float32, attn_implementation=attention, attention_dropout=0.0
     )
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -190,30 +166,30 @@ def check_packed_attention(student: Student, group: TrainGroup, *, precision: st
     device = next(student.parameters()).device
     packed = to_device(packed_batch([group], 128 if device.type == "cuda" else 1).inputs, device)
     plain = to_device(plain_batch([group], mask_prompt=True).inputs, device)
+    config = student.model.config
+    attention, kind = config._attn_implementation, config.model_type
+    remedy = "set training.shared_prompt: false"
     student.eval()  # an adapter's dropout would differ
-    with torch.no_grad():
-        difference = (student(packed).logprob - student.reference_logprob(plain)).abs()
-    student.train()
+    try:
+        with torch.no_grad(), short_window(student.model, 16):
+            logprob = student(packed).logprob
+            config._attn_implementation = "eager"  # every model's own words
+            difference = (logprob - student.reference_logprob(plain)).abs().mean()
+    except (TypeError, AttributeError) as error:  # other arguments than ours, or no mask
+        raise ValueError(
+            f"student {kind} cannot be given packed groups: {error}; {remedy}"
+        ) from error
+    finally:
+        config._attn_implementation = attention
+        student.train()
     tolerance = 1e-3 if precision == "fp32" else 0.1
-    if not (difference.mean() <= tolerance):
+    if not (difference <= tolerance):
         raise ValueError(
-            f"student {student.model.config.model_type}: log-probabilities of packed and padded "
-            f"completions differ by {difference.mean():.3g} (allowed: {tolerance}); this "
-            "architecture does not honour the packed mask: set training.shared_prompt: false"
+            f"student {kind}: log-probabilities of packed and padded completions differ by "
+            f"{difference:.3g} (allowed: {tolerance}); this architecture does not honour the "
+            f"packed mask: {remedy}"
         )
-    return float(difference.mean())
-
-
-def check_window(config: Any, max_seq_len: int) -> None:
-    """A packed mask has no sliding window; it is exact only where the window never cuts."""
-    is_sliding = any("sliding" in kind for kind in getattr(config, "layer_types", None) or [])
-    window = getattr(config, "sliding_window", None)
-    is_used = is_sliding or (window and getattr(config, "layer_types", None) is None)
-    if window and is_used and getattr(config, "use_sliding_window", True) and window < max_seq_len:
-        raise ValueError(
-            f"student {config.model_type}: its attention window of {window} tokens is shorter than "
-            f"training.max_seq_len = {max_seq_len}: set training.shared_prompt: false"
-        )
+    return float(difference)
 
 
 def to_device(arrays: Any, device: torch.device) -> Any:

@@ -46,7 +46,6 @@ from fastdistill_ray.run_dir import StageResult, write_text
 from fastdistill_ray.student import (
     Student,
     check_packed_attention,
-    check_window,
     load_student,
     probe_group,
 )
@@ -219,7 +218,6 @@ def build_learner(job: TrainJob, source: str) -> Learner:
 def check_student(student: Student, training: TrainingKnobs) -> None:
     """ValueError when packed groups would not be computed as the model's own rows are."""
     if training.shared_prompt:
-        check_window(student.model.config, training.max_seq_len)
         check_packed_attention(
             student, probe_group(student.vocab_size), precision=training.precision
         )

@@ -34,7 +34,7 @@ ORDER = [
     ["lineup"],
     ["config"],
     ["run_dir", "progress"],
-    ["models", "groups", "student", "checkpoints"],
+    ["attention", "models", "groups", "student", "checkpoints"],
     ["generation", "stream"],
     ["optimization"],
     ["curation", "evaluation", "training"],

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from models_for_tests import make_tiny_model
-from torch.nn.attention.flex_attention import create_block_mask, create_mask
-from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
+from transformers import AutoModelForCausalLM
 
+from fastdistill_ray.attention import Segment
 from fastdistill_ray.config import LoraKnobs
 from fastdistill_ray.objectives import AdvDistill, Sft
 from fastdistill_ray.packing import (
@@ -24,9 +24,7 @@ from fastdistill_ray.student import (
     ChunkedLogprob,
     Student,
     check_packed_attention,
-    check_window,
     load_student,
-    packed_mask,
     probe_group,
     to_device,
 )
@@ -41,9 +39,9 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return make_tiny_model(str(path), seed=3, tie_word_embeddings=request.param)
 
 
-def load(folder: str, vocab_size: int = 10**6) -> Student:
+def load(folder: str, vocab_size: int = 10**6, shared_prompt: bool = True) -> Student:
     return load_student(
-        folder, vocab_size=vocab_size, device=CPU, shared_prompt=True, lora=LoraKnobs()
+        folder, vocab_size=vocab_size, device=CPU, shared_prompt=shared_prompt, lora=LoraKnobs()
     )
 
 
@@ -123,7 +121,7 @@ def test_loss_and_gradient_do_not_depend_on_micro_batches_or_packing(
     shared_prompt: bool,
     multiple_of: int,
 ) -> None:
-    student, groups = load(folder), make_groups()
+    groups = make_groups()
     whole = [packed_batch(groups, 1)]
     batches = pack_groups(
         groups,
@@ -133,8 +131,8 @@ def test_loss_and_gradient_do_not_depend_on_micro_batches_or_packing(
         multiple_of=multiple_of,
     )
     assert_same(
-        loss_and_gradients(student, batches, objective),
-        loss_and_gradients(student, whole, objective),
+        loss_and_gradients(load(folder, shared_prompt=shared_prompt), batches, objective),
+        loss_and_gradients(load(folder), whole, objective),
         1e-5,
     )
 
@@ -151,7 +149,7 @@ def test_loss_and_gradient_do_not_depend_on_the_order_in_a_group(folder: str) ->
 
 def test_logprob_is_normalised_over_the_tokenizers_vocabulary_only(folder: str) -> None:
     inputs = to_device(plain_batch(make_groups(), mask_prompt=False).inputs, CPU)
-    narrow = load(folder, vocab_size=300)
+    narrow = load(folder, vocab_size=300, shared_prompt=False)
     logits = narrow.model(inputs.input_ids, attention_mask=(inputs.group >= 0).long()).logits
     logprob = logits.flatten(0, 1)[inputs.sources, :300].log_softmax(-1)
     expected = logprob.gather(1, inputs.labels[:, None])[:, 0]
@@ -183,43 +181,6 @@ def test_chunked_logprob_value_and_gradient_equal_autograd(
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_attention_mask_equals_the_rule_written_out() -> None:
-    inputs = to_device(packed_batch(make_groups(), 16).inputs, CPU)
-    length = inputs.input_ids.shape[1]
-    group, completion = inputs.group[0].tolist(), inputs.completion[0].tolist()
-    expected = torch.tensor(
-        [
-            [
-                k <= q and group[q] == group[k] and completion[k] in (-1, completion[q])
-                for k in range(length)
-            ]
-            for q in range(length)
-        ]
-    )
-    as_flex = create_mask(packed_mask(inputs), 1, 1, length, length, device="cpu")
-    assert torch.equal(as_flex[0, 0], expected)
-    blocks = create_block_mask(packed_mask(inputs), 1, None, length, length, device="cpu")
-    assert blocks.shape == (1, 1, length, length)
-
-
-def test_dense_mask_equals_the_flex_mask(folder: str) -> None:
-    inputs = to_device(packed_batch(make_groups(), 1).inputs, CPU)
-    length = inputs.input_ids.shape[1]
-    as_flex = create_mask(packed_mask(inputs), 1, 1, length, length, device="cpu")
-    assert torch.equal(load(folder).attention_mask(inputs), as_flex)
-
-
-def test_flex_attention_equals_dense_attention(folder: str) -> None:
-    """FlexAttention has no backward on the CPU; the gradient is compared in tests/gpu."""
-    student = load(folder)
-    inputs = to_device(packed_batch(make_groups(), 128).inputs, CPU)
-    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-        expected = student(inputs).logprob
-        student.model.set_attn_implementation("flex_attention")
-        actual = student(inputs).logprob
-    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
-
-
 def test_check_packed_attention_passes_on_a_model_that_honours_the_mask(folder: str) -> None:
     student = load(folder)
     assert check_packed_attention(student, probe_group(300), precision="fp32") < 1e-5
@@ -234,36 +195,8 @@ def test_check_packed_attention_refuses_a_model_that_ignores_the_mask(
             if "proj" in name:
                 one.mul_(20)
     monkeypatch.setattr(
-        Student, "attention_mask", lambda self, inputs: torch.ones_like(inputs.input_ids)
+        "fastdistill_ray.attention.segments",
+        lambda inputs: [Segment(0, inputs.input_ids.shape[1], 0, 0)],
     )
     with pytest.raises(ValueError, match=r"training\.shared_prompt: false"):
         check_packed_attention(student, probe_group(300), precision="fp32")
-
-
-def make_gemma(window: int) -> Gemma2Config:
-    return Gemma2Config(
-        vocab_size=300,
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        sliding_window=window,
-        final_logit_softcapping=2.0,
-    )
-
-
-def test_soft_capped_student_equals_its_model_and_its_window_is_checked() -> None:
-    model = Gemma2ForCausalLM(make_gemma(64)).eval()
-    model.config._attn_implementation = "eager"
-    student = Student(model, 300)
-    with torch.no_grad():
-        model.get_input_embeddings().weight.mul_(30)
-    group = make_groups()[0]
-    inputs = to_device(plain_batch([group], mask_prompt=True).inputs, CPU)
-    expected = student.reference_logprob(inputs)
-    torch.testing.assert_close(student(inputs).logprob, expected, rtol=1e-4, atol=1e-4)
-    check_window(model.config, 64)
-    with pytest.raises(ValueError, match="window of 64 tokens"):
-        check_window(model.config, 65)
