@@ -287,7 +287,8 @@ def _first_error(error: ValidationError) -> str:
     order = {"extra_forbidden": 0, "missing": 2}
     first = min(error.errors(), key=lambda item: order.get(item["type"], 1))
     # Tags of discriminated unions are not part of the key the user wrote.
-    where = ".".join(str(part) for part in first["loc"] if part not in ("advdistill", "sft"))
+    tags = ("advdistill", "sft", "<word>", "<table>")
+    where = ".".join(str(part) for part in first["loc"] if part not in tags)
     if first["type"] == "extra_forbidden":
         return f"{where}: unknown key{_suggestion(first['loc'])}"
     if first["type"] == "missing":

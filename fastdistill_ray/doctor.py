@@ -68,6 +68,13 @@ def check_prompts(recipe: Recipe, problems: dict[Split, list[Problem]]) -> None:
         recipe.evaluation.max_new_tokens,
         problems["test"] or problems["ood"],
     )
+    for other in recipe.compare.baselines:
+        if isinstance(other, ComparedModel):
+            _check_prompt(
+                *("evaluation.engine", other.model, other.prompt, recipe.evaluation.engine),
+                recipe.evaluation.max_new_tokens,
+                problems["test"] or problems["ood"],
+            )
 
 
 def _check_prompt(

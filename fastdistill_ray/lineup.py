@@ -3,9 +3,16 @@
 The recipe's own objective makes one student, named by its kind; `compare.students` adds others.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    model_serializer,
+    model_validator,
+)
 
 from fastdistill_ray.knobs import Knobs
 from fastdistill_ray.objectives import Objective
@@ -49,6 +56,11 @@ class ComparedModel(Knobs):
 
 
 Baseline = Literal["base", "base_plain", "teacher"]
+# A word or a table, told apart by what it is, so that an error is about the one that was meant.
+AnyBaseline = Annotated[
+    Annotated[Baseline, Tag("<word>")] | Annotated[ComparedModel, Tag("<table>")],
+    Discriminator(lambda entry: "<word>" if isinstance(entry, str) else "<table>"),
+]
 
 
 class CompareKnobs(Knobs):
@@ -57,7 +69,7 @@ class CompareKnobs(Knobs):
     students: list[ComparedStudent] = Field(
         [], description="Objectives trained on the same groups beside the recipe's own."
     )
-    baselines: list[Baseline | ComparedModel] = Field(
+    baselines: list[AnyBaseline] = Field(
         ["base", "teacher"],
         description="base: the student before training; base_plain: without a system text; or "
         "{name, model, prompt}, such as a base with worked examples.",

@@ -58,3 +58,18 @@ def test_prompts_longer_than_the_context_are_refused_naming_the_problem(tmp_path
     recipe = recipe_with(model, teacher={"model": model, "engine": short})
     with pytest.raises(ValueError, match=r"teacher\.engine\.max_model_len: 140 .*word_problems/"):
         doctor.check_prompts(recipe, load_problems(recipe.task))
+
+
+def test_compared_models_and_students_are_checked_like_the_others(tmp_path):
+    model, none = make_tiny_model(str(tmp_path / "model")), str(tmp_path / "none")
+    for compare in (
+        {"students": [{"kind": "sft", "model": none}]},
+        {"baselines": [{"name": "few_shot", "model": none}]},
+    ):
+        with pytest.raises(ValueError, match="no such file"):
+            doctor.check_models(recipe_with(model, compare=compare))
+    shots = [{"question": "long " * 500, "answer": "a"}]
+    few_shot = {"name": "few_shot", "model": model, "prompt": {"shots": shots}}
+    recipe = recipe_with(model, compare={"baselines": [few_shot]})
+    with pytest.raises(ValueError, match=r"evaluation\.engine\.max_model_len: 1024 does not hold"):
+        doctor.check_prompts(recipe, load_problems(recipe.task))

@@ -57,9 +57,10 @@ def test_students_are_named_by_kind_or_name_and_take_what_is_not_said_from_the_r
         ([{"kind": "advdistill", "name": "a", "group_size": 1}], [], "0.group_size: advdistill"),
         ([{"kind": "sft", "group_size": 9}], [], "group_size: 9 completions cannot be had"),
         ([{"kind": "sft", "group_size": 1}], [], "group_size: 1 is below selection.min_size"),
-        ([], [{"name": "a b", "model": "m"}], "compare.baselines"),
-        ([], ["bass"], "compare.baselines"),
-        ([], [{"name": "few"}], "compare.baselines"),
+        ([], [{"name": "a b", "model": "m"}], "compare.baselines.0.name: "),
+        ([], ["bass"], "compare.baselines.0: Input should be 'base', 'base_plain' or 'teacher'"),
+        ([], [{"name": "few"}], "compare.baselines.0.model: required, not given"),
+        ([], [{"name": "a", "model": "m", "promt": {}}], "baselines.0.promt: unknown key"),
     ],
 )
 def test_wrong_lineup_is_one_line(entries, baselines, message):
