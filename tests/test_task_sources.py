@@ -341,6 +341,20 @@ def test_folder_may_be_a_copy_of_the_hub_dataset_or_hold_a_file_per_split(tmp_pa
     assert hub["test"][0].problem_id == "math/number_theory/test-00000"
 
 
+def test_folder_from_the_hub_with_several_configs_is_read_for_the_one_of_the_task(tmp_path):
+    for config in ("main", "socratic"):
+        for split in ("train", "test"):
+            rows = [{"question": f"{config} {split}?", "answer": "#### 1"}]
+            write(tmp_path / config / f"{split}-00000-of-00001.parquet", rows)
+    for split in ("train", "validation", "test"):
+        rows = [{"input": f"{split}?", "output_answer": "1", "dataset": "d"}]
+        write(tmp_path / f"lila/iid/{split}/0000.parquet", rows)
+    gsm8k = load_problems(TaskKnobs(name="gsm8k", path=str(tmp_path)))
+    assert questions(gsm8k) == {"main train?", "main test?"}
+    lila = load_problems(TaskKnobs(name="lila", path=str(tmp_path / "lila"), num_validation=1))
+    assert questions(lila) == {"train?", "validation?", "test?"}
+
+
 def test_file_named_like_a_split_is_that_split(tmp_path):
     rows = [{"question": f"q {i}", "answer": f"#### {i}"} for i in range(3)]
     splits = load_problems(TaskKnobs(name="gsm8k", path=write(tmp_path / "test.jsonl", rows)))

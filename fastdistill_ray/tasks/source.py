@@ -156,7 +156,8 @@ def _rows_by_split(knobs: TaskKnobs, hub: Hub) -> dict[Split, Iterable[Row]]:
         return {_split_of(path, hub): _file_rows([path], path.stem)}
     if not path.is_dir():
         raise ValueError(f"task.path: {path}: no such file or folder")
-    files = {split: _find_files(path, names) for split, names in hub.splits.items()}
+    folder = hub.config or hub.arguments.get("data_dir", "data")
+    files = {split: _find_files(path, folder, names) for split, names in hub.splits.items()}
     missing = [split for split in files if not files[split] and split not in hub.optional]
     if missing or not any(files.values()):
         name = hub.splits[missing[0] if missing else next(iter(files))][0]
@@ -175,15 +176,17 @@ def _split_of(file: Path, hub: Hub) -> Split:
     return "train" if "train" in hub.splits else "test"
 
 
-def _find_files(folder: Path, names: tuple[str, ...]) -> list[Path]:
-    """The file of one of these names; or the shards of a dataset's copy from the hub."""
+def _find_files(folder: Path, config: str, names: tuple[str, ...]) -> list[Path]:
+    """The file of one of these names; or the shards of a copy from the hub, whose folder of this
+    config may be named too."""
     for name in names:
         for suffix in SUFFIXES:
             if (folder / f"{name}{suffix}").is_file():
                 return [folder / f"{name}{suffix}"]
-        for pattern in (f"{name}-*-of-*.parquet", f"*/{name}-*-of-*.parquet"):
-            if found := sorted(folder.glob(pattern)):
-                return found
+        for place in (folder, folder / config):
+            for pattern in (f"{name}-*-of-*.parquet", f"{name}/*.parquet"):
+                if found := sorted(place.glob(pattern)):
+                    return found
     return []
 
 
