@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from fastdistill_ray.plan import HUB_ROWS, count_problems
+from fastdistill_ray.records import Problem
 from fastdistill_ray.tasks import HELD_OUT, TASKS, TaskKnobs, load_problems
 from fastdistill_ray.tasks.competition import last_box
-from fastdistill_ray.tasks.source import plain_number, rounding
+from fastdistill_ray.tasks.source import Hub, Row, plain_number, read_table, rounding
 
 LONG = {"num_test": 0}
 PARTS = {"type": "Number Theory", "level": "Level 2", "subject": "Number Theory"}
@@ -355,6 +356,31 @@ def test_folder_from_the_hub_with_several_configs_is_read_for_the_one_of_the_tas
     assert questions(lila) == {"train?", "validation?", "test?"}
 
 
+def test_dataset_of_the_hub_is_read_by_its_id_config_and_split(tmp_path):
+    """The library takes a folder for an id, so this is what a download would go through."""
+    write(tmp_path / "set/data/train-00000-of-00001.parquet", [{"text": "q 0"}, {"text": "q 1"}])
+    write(tmp_path / "set/data/test-00000-of-00001.parquet", [{"text": "q 2"}])
+    hub = Hub(str(tmp_path / "set"), {"train": ("train",), "test": ("test",)})
+
+    def parse(row: Row) -> Problem:
+        key = f"t/{row.source}/{row.index}"
+        return Problem(key, "t", "train", row.text("text"), row.where, "text")
+
+    found = read_table(TaskKnobs(name="t"), hub, parse)
+    assert [(p.problem_id, p.split, p.question) for p in found["train"] + found["test"]] == [
+        ("t/train/0", "train", "q 0"),
+        ("t/train/1", "train", "q 1"),
+        ("t/test/0", "test", "q 2"),
+    ]
+    assert found["train"][1].reference == f"{hub.id} train row 2"
+
+
+@pytest.mark.parametrize("task", ["aime24", "lila"])
+def test_dataset_that_cannot_be_downloaded_asks_for_a_path(task):
+    with pytest.raises(ValueError, match=rf"task {task}: .* cannot be had from the hub .*; set"):
+        load_problems(TaskKnobs(name=task))
+
+
 def test_file_named_like_a_split_is_that_split(tmp_path):
     rows = [{"question": f"q {i}", "answer": f"#### {i}"} for i in range(3)]
     splits = load_problems(TaskKnobs(name="gsm8k", path=write(tmp_path / "test.jsonl", rows)))
@@ -456,63 +482,8 @@ def test_jsonl_unmapped_column_or_bad_tolerance_is_one_line(tmp_path, row, colum
         load_problems(TaskKnobs(name="jsonl", path=path, columns=columns))
 
 
-def gym(dataset: str, **knobs: Any) -> dict[str, list[Any]]:
-    pytest.importorskip("reasoning_gym", reason="its dependencies need a C compiler")
-    counts = {"num_train": 150, "num_validation": 20, "num_test": 60, **knobs}
-    return load_problems(TaskKnobs(name=f"reasoning_gym:{dataset}", **counts))
-
-
-def test_reasoning_gym_references_are_the_sums_and_no_question_is_in_two_splits():
-    settings = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2}
-    splits = gym("chain_sum", settings=settings)
-    problems = [problem for members in splits.values() for problem in members]
-    for problem in problems:
-        first, sign, second = problem.question.partition(": ")[2].split()[:3]
-        total = int(first) + int(second) if sign == "+" else int(first) - int(second)
-        assert int(problem.reference) == total, problem.question
-        assert (problem.kind, problem.task) == ("number", "reasoning_gym:chain_sum")
-    assert len({problem.question for problem in problems}) == len(problems) == 230
-    assert gym("chain_sum", settings=settings) == splits
-    more = gym("chain_sum", settings=settings, num_train=300)
-    assert more["test"] == splits["test"]
-    assert more["train"][:150] == splits["train"]
-
-
-def test_reasoning_gym_neighbouring_seeds_share_almost_nothing():
-    first, second = (gym("gsm_symbolic", seed=seed) for seed in (0, 1))
-    shared = questions(first) & questions(second)
-    assert len(shared) < 5, "the package's own neighbouring seeds share all items but one"
-
-
 def questions(splits: dict[str, list[Any]]) -> set[str]:
     return {problem.question for members in splits.values() for problem in members}
-
-
-def test_reasoning_gym_kinds_follow_the_answers():
-    assert {problem.kind for problem in gym("gcd", num_train=20)["train"]} == {"number"}
-    assert {problem.kind for problem in gym("spell_backward", num_train=20)["train"]} == {"text"}
-
-
-@pytest.mark.parametrize(
-    ("dataset", "knobs", "message"),
-    [
-        ("no_such", {}, "task.name reasoning_gym:no_such: reasoning-gym says: .*not registered"),
-        ("chain_sum", {"settings": {"x": 1}}, "unexpected keyword argument 'x'"),
-        ("chain_sum", {"settings": {"min_terms": 9, "max_terms": 2}}, "max_terms must be"),
-        ("chain_sum", {"path": "x.jsonl"}, "task.path: reasoning_gym:chain_sum is made, not read"),
-        ("chain_sum", {"num_train": None}, "give num_train$"),
-        ("propositional_logic", {"num_test": 5}, "task.num_test: .* gave only 0 of 5"),
-        (
-            "chain_sum",
-            {"settings": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}},
-            "task.num_train: .* ask for fewer",
-        ),
-    ],
-)
-def test_reasoning_gym_bad_request_is_one_line(dataset, knobs, message):
-    with pytest.raises(ValueError, match=message) as error:
-        gym(dataset, **knobs)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
