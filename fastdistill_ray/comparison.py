@@ -12,7 +12,7 @@ from fastdistill_ray.run_dir import write_text
 class Trial(NamedTuple):
     """A student as it was at the end of an epoch of one training run."""
 
-    student: str  # kind of its objective
+    student: str  # its name in the lineup
     learning_rate: float
     epoch: int  # 1-based
     weights: str
@@ -35,10 +35,10 @@ def choose(trials: list[Trial], validated: Path | None, *, out: Path) -> dict[st
         correct = sum(is_correct(row) for row in rows)
         scores[trial] = (correct / len(rows) if rows else None, len(rows))
     chosen = {}
-    for kind in dict.fromkeys(trial.student for trial in trials):
-        of_kind = [trial for trial in trials if trial.student == kind]
-        assert validated or len(of_kind) == 1, of_kind
-        chosen[kind] = max(of_kind, key=lambda trial: scores[trial][0] or 0.0)
+    for name in dict.fromkeys(trial.student for trial in trials):
+        own = [trial for trial in trials if trial.student == name]
+        assert validated or len(own) == 1, own
+        chosen[name] = max(own, key=lambda trial: scores[trial][0] or 0.0)
     lines = [
         {
             "student": trial.student,
@@ -82,8 +82,8 @@ def write_results(
         for row in accuracy_by_part(answers[model], model, split)
     ]
     costs = [
-        {"model": kind, "trained_tokens": trial.trained_tokens, "seconds": trial.seconds}
-        for kind, trial in chosen.items()
+        {"model": name, "trained_tokens": trial.trained_tokens, "seconds": trial.seconds}
+        for name, trial in chosen.items()
     ]
     tree = {"rows": rows, "differences": differences, "parts": parts, "costs": costs}
     write_text(out, json.dumps(tree, indent=1))

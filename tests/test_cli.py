@@ -47,7 +47,7 @@ def test_cli_help_and_fields_name_every_knob_of_the_method():
         assert name in fields
 
 
-@pytest.mark.parametrize("recipe", sorted(file.stem for file in RECIPES.glob("*.yaml")))
+@pytest.mark.parametrize("recipe", ["demo", "gsm8k", "open_s1", "mmlu_pro"])
 def test_cli_dry_run_prints_the_plan_and_makes_no_folder(recipe, tmp_path):
     run_dir = tmp_path / "run"
     done = fastdistill(
