@@ -5,6 +5,7 @@ their cards name, are all that their loaders were tried on.
 """
 
 import json
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -512,6 +513,9 @@ def test_rounding_is_half_a_unit_of_the_last_place():
     assert rounding("4.33", places=2) == pytest.approx(0.005)
     assert rounding("4.3", places=2) is None
     assert rounding("None", places=2) is None
+    written = plain_number(2 / 3)
+    tolerance = rounding(written, places=6)
+    assert tolerance and abs(Fraction(written) - Fraction(2, 3)) <= tolerance < 1e-11
 
 
 @pytest.mark.parametrize(

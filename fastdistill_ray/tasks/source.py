@@ -138,9 +138,14 @@ def plain_number(value: object) -> str:
 
 
 def rounding(reference: str, *, places: int) -> float | None:
-    """Half a unit of the last place of a decimal that was rounded to so many places or more."""
+    """Half a unit of the last place of a decimal that was rounded to so many places or more.
+
+    A float is written with all its digits and may be further from the fraction it stands for.
+    """
     decimals = len(reference.partition(".")[2])
-    return 0.5 * 10.0**-decimals if plain_number(reference) and decimals >= places else None
+    if not plain_number(reference) or decimals < places:
+        return None
+    return max(0.5 * 10.0**-decimals, 1e-12)
 
 
 def slug(text: str) -> str:
