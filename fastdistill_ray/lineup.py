@@ -32,7 +32,9 @@ class ComparedStudent(Knobs):
         description="Completions of each group it is trained on, chosen, filtered and weighted "
         "anew by selection; none: all that selection leaves.",
     )
-    objective: Objective = Field(exclude=True)
+    objective: Objective = Field(
+        exclude=True, description="sft, advdistill; and the fields of that kind, as in objective."
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -115,7 +115,8 @@ def describe_fields() -> str:
 
 def _field_lines(model: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, field in model.model_fields.items():
-        if field.exclude:  # its fields stand beside the others; told under the recipe's own
+        if field.exclude:  # a model whose fields stand beside the others
+            yield f"{prefix}kind = required  {field.description}"
             continue
         key = prefix + (field.alias or name)
         if sections := _models_in(field.annotation):

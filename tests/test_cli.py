@@ -43,7 +43,10 @@ def test_cli_user_error_ends_with_code_2_and_one_line(arguments):
 def test_cli_help_and_fields_name_every_knob_of_the_method():
     assert "distill" in fastdistill("--help").stdout
     fields = fastdistill("fields").stdout
-    for name in ("objective.tau = 0.5", "objective.lambda = 0.5", "reward.cosine.wrong_rL"):
+    for name in (
+        *("objective.tau = 0.5", "objective.lambda = 0.5", "reward.cosine.wrong_rL"),
+        *("task.ood.name = required", "compare.students.kind = required"),
+    ):
         assert name in fields
 
 
