@@ -40,6 +40,7 @@ FILES = [
     ("cmath", "cmath/distractor.jsonl"),
     ("svamp", "svamp"),
     ("asdiv", "asdiv"),
+    ("asdiv", "asdiv/ASDiv.xml"),
     ("mawps", "mawps"),
     ("aqua", "aqua"),
     ("aqua", "aqua/dev.json"),

@@ -29,6 +29,7 @@ NUM_PROBLEMS = {
     "cmath/distractor.jsonl": 360,
     "svamp": 1000,
     "asdiv": 2215,
+    "asdiv/ASDiv.xml": 2305,
     "mawps": 2065,
     "aqua": 254,
     "aqua/dev.json": 254,

@@ -382,6 +382,18 @@ def test_dataset_that_cannot_be_downloaded_asks_for_a_path(task):
         load_problems(TaskKnobs(name=task))
 
 
+def test_asdiv_is_read_from_its_xml(tmp_path):
+    (tmp_path / "ASDiv.xml").write_text(
+        "<?xml version='1.0' encoding='UTF-8'?>\n<Machine-Reading-Corpus-File><ProblemSet>"
+        "<Problem ID='n1' Grade='1'><Body>Seven &amp; two.</Body><Question>How many?</Question>"
+        "<Solution-Type>Addition</Solution-Type><Answer>9 (apples); 1 (pear)</Answer></Problem>"
+        "</ProblemSet></Machine-Reading-Corpus-File>"
+    )
+    problem = load_one("asdiv", str(tmp_path / "ASDiv.xml"))
+    assert problem.question == "Seven & two. How many?"
+    assert (problem.reference, problem.kind) == ("9, 1", "list")
+
+
 def test_file_named_like_a_split_is_that_split(tmp_path):
     rows = [{"question": f"q {i}", "answer": f"#### {i}"} for i in range(3)]
     splits = load_problems(TaskKnobs(name="gsm8k", path=write(tmp_path / "test.jsonl", rows)))
@@ -393,7 +405,8 @@ def test_file_named_like_a_split_is_that_split(tmp_path):
     [
         ("a.json", "[1]", r"a\.json item 1: expected an object"),
         ("a.json", "[", r"a\.json: not JSON"),
-        ("a.csv", "x", r"a\.csv: expected a \.jsonl, \.json or \.parquet file"),
+        ("a.csv", "x", r"a\.csv: expected a \.jsonl, \.json, \.parquet or \.xml file"),
+        ("a.xml", "<a>", r"a\.xml: not XML"),
         ("a.parquet", "x", r"a\.parquet: not a readable Parquet file"),
         ("a.jsonl", "", r"a\.jsonl: no problems in it"),
     ],

@@ -9,7 +9,7 @@ from fastdistill_ray.tasks.base import Problems, TaskKnobs
 from fastdistill_ray.tasks.source import Hub, Row, load_table, plain_number, rounding
 
 SVAMP = Hub("ChilleD/SVAMP", {"train": ("train",), "test": ("test", "SVAMP")}, optional=("train",))
-ASDIV = Hub("EleutherAI/asdiv", {"test": ("validation", "test")})
+ASDIV = Hub("EleutherAI/asdiv", {"test": ("validation", "test", "ASDiv")})
 MAWPS = Hub(
     "MU-NLPC/Calc-mawps",
     {"train": ("train",), "validation": ("validation",), "test": ("test",)},

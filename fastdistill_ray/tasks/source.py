@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
+from xml.etree import ElementTree
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,7 +21,7 @@ from fastdistill_ray.records import SPLITS, Problem, Split
 from fastdistill_ray.tasks.base import Problems, TaskKnobs, divide
 
 logger = logging.getLogger(__name__)
-SUFFIXES = (".jsonl", ".json", ".parquet")
+SUFFIXES = (".jsonl", ".json", ".parquet", ".xml")
 
 
 class Hub(NamedTuple):
@@ -106,7 +107,7 @@ def read_jsonl(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def read_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """As `read_jsonl`, for .jsonl, .json (a list of objects, or lines) and .parquet files."""
+    """As `read_jsonl`, for .jsonl, .json (a list of objects, or lines), .parquet and .xml files."""
     if file.suffix == ".parquet":
         try:
             table = pq.read_table(file)
@@ -117,10 +118,22 @@ def read_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         for number, item in enumerate(_from_json(_read_text(file), str(file)), start=1):
             where = f"{file} item {number}"
             yield where, _object(item, where)
+    elif file.suffix == ".xml":
+        yield from _read_xml(file)
     elif file.suffix in SUFFIXES:
         yield from read_jsonl(file)
     else:
-        raise ValueError(f"{file}: expected a .jsonl, .json or .parquet file")
+        raise ValueError(f"{file}: expected a .jsonl, .json, .parquet or .xml file")
+
+
+def _read_xml(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Elements named Problem, their children as columns in lower case: ASDiv's own format."""
+    try:
+        root = ElementTree.fromstring(_read_text(file))
+    except ElementTree.ParseError as error:
+        raise ValueError(f"{file}: not XML: {error}") from error
+    for number, problem in enumerate(root.iter("Problem"), start=1):
+        yield f"{file} problem {number}", {child.tag.lower(): child.text for child in problem}
 
 
 def plain_number(value: object) -> str:
