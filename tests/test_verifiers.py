@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from fastdistill_ray.records import VERDICTS
 from fastdistill_ray.verifiers import Judge, VerifierKnobs
-from fastdistill_ray.verifiers.extraction import last_number, scan
+from fastdistill_ray.verifiers.extraction import find_boxes, last_number
 from fastdistill_ray.verifiers.numbers import NotANumber, TooLarge, is_equal, parse_number
 
 CASES = [
@@ -93,7 +93,7 @@ def test_cases_are_judged_as_labelled(patient_judge: Judge) -> None:
     differing = [
         (case["kind"], case["reference"][:60], case["response"][:60], case["verdict"], got)
         for case, got in zip(CASES, judged, strict=True)
-        if got.verdict != case["verdict"]
+        if got.verdict not in case["verdict"].split("|")
     ]
     assert differing == []
 
@@ -280,9 +280,9 @@ def test_last_number_keeps_sign_and_separators() -> None:
     assert last_number("none") == ""
 
 
-def test_scan_finds_nested_boxes_innermost_first() -> None:
+def test_boxes_found_nested_boxes_innermost_first() -> None:
     text = r"\boxed{a \boxed{b} \} c}"
-    assert [text[box.start : box.end] for box in scan(text).boxes] == ["b", r"a \boxed{b} \} c"]
+    assert [text[box.start : box.end] for box in find_boxes(text)] == ["b", r"a \boxed{b} \} c"]
 
 
 @given(st.fractions(max_denominator=10**6), st.sampled_from(["{}", "${}$", "x = {} cm", "({})"]))

@@ -7,8 +7,12 @@ from fastdistill_ray.verifiers.numbers import NotANumber, Number, TooLarge, is_e
 
 MAX_CHOICE = 2_000  # characters
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_CHINESE_MARK = re.compile(
+    r"^\s*(?:\u9009\u62e9?|\u7b54\u6848)?\s*[:\uff1a]?\s*([A-Za-z\uff21-\uff3a])\u3001"
+)
 _LEAD = re.compile(
-    r"(?:the |my )?(?:(?:final|correct|right|best) )*(?:answer|option|choice)\b(?: is\b)?[ :]*",
+    r"(?:the |my )?(?:(?:final|correct|right|best) )*(?:answer|option|choice)\b(?: is\b)?[ :]*"
+    r"|(?:\u7b54\u6848\s*(?:\u662f|\u4e3a)?|\u9009\u62e9?)[ :]*",
     re.IGNORECASE,
 )
 # (B), [B], B., B), B: and B- mark a letter; a bare B does so only when nothing follows.
@@ -34,7 +38,7 @@ def parse_choice(text: str, options: tuple[str, ...]) -> str:
     """The letter; `options` are the texts in letter order, or empty when not known."""
     if len(text) > MAX_CHOICE:
         raise NotAChoice
-    answer = unwrap(text).strip("* ")
+    answer = unwrap(_CHINESE_MARK.sub(r"\1. ", text)).strip("* ")
     answer = _LEAD.sub("", answer, count=1) if _LEAD.match(answer) else answer
     letters = LETTERS[: len(options)] if options else LETTERS
     texts = [_option_text(option, LETTERS[i]) for i, option in enumerate(options[:26])]

@@ -33,6 +33,13 @@ _SYMBOLS = str.maketrans(
         "\u066b": ".",  # Arabic decimal separator
         "\u066c": ",",  # Arabic thousands separator
         "\u3001": ",",
+        "\u211d": r"\mathbb{R}",
+        "\u2205": r"\emptyset ",
+        "\u2228": " or ",
+        "\u2227": " and ",
+        "\u2213": r"\mp ",
+        "\u27e8": r"\langle ",
+        "\u27e9": r"\rangle ",
         "\u3002": ".",
     }
 )
@@ -47,16 +54,21 @@ _DROPPED = re.compile(
 )
 _SPACE = re.compile(r"(?<!\\)\\[,;:> ]|~|\\q?quad(?![A-Za-z])|\s+")
 _BOLD = re.compile(r"(?<![\w)*])\*\*(?!\*)(.+?)\*\*(?![\w(*])")
-_SCRIPT_BRACES = re.compile(r"([_^])\{(\w)\}")
+_SCRIPT_BRACES = re.compile(r"([_^])\{\s*(\w|\d+)\s*\}")
+_WIDE_SEPARATOR = re.compile(r"(?<=\d),\s*\\!\s*(?=\d{3})")
+_ROW_GAP = re.compile(r"(\\\\) ?\[ ?-?[\d.]+ ?[a-z]{2} ?\]")
 _LOOSE_SPACE = re.compile(r"(?<![^\W_]) | (?![^\W_])")
 _QUOTES = "\"'`"
 
 
 def clean(text: str) -> str:
     """One way of writing: ASCII digits and signs, no `$`, single spaces, no outer wrapper."""
+    if text.isascii() and text.isalnum():
+        return text
     if not text.isascii():
         text = _plain_unicode(text)
     text = text.replace("{,}", ",").replace(r"\%", "%")
+    text = _ROW_GAP.sub(r"\1", _WIDE_SEPARATOR.sub(",", text))
     text = _SPACE.sub(" ", _DROPPED.sub("", text)).strip()
     text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
     text = _BOLD.sub(r"\1", text)
@@ -69,6 +81,8 @@ def clean(text: str) -> str:
 
 def unwrap(text: str) -> str:
     """`clean`, and every wrapper such as `\\text{ cm}` replaced by its words."""
+    if text.isascii() and text.isalnum():
+        return text
     while True:
         shorter = _WRAPPER.sub(r" \1 ", text)
         if shorter == text:
@@ -78,11 +92,13 @@ def unwrap(text: str) -> str:
 
 def comparable(text: str) -> str:
     """The form in which two writings of the same thing are equal strings; case is kept."""
+    if text.isascii() and text.isalnum():
+        return text
     return _LOOSE_SPACE.sub("", _SCRIPT_BRACES.sub(r"\1\2", unwrap(text)))
 
 
 def _strip_outside(text: str) -> str:
-    text = text.strip().rstrip(".,;:").strip()
+    text = text.strip().rstrip(".,;:\\").strip()
     if len(text) > 1 and text[0] == text[-1] and text[0] in _QUOTES + "*_":
         return text[1:-1]
     if text.startswith("{") and _closing_brace(text, 0) == len(text) - 1:

@@ -4,18 +4,23 @@ exact value, as words, or, when nothing else decides, by a sympy process.
 `Means.ask(reference, answer)` returns a verdict of `worker.compare`, or raises TimeoutError.
 """
 
+import contextlib
+import itertools
 import re
 from collections.abc import Callable
 from fractions import Fraction
 from typing import NamedTuple
 
 from fastdistill_ray.verifiers.cleaning import clean, comparable, unwrap
+from fastdistill_ray.verifiers.intervals import ALL_REALS, as_range
 from fastdistill_ray.verifiers.numbers import (
     NotANumber,
     Number,
     TooLarge,
+    exact_notation,
     is_equal,
     parse_number,
+    without_statement,
 )
 
 MAX_ANSWER = 600  # characters
@@ -49,14 +54,48 @@ _PIECE = re.compile(
     re.DOTALL,
 )
 _MEMBER = re.compile(r"[A-Za-z] ?\\in(?![A-Za-z]) ?")
-_ASSIGNED = re.compile(r"(?:[A-Za-z](?:_\w|'|\([A-Za-z](?:,[A-Za-z])*\))?) ?= ?(?=[^=])")
+_ASSIGNED = re.compile(
+    r"(?:\([A-Za-z](?:_\w)?(?: ?, ?[A-Za-z](?:_\w)?)+\)"
+    r"|[A-Za-z](?:_\w|'|\([A-Za-z](?:,[A-Za-z])*\))?) ?= ?(?=[^=])"
+)
+_THOUSANDS = re.compile(r"(?<![\d,.])[1-9]\d{0,2}(?:,\d{3})+(?![\d,]*\d)")
+_ZERO_ITEM = re.compile(r"(?<=\d),0\d\d(?!\d)")
+_PAIR = re.compile(r"[(\[][^()\[\]]*,[^()\[\]]*[)\]]$")
+_POINT = re.compile(r"[A-Z] ?=? ?(?=\([^()]*,[^()]*\)$)")
 _BASE = re.compile(r"\d_|(?<![<>=]):")
 _RELATION = re.compile(r"[<>=]|\\(?:n?[lg]eq?|leqslant|geqslant|neq?|in)(?![A-Za-z])")
 _TEXT_UNIT = re.compile(
     r"(?<=[\w)}]) ?(?:\\(?:text|mathrm|mbox|textrm) ?\{[^{}]*\}(?:\^(?:\d|\{\d\}))?|\\%|%)$"
+    r"|(?<=[\d)}]) (?:(?:square|sq|cubic) )?(?:[cmk]m|ft|in|inch(?:es)?|feet|units?|miles|yards"
+    r"|(?:kilo|centi)?meters|degrees|radians|seconds|minutes|hours)(?:\^(?:\d|\{\d\}))?$"
 )
-_REALS = re.compile(r"\\mathbb ?(?:\{R\}|R)|\u211d")
+_SYNONYMS = tuple(
+    (re.compile(pattern), plain)
+    for pattern, plain in (
+        (
+            r"\\(?:mathbb|mathbf|Bbb) ?(?:\{ ?R ?\}|R(?![A-Za-z]))|\u211d",
+            ALL_REALS.replace("\\", r"\\"),
+        ),
+        (r"\\varnothing(?![A-Za-z])|\\\{ *\\\}", r"\\emptyset"),
+        (r"\\lbrace(?![A-Za-z])", r"\\{"),
+        (r"\\rbrace(?![A-Za-z])", r"\\}"),
+        (r"\\langle(?![A-Za-z])", "("),
+        (r"\\rangle(?![A-Za-z])", ")"),
+        (r"\\[lr]vert(?![A-Za-z])", "|"),
+        (r"\\colon(?![A-Za-z])", ":"),
+        (r"\\(?:lor|vee)(?![A-Za-z])", " or "),
+        (r"\\(?:land|wedge)(?![A-Za-z])", " and "),
+        (r"\\(?:mathrm|text|mathit) ?\{ ?([ie]) ?\}(?!\^[23])", r"\1"),
+    )
+)
+_MATRIX = re.compile(r"\\begin\{[a-zA-Z]?matrix\}.*?\\end", re.DOTALL)
+_LONE_BACKSLASH = re.compile(r"(?<!\\)\\(?=[-\d])")
+# After a space a unit, before which 5 is the value: `5 m`, but not 5m or 5 x.
+_UNIT_AFTER_NUMBER = re.compile(r"\d (?:[A-Za-z/]{2,}|[msghL])(?:\^\{?[23]\}?)?$")
+_EMPTY = ("empty set", "the empty set", "no solution", "no solutions", "no real solutions")
 _CONJUNCTION = re.compile(r"\\(?:text|mbox|mathrm|textrm) ?\{\s*(or|and|,|;)\s*\}")
+_SIGNS = re.compile(r"\\(pm|mp)(?![A-Za-z])")
+_BOTH = ({"pm": "+", "mp": "-"}, {"pm": "-", "mp": "+"})
 _WORDS = re.compile(r"[^\W\d_]{2,}(?:[ '-][^\W\d_]+)*[.?!]?")
 _LETTERS_OF_PRODUCTS = re.compile(r"[abcdkmnpqrstvwxyz]{2,3}")
 _NAMES = (
@@ -73,6 +112,13 @@ _NAMES = (
     "ln",
     "exp",
 )
+_TRIGONOMETRIC = re.compile(r"(?<![A-Za-z])(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
+_DEGREE_SIGN = re.compile(r"\^ ?(?:\\circ|\{ ?\\circ ?\})|\u00b0|\\degrees?(?![A-Za-z])")
+_DEGREES = re.compile(rf"(\d+(?:\.\d+)?) ?(?:{_DEGREE_SIGN.pattern})")
+# Of \frac\pi2 and \frac{a}\pi, which the grammar reads only with braces.
+_GREEK = r"(\\(?:pi|theta|alpha|beta|gamma|delta|lambda|mu|phi|omega|sigma|rho|tau)(?![A-Za-z]))"
+_FIRST_ARGUMENT = re.compile(rf"\\frac ?{_GREEK}")
+_SECOND_ARGUMENT = re.compile(rf"(\\frac ?(?:\{{[^{{}}]*\}}|\w)) ?{_GREEK}")
 _BOMB = re.compile(
     r"\\(?:sum|prod|int|iint|oint|lim)(?![A-Za-z])|\d{3,} ?(?:!|\))!|\^\{?\s*-?\d{5,}|!\s*!"
     r"|\d\^\{?\s*\(?\d+\s*\^\{?\s*\(?\d|\^\{?\s*\d+!"
@@ -86,22 +132,46 @@ def is_equal_expression(reference: str, answer: str, by: Means) -> bool:
     """Raises Unreadable when the answer is no mathematics, TimeoutError when it takes too long."""
     if len(answer) > MAX_ANSWER or len(reference) > MAX_ANSWER:
         raise Unreadable("too long to parse")
-    return _is_equal(_plain(reference), _plain(answer), by)
+    pairs = itertools.product(_readings(_plain(reference)), _readings(_plain(answer)))
+    return any(_is_equal(*pair, by) for pair in pairs)
 
 
 def is_equal_list(reference: str, answer: str, by: Means) -> bool:
     """Kind list: square brackets, braces or none mean a list without order; () has an order."""
     if len(answer) > MAX_ANSWER or len(reference) > MAX_ANSWER:
         raise Unreadable("too long to parse")
-    expected, given = (_as_list(parse_structure(_plain(text))) for text in (reference, answer))
+    pairs = itertools.product(_readings(_plain(reference)), _readings(_plain(answer)))
+    return any(_is_equal_list(*pair, by) for pair in pairs)
+
+
+def _is_equal_list(reference: str, answer: str, by: Means) -> bool:
+    expected, given = (_as_list(parse_structure(text)) for text in (reference, answer))
     if expected.shape == "tuple" and given.shape == "tuple":
         return _is_same_sequence(expected.items, given.items, by)
     return _is_same_collection(expected, given, by)
 
 
+def _readings(text: str) -> list[str]:
+    """`1,000, 2,500` is two numbers; `1,234` among other items may be one number or two."""
+    joined = _THOUSANDS.sub(lambda number: number.group().replace(",", ""), text)
+    if parse_structure(joined).shape != parse_structure(text).shape:
+        return [text]  # (20,100) is a pair
+    if joined == text or _ZERO_ITEM.search(text):
+        return [joined]
+    return [joined, text]
+
+
 def _plain(text: str) -> str:
-    text = _REALS.sub(r"(-\\infty,\\infty)", text)
-    return clean(_CONJUNCTION.sub(r" \1 ", text))
+    text = clean(_CONJUNCTION.sub(r" \1 ", text))
+    for pattern, plain in _SYNONYMS:
+        text = pattern.sub(plain, text)
+    # A row end that lost one of its backslashes on the way through JSON.
+    text = _MATRIX.sub(lambda matrix: _LONE_BACKSLASH.sub(r"\\\\", matrix.group()), text)
+    if unwrap(text).lower() in _EMPTY:
+        return r"\emptyset"
+    with contextlib.suppress(NotANumber):
+        text = without_statement(text)
+    return exact_notation(text)
 
 
 def _as_list(structure: Structure) -> Structure:
@@ -121,7 +191,7 @@ def parse_structure(text: str) -> Structure:
     items = _split(text, (",", ";", "or", "and"))
     if len(items) > 1:
         return Structure("list", "", items)
-    after = _ASSIGNED.match(text)
+    after = _ASSIGNED.match(text) or _POINT.match(text)
     body = text[after.end() :] if after else text
     for opening, closing in (("\\{", "\\}"), ("(", ")"), ("[", "]"), ("(", "]"), ("[", ")")):
         if body.startswith(opening) and body.endswith(closing) and _encloses(body):
@@ -161,6 +231,11 @@ def _is_equal(reference: str, answer: str, by: Means) -> bool:
         return True
     if _number(reference) is not None and _number(answer) is not None:
         return _is_equal_atom(reference, answer, by)
+    ranges = _as_ranges(reference, answer)
+    if ranges is None:
+        return False
+    if ranges != (reference, answer):
+        return _is_equal(*ranges, by)
     expected, given = (_expanded(parse_structure(text)) for text in (reference, answer))
     if expected.shape == given.shape == "atom":
         return _is_equal_atom(reference, answer, by)
@@ -171,10 +246,14 @@ def _is_equal(reference: str, answer: str, by: Means) -> bool:
         return _is_same_collection(expected, given, by)
     if expected.shape == given.shape == "union":
         return _is_same_collection(expected, given, by) or _ask(reference, answer, by)
+    if {expected.shape, given.shape} == {"list", "union"}:
+        return _is_same_collection(expected, given, by)
     if _RELATION.search(reference) or _RELATION.search(answer):
         is_assigned = _ASSIGNED.match(reference) or _ASSIGNED.match(answer)
         return not is_assigned and _ask(reference, answer, by)
     one, other = sorted((expected, given), key=lambda structure: len(structure.items))
+    if r"\emptyset" in (reference, answer):
+        return False
     if one.shape in ("set", "atom") and len(other.items) == 1:
         return _is_equal(one.items[0], other.items[0], by)
     return False
@@ -182,12 +261,24 @@ def _is_equal(reference: str, answer: str, by: Means) -> bool:
 
 def _expanded(structure: Structure) -> Structure:
     """`a \\pm b` is the list of both."""
-    if structure.shape not in ("atom", "list") or not any("\\pm" in i for i in structure.items):
+    if structure.shape not in ("atom", "list") or not any(map(_SIGNS.search, structure.items)):
         return structure
     items = []
     for item in structure.items:
-        items += [item.replace("\\pm", sign) for sign in "+-"] if "\\pm" in item else [item]
+        if _SIGNS.search(item):
+            items += [_SIGNS.sub(lambda sign, both=both: both[sign[1]], item) for both in _BOTH]
+        else:
+            items.append(item)
     return Structure("list", "", items)
+
+
+def _as_ranges(reference: str, answer: str) -> tuple[str, str] | None:
+    """Inequalities as intervals, other texts as they are; None when the variables differ."""
+    expected, given = as_range(reference), as_range(answer)
+    names = {part.variable for part in (expected, given) if part and part.variable}
+    if len(names) > 1:
+        return None
+    return expected.text if expected else reference, given.text if given else answer
 
 
 def _is_same_sequence(reference: list[str], answer: list[str], by: Means) -> bool:
@@ -230,6 +321,9 @@ def _is_equal_atom(reference: str, answer: str, by: Means) -> bool:
     if _BASE.search(reference) or _BASE.search(answer):
         return False
     expected, given = _number(reference), _number(answer)
+    if expected is not None and given is None and _UNIT_AFTER_NUMBER.search(answer):
+        with contextlib.suppress(NotANumber, TooLarge):
+            given = parse_number(answer)
     if expected is not None and given is not None:
         return is_equal(expected, given, by.tolerance)
     if _is_word(reference) or _is_word(answer):
@@ -253,7 +347,9 @@ def _without_same_name(reference: str, answer: str) -> tuple[str, str]:
 
 def _number(text: str) -> Number | None:
     """The exact value, None when there is none; here a letter is a variable, not a unit."""
-    if _BARE_LETTERS.search(re.sub(r"\\(?:text|mathrm|mbox) ?\{[^{}]*\}", "", text)):
+    if _PAIR.match(text) or _BARE_LETTERS.search(
+        re.sub(r"\\(?:text|mathrm|mbox) ?\{[^{}]*\}", "", text)
+    ):
         return None
     try:
         return parse_number(text)
@@ -306,6 +402,12 @@ def _depth(text: str) -> int:
 def to_latex(text: str) -> str:
     """Plain writing such as 2*sqrt(3)*x^10 as the LaTeX that the grammar reads."""
     text = _TEXT_UNIT.sub("", text)
+    if _TRIGONOMETRIC.search(text):
+        text = _DEGREES.sub(r"(\\frac{\1 \\pi}{180})", text)
+    text = _DEGREE_SIGN.sub("", text)
+    text = re.sub(r"\\log ?_ ?(?:e(?![A-Za-z])|\{ ?e ?\})", r"\\ln ", text)
+    text = _FIRST_ARGUMENT.sub(r"\\frac{\1}", text)
+    text = _SECOND_ARGUMENT.sub(r"\1{\2}", text)
     text = re.sub(r"(?<![\\A-Za-z])sqrt ?\(", r"\\sqrt(", text)
     text = re.sub(r"\\sqrt ?\(([^()]*)\)", r"\\sqrt{\1}", text)
     text = re.sub(r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi ", text)

@@ -7,14 +7,22 @@ import re
 from typing import NamedTuple
 
 _TOKEN = re.compile(r"(?i:</?(?:think|answer)\s*>)|\\\\?(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+_TAG = re.compile(r"<(/?)(think|answer)\s*>", re.IGNORECASE)
+_BLANK = re.compile(r"(?:\\[,;:! ]|[\s${}~*])*+")
 _STATED = re.compile(
-    r"####|(?i:\banswer[*_]*\s*(?:is\b|:|=))|\u7b54\u6848\s*(?:\u662f|\u4e3a|:|\uff1a)"
+    r"####|(?i:\banswers?[*_]*\s*(?:is\b|are\b|:|=))|\u7b54\u6848\s*(?:\u662f|\u4e3a|:|\uff1a)"
 )
 _STATED_PADDING = re.compile(r"[\s:*_]*")
 # A full stop ends the statement unless a digit follows, as in 3.5.
 _STATED_END = re.compile(r"\n|\.(?=\s|$)|\u3002|</?(?i:think|answer)\b")
 _LAST_NUMBER = re.compile(r"(?:(?<![\w)])-)?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
-_BOX_START = re.compile(r"\\(?:boxed|fbox)")
+# The same words at the beginning of a box or block lead to the answer.
+_STATED_LEAD = re.compile(
+    r"(?:\\text\s*\{\s*)?(?:(?:so|thus|hence|therefore),?\s+)?(?:(?:the|my|our)\s+)?"
+    r"(?:(?:final|correct|right)\s+)*answers?\s*(?:is\b|are\b|:|=)\s*:?\s*\}?",
+    re.IGNORECASE,
+)
+_BOX_START = re.compile(r"(?<!\\)\\++(?:boxed|fbox)")
 
 
 class Tag(NamedTuple):
@@ -44,16 +52,26 @@ class Extraction(NamedTuple):
 
 
 def scan(text: str) -> Scan:
-    """All think and answer tags and all complete boxes, in order; a box never spans a tag."""
-    tags: list[Tag] = []
+    return Scan(find_tags(text), find_boxes(text))
+
+
+def find_tags(text: str) -> list[Tag]:
+    """All think and answer tags, in order."""
+    return [
+        Tag(match[2].lower(), bool(match[1]), match.start(), match.end())
+        for match in _TAG.finditer(text)
+    ]
+
+
+def find_boxes(text: str) -> list[Box]:
+    """All complete boxes in order of their ends; a box never spans a tag."""
+    first = _BOX_START.search(text)
     boxes: list[Box] = []
     open_braces: list[int] = []  # start of a box's content, or -1 for a plain brace
-    for match in _TOKEN.finditer(text):
+    for match in _TOKEN.finditer(text, first.start()) if first else ():
         token = match.group()
         if token[0] == "<":
             open_braces.clear()
-            name = token.strip("</> \t\r\n").lower()
-            tags.append(Tag(name, token[1] == "/", match.start(), match.end()))
         elif token == "{":
             open_braces.append(-1)
         elif token == "}":
@@ -62,28 +80,37 @@ def scan(text: str) -> Scan:
                 boxes.append(Box(start, match.start()))
         elif token.endswith("{") and len(token) > 2:
             open_braces.append(match.end())
-    return Scan(tags, boxes)
+    return boxes
 
 
 def is_blank(answer: str) -> bool:
     """Nothing but white space, dollar signs, braces and LaTeX spaces."""
-    return not re.sub(r"\\[,;:! ]|[\s${}~*]", "", answer)
+    return _BLANK.fullmatch(answer) is not None
 
 
 def extract_answer(
     text: str, *, stated_answers: bool, boxes_outside_answer: bool, is_cut: bool
 ) -> Extraction:
     """The answer by rules 1 and 2 of the contract; `is_cut`: the token limit ended the text."""
-    found = scan(text)
-    blocks, opened = _answer_blocks(found.tags)
-    filled = [block for block in blocks if not is_blank(text[block.start : block.end])]
+    found = _find_answer(text, stated_answers, boxes_outside_answer, is_cut)
+    lead = _STATED_LEAD.match(found.answer)
+    return found._replace(answer=_after_lead(found.answer, lead.end())) if lead else found
+
+
+def _find_answer(
+    text: str, stated_answers: bool, boxes_outside_answer: bool, is_cut: bool
+) -> Extraction:
+    blocks, opened = _answer_blocks(find_tags(text))
+    filled = [
+        content for content in (text[b.start : b.end] for b in blocks) if not is_blank(content)
+    ]
     if filled:
-        return _from_block(text, found, filled[-1], stated_answers)
+        return _from_block(filled[-1].strip(), stated_answers)
     if blocks:
         return Extraction("", "the answer block is empty")
     if boxes_outside_answer:
         # A block that was begun and cut is not an answer, and what stands before it was not meant.
-        box = _last_box(text, found.boxes, Box(opened or 0, len(text)))
+        box = _last_box(text[opened or 0 :])
         if box:
             return Extraction(box, "last box")
     if opened is not None:
@@ -91,6 +118,14 @@ def extract_answer(
     if stated_answers:
         return _stated(text, is_cut)
     return Extraction("", "no answer")
+
+
+def _after_lead(answer: str, start: int) -> str:
+    """`The answer is 42` inside a box or block is 42."""
+    rest = answer[start:].strip()
+    if rest.endswith("}") and rest.count("}") > rest.count("{"):
+        rest = rest[:-1]
+    return answer if is_blank(rest) else rest
 
 
 def last_number(text: str) -> str:
@@ -114,19 +149,17 @@ def _answer_blocks(tags: list[Tag]) -> tuple[list[Box], int | None]:
     return blocks, opened
 
 
-def _last_box(text: str, boxes: list[Box], within: Box) -> str:
-    for box in reversed(boxes):
-        inside = within.start <= box.start and box.end <= within.end
-        if inside and not is_blank(text[box.start : box.end]):
+def _last_box(text: str) -> str:
+    for box in reversed(find_boxes(text)):
+        if not is_blank(text[box.start : box.end]):
             return text[box.start : box.end].strip()
     return ""
 
 
-def _from_block(text: str, found: Scan, block: Box, stated_answers: bool) -> Extraction:
-    box = _last_box(text, found.boxes, block)
+def _from_block(content: str, stated_answers: bool) -> Extraction:
+    box = _last_box(content)
     if box:
         return Extraction(box, "last box of the answer block")
-    content = text[block.start : block.end].strip()
     if _BOX_START.search(content):
         return Extraction("", "the box in the answer block is empty or not closed")
     if stated_answers:

@@ -226,7 +226,9 @@ def decide_number(
 
 
 def is_word_none(text: str) -> bool:
-    return len(text) < 100 and unwrap(text).strip(" .!()").lower() == "none"
+    return (
+        len(text) < 100 and "none" in text.lower() and unwrap(text).strip(" .!()").lower() == "none"
+    )
 
 
 def decide_choice(reference: str, answer: str, options: tuple[str, ...]) -> Decision:

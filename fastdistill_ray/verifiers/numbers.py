@@ -52,7 +52,19 @@ _CURRENCY = re.compile(
     r"|^(?:US|USD|EUR|GBP|INR|AUD|CAD|NT|HK|CNY|RMB|RM|Rs\.?) ?(?=[-+.\d])"
 )
 _LABEL = re.compile(r"[A-Za-z][A-Za-z ]{0,40}:(?=[ \d-])")
-_AND_FRACTION = re.compile(r"(?<=\d) (?:and|&) (?=\d+ ?/ ?\d)")
+_AND_FRACTION = re.compile(r"(?<=\d) +(?:and|&) +(?=\d+ ?/ ?\d|\\frac(?![A-Za-z]))")
+# A statement up to its number, such as "She has" or "There are a total of".
+_STATEMENT = re.compile(
+    r"(?:[A-Za-z][A-Za-z']* ){0,7}(?:is|are|was|were|equals?|has|have|had|gets?|costs?|needs?"
+    r"|takes?|exactly|total of)[ :]+(?:exactly |a total of )?(?=[-+.(\\]?\d|\\)",
+    re.IGNORECASE,
+)
+_REPEATING = re.compile(
+    r"(?<![\d.])(\d{0,40})\.(\d{0,40})"
+    r"(?:\\(?:overline|bar|dot) ?(?:\{ ?(\d{1,40}) ?\}|(\d))|\((\d{1,40})\))(?!\d)"
+)
+_BASE_TEN = re.compile(r"(?<=\d) ?_ ?(?:10(?!\d)|\{ ?10 ?\})")
+_DOLLARS = re.compile(r"(?<![A-Za-z])(?:US|AU|A|CA|C|NZ|HK|S|NT|R)\\?\$")
 _EQUALS = re.compile(r"==?|\\approx(?![A-Za-z])|\\equals")
 _LEFT_SIDE = re.compile(r"[^,;<>\u2260]*")
 _COMPARISON = re.compile(r"[<>]|\\(?:n?[lg]eq?|leqslant|geqslant|neq?|pm|mp|to|in|not)(?![A-Za-z])")
@@ -76,6 +88,11 @@ _NOT_UNIT_WORDS = (
     "forty fifty sixty seventy eighty ninety hundred thousand million billion trillion"
 )
 _NOT_UNITS = frozenset(_NOT_UNIT_WORDS.split())
+_HEDGE_WORDS = (
+    "never twice double triple without over under above below around almost nearly negative think "
+    "guess believe probably could may might should would exceeds only no any every"
+)
+_HEDGES = _NOT_UNITS.union(_HEDGE_WORDS.split())
 
 
 def parse_number(text: str) -> Number:
@@ -100,11 +117,33 @@ def is_equal(first: Number, second: Number, tolerance: Fraction | None = None) -
 
 @functools.lru_cache(maxsize=65536)
 def _short_number(text: str) -> Number:
-    text = _CURRENCY.sub("", unwrap(text)).strip()
+    text = _CURRENCY.sub("", unwrap(_DOLLARS.sub("$", text))).strip()
     try:
         return _literal(text)
     except NotANumber:
-        return _value_with_unit(_right_side(_AND_FRACTION.sub(" ", text)))
+        text = exact_notation(_AND_FRACTION.sub(" ", text))
+        return _value_with_unit(_right_side(without_statement(text)))
+
+
+def exact_notation(text: str) -> str:
+    """Repeating decimals as fractions, and 12_{10} as 12."""
+    return _REPEATING.sub(_repeating_fraction, _BASE_TEN.sub("", text))
+
+
+def _repeating_fraction(match: re.Match[str]) -> str:
+    whole, part = match[1], match[2]
+    period = match[3] or match[4] or match[5]
+    above = int(whole + part + period) - int(whole + part or "0")
+    return rf"(\frac{{{above}}}{{{(10 ** len(period) - 1) * 10 ** len(part)}}})"
+
+
+def without_statement(text: str) -> str:
+    """`She has 5 apples` is 5 apples; refuses words that take back what is said."""
+    statement = _STATEMENT.match(text)
+    if not statement:
+        return text
+    _refuse_words(statement.group(), _HEDGES)
+    return text[statement.end() :]
 
 
 def _literal(text: str) -> Number:

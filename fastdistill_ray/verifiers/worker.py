@@ -15,7 +15,7 @@ from typing import Any
 from latex2sympy2_extended import NormalizationConfig
 from math_verify import parse, verify
 from math_verify.parser import LatexExtractionConfig
-from sympy import Basic, Expr, N, Rational
+from sympy import Basic, Expr, I, N, Rational, Symbol
 
 RECYCLE_AFTER = 4_000  # answers: sympy's caches grow
 RECYCLED = 3  # exit status
@@ -32,7 +32,7 @@ _CONFIG = [
     LatexExtractionConfig(
         boxed_match_priority=-1,
         normalization_config=NormalizationConfig(
-            basic_latex=True, units=True, malformed_operators=True, nits=True, boxed="none"
+            basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none"
         ),
     )
 ]
@@ -41,7 +41,18 @@ _CONFIG = [
 def parse_latex(text: str) -> list:
     """Parsed by latex2sympy's grammar only; the reader of plain expressions would evaluate code."""
     found = parse(f"${text}$", _CONFIG, fallback_mode="no_fallback", parsing_timeout=0)
-    return [expression for expression in found if not isinstance(expression, str)]
+    return [_with_plain_symbols(one) for one in found if not isinstance(one, str)]
+
+
+def _with_plain_symbols(expression: Any) -> Any:
+    """i is the imaginary unit; of other names latex2sympy assumes what else stands in the text."""
+    if not isinstance(expression, Basic):
+        return expression
+    names = expression.atoms(Symbol)
+    if all(name.is_real and name.name != "i" for name in names):
+        return expression
+    plain = {name: I if name.name == "i" else Symbol(name.name, real=True) for name in names}
+    return expression.xreplace(plain)
 
 
 def compare(reference: str, answer: str, tolerance: str | None = None) -> str:

@@ -1,0 +1,273 @@
+"""Answers judged per CPU-second, beside math-verify alone, TRL's and open-r1's reward functions.
+
+    python -m benchmarks.judging [--data FOLDER] [--json FILE] [--completions 5000] [--run RUN]
+
+gsm8k: real completions of the four models of GSM8K's example_model_solutions.jsonl, their last line
+"A: 18" written as the paper's format asks, so that all methods find it; right and wrong as labelled
+there. gsm8k_groups: the same, each problem's four as a group. math: solutions of MATH, the answer
+right, in another right writing, another problem's or with a digit changed; every (reference,
+answer) once, so that no cache helps. math_groups: eight completions of a problem, its solution with
+answers drawn from the right one, a right writing and two wrong ones, as a teacher repeats itself.
+run_groups: the groups of a finished run (--run), as they are. Imports and starting the judging
+process are not counted, CPU time of that process is.
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import pyarrow.parquet as pq
+from latex2sympy2_extended import NormalizationConfig
+from math_verify import LatexExtractionConfig, parse, verify
+
+from fastdistill_ray.records import Kind
+from fastdistill_ray.verifiers import Judge, VerifierKnobs
+
+GSM8K = "gsm8k/example_model_solutions.jsonl"
+MATH = ("math/train.parquet", "math/test.parquet")
+MODELS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
+
+
+class Case(NamedTuple):
+    """`is_right` as labelled or made; None when nobody knows."""
+
+    kind: Kind
+    text: str
+    reference: str
+    is_right: bool | None
+
+
+class Measured(NamedTuple):
+    verdicts: list[bool]
+    reasons: list[str]
+    cpu_seconds: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--data", default=os.environ.get("FASTDISTILL_DATA", ""))
+    parser.add_argument("--json", default="", help="table and all differences, written there")
+    parser.add_argument("--completions", type=int, default=5_000, help="of each set, at most")
+    parser.add_argument("--run", default="", help="also the groups of this run folder")
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    arguments = parser.parse_args()
+    sets = read_sets(Path(arguments.data), arguments.completions)
+    if arguments.run:
+        sets["run_groups"] = run_groups(Path(arguments.run), arguments.completions)
+    rows, differences = [], {}
+    for name, cases in sets.items():
+        found = {method: METHODS[method](cases) for method in arguments.methods}
+        rows += table(name, cases, found)
+        if {"ours", "math_verify"} <= set(found):
+            differences[name] = list_differences(cases, found["ours"], found["math_verify"])
+    for row in rows:
+        print(json.dumps(row), flush=True)
+    for name, lines in differences.items():
+        print(f"{name}: {len(lines)} verdicts differ from math-verify's")
+        for line in lines[:20]:
+            print("  " + json.dumps(line, ensure_ascii=False))
+    if arguments.json:
+        result = {"rows": rows, "differences": differences}
+        Path(arguments.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def read_sets(data: Path, limit: int) -> dict[str, list[Case]]:
+    missing = [str(data / name) for name in (GSM8K, *MATH) if not (data / name).is_file()]
+    if missing:
+        raise SystemExit(
+            f"error: {', '.join(missing)} missing; give the folder of the benchmark files "
+            "by --data or FASTDISTILL_DATA"
+        )
+    lines = (data / GSM8K).read_text(encoding="utf-8").splitlines()
+    gsm8k = [case for line in lines for case in gsm8k_group(json.loads(line))]
+    problems = [row for name in MATH for row in pq.read_table(data / name).to_pylist()]
+    solved = [row["reward_model"]["ground_truth"] for row in problems]
+    solved = [one for one in solved if one["target"].strip()]
+    random.Random(0).shuffle(solved)
+    return {
+        "gsm8k": gsm8k[:limit],
+        "gsm8k_groups": gsm8k[:limit],
+        "math": math_singles(solved, limit),
+        "math_groups": math_groups(solved, limit),
+    }
+
+
+def gsm8k_group(line: dict[str, Any]) -> list[Case]:
+    reference = line["ground_truth"].rsplit("A:", 1)[1].strip()
+    cases = []
+    for model in MODELS:
+        work, _, answer = line[model]["solution"].rpartition("A:")
+        text = in_format(work.strip(), answer.strip())
+        cases.append(Case("number", text, reference, line[model]["is_correct"]))
+    return cases
+
+
+def in_format(work: str, answer: str) -> str:
+    return f"<think>\n{work}\n</think>\n<answer>\n\\boxed{{{answer}}}\n</answer>"
+
+
+def math_singles(solved: list[dict[str, str]], limit: int) -> list[Case]:
+    rng = random.Random(1)
+    cases, seen = [], set()
+    for one in solved:
+        answers = math_answers(one["target"], rng.choice(solved)["target"], rng)
+        is_right, answer = answers[rng.choice((0, 0, 1, 2, 3, 3))]
+        if answer is not None and (one["target"], answer) not in seen:
+            seen.add((one["target"], answer))
+            cases.append(math_case(one, answer, is_right))
+    return cases[:limit]
+
+
+def math_groups(solved: list[dict[str, str]], limit: int) -> list[Case]:
+    rng = random.Random(2)
+    cases: list[Case] = []
+    for one in solved[: limit // 8]:
+        answers = math_answers(one["target"], rng.choice(solved)["target"], rng)
+        for is_right, answer in rng.choices(answers, weights=(3, 1, 1, 3), k=8):
+            cases.append(math_case(one, answer or one["target"], is_right or answer is None))
+    return cases
+
+
+def math_answers(reference: str, other: str, rng: random.Random) -> list[tuple[bool, str | None]]:
+    """The reference, a right writing of it, another problem's, one with a digit changed."""
+    again = reference.replace("\\frac", "\\dfrac").replace(" ", "")
+    again = re.sub(r"(?<=[\w)}])([+=])(?=[\w(\\])", r" \1 ", again)
+    digits = [match.start() for match in re.finditer(r"\d", reference)]
+    changed = None
+    if digits:
+        at = rng.choice(digits)
+        changed = f"{reference[:at]}{(int(reference[at]) + rng.randint(1, 9)) % 10}"
+        changed += reference[at + 1 :]
+    is_same = other.replace(" ", "") == reference.replace(" ", "")
+    return [(True, reference), (True, again), (is_same, other), (False, changed)]
+
+
+def math_case(one: dict[str, str], answer: str, is_right: bool) -> Case:
+    work = re.sub(r"\\boxed", "", one["solution"])
+    return Case("math", in_format(work, answer), one["target"], is_right)
+
+
+def run_groups(run: Path, limit: int) -> list[Case]:
+    files = sorted(run.glob("stages/groups/*.parquet"))
+    if not files:
+        raise SystemExit(
+            f"error: no groups in {run}/stages/groups; give a run that has written some"
+        )
+    rows = [row for file in files for row in pq.read_table(file).to_pylist()]
+    return [
+        Case(row["kind"], completion["text"], row["reference"], None)
+        for row in rows
+        for completion in row["completions"]
+    ][:limit]
+
+
+def cpu_seconds() -> float:
+    """Of this process and of all it started."""
+    children = psutil.Process().children(recursive=True)
+    times = [child.cpu_times() for child in children]
+    return time.process_time() + sum(one.user + one.system for one in times)
+
+
+def timed(cases: list[Case], judge_one: Callable[[Case], tuple[bool, str]]) -> Measured:
+    begin = cpu_seconds()
+    judged = [judge_one(case) for case in cases]
+    seconds = cpu_seconds() - begin
+    return Measured([is_right for is_right, _ in judged], [why for _, why in judged], seconds)
+
+
+def ours(cases: list[Case]) -> Measured:
+    with Judge(VerifierKnobs()) as judge:
+        judge.judge("math", r"\boxed{x+x+x}", "3x")  # starts the judging process
+
+        def judge_one(case: Case) -> tuple[bool, str]:
+            judged = judge.judge(case.kind, case.text, case.reference)
+            return judged.verdict == "correct", f"{judged.verdict}: {judged.reason}"
+
+        return timed(cases, judge_one)
+
+
+def math_verify_alone(cases: list[Case]) -> Measured:
+    def judge_one(case: Case) -> tuple[bool, str]:
+        return bool(verify(parse(f"${case.reference}$"), parse(case.text))), ""
+
+    return timed(cases, judge_one)
+
+
+def trl_reward(cases: list[Case]) -> Measured:
+    """The package's own function."""
+    from trl.rewards import accuracy_reward  # noqa: PLC0415  not a dependency of the project
+
+    def judge_one(case: Case) -> tuple[bool, str]:
+        message = [{"role": "assistant", "content": case.text}]
+        return accuracy_reward([message], [f"${case.reference}$"])[0] == 1.0, ""
+
+    return timed(cases, judge_one)
+
+
+def open_r1_reward(cases: list[Case]) -> Measured:
+    """open-r1 is on no package index: the calls of math-verify that its accuracy reward makes."""
+    config = LatexExtractionConfig(
+        boxed_match_priority=0,
+        try_extract_without_anchor=False,
+        normalization_config=NormalizationConfig(
+            basic_latex=True, units=True, malformed_operators=False, nits=False, boxed="all"
+        ),
+    )
+
+    def judge_one(case: Case) -> tuple[bool, str]:
+        expected = parse(f"${case.reference}$", extraction_mode="first_match")
+        given = parse(case.text, extraction_config=[config], extraction_mode="first_match")
+        return bool(expected) and bool(verify(expected, given)), ""
+
+    return timed(cases, judge_one)
+
+
+METHODS: dict[str, Callable[[list[Case]], Measured]] = {
+    "ours": ours,
+    "math_verify": math_verify_alone,
+    "trl": trl_reward,
+    "open_r1": open_r1_reward,
+}
+
+
+def table(name: str, cases: list[Case], found: dict[str, Measured]) -> list[dict[str, Any]]:
+    rows = []
+    for method, measured in found.items():
+        known = [i for i, case in enumerate(cases) if case.is_right is not None]
+        against_labels = sum(measured.verdicts[i] != cases[i].is_right for i in known)
+        row: dict[str, Any] = {"set": name, "method": method, "answers": len(cases)}
+        row["cpu_seconds"] = round(measured.cpu_seconds, 2)
+        row["answers_per_cpu_second"] = round(len(cases) / measured.cpu_seconds)
+        if "ours" in found:
+            row["ours_is_faster"] = round(measured.cpu_seconds / found["ours"].cpu_seconds, 1)
+        row["against_labels"] = against_labels
+        rows.append(row)
+    return rows
+
+
+def list_differences(cases: list[Case], first: Measured, second: Measured) -> list[dict[str, Any]]:
+    lines = []
+    for i, case in enumerate(cases):
+        if first.verdicts[i] != second.verdicts[i]:
+            answer = case.text.rsplit("\\boxed{", 1)[-1].rsplit("}", 1)[0]
+            lines.append(
+                {
+                    "reference": case.reference,
+                    "answer": answer[:200],
+                    "ours": first.reasons[i],
+                    "math_verify": "correct" if second.verdicts[i] else "not correct",
+                    "label": case.is_right,
+                }
+            )
+    return lines
+
+
+if __name__ == "__main__":
+    main()
