@@ -184,7 +184,7 @@ def timed(cases: list[Case], judge_one: Callable[[Case], tuple[bool, str]]) -> M
 
 def ours(cases: list[Case]) -> Measured:
     with Judge(VerifierKnobs()) as judge:
-        judge.judge("math", r"\boxed{x+x+x}", "3x")  # starts the judging process
+        judge.judge("math", r"\boxed{\sin x+\sin x}", r"2\sin x")  # starts the judging process
 
         def judge_one(case: Case) -> tuple[bool, str]:
             judged = judge.judge(case.kind, case.text, case.reference)

@@ -48,6 +48,8 @@ HOSTILE = (
     ),
 )
 
+_LITERAL = re.compile(r" *[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})? *", re.ASCII)
+
 
 class Case(NamedTuple):
     """`is_right` is None when nobody knows."""
@@ -359,12 +361,12 @@ def _no_answer(rng: Rng) -> Case:
 
 
 def python_value(text: str) -> Fraction | None:
-    """What a pocket calculator reads: one literal or quotient of literals, else None."""
+    """What a pocket calculator reads: literals divided in turn, else None."""
     parts = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text).strip().lstrip("$").rstrip("$.").split("/")
     try:
-        values = [Fraction(part) for part in parts if part.isascii() and "_" not in part]
+        values = [Fraction(part) for part in parts if _LITERAL.fullmatch(part)]
     except (ValueError, ZeroDivisionError):
         return None
-    if len(values) != len(parts) or len(parts) > 2 or 0 in values[1:]:
+    if len(values) != len(parts) or 0 in values[1:]:
         return None
     return math.prod([values[0], *(1 / value for value in values[1:])])

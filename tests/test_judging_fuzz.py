@@ -3,6 +3,7 @@
 import random
 import re
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 
@@ -28,7 +29,9 @@ KNOBS = VerifierKnobs()
 @pytest.fixture(scope="module")
 def judge() -> Iterator[Judge]:
     with Judge(KNOBS) as judge:
-        judge.judge("math", r"\boxed{x+x}", "2x")  # starting the process counts for no answer
+        judge.judge(
+            "math", r"\boxed{\sin x+\sin x}", r"2\sin x"
+        )  # starting the process counts for no answer
         yield judge
 
 
@@ -49,7 +52,7 @@ def check(case: Case, judge: Judge, patient: Judge) -> str:
 def is_in_time(case: Case) -> bool:
     """Asked again, without cache, up to three times: the machine may have been busy."""
     with Judge(KNOBS) as judge:
-        judge.judge("math", r"\boxed{x+x}", "2x")
+        judge.judge("math", r"\boxed{\sin x+\sin x}", r"2\sin x")
         for blanks in range(1, 4):
             begin = time.monotonic()
             response = case.response + " " * blanks
@@ -72,7 +75,7 @@ def run(count: int, seed: int) -> Counter[str]:
     rng = random.Random(seed)
     verdicts: Counter[str] = Counter()
     with Judge(KNOBS) as judge, Judge(VerifierKnobs(time_limit=30.0)) as patient:
-        judge.judge("math", r"\boxed{x+x}", "2x")
+        judge.judge("math", r"\boxed{\sin x+\sin x}", r"2\sin x")
         for _ in range(count // 4):
             for draw in (draw_case, draw_case, draw_spoilt, draw_spoilt):
                 verdicts[check(draw(rng), judge, patient)] += 1
@@ -105,8 +108,10 @@ def test_spoilt_writings_of_the_reference_are_right_only_if_they_read_so(judge: 
     for _ in range(2_000):
         case = spoilt_integer(rng)
         judged = judge.judge(case.kind, case.response, case.reference)
-        digits = re.sub(r"\D", "", judged.answer)
-        if judged.verdict == "correct" and case.is_right is None:
+        # Of an equation the right side is judged; digits of other scripts are digits.
+        right_side = unicodedata.normalize("NFKC", judged.answer.rsplit("=", 1)[-1])
+        digits = "".join(str(unicodedata.decimal(c)) for c in right_side if c.isdecimal())
+        if judged.verdict == "correct" and case.is_right is None and "\u00bd" not in judged.answer:
             assert digits.strip("0") == re.sub(r"\D", "", case.reference).strip("0"), case
         elif case.is_right is False:
             assert judged.verdict != "correct", case

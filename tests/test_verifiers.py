@@ -13,11 +13,12 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastdistill_ray.records import VERDICTS
-from fastdistill_ray.verifiers import Judge, VerifierKnobs
+from fastdistill_ray.verifiers import Judge, VerifierKnobs, fingerprints
 from fastdistill_ray.verifiers.extraction import find_boxes, last_number
 from fastdistill_ray.verifiers.numbers import NotANumber, TooLarge, is_equal, parse_number
 
@@ -152,7 +153,7 @@ def test_gsm_plus_references_accepted_by_their_verifier() -> None:
 @pytest.mark.parametrize("kind", ["number", "math"])
 @pytest.mark.parametrize("bomb", BOMBS, ids=range(len(BOMBS)))
 def test_bomb_ends_within_limit(judge: Judge, kind: str, bomb: str) -> None:
-    judge.judge("math", boxed("x+x"), "2x")  # starting the process does not count
+    judge.judge("math", boxed(r"\sin x+\sin x"), r"2\sin x")  # starting the process does not count
     seconds = []
     for attempt in (bomb, f"{bomb} "):  # another text, so that no cache answers; best of two
         begin = time.monotonic()
@@ -163,10 +164,10 @@ def test_bomb_ends_within_limit(judge: Judge, kind: str, bomb: str) -> None:
 
 
 def test_bomb_killed_leaves_next_answer_unharmed(judge: Judge) -> None:
-    judge.judge("math", boxed("x+x"), "2x")
-    bomb = judge.judge("math", boxed("(x+y+z+1)^{2999}"), "(x+y+z+2)^{2998}")
+    judge.judge("math", boxed(r"\sin x+\sin x"), r"2\sin x")
+    bomb = judge.judge("math", boxed(r"\sin((x+y+z+1)^{2999})"), "(x+y+z+2)^{2998}")
     assert bomb.verdict == "timeout"
-    assert judge.judge("math", boxed("z+z+1"), "2z+1").verdict == "correct"
+    assert judge.judge("math", boxed(r"\sin z+\sin z"), r"2\sin z").verdict == "correct"
 
 
 def test_long_texts_take_linear_time(judge: Judge) -> None:
@@ -195,7 +196,7 @@ def test_worker_in_thread_answers_as_in_main_thread() -> None:
 
         def work(i: int) -> None:
             verdicts.append(
-                judge.judge("math", boxed(f"(x+{i})^2"), f"x^2+{2 * i}x+{i * i}").verdict
+                judge.judge("math", boxed(rf"{i}\cos x+\cos x"), rf"{i + 1}\cos x").verdict
             )
 
         threads = [threading.Thread(target=work, args=(i,)) for i in range(2, 6)]
@@ -209,11 +210,11 @@ def test_worker_in_thread_answers_as_in_main_thread() -> None:
 @pytest.mark.parametrize("victim", ["child", "process"])
 def test_worker_killed_is_replaced(victim: str) -> None:
     with Judge(VerifierKnobs()) as judge:
-        assert judge.judge("math", boxed("x+x"), "2x").verdict == "correct"
+        assert judge.judge("math", boxed(r"\sin x+\sin x"), r"2\sin x").verdict == "correct"
         worker = judge._process
         assert worker._process is not None
         os.kill(worker._child if victim == "child" else worker._process.pid, signal.SIGKILL)
-        assert judge.judge("math", boxed("y+y+1"), "2y+1").verdict == "correct"
+        assert judge.judge("math", boxed(r"\sin y+\sin y"), r"2\sin y").verdict == "correct"
 
 
 def test_worker_dies_with_its_parent() -> None:
@@ -221,7 +222,7 @@ def test_worker_dies_with_its_parent() -> None:
         "import os, signal\n"
         "from fastdistill_ray.verifiers import Judge, VerifierKnobs\n"
         "judge = Judge(VerifierKnobs())\n"
-        "judge.judge('math', r'\\boxed{x+x}', '2x')\n"
+        "judge.judge('math', r'\\boxed{\\sin x+\\sin x}', r'2\\sin x')\n"
         "print(judge._process._process.pid, judge._process._child, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -344,3 +345,36 @@ def test_math_random_text_never_crashes_and_is_never_correct(judge: Judge, text:
 def test_number_malformed_text_is_refused(text: str) -> None:
     with pytest.raises((NotANumber, TooLarge)):
         parse_number(text)
+
+
+def test_fingerprint_modulus_is_prime_and_small_primes_have_roots() -> None:
+    assert sympy.isprime(fingerprints.P)
+    for square in (fingerprints.P - 1, 2, 3, 5, 7, 97, 199):
+        assert pow(fingerprints._root(square), 2, fingerprints.P) == square
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        (r"\sqrt{12}", r"2\sqrt3", True),
+        (r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt2}{2}", True),
+        ("(x+1)^2", "x^{2}+2x+1", True),
+        ("(x+i)(x-i)", "x^2+1", True),
+        (r"2^{1009}", r"2 \cdot 2^{1008}", True),
+        ("n(n+1)/2", r"\frac{n^2+n}{2}", True),
+        (r"\sqrt{13}+\sqrt2", r"\sqrt{15}", False),
+        ("-x^2", "(-x)^2", False),
+        (r"\frac{\pi}{2^{98}}", r"\frac{\pi}{2^{99}}", False),
+        ("x_1", "x_2", False),
+        ("1/2x", "x/2", None),
+        (r"\sqrt{x^2}", "x", None),
+        ("f(x)", "fx", None),
+        (r"7\frac12", r"\frac72", None),
+        (r"\frac{1}{x-x}", "0", None),
+        ("12_7", "12_8", None),
+    ],
+)
+def test_fingerprints_tell_same_expressions_or_say_nothing(
+    first: str, second: str, same: bool | None
+) -> None:
+    assert fingerprints.is_identical(first, second) is same

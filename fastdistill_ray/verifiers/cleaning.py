@@ -58,6 +58,11 @@ _SCRIPT_BRACES = re.compile(r"([_^])\{\s*(\w|\d+)\s*\}")
 _WIDE_SEPARATOR = re.compile(r"(?<=\d),\s*\\!\s*(?=\d{3})")
 _ROW_GAP = re.compile(r"(\\\\) ?\[ ?-?[\d.]+ ?[a-z]{2} ?\]")
 _LOOSE_SPACE = re.compile(r"(?<![^\W_]) | (?![^\W_])")
+_REPEATING = re.compile(
+    r"(?<![\d.])(\d{0,40})\.(\d{0,40})"
+    r"(?:\\(?:overline|bar|dot) ?(?:\{ ?(\d{1,40}) ?\}|(\d))|\((\d{1,40})\))(?!\d)"
+)
+_BASE_TEN = re.compile(r"(?<=\d) ?_ ?(?:10(?!\d)|\{ ?10 ?\})")
 _QUOTES = "\"'`"
 
 
@@ -95,6 +100,18 @@ def comparable(text: str) -> str:
     if text.isascii() and text.isalnum():
         return text
     return _LOOSE_SPACE.sub("", _SCRIPT_BRACES.sub(r"\1\2", unwrap(text)))
+
+
+def exact_notation(text: str) -> str:
+    """Repeating decimals as fractions, and 12_{10} as 12."""
+    return _REPEATING.sub(_repeating_fraction, _BASE_TEN.sub("", text))
+
+
+def _repeating_fraction(match: re.Match[str]) -> str:
+    whole, part = match[1], match[2]
+    period = match[3] or match[4] or match[5]
+    above = int(whole + part + period) - int(whole + part or "0")
+    return rf"(\frac{{{above}}}{{{(10 ** len(period) - 1) * 10 ** len(part)}}})"
 
 
 def _strip_outside(text: str) -> str:

@@ -11,13 +11,14 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import NamedTuple
 
-from fastdistill_ray.verifiers.cleaning import clean, comparable, unwrap
+from fastdistill_ray.verifiers.cleaning import clean, comparable, exact_notation, unwrap
+from fastdistill_ray.verifiers.fingerprints import is_identical
 from fastdistill_ray.verifiers.intervals import ALL_REALS, as_range
+from fastdistill_ray.verifiers.latex import BOMB, depth, to_latex
 from fastdistill_ray.verifiers.numbers import (
     NotANumber,
     Number,
     TooLarge,
-    exact_notation,
     is_equal,
     parse_number,
     without_statement,
@@ -64,11 +65,6 @@ _PAIR = re.compile(r"[(\[][^()\[\]]*,[^()\[\]]*[)\]]$")
 _POINT = re.compile(r"[A-Z] ?=? ?(?=\([^()]*,[^()]*\)$)")
 _BASE = re.compile(r"\d_|(?<![<>=]):")
 _RELATION = re.compile(r"[<>=]|\\(?:n?[lg]eq?|leqslant|geqslant|neq?|in)(?![A-Za-z])")
-_TEXT_UNIT = re.compile(
-    r"(?<=[\w)}]) ?(?:\\(?:text|mathrm|mbox|textrm) ?\{[^{}]*\}(?:\^(?:\d|\{\d\}))?|\\%|%)$"
-    r"|(?<=[\d)}]) (?:(?:square|sq|cubic) )?(?:[cmk]m|ft|in|inch(?:es)?|feet|units?|miles|yards"
-    r"|(?:kilo|centi)?meters|degrees|radians|seconds|minutes|hours)(?:\^(?:\d|\{\d\}))?$"
-)
 _SYNONYMS = tuple(
     (re.compile(pattern), plain)
     for pattern, plain in (
@@ -98,31 +94,6 @@ _SIGNS = re.compile(r"\\(pm|mp)(?![A-Za-z])")
 _BOTH = ({"pm": "+", "mp": "-"}, {"pm": "-", "mp": "+"})
 _WORDS = re.compile(r"[^\W\d_]{2,}(?:[ '-][^\W\d_]+)*[.?!]?")
 _LETTERS_OF_PRODUCTS = re.compile(r"[abcdkmnpqrstvwxyz]{2,3}")
-_NAMES = (
-    "sin",
-    "cos",
-    "tan",
-    "cot",
-    "sec",
-    "csc",
-    "arcsin",
-    "arccos",
-    "arctan",
-    "log",
-    "ln",
-    "exp",
-)
-_TRIGONOMETRIC = re.compile(r"(?<![A-Za-z])(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
-_DEGREE_SIGN = re.compile(r"\^ ?(?:\\circ|\{ ?\\circ ?\})|\u00b0|\\degrees?(?![A-Za-z])")
-_DEGREES = re.compile(rf"(\d+(?:\.\d+)?) ?(?:{_DEGREE_SIGN.pattern})")
-# Of \frac\pi2 and \frac{a}\pi, which the grammar reads only with braces.
-_GREEK = r"(\\(?:pi|theta|alpha|beta|gamma|delta|lambda|mu|phi|omega|sigma|rho|tau)(?![A-Za-z]))"
-_FIRST_ARGUMENT = re.compile(rf"\\frac ?{_GREEK}")
-_SECOND_ARGUMENT = re.compile(rf"(\\frac ?(?:\{{[^{{}}]*\}}|\w)) ?{_GREEK}")
-_BOMB = re.compile(
-    r"\\(?:sum|prod|int|iint|oint|lim)(?![A-Za-z])|\d{3,} ?(?:!|\))!|\^\{?\s*-?\d{5,}|!\s*!"
-    r"|\d\^\{?\s*\(?\d+\s*\^\{?\s*\(?\d|\^\{?\s*\d+!"
-)
 _BARE_LETTERS = re.compile(
     r"(?<![A-Za-z\\])(?!(?<=\d)[eE][+-]?\d)[A-Za-z](?![A-Za-z])|[A-Za-z]{2,}(?=[_^\d(])"
 )
@@ -132,8 +103,17 @@ def is_equal_expression(reference: str, answer: str, by: Means) -> bool:
     """Raises Unreadable when the answer is no mathematics, TimeoutError when it takes too long."""
     if len(answer) > MAX_ANSWER or len(reference) > MAX_ANSWER:
         raise Unreadable("too long to parse")
-    pairs = itertools.product(_readings(_plain(reference)), _readings(_plain(answer)))
+    expected = [reading for side in _sides(_plain(reference)) for reading in _readings(side)]
+    pairs = itertools.product(expected, _readings(_sides(_plain(answer))[0]))
     return any(_is_equal(*pair, by) for pair in pairs)
+
+
+def _sides(text: str) -> list[str]:
+    r"""`2/3 \approx 0.67` says both, the first exactly; `x \approx 0.67` only one."""
+    if "\\approx" not in text:
+        return [text]
+    sides = [side.strip() for side in re.split(r"\\approx(?![A-Za-z])", text)]
+    return [side for side in sides if side and not re.fullmatch(r"[A-Za-z]", side)] or [text]
 
 
 def is_equal_list(reference: str, answer: str, by: Means) -> bool:
@@ -375,12 +355,15 @@ def _is_word(text: str) -> bool:
 
 def _ask(reference: str, answer: str, by: Means) -> bool:
     question = to_latex(answer)
-    if len(re.findall(r"[{(\[]", question)) > MAX_BRACES * 4 or _depth(question) > MAX_BRACES:
+    if len(re.findall(r"[{(\[]", question)) > MAX_BRACES * 4 or depth(question) > MAX_BRACES:
         raise Unreadable("nested too deeply")
-    if _BOMB.search(question):
+    if BOMB.search(question):
         raise Unreadable("refused: too large to evaluate, or a sum, product or integral")
-    if _BOMB.search(to_latex(reference)):
+    if BOMB.search(to_latex(reference)):
         return False
+    same = is_identical(to_latex(reference), question)
+    if same or (same is False and not by.tolerance):
+        return same
     verdict = by.ask(to_latex(reference), question)
     if verdict == "bad_answer":
         raise Unreadable("not an expression")
@@ -389,39 +372,3 @@ def _ask(reference: str, answer: str, by: Means) -> bool:
     if verdict not in ("equal", "different"):
         raise ChildProcessError(verdict)
     return verdict == "equal"
-
-
-def _depth(text: str) -> int:
-    depth = deepest = 0
-    for character in text:
-        depth += _OPENERS.get(character, 0)
-        deepest = max(deepest, depth)
-    return deepest
-
-
-def to_latex(text: str) -> str:
-    """Plain writing such as 2*sqrt(3)*x^10 as the LaTeX that the grammar reads."""
-    text = _TEXT_UNIT.sub("", text)
-    if _TRIGONOMETRIC.search(text):
-        text = _DEGREES.sub(r"(\\frac{\1 \\pi}{180})", text)
-    text = _DEGREE_SIGN.sub("", text)
-    text = re.sub(r"\\log ?_ ?(?:e(?![A-Za-z])|\{ ?e ?\})", r"\\ln ", text)
-    text = _FIRST_ARGUMENT.sub(r"\\frac{\1}", text)
-    text = _SECOND_ARGUMENT.sub(r"\1{\2}", text)
-    text = re.sub(r"(?<![\\A-Za-z])sqrt ?\(", r"\\sqrt(", text)
-    text = re.sub(r"\\sqrt ?\(([^()]*)\)", r"\\sqrt{\1}", text)
-    text = re.sub(r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi ", text)
-    text = re.sub(r"(?<![\\A-Za-z])(?:infinity|inf|oo)(?![A-Za-z])", r"\\infty ", text)
-    names = "|".join(_NAMES)
-    text = re.sub(rf"(?<![\\A-Za-z])({names})(?![A-Za-z])", r"\\\1 ", text)
-    text = text.replace("**", "^").replace("*", r" \cdot ")
-    text = text.replace("<=", r"\le ").replace(">=", r"\ge ")
-    text = re.sub(r"\^ ?\(([^()]*)\)", r"^{\1}", text)
-    text = re.sub(r"\^ ?(-?\d{2,}|-\d)", r"^{\1}", text)
-    return re.sub(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])", _exact_decimal, text)
-
-
-def _exact_decimal(match: re.Match[str]) -> str:
-    """A decimal as the fraction it is: sympy's floats would be compared after rounding."""
-    digits = (match[1] + match[2]).lstrip("0") or "0"
-    return rf"\frac{{{digits}}}{{1{'0' * len(match[2])}}}"

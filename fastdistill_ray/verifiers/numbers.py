@@ -11,7 +11,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import NamedTuple
 
-from fastdistill_ray.verifiers.cleaning import unwrap
+from fastdistill_ray.verifiers.cleaning import exact_notation, unwrap
 
 MAX_EXPRESSION = 400  # characters of an expression; a plain literal may be longer
 MAX_DIGITS = 3_000  # of a literal that becomes a quotient
@@ -59,11 +59,6 @@ _STATEMENT = re.compile(
     r"|takes?|exactly|total of)[ :]+(?:exactly |a total of )?(?=[-+.(\\]?\d|\\)",
     re.IGNORECASE,
 )
-_REPEATING = re.compile(
-    r"(?<![\d.])(\d{0,40})\.(\d{0,40})"
-    r"(?:\\(?:overline|bar|dot) ?(?:\{ ?(\d{1,40}) ?\}|(\d))|\((\d{1,40})\))(?!\d)"
-)
-_BASE_TEN = re.compile(r"(?<=\d) ?_ ?(?:10(?!\d)|\{ ?10 ?\})")
 _DOLLARS = re.compile(r"(?<![A-Za-z])(?:US|AU|A|CA|C|NZ|HK|S|NT|R)\\?\$")
 _EQUALS = re.compile(r"==?|\\approx(?![A-Za-z])|\\equals")
 _LEFT_SIDE = re.compile(r"[^,;<>\u2260]*")
@@ -123,18 +118,6 @@ def _short_number(text: str) -> Number:
     except NotANumber:
         text = exact_notation(_AND_FRACTION.sub(" ", text))
         return _value_with_unit(_right_side(without_statement(text)))
-
-
-def exact_notation(text: str) -> str:
-    """Repeating decimals as fractions, and 12_{10} as 12."""
-    return _REPEATING.sub(_repeating_fraction, _BASE_TEN.sub("", text))
-
-
-def _repeating_fraction(match: re.Match[str]) -> str:
-    whole, part = match[1], match[2]
-    period = match[3] or match[4] or match[5]
-    above = int(whole + part + period) - int(whole + part or "0")
-    return rf"(\frac{{{above}}}{{{(10 ** len(period) - 1) * 10 ** len(part)}}})"
 
 
 def without_statement(text: str) -> str:
@@ -198,11 +181,20 @@ def _right_side(text: str) -> str:
     for side in left:
         if not _LEFT_SIDE.fullmatch(re.sub(r"(?<=\d),(?=\d{3})", "", side)):
             raise NotANumber
+        if _is_another_literal(side.strip(), right.strip()):
+            raise NotANumber  # 41 = 42 commits to neither
         _refuse_words(side, frozenset(("or", "and", "not", "nor", "but", "if")))
     right = right.strip()
     if len(left) == 1 and re.fullmatch(r"[A-Za-z]", right) and re.search(r"\d", left[0]):
         return left[0].strip()
     return right
+
+
+def _is_another_literal(side: str, right: str) -> bool:
+    try:
+        return not is_equal(_literal(side), _literal(right))
+    except NotANumber:
+        return False
 
 
 def _refuse_words(text: str, words: frozenset[str] = _NOT_UNITS) -> None:
