@@ -106,6 +106,9 @@ def with_absolute_paths(recipe: Any) -> Any:
     def fix(knobs: Any, field: str) -> Any:
         return knobs.model_copy(update={field: _absolute(getattr(knobs, field))})
 
+    def fix_teacher(teacher: Any) -> Any:
+        return teacher if teacher.is_remote else fix(teacher, "model")
+
     task, compare = fix(recipe.task, "path"), recipe.compare
     if task.ood:
         task = task.model_copy(update={"ood": fix(task.ood, "path")})
@@ -114,7 +117,8 @@ def with_absolute_paths(recipe: Any) -> Any:
     return recipe.model_copy(
         update={
             "task": task,
-            "teacher": fix(recipe.teacher, "model"),
+            "teacher": fix_teacher(recipe.teacher),
+            "teachers": [fix_teacher(teacher) for teacher in recipe.teachers],
             "student": fix(recipe.student, "model"),
             "compare": compare.model_copy(update={"students": entries, "baselines": baselines}),
         }

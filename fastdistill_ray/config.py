@@ -8,52 +8,30 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from fastdistill_ray.advantages import AdvantageKnobs, SelectionKnobs
-from fastdistill_ray.knobs import Knobs
+from fastdistill_ray.knobs import Knobs, models_in
 from fastdistill_ray.lineup import NAME, Baseline, ComparedModel, CompareKnobs, Student
 from fastdistill_ray.objectives import Objective
 from fastdistill_ray.prompts import PromptKnobs
 from fastdistill_ray.rewards import SCORES, RewardKnobs
 from fastdistill_ray.tasks import TaskKnobs
-
-
-class EngineKnobs(Knobs):
-    """Arguments of a vLLM engine; names are vLLM's own."""
-
-    kind: Literal["vllm", "scripted"] = Field(
-        "vllm", description="scripted: no model, answers made from the references (for tests)."
-    )
-    max_model_len: int = Field(4096, gt=0, description="Tokens of prompt and completion.")
-    max_num_seqs: int = Field(256, gt=0, description="Sequences decoded at once.")
-    tensor_parallel_size: int = Field(1, ge=1, description="GPUs one actor's model is split over.")
-    dtype: Literal["bfloat16", "float16", "float32"] = Field(
-        "bfloat16", description="Of weights and activations."
-    )
-    enforce_eager: bool = Field(False, description="No CUDA graphs, no torch.compile.")
-    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="Share of a GPU's memory.")
-    cpu_kv_cache_gib: int = Field(2, ge=1, description="KV cache of an engine without a GPU.")
-    extra: dict[str, Any] = Field({}, description="Any further argument of vLLM's engine.")
-
-
-class TeacherKnobs(Knobs):
-    model: str = Field(min_length=1, description="Hub id, folder or .gguf file.")
-    prompt: PromptKnobs = PromptKnobs()
-    engine: EngineKnobs = EngineKnobs()
+from fastdistill_ray.teachers import (
+    ENDPOINT_TAG,
+    ENGINE_TAG,
+    EngineKnobs,
+    SamplingKnobs,
+    TeacherKnobs,
+    pool_error,
+    sampling_errors,
+    teacher_errors,
+)
 
 
 class StudentKnobs(Knobs):
     model: str = Field(min_length=1, description="Hub id, folder or .gguf file.")
     prompt: PromptKnobs = PromptKnobs()
-
-
-class SamplingKnobs(Knobs):
-    n: int = Field(8, ge=1, description="Completions per problem.")
-    temperature: float = Field(0.9, ge=0, description="0: greedy.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus.")
-    max_new_tokens: int = Field(2048, gt=0, description="Longest completion.")
-    seed: int = Field(0, description="With the problem's id it seeds each request.")
 
 
 class OptimizerKnobs(Knobs):
@@ -104,6 +82,9 @@ class PoolKnobs(Knobs):
 
 class PoolsKnobs(Knobs):
     teacher: PoolKnobs = PoolKnobs()
+    teachers: list[PoolKnobs] = Field(
+        [], description="Of the further `teachers`, in their order; empty: each as `teacher`."
+    )
     judges: PoolKnobs = PoolKnobs(cpus=0.5)
     student: PoolKnobs = PoolKnobs()
     evaluation: PoolKnobs = PoolKnobs()
@@ -112,6 +93,10 @@ class PoolsKnobs(Knobs):
     )
     gpu_hour_price: float = Field(0.0, ge=0, description="Money, for the report; 0: hours only.")
     cpu_hour_price: float = Field(0.0, ge=0, description="Money, for the report; 0: hours only.")
+
+    def of_teacher(self, place: int) -> PoolKnobs:
+        """0: `teacher`, then `teachers` in their order."""
+        return self.teachers[place - 1] if place and self.teachers else self.teacher
 
 
 class EvaluationKnobs(Knobs):
@@ -127,6 +112,9 @@ class Recipe(Knobs):
     name: str = Field(pattern=NAME, description="Names the run folder.")
     task: TaskKnobs
     teacher: TeacherKnobs
+    teachers: list[TeacherKnobs] = Field(
+        [], description="Further teachers; each problem is written by one, by task and share."
+    )
     student: StudentKnobs
     sampling: SamplingKnobs = SamplingKnobs()
     reward: RewardKnobs = RewardKnobs()
@@ -170,42 +158,31 @@ def combination_errors(recipe: Recipe) -> list[str]:
     """Settings that are each valid and together impossible; each line names what to change."""
     sampling, training, compare = recipe.sampling, recipe.training, recipe.compare
     size = min(sampling.n, recipe.selection.group_size or sampling.n)
+    most = min(sampling.most, recipe.selection.group_size or sampling.most)
     errors = _lineup_errors(recipe, size)
     if size < recipe.selection.min_size:
         errors.append(
             f"selection.min_size: {recipe.selection.min_size} completions cannot be had from "
             f"groups of {size}; every group would be dropped"
         )
-    if recipe.selection.min_correct > size:
-        errors.append(f"selection.min_correct: {recipe.selection.min_correct} of {size} cannot be")
-    if sampling.n > 1 and sampling.temperature == 0:
-        errors.append("sampling.temperature: 0 makes the n completions of a problem identical")
+    if recipe.selection.min_correct > most:
+        errors.append(f"selection.min_correct: {recipe.selection.min_correct} of {most} cannot be")
     if not training.mask_prompt and training.shared_prompt:
         errors.append("training.mask_prompt: false needs training.shared_prompt: false")
     if bad := [epoch for epoch in compare.epochs if not 1 <= epoch <= training.epochs]:
         errors.append(f"compare.epochs: {bad} not within training.epochs = {training.epochs}")
     if (compare.learning_rates or compare.epochs) and recipe.task.num_validation == 0:
         errors.append("task.num_validation: choosing by compare.* needs validation problems")
+    errors += sampling_errors(sampling)
     if training.overlap and compare.learning_rates:
         errors.append("training.overlap: true trains once; set compare.learning_rates: []")
-    for name, tokens, engine in (
-        ("sampling", sampling.max_new_tokens, recipe.teacher.engine),
-        ("evaluation", recipe.evaluation.max_new_tokens, recipe.evaluation.engine),
-    ):
-        if tokens >= engine.max_model_len:
-            errors.append(
-                f"{name}.max_new_tokens: {tokens} leaves no room for the prompt in the engine's "
-                f"max_model_len = {engine.max_model_len}"
-            )
-    for name, engine, pool in (
-        ("teacher", recipe.teacher.engine, recipe.pools.teacher),
-        ("evaluation", recipe.evaluation.engine, recipe.pools.evaluation),
-    ):
-        if engine.tensor_parallel_size > max(pool.gpus, 1):
-            errors.append(
-                f"pools.{name}.gpus: {pool.gpus} GPUs per actor are fewer than the engine's "
-                f"tensor_parallel_size = {engine.tensor_parallel_size}"
-            )
+    evaluation = recipe.evaluation
+    if evaluation.max_new_tokens >= evaluation.engine.max_model_len:
+        errors.append(
+            f"evaluation.max_new_tokens: {evaluation.max_new_tokens} leaves no room for the prompt "
+            f"in the engine's max_model_len = {evaluation.engine.max_model_len}"
+        )
+    errors += _teaching_errors(recipe)
     if unknown := sorted(set(recipe.reward.weights) - set(SCORES)):
         errors.append(f"reward.weights: no score is named {unknown}; known: {', '.join(SCORES)}")
     return errors
@@ -236,6 +213,34 @@ def _lineup_errors(recipe: Recipe, size: int) -> list[str]:
             "the other a name of its own"
         )
     return errors
+
+
+def _teaching_errors(recipe: Recipe) -> list[str]:
+    pools, teachers = recipe.pools, all_teachers(recipe)
+    if pools.teachers and len(pools.teachers) != len(recipe.teachers):
+        return [
+            f"pools.teachers: {len(pools.teachers)} pools for {len(recipe.teachers)} further "
+            "teachers; give one each, or none"
+        ]
+    errors = []
+    for place, (name, teacher) in enumerate(teachers.items()):
+        errors += teacher_errors(name, teacher, recipe.sampling)
+        pool = pools.of_teacher(place)
+        errors.append(pool_error(f"pools.{name}", teacher.engine, pool.workers, pool.gpus))
+    pool = pools.evaluation
+    errors.append(pool_error("pools.evaluation", recipe.evaluation.engine, pool.workers, pool.gpus))
+    if recipe.teacher.is_remote and "teacher" in recipe.compare.baselines:
+        errors.append(
+            "compare.baselines: an endpoint is not evaluated; leave out 'teacher' or make a local "
+            "model the first teacher"
+        )
+    return [error for error in errors if error]
+
+
+def all_teachers(recipe: Recipe) -> dict[str, TeacherKnobs]:
+    """The recipe's section of each teacher -> the teacher, `teacher` first."""
+    further = {f"teachers.{i}": teacher for i, teacher in enumerate(recipe.teachers)}
+    return {"teacher": recipe.teacher, **further}
 
 
 def load_recipe(path: str, overrides: list[str]) -> Recipe:
@@ -287,7 +292,7 @@ def _first_error(error: ValidationError) -> str:
     order = {"extra_forbidden": 0, "missing": 2}
     first = min(error.errors(), key=lambda item: order.get(item["type"], 1))
     # Tags of discriminated unions are not part of the key the user wrote.
-    tags = ("advdistill", "sft", "<word>", "<table>")
+    tags = ("advdistill", "sft", "<word>", "<table>", ENGINE_TAG, ENDPOINT_TAG)
     where = ".".join(str(part) for part in first["loc"] if part not in tags)
     if first["type"] == "extra_forbidden":
         return f"{where}: unknown key{_suggestion(first['loc'])}"
@@ -298,12 +303,11 @@ def _first_error(error: ValidationError) -> str:
 
 
 def _suggestion(loc: tuple[int | str, ...]) -> str:
-    section: Any = Recipe
+    sections: list[type[BaseModel]] = [Recipe]
     for part in loc[:-1]:
-        field = getattr(section, "model_fields", {}).get(part)
-        section = field.annotation if field else None
-    names = [
-        field.alias or name for name, field in (getattr(section, "model_fields", {}) or {}).items()
-    ]
-    close = difflib.get_close_matches(str(loc[-1]), names, n=1)
+        fields = [section.model_fields.get(str(part)) for section in sections]
+        # Tags and list indices stay in the section they stand in.
+        sections = [m for f in fields if f for m in models_in(f.annotation)] or sections
+    names = [f.alias or name for section in sections for name, f in section.model_fields.items()]
+    close = difflib.get_close_matches(str(loc[-1]), [n for n in names if n != loc[-1]], n=1)
     return f", did you mean {close[0]}?" if close else ""

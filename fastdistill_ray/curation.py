@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from ray.data import ActorPoolStrategy
 
 from fastdistill_ray.advantages import (
@@ -20,14 +21,9 @@ from fastdistill_ray.advantages import (
     select_completions,
     softmax_weights,
 )
-from fastdistill_ray.config import PoolsKnobs, SamplingKnobs, TeacherKnobs
-from fastdistill_ray.generation import (
-    EngineSpec,
-    Sampling,
-    build_requests,
-    completions,
-    split_by_length,
-)
+from fastdistill_ray.config import PoolsKnobs
+from fastdistill_ray.generation import EngineSpec, build_requests, completions, split_by_length
+from fastdistill_ray.generation.outputs import with_arrays, without_arrays
 from fastdistill_ray.groups import FAILED, Commit, Store
 from fastdistill_ray.models import fetch_model, load_tokenizer
 from fastdistill_ray.progress import Progress
@@ -35,9 +31,12 @@ from fastdistill_ray.records import GROUP_SCHEMA, Problem
 from fastdistill_ray.rewards import RewardKnobs
 from fastdistill_ray.run_dir import StageResult
 from fastdistill_ray.scoring import Response, score_group
+from fastdistill_ray.teachers import EndpointKnobs, SamplingKnobs, TeacherKnobs, assign
 from fastdistill_ray.verifiers import Judge
 
 MAX_GROUPS_PER_FILE = 64
+MAX_VALUES_PER_FILE = 1 << 27  # token ids or log-probabilities
+REFUSED = "refused_by_teacher"
 
 
 class Judging(NamedTuple):
@@ -50,23 +49,33 @@ class Judging(NamedTuple):
 class GroupWriter:
     """Ray Data UDF: rows with raw completions -> committed groups; returns their log lines."""
 
-    def __init__(self, folder: str, judging: Judging, teacher: str, sampling: str) -> None:
+    def __init__(self, folder: str, judging: Judging, sampling: str) -> None:
         self.store = Store(folder)
         self.judging = judging
         self.judge = Judge(judging.reward.verifier)
-        self.constants = {"teacher": teacher, "sampling": sampling}
+        self.sampling = sampling
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        failures = [failure for failure in batch["failure"].to_pylist() if failure]
+        batch = batch.filter(pc.equal(batch["failure"], ""))
+        commits = [json.dumps(self._commit(batch)._asdict())] if batch.num_rows else []
+        return pa.table(
+            {
+                "commit": pa.array([*commits, *[""] * len(failures)], pa.string()),
+                "failure": pa.array([*[""] * len(commits), *failures], pa.string()),
+            }
+        )
+
+    def _commit(self, batch: pa.Table) -> Commit:
         rows = [
-            {**judge_group(row, self.judging, self.judge), **self.constants}
-            for row in batch.to_pylist()
+            {**judge_group(row, self.judging, self.judge), "sampling": self.sampling}
+            for row in without_arrays(batch)
         ]
-        commit = self.store.write(pa.Table.from_pylist(rows, schema=GROUP_SCHEMA))
-        return pa.table({"commit": [json.dumps(commit._asdict())]})
+        return self.store.write(with_arrays(pa.Table.from_pylist(rows, schema=GROUP_SCHEMA), batch))
 
 
 def judge_group(row: dict[str, Any], judging: Judging, judge: Judge) -> dict[str, Any]:
-    """A row with raw completions -> a row of GROUP_SCHEMA (without teacher and sampling).
+    """A row with raw completions -> a row of GROUP_SCHEMA (without sampling and arrays).
 
     A completion that selection leaves out keeps its verdict and scores, has no advantage and no
     weight, and takes no part in its group's statistics.
@@ -79,7 +88,6 @@ def judge_group(row: dict[str, Any], judging: Judging, judge: Judge) -> dict[str
     selected = iter(members)
     return {
         **row,
-        "prompt_num_tokens": len(row["prompt_token_ids"]),
         "completions": [
             {**one, **next(selected if i in chosen else left_out)} for i, one in enumerate(raw)
         ],
@@ -87,7 +95,9 @@ def judge_group(row: dict[str, Any], judging: Judging, judge: Judge) -> dict[str
             [member["verdict"] == "correct" for member in members],
             [member["reward"] for member in members],
             judging.selection,
-        ),
+        )
+        if raw
+        else REFUSED,
     }
 
 
@@ -114,38 +124,54 @@ def _scored(
 
 def curate(
     problems: list[Problem],
-    teacher: TeacherKnobs,
+    teachers: list[TeacherKnobs],
     sampling: SamplingKnobs,
     judging: Judging,
     pools: PoolsKnobs,
     *,
     out: Path,
 ) -> StageResult:
-    """Ask the teacher for every problem that is not committed yet; commit group by group."""
+    """Ask the teachers for every problem that is not committed yet; commit group by group."""
     store = Store(out)
     (out / FAILED).unlink(missing_ok=True)
     committed = store.recover()
-    tokenizer = load_tokenizer(fetch_model(teacher.model))
     missing = [problem for problem in problems if problem.problem_id not in committed]
-    requests = build_requests(missing, teacher.prompt, tokenizer, sampling.seed)
-    room = teacher.engine.max_model_len - sampling.max_new_tokens
-    requests, too_long = split_by_length(requests, room)
-    if requests:
-        spec = EngineSpec(
-            teacher.model,
-            teacher.engine,
-            Sampling(sampling.n, sampling.temperature, sampling.top_p, sampling.max_new_tokens),
-        )
-        dataset = completions(requests, spec, pools.teacher).map_batches(
+    datasets, num_too_long = [], 0
+    for place, teacher in enumerate(teachers):
+        mine = [one for one in missing if assign(teachers, one.problem_id, one.task) == place]
+        requests, too_long = teacher_requests(mine, teacher, sampling)
+        num_too_long += len(too_long)
+        if requests:
+            spec = EngineSpec(teacher.model, teacher.engine, sampling, judging.reward.verifier)
+            datasets.append(completions(requests, spec, pools.of_teacher(place)))
+    if datasets:
+        dataset = datasets[0].union(*datasets[1:]) if datasets[1:] else datasets[0]
+        dataset = dataset.map_batches(
             GroupWriter,
-            fn_constructor_args=(str(out), judging, teacher.model, sampling.model_dump_json()),
-            batch_size=max(1, min(MAX_GROUPS_PER_FILE, len(problems) // 64)),
+            fn_constructor_args=(str(out), judging, sampling.model_dump_json()),
+            batch_size=groups_per_file(len(problems), sampling),
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=pools.judges.workers),
             num_cpus=pools.judges.cpus,
         )
-        log_commits(dataset, store, len(problems) - len(too_long))
-    return _result(store, problems, len(too_long))
+        log_commits(dataset, store, len(problems) - num_too_long)
+    return _result(store, problems, num_too_long)
+
+
+def groups_per_file(num_problems: int, sampling: SamplingKnobs) -> int:
+    values = sampling.most * sampling.max_new_tokens * (1 + sampling.logprobs)
+    return max(1, min(MAX_GROUPS_PER_FILE, num_problems // 64, MAX_VALUES_PER_FILE // values))
+
+
+def teacher_requests(
+    problems: list[Problem], teacher: TeacherKnobs, sampling: SamplingKnobs
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(requests, those whose prompt leaves no room); an endpoint says itself what is too long."""
+    if isinstance(teacher.engine, EndpointKnobs):
+        return build_requests(problems, teacher.prompt, None, sampling.seed), []
+    tokenizer = load_tokenizer(fetch_model(teacher.model))
+    requests = build_requests(problems, teacher.prompt, tokenizer, sampling.seed)
+    return split_by_length(requests, teacher.engine.max_model_len - sampling.max_new_tokens)
 
 
 def reselect(
@@ -198,17 +224,25 @@ def reselected_group(
 
 
 def log_commits(dataset: Any, store: Store, total: int) -> None:
-    """Run the dataset; log each commit as it arrives."""
+    """Run the dataset; log each commit as it arrives, then tell why groups are missing, if any."""
+    failure = ""
     commits = store.commits()
     groups = sum(len(commit.keys) for commit in commits)
     kept = sum(commit.dropped.count("") for commit in commits)
     progress = Progress(f"generate {store.folder.name}", total, done=groups)
     for row in dataset.iter_rows():
+        if row["failure"]:
+            failure = failure or row["failure"]
+            continue
         commit = Commit(**json.loads(row["commit"]))
         store.append(commit)
         groups += len(commit.keys)
         kept += commit.dropped.count("")
         progress.advance(len(commit.keys), commit.num_tokens, f"kept {kept / groups:.0%}")
+    if failure:
+        raise ValueError(
+            f"{failure}; {groups} of {total} groups are committed, start again to go on"
+        )
 
 
 def _result(store: Store, problems: list[Problem], num_too_long: int) -> StageResult:
@@ -237,4 +271,5 @@ def _result(store: Store, problems: list[Problem], num_too_long: int) -> StageRe
         set_aside=dict(set_aside),
         prompt_tokens=sum(commit.prompt_tokens for commit in commits),
         completion_tokens=sum(commit.num_tokens for commit in commits),
+        facts={"cost": cost} if (cost := sum(commit.cost for commit in commits)) else {},
     )

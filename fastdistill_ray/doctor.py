@@ -9,8 +9,9 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from fastdistill_ray.config import EngineKnobs, PoolKnobs, Recipe, students
+from fastdistill_ray.config import PoolKnobs, Recipe, all_teachers, students
 from fastdistill_ray.generation import build_requests
+from fastdistill_ray.generation.endpoint import check_endpoint
 from fastdistill_ray.lineup import ComparedModel
 from fastdistill_ray.models import (
     check_chat_template,
@@ -21,29 +22,37 @@ from fastdistill_ray.models import (
 from fastdistill_ray.prompts import PromptKnobs
 from fastdistill_ray.records import Problem, Split
 from fastdistill_ray.stream import FEED_CPUS
+from fastdistill_ray.teachers import EndpointKnobs, EngineKnobs
 
 
 def check_models(recipe: Recipe) -> None:
     """Models are there, have a chat template, and their context holds what the engine is told."""
-    asked = recipe.evaluation.engine
-    models = {("teacher.model", recipe.teacher.model): recipe.teacher.engine}
-    models |= {("student.model", recipe.student.model): asked}
+    asked = ("evaluation.engine", recipe.evaluation.engine)
+    models = {("student.model", recipe.student.model): asked}
     models |= {("compare.students", student.model): asked for student in students(recipe)[1:]}
     models |= {
         ("compare.baselines", other.model): asked
         for other in recipe.compare.baselines
         if isinstance(other, ComparedModel)
     }
-    for (field, reference), engine in models.items():
+    for name, teacher in all_teachers(recipe).items():
+        if not isinstance(teacher.engine, EndpointKnobs):
+            models[f"{name}.model", teacher.model] = (f"{name}.engine", teacher.engine)
+    for (field, reference), (section, engine) in models.items():
         folder = fetch_model(reference)
         check_chat_template(load_tokenizer(folder), reference)
         longest = context_length(folder)
         if engine.max_model_len > longest:
-            section = "teacher.engine" if field == "teacher.model" else "evaluation.engine"
             raise ValueError(
                 f"{section}.max_model_len: {engine.max_model_len} is more than the context of "
                 f"{field} {reference}, {longest}"
             )
+
+
+def check_endpoints(recipe: Recipe) -> None:
+    for name, teacher in all_teachers(recipe).items():
+        if isinstance(teacher.engine, EndpointKnobs):
+            check_endpoint(name, teacher.model, teacher.engine)
 
 
 def check_prompts(recipe: Recipe, problems: dict[Split, list[Problem]]) -> None:
@@ -52,14 +61,16 @@ def check_prompts(recipe: Recipe, problems: dict[Split, list[Problem]]) -> None:
         raise ValueError(f"task.name {recipe.task.name}: it has no training problems")
     if not problems["test"] and not problems["ood"]:
         raise ValueError(f"task.name {recipe.task.name}: it has no test problems")
-    _check_prompt(
-        "teacher.engine",
-        recipe.teacher.model,
-        recipe.teacher.prompt,
-        recipe.teacher.engine,
-        recipe.sampling.max_new_tokens,
-        problems["train"],
-    )
+    for name, teacher in all_teachers(recipe).items():
+        if not isinstance(teacher.engine, EndpointKnobs):
+            _check_prompt(
+                f"{name}.engine",
+                teacher.model,
+                teacher.prompt,
+                teacher.engine,
+                recipe.sampling.max_new_tokens,
+                problems["train"],
+            )
     _check_prompt(
         "evaluation.engine",
         recipe.student.model,
@@ -101,7 +112,9 @@ def check_pools(recipe: Recipe, available: dict[str, float]) -> None:
     if pools.autoscaling:
         return
     feed = PoolKnobs(workers=pools.student.workers, cpus=FEED_CPUS)
-    teaching = {"teacher": pools.teacher, "judges": pools.judges}
+    teaching = {
+        name: pools.of_teacher(place) for place, name in enumerate(all_teachers(recipe))
+    } | {"judges": pools.judges}
     training = {"student": pools.student, "the student's data feed": feed}
     evaluating = {"evaluation": pools.evaluation, "judges": pools.judges}
     at_once = [teaching | training] if recipe.training.overlap else [teaching, training]

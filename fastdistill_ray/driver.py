@@ -29,6 +29,8 @@ class Job:
     def check(self, problems: dict[Split, list[Problem]]) -> None:
         """Everything that can be known to fail, before anything expensive starts."""
         doctor.check_models(self.recipe)
+        if not self.run.is_complete("groups"):
+            doctor.check_endpoints(self.recipe)
         doctor.check_prompts(self.recipe, problems)
         doctor.check_pools(self.recipe, ray.cluster_resources())
         doctor.check_shared_folder(self.run.path)

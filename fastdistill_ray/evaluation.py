@@ -17,7 +17,6 @@ from ray.data import ActorPoolStrategy
 from fastdistill_ray.config import EvaluationKnobs, PoolsKnobs
 from fastdistill_ray.generation import (
     EngineSpec,
-    Sampling,
     build_requests,
     completions,
     split_by_length,
@@ -31,6 +30,7 @@ from fastdistill_ray.prompts import PromptKnobs
 from fastdistill_ray.records import PROBLEM_FIELDS, REQUEST_SCHEMA, Problem
 from fastdistill_ray.rewards import check_format
 from fastdistill_ray.run_dir import StageResult
+from fastdistill_ray.teachers import SamplingKnobs
 from fastdistill_ray.verifiers import Judge, VerifierKnobs
 
 ROWS_PER_FILE = 64
@@ -167,7 +167,13 @@ def _answer(
     spec = EngineSpec(
         requests[0][RELOAD_COLUMN],
         knobs.engine,
-        Sampling(knobs.n, knobs.temperature, knobs.top_p, knobs.max_new_tokens),
+        SamplingKnobs(
+            n=knobs.n,
+            temperature=knobs.temperature,
+            top_p=knobs.top_p,
+            max_new_tokens=knobs.max_new_tokens,
+        ),
+        verifier,
     )
     dataset = completions(requests, spec, pools.evaluation, ASKED_SCHEMA).map_batches(
         AnswerWriter,

@@ -60,6 +60,17 @@ class GroupNumbers(NamedTuple):
     verdicts: Counter[str]
 
 
+class Teacher(NamedTuple):
+    """What one teacher wrote, and what that cost in money."""
+
+    num_groups: float
+    num_completions: float
+    num_correct: float
+    num_tokens: float
+    prompt_tokens: float
+    cost: float
+
+
 class Training(NamedTuple):
     student: str
     learning_rate: float | None
@@ -140,6 +151,34 @@ def read_group_numbers(folder: Path) -> GroupNumbers | None:
         dropped=Counter(flat["dropped"].tolist()),
         verdicts=Counter(flat["verdict"].tolist()),
     )
+
+
+def read_teachers(folder: Path) -> dict[str, Teacher]:
+    """Every teacher named in the store, in the order of its names."""
+    found: dict[str, np.ndarray] = {}
+    columns = ["teacher", "prompt_num_tokens", "cost"]
+    for batch in _group_batches(folder, columns, ("num_tokens", "verdict")):
+        completions = batch.column("completions")
+        sizes = completions.value_lengths().to_numpy(zero_copy_only=False).astype(int)
+        owner = np.repeat(np.arange(len(sizes)), sizes)
+        flat = completions.flatten()
+        is_correct = pc.equal(flat.field("verdict"), "correct").to_numpy(zero_copy_only=False)
+        num_tokens = flat.field("num_tokens").to_numpy(zero_copy_only=False)
+        of_groups = np.stack(
+            [
+                np.ones(len(sizes)),
+                sizes,
+                np.bincount(owner, weights=is_correct, minlength=len(sizes)),
+                np.bincount(owner, weights=num_tokens, minlength=len(sizes)),
+                batch.column("prompt_num_tokens").to_numpy(zero_copy_only=False),
+                batch.column("cost").fill_null(0.0).to_numpy(zero_copy_only=False),
+            ]
+        )
+        names = np.array(batch.column("teacher").to_pylist())
+        for name in np.unique(names).tolist():
+            sums = of_groups[:, names == name].sum(axis=1)
+            found[name] = found[name] + sums if name in found else sums
+    return {name: Teacher(*sums.tolist()) for name, sums in sorted(found.items())}
 
 
 def example_groups(run: Run) -> list[tuple[str, dict[str, Any]]]:

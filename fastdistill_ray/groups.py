@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from fastdistill_ray.records import SIGNALS
 from fastdistill_ray.run_dir import MANIFEST
 
 LOG = "log.jsonl"
@@ -37,6 +38,7 @@ class Commit(NamedTuple):
     num_tokens: int  # completion tokens
     prompt_tokens: int
     time: float
+    cost: float = 0.0  # money
 
 
 class Location(NamedTuple):
@@ -58,7 +60,12 @@ class Store:
         digest = hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()[:20]
         name = f"part-{digest}.parquet"
         temporary = self.folder / f".{name}.{uuid.uuid4().hex}"
-        pq.write_table(table, temporary, compression="zstd")
+        # Values of signals hardly repeat: a dictionary of them costs ten times the rest of writing.
+        has_signals = any(
+            name in table.column_names and table[name].null_count < table.num_rows
+            for name, _ in SIGNALS
+        )
+        pq.write_table(table, temporary, compression="zstd", use_dictionary=not has_signals)
         os.replace(temporary, self.folder / name)
         return _commit_of(name, table, self.key)
 
@@ -134,6 +141,7 @@ def _commit_of(name: str, table: pa.Table, key: str) -> Commit:
         num_tokens=pc.sum(lengths).as_py() or 0,
         prompt_tokens=pc.sum(table["prompt_num_tokens"]).as_py() or 0,
         time=time.time(),
+        cost=(pc.sum(table["cost"]).as_py() or 0.0) if "cost" in table.column_names else 0.0,
     )
 
 
@@ -241,7 +249,11 @@ class _RowReader:
 
     def read(self, location: Location) -> dict[str, Any]:
         if location.file not in self.files:
-            self.files[location.file] = pq.read_table(self.folder / location.file)
+            table = pq.read_table(self.folder / location.file)
+            # Signals are many; whoever trains on them reads them as arrays.
+            self.files[location.file] = table.drop_columns(
+                [name for name, _ in SIGNALS if name in table.column_names]
+            )
             if len(self.files) > CACHED_FILES:
                 self.files.popitem(last=False)
         self.files.move_to_end(location.file)

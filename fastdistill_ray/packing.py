@@ -100,8 +100,11 @@ def prepare_group(
 
 
 def completion_ids(completion: dict[str, Any], teacher: str, text: StudentText) -> list[int]:
-    """The student's target ids; EOS is one only where the completion stopped by itself."""
-    if text.has_ids_of(teacher):
+    """The student's target ids; EOS is one only where the completion stopped by itself.
+
+    A completion without ids, as of an endpoint, is read from its text.
+    """
+    if len(completion["token_ids"]) and text.has_ids_of(teacher):
         ids = list(completion["token_ids"])
     else:
         ids = text.encode_text(completion["text"])

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from fastdistill_ray import training
 from fastdistill_ray.comparison import Trial, choose, write_results
-from fastdistill_ray.config import Recipe, students
+from fastdistill_ray.config import Recipe, all_teachers, students
 from fastdistill_ray.curation import Judging, curate, reselect
 from fastdistill_ray.evaluation import Model, evaluate
 from fastdistill_ray.groups import FAILED, StepPlan, Store, num_steps, wait_until_complete
@@ -62,7 +62,7 @@ def generate_groups(recipe: Recipe, run: RunDir, problems: list[Problem]) -> Pat
         "groups",
         curate,
         problems,
-        recipe.teacher,
+        list(all_teachers(recipe).values()),
         recipe.sampling,
         Judging(
             recipe.reward,

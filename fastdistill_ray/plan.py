@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from fastdistill_ray.config import PoolKnobs, Recipe, students
+from fastdistill_ray.config import PoolKnobs, Recipe, all_teachers, students
+from fastdistill_ray.knobs import models_in
 from fastdistill_ray.records import Split
 from fastdistill_ray.tasks import TaskKnobs, load_problems, resolve
+from fastdistill_ray.teachers import EndpointKnobs, SamplingKnobs, TeacherKnobs
 
 # Of datasets on the hub, so that a plan needs no download.
 HUB_ROWS: dict[str, dict[Split, int]] = {
@@ -72,15 +73,19 @@ def describe(recipe: Recipe) -> str:
     ends = len(recipe.compare.epochs or [recipe.training.epochs])
     trials = ends * sum(len(student.learning_rates) for student in trained)
     models = len(recipe.compare.baselines) + len(trained)
-    written = train * recipe.sampling.n * recipe.sampling.max_new_tokens
+    written = train * recipe.sampling.most * recipe.sampling.max_new_tokens
     answered = tests * models * recipe.evaluation.n * recipe.evaluation.max_new_tokens
+    teachers = list(all_teachers(recipe).values())
+    teaching = ", ".join(_pool(recipe.pools.of_teacher(i)) for i in range(len(teachers)))
     lines = [
-        f"recipe     {recipe.name}: {recipe.teacher.model} -> {recipe.student.model}",
+        f"recipe     {recipe.name}: {' + '.join(t.model for t in teachers)} -> "
+        f"{recipe.student.model}",
         f"problems   {train} train, {held_out} validation, {counts['test']} test, "
         f"{counts['ood']} ood of task {recipe.task.name}"
         + (f" and {recipe.task.ood.name}" if recipe.task.ood else ""),
-        f"generate   {train} groups of {recipe.sampling.n} completions, at most {written:,} tokens"
-        f"  [{_pool(recipe.pools.teacher)}; judges {_pool(recipe.pools.judges)}]",
+        f"generate   {train} groups of {_size(recipe.sampling)} completions, at most {written:,} "
+        f"tokens{_price(teachers, written)}"
+        f"  [{teaching}; judges {_pool(recipe.pools.judges)}]",
     ]
     for student in trained:
         size = f" on {student.group_size} completions each" if student.group_size else ""
@@ -103,6 +108,21 @@ def describe(recipe: Recipe) -> str:
     return "\n".join(lines)
 
 
+def _size(sampling: SamplingKnobs) -> str:
+    return f"{sampling.n} to {sampling.max_n}" if sampling.max_n else str(sampling.n)
+
+
+def _price(teachers: list[TeacherKnobs], num_tokens: int) -> str:
+    """Of the completions, were each teacher's share of them as long as allowed."""
+    shares = sum(teacher.share for teacher in teachers)
+    price = sum(
+        teacher.engine.price_completion * teacher.share / shares
+        for teacher in teachers
+        if isinstance(teacher.engine, EndpointKnobs)
+    )
+    return f" (at most {price * num_tokens / 1e6:,.2f} to pay, prompts apart)" if price else ""
+
+
 def _pool(pool: PoolKnobs) -> str:
     devices = f"{pool.gpus} GPU, " if pool.gpus else ""
     return f"{pool.workers} x {devices}{pool.cpus:g} CPU"
@@ -119,20 +139,10 @@ def _field_lines(model: type[BaseModel], prefix: str) -> Iterator[str]:
             yield f"{prefix}kind = required  {field.description}"
             continue
         key = prefix + (field.alias or name)
-        if sections := _models_in(field.annotation):
+        if sections := models_in(field.annotation):
             for section in sections:
                 yield from _field_lines(section, f"{key}.")
             continue
         default = field.get_default(call_default_factory=True)
         shown = "required" if default is PydanticUndefined else json.dumps(default, default=str)
         yield f"{key} = {shown}  {field.description or ''}".rstrip()
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [
-        part
-        for part in get_args(annotation)
-        if isinstance(part, type) and issubclass(part, BaseModel)
-    ]

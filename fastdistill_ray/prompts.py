@@ -57,5 +57,5 @@ def render(messages: Sequence[Message], tokenizer: Any) -> list[int]:
 
 def template_hash(tokenizer: Any, knobs: PromptKnobs) -> str:
     """16 hex digits of all that turns a question into a prompt: chat template, system, shots."""
-    parts = [tokenizer.chat_template, knobs.model_dump(mode="json")]
+    parts = [tokenizer.chat_template if tokenizer else None, knobs.model_dump(mode="json")]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

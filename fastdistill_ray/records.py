@@ -96,6 +96,11 @@ REQUEST_SCHEMA = pa.schema(
         ("seed", pa.int64()),  # completion k is drawn with seed + k
     ]
 )
+# What was captured beyond text, flat over all tokens of all completions in order; null: nothing.
+SIGNALS = [
+    ("logprob_ids", pa.list_(pa.int32())),  # [tokens, 1 + k]: the token drawn, then the k likeliest
+    ("logprobs", pa.list_(pa.float32())),  # of these ids, at temperature 1
+]
 GROUP_SCHEMA = pa.schema(
     [
         *PROBLEM_FIELDS,
@@ -104,7 +109,9 @@ GROUP_SCHEMA = pa.schema(
         ("prompt_num_tokens", pa.int32()),
         ("teacher", pa.string()),
         ("sampling", pa.string()),  # JSON of the sampling section
+        ("cost", pa.float64()),  # money paid for the completions
         ("completions", pa.list_(COMPLETION)),
+        *SIGNALS,
         ("dropped", pa.string()),  # "" when kept for training, else why not
     ]
 )

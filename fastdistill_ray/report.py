@@ -27,6 +27,7 @@ from fastdistill_ray.findings import (
     example_answers,
     example_groups,
     read_run,
+    read_teachers,
 )
 from fastdistill_ray.page import (
     Answer,
@@ -266,7 +267,29 @@ def _cost_blocks(run: Run) -> list[Block]:
     header += ["Prompt tokens", "Completion tokens", "Rows in", "Rows out", "Set aside"]
     rows.append(["All stages", *_resource_cells(total, pools), "", "", ""])
     table = Table(header, rows, caption)
-    return [table] if run.manifests else []
+    return [*([table] if run.manifests else []), *_teacher_blocks(run)]
+
+
+def _teacher_blocks(run: Run) -> list[Block]:
+    """Who wrote the groups, where there were several teachers or one was paid."""
+    teachers = read_teachers(run.path / "stages" / "groups")
+    if len(teachers) < 2 and not any(teacher.cost for teacher in teachers.values()):
+        return []
+    rows: list[list[Cell | str]] = [
+        [
+            Path(name).name,
+            f"{teacher.num_groups:,.0f}",
+            f"{teacher.num_completions:,.0f}",
+            percent(teacher.num_correct / max(teacher.num_completions, 1)),
+            f"{teacher.prompt_tokens:,.0f}",
+            f"{teacher.num_tokens:,.0f}",
+            f"{teacher.cost:,.4f}",
+        ]
+        for name, teacher in teachers.items()
+    ]
+    header = ["Teacher", "Groups", "Completions", "Correct %", "Prompt tokens"]
+    caption = "Paid: tokens as the server counted them, at the recipe's prices."
+    return [Table([*header, "Completion tokens", "Paid"], rows, caption)]
 
 
 def _remarks(manifest: dict[str, Any]) -> str:

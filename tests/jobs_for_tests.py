@@ -11,7 +11,7 @@ import yaml
 ROOT = Path(__file__).parent.parent
 
 
-def tiny_recipe(model: str, **changes: dict) -> dict:
+def tiny_recipe(model: str, **changes: dict | list) -> dict:
     """A recipe of the smallest sizes; sections in `changes` are merged into it."""
     engine = {"kind": "scripted", "max_model_len": 1024}
     recipe = {
@@ -25,8 +25,10 @@ def tiny_recipe(model: str, **changes: dict) -> dict:
         "training": {"epochs": 2, "groups_per_step": 4, "max_seq_len": 1024, "precision": "fp32"},
         "evaluation": {"max_new_tokens": 32, "engine": engine},
     }
+    recipe |= {key: value for key, value in changes.items() if not isinstance(value, dict)}
     for section, fields in changes.items():
-        recipe[section] = {**recipe.get(section, {}), **fields}
+        if isinstance(fields, dict):
+            recipe[section] = {**recipe.get(section, {}), **fields}
     return recipe
 
 

@@ -143,6 +143,7 @@ def _group(problem: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         "prompt_num_tokens": 300,
         "teacher": "smollm2-135m-instruct",
         "sampling": "{}",
+        "cost": 0.0,
         "completions": completions,
         "dropped": "" if right.any() else "too_few_correct",
     }

@@ -6,9 +6,12 @@ import pytest
 import yaml
 
 from fastdistill_ray.config import dump_recipe, load_recipe, parse_recipe
+from fastdistill_ray.plan import describe
+from fastdistill_ray.teachers import SamplingKnobs
 
 RECIPES = sorted(Path("jobs/recipes").glob("*.yaml"))
 DEMO = "jobs/recipes/demo.yaml"
+SERVER = "{model: m, engine: {kind: endpoint, url: 'http://host/v1'}}"
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -20,12 +23,8 @@ def test_recipe_shipped_parses_and_survives_a_round_trip(path):
 
 def test_recipe_gsm8k_is_the_papers_run():
     recipe = load_recipe("jobs/recipes/gsm8k.yaml", [])
-    assert recipe.sampling.model_dump(exclude={"seed"}) == {
-        "n": 8,
-        "temperature": 0.9,
-        "top_p": 1.0,
-        "max_new_tokens": 2048,
-    }
+    sampling = SamplingKnobs(n=8, temperature=0.9, top_p=1.0, max_new_tokens=2048)
+    assert recipe.sampling.model_copy(update={"seed": 0}) == sampling
     assert (recipe.teacher.model, recipe.student.model) == (
         "Qwen/Qwen2.5-7B-Instruct",
         "Qwen/Qwen2.5-1.5B-Instruct",
@@ -54,7 +53,23 @@ def test_recipe_gsm8k_is_the_papers_run():
         ("--compare.epochs=[7]", "compare.epochs: [7] not within training.epochs"),
         ("--task.num_validation=0", "task.num_validation: choosing by compare"),
         ("--reward.weights={cosine: 1, beauty: 2}", "no score is named ['beauty']"),
-        ("--teacher.engine.tensor_parallel_size=4", "pools.teacher.gpus"),
+        ("--teacher.engine.tensor_parallel_size=4", "pools.teacher.gpus: 0 GPUs"),
+        ("--teacher.engine.pipeline_parallel_size=2", "pipeline_parallel_size is 1 x 2"),
+        ("--pools.teacher.gpus=2", "pools.teacher.gpus: 2 GPUs per actor"),
+        ("--sampling.temperatures=[0, 0.5]", "sampling.temperatures: 0 makes the n"),
+        ("--sampling.temperatures=[-1]", "sampling.temperatures.0: Input should be greater"),
+        ("--sampling.max_n=4", "sampling.max_n: 4 is less than n = 8"),
+        ("--sampling.enough=2", "sampling.enough: counts only with sampling.max_n"),
+        ("--sampling={max_n: 16, enough: 17}", "sampling.enough: 17 correct of 16"),
+        ("--sampling={stop: ['x'], logprobs: 5}", "sampling.stop: it cuts inside a token"),
+        ("--sampling.logprobs=21", "sampling.logprobs: Input should be less"),
+        ("--sampling.n=2000", "sampling.n: Input should be less"),
+        (f"--teacher={SERVER}", "compare.baselines: an endpoint is not evaluated"),
+        ("--teachers=[{model: m, share: 0}]", "teachers.0.share"),
+        ("--teachers=[{model: m, tensor: 0}]", "teachers.0.tensor: unknown key"),
+        ("--teachers=[{model: m, engine: {max_modellen: 1}}]", "did you mean max_model_len?"),
+        ("--teachers=[{model: m, engine: {kind: endpoint, url: 'x'}}]", "teachers.0.engine.url"),
+        ("--pools.teachers=[{}]", "pools.teachers: 1 pools for 0 further teachers"),
         ("--objective.p_max=1.5", "objective.p_max"),
         ("--objective.kind=magic", "objective"),
         ("--training.overlap=true", "compare.learning_rates"),
@@ -68,6 +83,22 @@ def test_recipe_wrong_override_is_one_line_naming_the_key(override, message):
     text = str(error.value)
     assert message in text
     assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["--sampling.logprobs=5"], "sampling.logprobs: teachers.0 is an endpoint"),
+        (["--pools.teachers=[{workers: 2}]"], "pools.teachers.0.workers: one actor asks"),
+        (["--pools.teachers=[{gpus: 1}]"], "pools.teachers.0.gpus: an endpoint's actor"),
+    ],
+)
+def test_recipe_wrong_combination_with_an_endpoint_is_refused(overrides, message):
+    with pytest.raises(ValueError, match="recipe") as error:
+        load_recipe(DEMO, [f"--teachers=[{SERVER}]", *overrides])
+    assert message in str(error.value)
+    recipe = load_recipe(DEMO, [f"--teachers=[{SERVER}]"])
+    assert parse_recipe(yaml.safe_load(dump_recipe(recipe)), "dump") == recipe
 
 
 def test_recipe_unknown_keys_are_told_before_missing_ones():
@@ -87,3 +118,12 @@ def test_recipe_file_missing_or_not_yaml_is_one_line(tmp_path):
     (tmp_path / "list.yaml").write_text("- 1\n")
     with pytest.raises(ValueError, match="expected sections"):
         load_recipe(str(tmp_path / "list.yaml"), [])
+
+
+def test_plan_names_every_teacher_and_what_its_share_may_cost():
+    server = SERVER.replace("/v1'", "/v1', price_completion: 10").replace("model: m", "model: api")
+    overrides = [f"--teachers=[{server}]", "--sampling.max_n=16", "--task.num_train=100"]
+    text = describe(load_recipe(DEMO, [*overrides, "--teacher.share=3"]))
+    assert "smollm2-135m-instruct + api -> " in text
+    # A quarter of 100 groups of up to 16 completions of 96 tokens at 10 per million.
+    assert "groups of 8 to 16 completions, at most 153,600 tokens (at most 0.38 to pay" in text

@@ -24,12 +24,27 @@ def test_pools_that_fit_in_turn_but_not_at_once_are_refused_only_with_overlap():
     doctor.check_pools(autoscaled, available)
 
 
+def test_pools_of_further_teachers_count_and_are_named():
+    available = {"CPU": 8.0, "GPU": 2.0, "memory": 16.0 * 2**30}
+    small = {"kind": "scripted", "max_model_len": 512, "tensor_parallel_size": 2}
+    teachers = [{"model": "m"}, {"model": "m", "engine": small}]
+    pools = {"teachers": [{"workers": 2, "cpus": 0.5}, {"workers": 1, "cpus": 0.5, "gpus": 2}]}
+    recipe = recipe_with("m", teachers=teachers, pools=pools)
+    assert [recipe.pools.of_teacher(i).workers for i in range(3)] == [1, 2, 1]
+    doctor.check_pools(recipe, available)
+    with pytest.raises(ValueError, match=r"pools\.teachers\.1: .*want 2 GPUs .*has 1; lower pools"):
+        doctor.check_pools(recipe, available | {"GPU": 1.0})
+    alike = recipe_with("m", teachers=[{"model": "n"}], pools={"teacher": {"cpus": 5.0}})
+    with pytest.raises(ValueError, match=r"want 10\.5 CPUs"):
+        doctor.check_pools(alike, available)
+
+
 @pytest.mark.parametrize(
     ("pools", "message"),
     [
         ({"teacher": {"workers": 4, "cpus": 3.0}}, r"pools\.teacher: .*want 12\.5 CPUs"),
         ({"student": {"workers": 9, "cpus": 1.0}}, r"lower pools\.student\.workers"),
-        ({"evaluation": {"gpus": 2}}, r"pools\.evaluation: .*want 2 GPUs"),
+        ({"evaluation": {"workers": 2, "gpus": 1}}, r"pools\.evaluation: .*want 2 GPUs"),
         ({"student": {"memory_gib": 64.0}}, r"GiB of memory"),
     ],
 )

@@ -1,19 +1,35 @@
 """Requests: seeds that nobody shares, prompts that fit, one column of completions."""
 
+import asyncio
+
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 from models_for_tests import make_tiny_model
 
+from fastdistill_ray.advantages import AdvantageKnobs, SelectionKnobs
+from fastdistill_ray.curation import REFUSED, GroupWriter, Judging
 from fastdistill_ray.generation import (
-    SEED_STRIDE,
     build_requests,
     request_seed,
     split_by_length,
 )
-from fastdistill_ray.generation.outputs import with_completions
+from fastdistill_ray.generation.outputs import (
+    NO_IDS,
+    Answer,
+    RawCompletion,
+    completion_logprobs,
+    with_completions,
+)
+from fastdistill_ray.generation.rounds import Draw, Part, answer, draws
 from fastdistill_ray.models import load_tokenizer
 from fastdistill_ray.prompts import PromptKnobs
 from fastdistill_ray.records import REQUEST_SCHEMA
+from fastdistill_ray.rewards import RewardKnobs
 from fastdistill_ray.tasks import TaskKnobs, load_problems
+from fastdistill_ray.teachers import SEED_STRIDE, SamplingKnobs, TeacherKnobs, assign
+from fastdistill_ray.verifiers import Judge, VerifierKnobs
 
 
 def test_request_seeds_leave_room_for_every_completion_and_fit_64_bits():
@@ -39,6 +55,113 @@ def test_requests_hold_the_rendered_prompt_and_long_ones_are_set_aside(tmp_path)
     assert len(fit) + len(long) == 20
     assert max(len(row["prompt_token_ids"]) for row in fit) <= lengths[9]
     assert all(len(row["prompt_token_ids"]) > lengths[9] for row in long)
-    table = pa.Table.from_pylist(rows, schema=REQUEST_SCHEMA)
-    answered = with_completions(table.slice(0, 1), [[{"text": "a", "num_tokens": 1}]])
-    assert answered["completions"].to_pylist()[0][0]["text"] == "a"
+
+
+def request(number: int, reference: str = "7") -> dict:
+    return {
+        "problem_id": f"p{number}",
+        "kind": "number",
+        "reference": reference,
+        "tolerance": None,
+        "options": [],
+        "messages": [{"role": "user", "content": "?"}],
+        "prompt_token_ids": [1, 2, 3],
+        "seed": number * SEED_STRIDE,
+    }
+
+
+def completion(text: str, num_tokens: int, seed: int, k: int = 0) -> RawCompletion:
+    """Token t of it has id 10 * seed + t, and id and log-probability of rank r are told by both."""
+    token_ids = 10 * seed + np.arange(num_tokens, dtype=np.int32)
+    ids = 100 * token_ids[:, None] + np.arange(1 + k, dtype=np.int32)
+    plain = RawCompletion(text, token_ids, "stop", num_tokens, seed)
+    return plain._replace(logprob_ids=ids, logprobs=-ids.astype(np.float32) / 7) if k else plain
+
+
+def test_group_writer_stores_every_array_beside_its_completion(tmp_path):
+    """Groups of several sizes; a refused one, one not answered; with and without signals."""
+    judging = Judging(
+        RewardKnobs(), AdvantageKnobs(), SelectionKnobs(dedup=True, min_size=1), tau=0.5
+    )
+    right, wrong = "\\boxed{7}", "\\boxed{8}"
+    answers = [
+        Answer(
+            [completion(wrong, 3, 0, 2), completion(right, 0, 1, 2), completion(right, 2, 2, 2)], 5
+        ),
+        Answer([], 0),
+        Answer([], 0, failure="the server is gone"),
+        Answer(
+            [completion(right, 4, 3), completion(right, 1, 4)._replace(token_ids=NO_IDS)], 6, 0.25
+        ),
+    ]
+    batch = pa.Table.from_pylist([request(i) for i in range(4)], schema=REQUEST_SCHEMA)
+    writer = GroupWriter(str(tmp_path), judging, "{}")
+    lines = writer(with_completions(batch, answers, "someone")).to_pylist()
+    assert [line["failure"] for line in lines] == ["", "the server is gone"]
+    (file,) = tmp_path.glob("part-*.parquet")
+    mixed, refused, plain = pq.read_table(file).to_pylist()
+    assert [row["problem_id"] for row in (mixed, refused, plain)] == ["p0", "p1", "p3"]
+    assert (refused["dropped"], refused["completions"]) == (REFUSED, [])
+    assert [one["token_ids"] for one in mixed["completions"]] == [[0, 1, 2], [], [20, 21]]
+    assert [one["verdict"] for one in mixed["completions"]] == ["wrong", "correct", "correct"]
+    assert mixed["completions"][2]["advantage"] is None, "a repeated text leaves its group"
+    assert [one["token_ids"] for one in plain["completions"]] == [[30, 31, 32, 33], []]
+    assert (plain["logprobs"], plain["logprob_ids"], plain["cost"]) == (None, None, 0.25)
+    assert (mixed["teacher"], mixed["prompt_num_tokens"]) == ("someone", 5)
+    parts = completion_logprobs(
+        np.array(mixed["logprob_ids"]),
+        np.array(mixed["logprobs"], dtype=np.float32),
+        [one["num_tokens"] for one in mixed["completions"]],
+    )
+    for (ids, logprobs), given in zip(parts, answers[0].completions, strict=True):
+        np.testing.assert_array_equal(ids, given.logprob_ids)
+        np.testing.assert_array_equal(logprobs, given.logprobs)
+
+
+def test_draws_cover_each_completion_once_with_its_own_temperature():
+    sampling = SamplingKnobs(n=3, max_n=8, temperatures=[0.2, 0.2, 0.9, 0.2])
+    asked, done = [], 0
+    while done < 8:
+        asked += draws(sampling, done)
+        done = sum(draw.count for draw in asked)
+    by_number = {draw.first + i: draw.temperature for draw in asked for i in range(draw.count)}
+    assert list(by_number) == list(range(8))
+    assert list(by_number.values()) == [0.2, 0.2, 0.9, 0.2] * 2
+    assert draws(SamplingKnobs(n=8), 0) == [Draw(0, 8, 0.9)], "one prompt, eight completions"
+
+
+@pytest.mark.parametrize(
+    ("right", "enough", "rounds"),
+    [([0], 1, 1), ([2], 1, 2), ([0, 5], 2, 3), ([], 1, 4), ([0, 1, 2, 3], 3, 2)],
+)
+def test_answer_draws_rounds_until_enough_are_correct(right, enough, rounds):
+    sampling = SamplingKnobs(n=2, max_n=7, enough=enough)
+    firsts = []
+
+    async def ask(row: dict, draw: Draw) -> Part:
+        firsts.append(draw.first)
+        numbers = range(draw.first, draw.first + draw.count)
+        texts = ["\\boxed{7}" if number in right else "\\boxed{8}" for number in numbers]
+        return Part(
+            [completion(text, 1, number) for text, number in zip(texts, numbers, strict=True)],
+            3,
+            0.5,
+        )
+
+    with Judge(VerifierKnobs()) as judge:
+        found = asyncio.run(answer(request(0), sampling, ask, judge))
+    assert firsts == [0, 2, 4, 6][:rounds]
+    assert [one.seed for one in found.completions] == list(range(min(2 * rounds, 7)))
+    assert (found.prompt_num_tokens, found.cost) == (3, 0.5 * rounds)
+
+
+def test_assign_shares_problems_and_keeps_tasks_apart():
+    one, two = TeacherKnobs(model="a", share=3.0), TeacherKnobs(model="b")
+    taken = [assign([one, two], f"p{i}", "t") for i in range(4000)]
+    assert taken == [assign([one, two], f"p{i}", "t") for i in range(4000)]
+    assert 0.73 < taken.count(0) / 4000 < 0.77
+    special = TeacherKnobs(model="c", tasks=["gsm8k"])
+    assert {assign([special, two], f"p{i}", "other") for i in range(50)} == {1}
+    assert {assign([special, two], f"p{i}", "gsm8k") for i in range(50)} == {0, 1}
+    with pytest.raises(ValueError, match=r"teacher.tasks: no teacher takes problems of task other"):
+        assign([special], "p", "other")

@@ -11,6 +11,7 @@ from fastdistill_ray.packing import (
     StudentText,
     TrainCompletion,
     TrainGroup,
+    completion_ids,
     empty_batch,
     num_packed_tokens,
     pack_groups,
@@ -68,6 +69,7 @@ def make_group(lengths: list[int], prompt: int = 4, name: str = "g") -> TrainGro
         ([5, EOS], "stop", [5, EOS]),
         ([5, 95], "stop", [5, 95]),
         ([5, 6], "length", [5, 6]),
+        ([], "stop", [97, 98, EOS]),  # cut at a stop text: only the text is right
     ],
 )
 def test_completion_ids_end_with_one_eos_only_after_a_stop(
@@ -80,6 +82,11 @@ def test_completion_ids_end_with_one_eos_only_after_a_stop(
 def test_completion_ids_of_another_tokenizer_come_from_the_text() -> None:
     group = prepare(row(*[completion([5], r, "correct") for r in (0.0, 1.0)], teacher="other"))
     assert group.completions[0].token_ids.tolist() == [97, 98, EOS]
+
+
+def test_completion_ids_of_an_endpoint_come_from_the_text_and_ask_for_no_tokenizer() -> None:
+    text = TEXT._replace(has_ids_of=lambda teacher: pytest.fail(f"{teacher} has no folder"))
+    assert completion_ids(completion([], 1.0, "correct"), "served", text) == [97, 98, EOS]
 
 
 def test_prepare_group_overflow_leaves_and_weights_are_those_of_the_rest() -> None:

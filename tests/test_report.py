@@ -14,6 +14,7 @@ from run_for_tests import HOSTILE, NUM_COMPLETIONS, NUM_PROBLEMS, SKILL, make_ru
 
 from fastdistill_ray.findings import read_group_numbers
 from fastdistill_ray.page import Page, Section, Table, Text, to_html, to_markdown
+from fastdistill_ray.records import GROUP_SCHEMA
 from fastdistill_ray.report import write_report
 
 
@@ -271,6 +272,32 @@ def test_report_shows_accuracy_by_sort_of_problem(copy: Path) -> None:
         ["digit expansion", "40", "20.0 (10.0 to 30.0)", "25.0 (10.0 to 30.0)"],
         ["reversing", "40", "15.0 (10.0 to 30.0)", "\u2013"],
     ]
+
+
+def test_report_two_teachers_stand_beside_what_each_was_paid(copy: Path) -> None:
+    assert "Teacher" not in read_tables((copy / "report.md").read_text())["Cost"][0]
+    groups = []
+    for number, file in enumerate(sorted((copy / "stages" / "groups").glob("part-*.parquet"))):
+        rows = pq.read_table(file).to_pylist()
+        for row in rows if number == 0 else []:
+            row |= {"teacher": "served", "cost": 0.25}
+        pq.write_table(pa.Table.from_pylist(rows, schema=GROUP_SCHEMA), file)
+        groups += rows
+    write_report(str(copy))
+    text = (copy / "report.md").read_text(encoding="utf-8")
+    for name in ("served", "smollm2-135m-instruct"):
+        mine = [row for row in groups if row["teacher"] == name]
+        completions = [one for row in mine for one in row["completions"]]
+        correct = sum(one["verdict"] == "correct" for one in completions)
+        numbers = [
+            f"{len(mine):,}",
+            f"{len(completions):,}",
+            f"{100 * correct / len(completions):.1f}",
+            f"{300 * len(mine):,}",
+            f"{sum(one['num_tokens'] for one in completions):,}",
+            f"{0.25 * len(mine) * (name == 'served'):,.4f}",
+        ]
+        assert f"| {name} | {' | '.join(numbers)} |" in text
 
 
 def test_report_model_of_equal_weights_is_called_prompt_distillation(run: Path) -> None:

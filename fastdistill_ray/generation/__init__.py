@@ -11,30 +11,26 @@ import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy
 
-from fastdistill_ray.config import EngineKnobs, PoolKnobs
+from fastdistill_ray.config import PoolKnobs
+from fastdistill_ray.generation.endpoint import EndpointEngine
 from fastdistill_ray.generation.scripted import ScriptedEngine
 from fastdistill_ray.generation.vllm_engine import VLLMEngine
 from fastdistill_ray.prompts import PromptKnobs, build_messages, render, template_hash
 from fastdistill_ray.records import REQUEST_SCHEMA, Problem
+from fastdistill_ray.teachers import SEED_STRIDE, EndpointKnobs, EngineKnobs, SamplingKnobs
+from fastdistill_ray.verifiers import VerifierKnobs
 
-ENGINES = {"vllm": VLLMEngine, "scripted": ScriptedEngine}
-SEED_STRIDE = 1024  # completion k of a request is drawn with seed + k
+ENGINES = {"vllm": VLLMEngine, "scripted": ScriptedEngine, "endpoint": EndpointEngine}
 IN_FLIGHT_FACTOR = 2  # queued beside what the engine can decode at once
-
-
-class Sampling(NamedTuple):
-    n: int
-    temperature: float
-    top_p: float
-    max_new_tokens: int
 
 
 class EngineSpec(NamedTuple):
     """What an actor loads and how it samples."""
 
     model: str  # reference; each actor fetches it for its own node
-    engine: EngineKnobs
-    sampling: Sampling
+    engine: EngineKnobs | EndpointKnobs
+    sampling: SamplingKnobs
+    verifier: VerifierKnobs  # of who stops when enough completions are correct
 
 
 def request_seed(seed: int, key: str) -> int:
@@ -46,7 +42,10 @@ def request_seed(seed: int, key: str) -> int:
 def build_requests(
     problems: Iterable[Problem], prompt: PromptKnobs, tokenizer: Any, seed: int
 ) -> list[dict[str, Any]]:
-    """Problems rendered for one model, as rows of REQUEST_SCHEMA."""
+    """Problems rendered for one model, as rows of REQUEST_SCHEMA.
+
+    No tokenizer: whoever is asked renders the messages itself, and there are no token ids.
+    """
     hashed = template_hash(tokenizer, prompt)
     rows = []
     for problem in problems:
@@ -55,7 +54,7 @@ def build_requests(
             {
                 **{name: getattr(problem, name) for name in Problem.__dataclass_fields__},
                 "messages": messages,
-                "prompt_token_ids": render(messages, tokenizer),
+                "prompt_token_ids": render(messages, tokenizer) if tokenizer else [],
                 "template_hash": hashed,
                 "seed": request_seed(seed, problem.problem_id),
             }
@@ -72,6 +71,15 @@ def split_by_length(
     return fit, [row for row in rows if len(row["prompt_token_ids"]) > max_prompt_tokens]
 
 
+def _task_sizes(spec: EngineSpec) -> tuple[int, int]:
+    """(rows of a task, tasks of an actor at once): as much as keeps its engine full."""
+    if isinstance(spec.engine, EndpointKnobs):
+        return 1, spec.engine.max_concurrency
+    rows_per_task = max(1, 8 // spec.sampling.n)
+    in_flight = max(1, IN_FLIGHT_FACTOR * spec.engine.max_num_seqs // spec.sampling.n)
+    return rows_per_task, max(1, -(-in_flight // rows_per_task))
+
+
 def completions(
     rows: list[dict[str, Any]],
     spec: EngineSpec,
@@ -79,9 +87,7 @@ def completions(
     schema: pa.Schema = REQUEST_SCHEMA,
 ) -> ray.data.Dataset:
     """A lazy dataset of the rows with their completions; engines start when it is consumed."""
-    rows_per_task = max(1, 8 // spec.sampling.n)
-    in_flight = max(1, IN_FLIGHT_FACTOR * spec.engine.max_num_seqs // spec.sampling.n)
-    tasks = max(1, -(-in_flight // rows_per_task))
+    rows_per_task, tasks = _task_sizes(spec)
     requests = ray.data.from_arrow(
         [
             pa.Table.from_pylist(rows[i : i + rows_per_task], schema=schema)

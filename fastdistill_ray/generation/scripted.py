@@ -8,36 +8,50 @@ import asyncio
 import random
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from fastdistill_ray.generation.outputs import with_completions
+from fastdistill_ray.generation.outputs import RawCompletion, with_completions
+from fastdistill_ray.generation.rounds import Draw, Part, answer
+from fastdistill_ray.verifiers import Judge
 
 
 class ScriptedEngine:
+    """`extra`: seconds_per_request, and share_correct of the completions (0.5)."""
+
     def __init__(self, spec: Any) -> None:
         self.spec = spec
         self.seconds = float(spec.engine.extra.get("seconds_per_request", 0.0))
+        self.share_correct = float(spec.engine.extra.get("share_correct", 0.5))
+        self.judge = Judge(spec.verifier)
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
-        await asyncio.sleep(self.seconds * batch.num_rows)
-        rows = batch.select(["reference", "seed"]).to_pylist()
-        return with_completions(batch, [self._answer(row) for row in rows])
+        rows = batch.to_pylist()
+        answers = [answer(row, self.spec.sampling, self._ask, self.judge) for row in rows]
+        return with_completions(batch, await asyncio.gather(*answers), self.spec.model)
 
-    def _answer(self, row: dict[str, Any]) -> list[dict[str, Any]]:
-        completions = []
-        for k in range(self.spec.sampling.n):
-            draw = random.Random(row["seed"] + k)
-            answer = row["reference"] if draw.random() < 0.5 else "no idea"
-            thought = "so " * draw.randint(1, 12)
-            text = f"<think>{thought}</think>\n<answer>\\boxed{{{answer}}}</answer>"
-            token_ids = [5 + byte for byte in text.encode()][: self.spec.sampling.max_new_tokens]
-            completions.append(
-                {
-                    "text": text,
-                    "token_ids": token_ids,
-                    "finish_reason": "stop",
-                    "num_tokens": len(token_ids),
-                    "seed": row["seed"] + k,
-                }
-            )
-        return completions
+    async def _ask(self, row: dict[str, Any], draw: Draw) -> Part:
+        await asyncio.sleep(self.seconds)
+        seeds = range(row["seed"] + draw.first, row["seed"] + draw.first + draw.count)
+        written = [self._write(row["reference"], seed, draw.temperature) for seed in seeds]
+        return Part(written, len(row["prompt_token_ids"]))
+
+    def _write(self, reference: str, seed: int, temperature: float) -> RawCompletion:
+        draw = random.Random(seed)
+        right = draw.random() < self.share_correct
+        thought = f"at {temperature:g} " + "so " * draw.randint(1, 12)
+        said = reference if right else "no idea"
+        text = f"<think>{thought}</think>\n<answer>\\boxed{{{said}}}</answer>"
+        token_ids = np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32) + 5
+        token_ids = token_ids[: self.spec.sampling.max_new_tokens]
+        k = self.spec.sampling.logprobs
+        ids = np.repeat(token_ids, 1 + k).reshape(-1, 1 + k) + np.arange(1 + k, dtype=np.int32)
+        return RawCompletion(
+            text,
+            token_ids,
+            "stop",
+            len(token_ids),
+            seed,
+            ids if k else None,
+            np.log(0.5 ** (1.0 + (ids - ids[:, :1]))).astype(np.float32) if k else None,
+        )

@@ -4,10 +4,13 @@ import asyncio
 import os
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from fastdistill_ray.generation.outputs import with_completions
-from fastdistill_ray.models import fetch_model
+from fastdistill_ray.generation.outputs import NO_IDS, RawCompletion, with_completions
+from fastdistill_ray.generation.rounds import Draw, Part, answer
+from fastdistill_ray.models import fetch_model, load_tokenizer
+from fastdistill_ray.verifiers import Judge
 
 RELOAD_COLUMN = "weights"
 
@@ -18,7 +21,10 @@ class VLLMEngine:
 
     def __init__(self, spec: Any) -> None:
         self.spec = spec
-        self.engine = start_engine(fetch_model(spec.model), spec.engine)
+        folder = fetch_model(spec.model)
+        self.engine = start_engine(folder, spec.engine)
+        self.tokenizer = load_tokenizer(folder)
+        self.judge = Judge(spec.verifier)
         self.weights = spec.model
         self.running = 0
         self.turn: asyncio.Condition | None = None
@@ -29,13 +35,15 @@ class VLLMEngine:
         weights = batch[RELOAD_COLUMN][0].as_py() if RELOAD_COLUMN in batch.column_names else ""
         await self._take_turn(weights or self.spec.model)
         try:
-            rows = batch.select(["prompt_token_ids", "seed"]).to_pylist()
-            outputs = await asyncio.gather(*(self._generate(row) for row in rows))
+            answers = [
+                answer(row, self.spec.sampling, self._ask, self.judge) for row in batch.to_pylist()
+            ]
+            answered = await asyncio.gather(*answers)
         finally:
             async with self.turn:
                 self.running -= 1
                 self.turn.notify_all()
-        return with_completions(batch, list(outputs))
+        return with_completions(batch, answered, self.spec.model)
 
     async def _take_turn(self, weights: str) -> None:
         """Wait until the engine holds these weights, loading them when nothing else runs."""
@@ -50,40 +58,59 @@ class VLLMEngine:
                 self.weights = weights
             self.running += 1
 
-    async def _generate(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+    async def _ask(self, row: dict[str, Any], draw: Draw) -> Part:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.exceptions import EngineDeadError
 
         sampling = self.spec.sampling
+        seed = row["seed"] + draw.first
         parameters = SamplingParams(
-            n=sampling.n,
-            temperature=sampling.temperature,
+            n=draw.count,
+            temperature=draw.temperature,
             top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            min_p=sampling.min_p,
+            stop=sampling.stop,
             max_tokens=sampling.max_new_tokens,
-            seed=row["seed"] if sampling.temperature > 0 else None,
+            seed=seed if draw.temperature > 0 else None,
+            logprobs=sampling.logprobs or None,
+            flat_logprobs=True,
+            # Otherwise it decodes every likely token of every position, ten times the cost.
+            detokenize=not sampling.logprobs,
             # Otherwise the last output holds only the completions of the last engine step.
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
+        prompt = {"prompt_token_ids": row["prompt_token_ids"]}
         final = None
         try:
-            async for output in self.engine.generate(
-                {"prompt_token_ids": row["prompt_token_ids"]}, parameters, os.urandom(8).hex()
-            ):
+            async for output in self.engine.generate(prompt, parameters, os.urandom(8).hex()):
                 final = output
         except EngineDeadError:
             os._exit(1)  # Ray starts a fresh actor and asks again for what was not committed
-        assert final is not None and len(final.outputs) == sampling.n
-        return [
-            {
-                "text": completion.text,
-                "token_ids": list(completion.token_ids),
-                "finish_reason": completion.finish_reason,
-                "num_tokens": len(completion.token_ids),
-                "seed": row["seed"] + k,
-            }
-            for k, completion in enumerate(sorted(final.outputs, key=lambda o: o.index))
-        ]
+        assert final is not None and len(final.outputs) == draw.count
+        outputs = sorted(final.outputs, key=lambda output: output.index)
+        written = [self._completion(output, seed + k) for k, output in enumerate(outputs)]
+        return Part(written, len(row["prompt_token_ids"]))
+
+    def _completion(self, output: Any, seed: int) -> RawCompletion:
+        token_ids = np.array(output.token_ids, dtype=np.int32)
+        # The ids of a completion cut at a stop text go on past the cut.
+        kept = NO_IDS if isinstance(output.stop_reason, str) else token_ids
+        plain = RawCompletion(output.text, kept, output.finish_reason, len(token_ids), seed)
+        k = self.spec.sampling.logprobs
+        if not k:
+            return plain
+        ids, logprobs = flat_logprobs(output.logprobs, len(token_ids), k)
+        text = self.tokenizer.decode(token_ids, skip_special_tokens=True)
+        return plain._replace(text=text, logprob_ids=ids, logprobs=logprobs)
+
+
+def flat_logprobs(found: Any, num_tokens: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """vLLM's FlatLogprobs -> (ids, log-probabilities), both [num_tokens, 1 + k]."""
+    shape = (num_tokens, 1 + k)
+    ids = np.array(found.token_ids, dtype=np.int32).reshape(shape)
+    return ids, np.array(found.logprobs, dtype=np.float32).reshape(shape)
 
 
 def start_engine(model: str, knobs: Any) -> Any:
@@ -98,23 +125,26 @@ def start_engine(model: str, knobs: Any) -> Any:
 
     if current_platform.is_cpu():
         # A seeded request whose prompt is prefilled in parts kills the CPU engine.
-        device = {
+        device: dict[str, Any] = {
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(8192, knobs.max_model_len),
         }
     else:
         device = {"gpu_memory_utilization": knobs.gpu_memory_utilization}
-    arguments = AsyncEngineArgs(
-        model=model,
-        dtype=knobs.dtype,
-        max_model_len=knobs.max_model_len,
-        max_num_seqs=knobs.max_num_seqs,
-        tensor_parallel_size=knobs.tensor_parallel_size,
-        enforce_eager=knobs.enforce_eager,
-        enable_prefix_caching=True,
-        generation_config="vllm",  # the recipe alone decides how to sample
-        disable_log_stats=True,
+    if knobs.num_devices > 1:
+        device["distributed_executor_backend"] = "mp"  # an actor's GPUs are on its node
+    arguments = {
+        "model": model,
+        "dtype": knobs.dtype,
+        "max_model_len": knobs.max_model_len,
+        "max_num_seqs": knobs.max_num_seqs,
+        "tensor_parallel_size": knobs.tensor_parallel_size,
+        "pipeline_parallel_size": knobs.pipeline_parallel_size,
+        "enforce_eager": knobs.enforce_eager,
+        "enable_prefix_caching": True,
+        "generation_config": "vllm",  # the recipe alone decides how to sample
+        "disable_log_stats": True,
         **device,
         **knobs.extra,
-    )
-    return AsyncLLM.from_engine_args(arguments)
+    }
+    return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
