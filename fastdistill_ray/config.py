@@ -78,6 +78,22 @@ class PoolKnobs(Knobs):
     cpus: float = Field(1.0, ge=0, description="CPUs of each.")
     gpus: int = Field(0, ge=0, description="GPUs of each.")
     memory_gib: float = Field(0.0, ge=0, description="Memory reserved for each; 0: not counted.")
+    resources: dict[str, float] = Field(
+        {}, description="Custom resources of each, as nodes declare them: {name: amount}."
+    )
+    labels: dict[str, str] = Field(
+        {}, description="Labels its nodes must have, as Ray selects: value, !value, in(a, b)."
+    )
+
+    def remote_args(self) -> dict[str, Any]:
+        """What one actor takes and where it may run, in Ray's words."""
+        where = {"resources": self.resources, "label_selector": self.labels}
+        where |= {"memory": self.memory_gib * 2**30}
+        return {
+            "num_cpus": self.cpus,
+            "num_gpus": self.gpus,
+            **{name: value for name, value in where.items() if value},
+        }
 
 
 class PoolsKnobs(Knobs):

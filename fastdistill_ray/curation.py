@@ -1,16 +1,19 @@
 """Problems -> committed groups: the teacher's completions, judged, rewarded, weighted, selected.
 
 One Ray Data execution: engine actors, then judging actors that commit what they judged. The driver
-only logs commits.
+only logs commits; of a problem it keeps its row number.
 """
 
+import hashlib
 import json
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray.data
 from ray.data import ActorPoolStrategy
 
 from fastdistill_ray.advantages import (
@@ -21,13 +24,14 @@ from fastdistill_ray.advantages import (
     select_completions,
     softmax_weights,
 )
-from fastdistill_ray.config import PoolsKnobs
-from fastdistill_ray.generation import EngineSpec, build_requests, completions, split_by_length
+from fastdistill_ray.compaction import merge_files, replace_log, small_runs
+from fastdistill_ray.config import PoolKnobs, PoolsKnobs
+from fastdistill_ray.generation import EngineSpec, ProblemRequests, completions
 from fastdistill_ray.generation.outputs import with_arrays, without_arrays
 from fastdistill_ray.groups import FAILED, Commit, Store
-from fastdistill_ray.models import fetch_model, load_tokenizer
+from fastdistill_ray.problems import ProblemFile
 from fastdistill_ray.progress import Progress
-from fastdistill_ray.records import GROUP_SCHEMA, Problem
+from fastdistill_ray.records import GROUP_SCHEMA
 from fastdistill_ray.rewards import RewardKnobs
 from fastdistill_ray.run_dir import StageResult
 from fastdistill_ray.scoring import Response, score_group
@@ -37,6 +41,7 @@ from fastdistill_ray.verifiers import Judge
 MAX_GROUPS_PER_FILE = 64
 MAX_VALUES_PER_FILE = 1 << 27  # token ids or log-probabilities
 REFUSED = "refused_by_teacher"
+ROWS_AT_ONCE = 1024
 
 
 class Judging(NamedTuple):
@@ -123,7 +128,7 @@ def _scored(
 
 
 def curate(
-    problems: list[Problem],
+    problems: ProblemFile,
     teachers: list[TeacherKnobs],
     sampling: SamplingKnobs,
     judging: Judging,
@@ -134,14 +139,11 @@ def curate(
     """Ask the teachers for every problem that is not committed yet; commit group by group."""
     store = Store(out)
     (out / FAILED).unlink(missing_ok=True)
-    committed = store.recover()
-    missing = [problem for problem in problems if problem.problem_id not in committed]
-    datasets, num_too_long = [], 0
-    for place, teacher in enumerate(teachers):
-        mine = [one for one in missing if assign(teachers, one.problem_id, one.task) == place]
-        requests, too_long = teacher_requests(mine, teacher, sampling)
-        num_too_long += len(too_long)
-        if requests:
+    store.recover()
+    datasets = []
+    for place, requests in enumerate(missing_requests(problems, store, teachers, sampling)):
+        if len(requests):
+            teacher = teachers[place]
             spec = EngineSpec(teacher.model, teacher.engine, sampling, judging.reward.verifier)
             datasets.append(completions(requests, spec, pools.of_teacher(place)))
     if datasets:
@@ -152,10 +154,13 @@ def curate(
             batch_size=groups_per_file(len(problems), sampling),
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=pools.judges.workers),
-            num_cpus=pools.judges.cpus,
+            **pools.judges.remote_args(),
         )
-        log_commits(dataset, store, len(problems) - num_too_long)
-    return _result(store, problems, num_too_long)
+        log_commits(dataset, store, len(problems))
+    compact(store, pools.judges)
+    unanswered = missing_requests(problems, store, teachers, sampling)
+    assert not any(map(_has_one_that_fits, unanswered)), "a problem whose prompt fits has no group"
+    return _result(store, len(problems), num_too_long=sum(map(len, unanswered)))
 
 
 def groups_per_file(num_problems: int, sampling: SamplingKnobs) -> int:
@@ -163,15 +168,55 @@ def groups_per_file(num_problems: int, sampling: SamplingKnobs) -> int:
     return max(1, min(MAX_GROUPS_PER_FILE, num_problems // 64, MAX_VALUES_PER_FILE // values))
 
 
-def teacher_requests(
-    problems: list[Problem], teacher: TeacherKnobs, sampling: SamplingKnobs
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(requests, those whose prompt leaves no room); an endpoint says itself what is too long."""
-    if isinstance(teacher.engine, EndpointKnobs):
-        return build_requests(problems, teacher.prompt, None, sampling.seed), []
-    tokenizer = load_tokenizer(fetch_model(teacher.model))
-    requests = build_requests(problems, teacher.prompt, tokenizer, sampling.seed)
-    return split_by_length(requests, teacher.engine.max_model_len - sampling.max_new_tokens)
+def missing_requests(
+    problems: ProblemFile, store: Store, teachers: list[TeacherKnobs], sampling: SamplingKnobs
+) -> list[ProblemRequests]:
+    """For each teacher, what it is still to be asked; an endpoint says itself what is too long."""
+    places = [
+        assign(teachers, *one)
+        for columns in problems.columns("problem_id", "task")
+        for one in zip(*columns, strict=True)
+    ]
+    rows = missing_rows(problems, store)
+    places_of_rows = np.array(places, np.int16)[rows]
+    return [
+        ProblemRequests(
+            problems,
+            rows[places_of_rows == place],
+            "" if teacher.is_remote else teacher.model,
+            teacher.prompt,
+            sampling.seed,
+            None
+            if isinstance(teacher.engine, EndpointKnobs)
+            else teacher.engine.max_model_len - sampling.max_new_tokens,
+        )
+        for place, teacher in enumerate(teachers)
+    ]
+
+
+def _has_one_that_fits(requests: ProblemRequests) -> bool:
+    return any(
+        requests.take(np.arange(first, min(first + ROWS_AT_ONCE, len(requests)))).num_rows
+        for first in range(0, len(requests), ROWS_AT_ONCE)
+    )
+
+
+def missing_rows(problems: ProblemFile, store: Store) -> np.ndarray:
+    """Row numbers of the problems without a committed group."""
+    committed = np.sort(np.fromiter(map(_digest, store.keys()), "S16"))
+    missing = []
+    for start, (ids,) in zip(problems.starts, problems.columns("problem_id"), strict=False):
+        wanted = np.array([_digest(one) for one in ids], "S16")
+        found = np.searchsorted(committed, wanted)
+        is_there = np.zeros(len(ids), bool)
+        inside = found < len(committed)
+        is_there[inside] = committed[found[inside]] == wanted[inside]
+        missing.append(start + np.flatnonzero(~is_there))
+    return np.concatenate([np.empty(0, np.int64), *missing])
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.blake2b(key.encode(), digest_size=16).digest()
 
 
 def reselect(
@@ -179,7 +224,8 @@ def reselect(
 ) -> StageResult:
     """A store of the same groups with other completions selected; judgements are kept."""
     source, store = Store(groups), Store(out)
-    committed = store.recover()
+    store.recover()
+    committed = set(store.keys())
     for table in source.tables():
         rows = [
             reselected_group(row, selection, advantage, tau)
@@ -223,12 +269,12 @@ def reselected_group(
     }
 
 
-def log_commits(dataset: Any, store: Store, total: int) -> None:
+def log_commits(dataset: ray.data.Dataset, store: Store, total: int) -> None:
     """Run the dataset; log each commit as it arrives, then tell why groups are missing, if any."""
     failure = ""
-    commits = store.commits()
-    groups = sum(len(commit.keys) for commit in commits)
-    kept = sum(commit.dropped.count("") for commit in commits)
+    groups = kept = 0
+    for commit in store.commits():
+        groups, kept = groups + len(commit.keys), kept + commit.dropped.count("")
     progress = Progress(f"generate {store.folder.name}", total, done=groups)
     for row in dataset.iter_rows():
         if row["failure"]:
@@ -236,40 +282,57 @@ def log_commits(dataset: Any, store: Store, total: int) -> None:
             continue
         commit = Commit(**json.loads(row["commit"]))
         store.append(commit)
-        groups += len(commit.keys)
-        kept += commit.dropped.count("")
+        groups, kept = groups + len(commit.keys), kept + commit.dropped.count("")
         progress.advance(len(commit.keys), commit.num_tokens, f"kept {kept / groups:.0%}")
+    progress.end()
     if failure:
         raise ValueError(
             f"{failure}; {groups} of {total} groups are committed, start again to go on"
         )
 
 
-def _result(store: Store, problems: list[Problem], num_too_long: int) -> StageResult:
-    commits = store.commits()
-    seen: dict[str, str] = {}
-    for commit in commits:
-        for key, dropped in zip(commit.keys, commit.dropped, strict=True):
-            seen.setdefault(key, dropped)
-    if not seen:
+def compact(store: Store, pool: PoolKnobs) -> None:
+    """Merge the store's small files; training that follows the store meanwhile goes on."""
+    runs = list(small_runs(store))
+    if not runs:
+        return
+
+    def merge(run: dict[str, Any]) -> dict[str, Any]:
+        files = list(run["files"])
+        return {"first": files[0], "merged": merge_files(store, files), "count": len(files)}
+
+    dataset = ray.data.from_items([{"files": run} for run in runs])
+    dataset.context.enable_progress_bars = False
+    rows = dataset.map(merge, **pool.remote_args()).iter_rows()
+    replace_log(store, {row["first"]: (row["merged"], row["count"]) for row in rows})
+
+
+def _result(store: Store, num_problems: int, num_too_long: int) -> StageResult:
+    reasons: Counter[str] = Counter()
+    prompt_tokens = completion_tokens = 0
+    cost = 0.0
+    for commit in store.commits():
+        reasons.update(commit.dropped)
+        prompt_tokens += commit.prompt_tokens
+        completion_tokens += commit.num_tokens
+        cost += commit.cost
+    if not reasons:
         raise ValueError(
-            f"teacher.engine.max_model_len: the prompts of all {len(problems)} problems leave no "
+            f"teacher.engine.max_model_len: the prompts of all {num_problems} problems leave no "
             "room for sampling.max_new_tokens"
         )
-    set_aside = Counter(dropped for dropped in seen.values() if dropped)
-    if num_too_long:
-        set_aside["prompt_too_long"] = num_too_long
-    kept = sum(not dropped for dropped in seen.values())
+    kept = reasons.pop("", 0)
+    set_aside = dict(reasons) | ({"prompt_too_long": num_too_long} if num_too_long else {})
     if not kept:
         raise ValueError(
-            f"no group of {len(seen)} was kept ({dict(set_aside)}); look at the completions in "
+            f"no group of {reasons.total()} was kept ({set_aside}); look at the completions in "
             f"{store.folder} and at teacher.prompt, reward.verifier and selection"
         )
     return StageResult(
-        rows_in=len(problems),
+        rows_in=num_problems,
         rows_out=kept,
-        set_aside=dict(set_aside),
-        prompt_tokens=sum(commit.prompt_tokens for commit in commits),
-        completion_tokens=sum(commit.num_tokens for commit in commits),
-        facts={"cost": cost} if (cost := sum(commit.cost for commit in commits)) else {},
+        set_aside=set_aside,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        facts={"cost": cost} if cost else {},
     )

@@ -4,6 +4,7 @@ Every check raises ValueError with one line: the field, what is wrong, what to d
 """
 
 import uuid
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import ray
@@ -55,7 +56,7 @@ def check_endpoints(recipe: Recipe) -> None:
             check_endpoint(name, teacher.model, teacher.engine)
 
 
-def check_prompts(recipe: Recipe, problems: dict[Split, list[Problem]]) -> None:
+def check_prompts(recipe: Recipe, problems: Mapping[Split, Collection[Problem]]) -> None:
     """There are problems, and at least one prompt of each role leaves room for a completion."""
     if not problems["train"]:
         raise ValueError(f"task.name {recipe.task.name}: it has no training problems")
@@ -94,7 +95,7 @@ def _check_prompt(
     prompt: PromptKnobs,
     engine: EngineKnobs,
     new_tokens: int,
-    problems: list[Problem],
+    problems: Collection[Problem],
 ) -> None:
     shortest = min(problems, key=lambda problem: len(problem.question))
     row = build_requests([shortest], prompt, load_tokenizer(fetch_model(model)), 0)[0]
@@ -118,13 +119,16 @@ def check_pools(recipe: Recipe, available: dict[str, float]) -> None:
     training = {"student": pools.student, "the student's data feed": feed}
     evaluating = {"evaluation": pools.evaluation, "judges": pools.judges}
     at_once = [teaching | training] if recipe.training.overlap else [teaching, training]
+    everyone = {name: pool for group in (*at_once, evaluating) for name, pool in group.items()}
+    custom = {name for pool in everyone.values() for name in pool.resources}
     for group in [*at_once, evaluating]:
         for field, resource, have in (
             ("cpus", "CPUs", available.get("CPU", 0.0)),
             ("gpus", "GPUs", available.get("GPU", 0.0)),
             ("memory_gib", "GiB of memory", available.get("memory", 0.0) / 2**30),
+            *((f"resources.{name}", name, available.get(name, 0.0)) for name in sorted(custom)),
         ):
-            wanted = {name: pool.workers * getattr(pool, field) for name, pool in group.items()}
+            wanted = {name: pool.workers * _amount(pool, field) for name, pool in group.items()}
             if sum(wanted.values()) > have + 1e-6:
                 most = max(wanted, key=lambda name: wanted[name])
                 parts = ", ".join(f"{name} {value:g}" for name, value in wanted.items() if value)
@@ -134,6 +138,34 @@ def check_pools(recipe: Recipe, available: dict[str, float]) -> None:
                     f"or pools.{most}.{field}"
                     + ("" if not recipe.training.overlap else ", or set training.overlap: false")
                 )
+
+
+def _amount(pool: PoolKnobs, field: str) -> float:
+    section, _, name = field.partition(".")
+    return pool.resources.get(name, 0.0) if name else getattr(pool, section)
+
+
+def check_labels(recipe: Recipe, nodes: list[dict[str, str]]) -> None:
+    """Every pool's labels are those of a node, `nodes` being the labels of each."""
+    if recipe.pools.autoscaling:
+        return
+    for name, pool in recipe.pools:
+        if isinstance(pool, PoolKnobs) and not any(
+            _has_labels(node, pool.labels) for node in nodes
+        ):
+            raise ValueError(
+                f"pools.{name}.labels: no node of the cluster has {pool.labels}; start one with "
+                "`ray start --labels` or change them"
+            )
+
+
+def _has_labels(node: dict[str, str], wanted: dict[str, str]) -> bool:
+    for label, selector in wanted.items():
+        body = selector.removeprefix("!")
+        values = body[3:-1].split(",") if body.startswith("in(") else [body]
+        if (node.get(label) in [value.strip() for value in values]) == selector.startswith("!"):
+            return False
+    return True
 
 
 def check_shared_folder(path: Path) -> None:

@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import ray
@@ -26,13 +26,14 @@ class Job:
     def __init__(self, recipe: Recipe, run: RunDir) -> None:
         self.recipe, self.run = recipe, run
 
-    def check(self, problems: dict[Split, list[Problem]]) -> None:
+    def check(self, problems: Mapping[Split, Collection[Problem]]) -> None:
         """Everything that can be known to fail, before anything expensive starts."""
         doctor.check_models(self.recipe)
         if not self.run.is_complete("groups"):
             doctor.check_endpoints(self.recipe)
         doctor.check_prompts(self.recipe, problems)
         doctor.check_pools(self.recipe, ray.cluster_resources())
+        doctor.check_labels(self.recipe, [node["Labels"] for node in ray.nodes() if node["Alive"]])
         doctor.check_shared_folder(self.run.path)
 
     def training_stages(self) -> list[str]:

@@ -17,6 +17,7 @@ from ray.data import ActorPoolStrategy
 from fastdistill_ray.config import EvaluationKnobs, PoolsKnobs
 from fastdistill_ray.generation import (
     EngineSpec,
+    TableRequests,
     build_requests,
     completions,
     split_by_length,
@@ -120,7 +121,8 @@ def evaluate(
     """Ask every model every problem that is not answered yet; writes `<model>.parquet` each."""
     store = Store(out / "answers", key="request_id")
     store.folder.mkdir(exist_ok=True)
-    answered = store.recover()
+    store.recover()
+    answered = set(store.keys())
     room = knobs.engine.max_model_len - knobs.max_new_tokens
     num_too_long = 0
     for shared in _by_architecture(models):
@@ -175,19 +177,21 @@ def _answer(
         ),
         verifier,
     )
-    dataset = completions(requests, spec, pools.evaluation, ASKED_SCHEMA).map_batches(
+    asked = TableRequests(pa.Table.from_pylist(requests, schema=ASKED_SCHEMA))
+    dataset = completions(asked, spec, pools.evaluation).map_batches(
         AnswerWriter,
         fn_constructor_args=(str(store.folder), verifier),
         batch_size=min(ROWS_PER_FILE, max(1, len(requests) // 16)),
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=pools.judges.workers),
-        num_cpus=pools.judges.cpus,
+        **pools.judges.remote_args(),
     )
     progress = Progress(f"evaluate {len(models)} models", len(requests))
     for row in dataset.iter_rows():
         commit = Commit(**json.loads(row["commit"]))
         store.append(commit)
         progress.advance(len(commit.keys), commit.num_tokens)
+    progress.end()
 
 
 def _by_architecture(models: list[Model]) -> Iterator[list[Model]]:

@@ -16,6 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
+from fastdistill_ray.groups import Store
+
 BASELINES = ("base_plain", "base", "teacher")  # in the order of the report
 NUM_GROUPS_SEARCHED = 512  # for examples
 
@@ -71,6 +73,13 @@ class Teacher(NamedTuple):
     cost: float
 
 
+class Timeline(NamedTuple):
+    """What was done by when, as (seconds of the clock, share done) per stage."""
+
+    generation: tuple[np.ndarray, np.ndarray]
+    trainings: dict[str, tuple[np.ndarray, np.ndarray]]
+
+
 class Training(NamedTuple):
     student: str
     learning_rate: float | None
@@ -95,6 +104,7 @@ class Run(NamedTuple):
     trials: list[dict[str, Any]]
     manifests: list[dict[str, Any]]
     trainings: list[Training]
+    timeline: Timeline
     groups: GroupNumbers | None
     answers: dict[str, pa.Table]  # model -> judged answers, without their texts
 
@@ -119,9 +129,35 @@ def read_run(run_path: str) -> Run:
         trials=_read_json(stages / "choose.json", {"trials": []})["trials"],
         manifests=sorted(manifests, key=lambda manifest: manifest["finished"]),
         trainings=_read_trainings(stages / "train", order),
+        timeline=_read_timeline(stages),
         groups=read_group_numbers(stages / "groups"),
         answers=_read_answers(stages / "evaluate", order),
     )
+
+
+def _read_timeline(stages: Path) -> Timeline:
+    commits = [
+        (time, rows)
+        for commit in Store(stages / "groups").commits()
+        for _, rows, time in commit.parts or [("", len(commit.keys), commit.time)]
+    ]
+    trainings = {}
+    for file in sorted((stages / "train").glob("*/*/steps.jsonl")):
+        lines = file.read_text(encoding="utf-8").splitlines()
+        steps = [(json.loads(line)["time"], 1) for line in lines]
+        trainings[f"{file.parent.parent.name} {file.parent.name.removeprefix('lr_')}"] = _done(
+            steps
+        )
+    return Timeline(_done(commits), trainings)
+
+
+def _done(events: list[tuple[float, int]]) -> tuple[np.ndarray, np.ndarray]:
+    times, amounts = (
+        (np.array(column, float) for column in zip(*events, strict=True))
+        if events
+        else (np.empty(0), np.empty(0))
+    )
+    return times, np.cumsum(amounts) / max(amounts.sum(), 1)
 
 
 def read_group_numbers(folder: Path) -> GroupNumbers | None:

@@ -1,8 +1,9 @@
 """The durable store between stages: immutable Parquet files, a commit log, and reading in steps.
 
 A row has a key (a group's problem id). A worker writes a file and renames it when whole; the
-driver, the only writer of `log.jsonl`, then logs it. The log's order is the arrival order. A key
-that was committed twice counts once: the first file in the log wins.
+driver, the only writer of `log.jsonl`, then logs it. The log's order is the arrival order and
+names each key once: a key is asked once, and `recover` logs no key again. Nobody holds the log in
+memory: readers stream it, followers read each line once.
 """
 
 import hashlib
@@ -10,10 +11,11 @@ import json
 import os
 import time
 import uuid
+from array import array
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +28,10 @@ from fastdistill_ray.run_dir import MANIFEST
 LOG = "log.jsonl"
 FAILED = "failed.txt"
 POLL_SECONDS = 0.5
-CACHED_FILES = 32
+ROWS_PER_ROW_GROUP = 16  # read for one row: of 8 completions of 1,000 tokens about a megabyte
+CACHED_ROW_GROUPS = 64
+INDEX_ROWS = 1024
+STRINGS_AT_ONCE = 65_536
 
 
 class Commit(NamedTuple):
@@ -39,6 +44,7 @@ class Commit(NamedTuple):
     prompt_tokens: int
     time: float
     cost: float = 0.0  # money
+    parts: list[tuple[str, int, float]] = []  # (file, rows, time) of each file merged into this
 
 
 class Location(NamedTuple):
@@ -57,15 +63,10 @@ class Store:
     def write(self, table: pa.Table) -> Commit:
         """Worker side: make the rows durable, under a name made of the keys: a retry overwrites."""
         keys = table[self.key].to_pylist()
-        digest = hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()[:20]
-        name = f"part-{digest}.parquet"
+        name = part_name(keys)
         temporary = self.folder / f".{name}.{uuid.uuid4().hex}"
-        # Values of signals hardly repeat: a dictionary of them costs ten times the rest of writing.
-        has_signals = any(
-            name in table.column_names and table[name].null_count < table.num_rows
-            for name, _ in SIGNALS
-        )
-        pq.write_table(table, temporary, compression="zstd", use_dictionary=not has_signals)
+        options = write_options(table)
+        pq.write_table(table, temporary, row_group_size=ROWS_PER_ROW_GROUP, **options)
         os.replace(temporary, self.folder / name)
         return _commit_of(name, table, self.key)
 
@@ -76,46 +77,63 @@ class Store:
             log.flush()
             os.fsync(log.fileno())
 
-    def commits(self) -> list[Commit]:
+    def commits(self) -> Iterator[Commit]:
         """The log as far as it is written; a line still being written is not there yet."""
-        file = self.folder / LOG
-        if not file.exists():
-            return []
-        text = file.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]
-        return [Commit(**json.loads(line)) for line in whole.splitlines()]
+        try:
+            log = open(self.folder / LOG, "rb")  # noqa: SIM115  closed below
+        except FileNotFoundError:
+            return
+        with log:
+            while commit := _next_commit(log):
+                yield commit
 
-    def recover(self) -> set[str]:
-        """After a kill: log files written but not logged, drop torn ones; -> committed keys."""
+    def keys(self) -> Iterator[str]:
+        return (key for commit in self.commits() for key in commit.keys)
+
+    def num_kept(self) -> int:
+        return sum(commit.dropped.count("") for commit in self.commits())
+
+    def recover(self) -> None:
+        """After a kill: log rows that were written but not logged, remove torn and merged files."""
         self._cut_torn_line()
-        commits = self.commits()
-        logged = {commit.file for commit in commits}
-        for path in sorted(self.folder.glob("part-*.parquet")):
-            if path.name not in logged:
-                commit = _commit_of(path.name, pq.read_table(path), self.key)
-                self.append(commit)
-                commits.append(commit)
-        for torn in self.folder.glob(".part-*"):
+        for torn in (*self.folder.glob(".part-*"), *self.folder.glob(f".{LOG}.*")):
             torn.unlink()
-        return {key for commit in commits for key in commit.keys}
+        orphans = {path.name for path in self.folder.glob("part-*.parquet")}
+        orphans.difference_update(commit.file for commit in self.commits())
+        columns = [pq.read_table(self.folder / name, columns=[self.key]) for name in orphans]
+        unlogged = {key for column in columns for key in column[self.key].to_pylist()}
+        if unlogged:
+            unlogged.difference_update(self.keys())
+        for name in sorted(orphans):
+            self._log_rows(name, unlogged)
 
-    def locations(self, start: int = 0) -> list[Location]:
-        """Kept rows in arrival order, each key once."""
-        found = {}
-        for commit in self.commits():
-            for row, (key, dropped) in enumerate(zip(commit.keys, commit.dropped, strict=True)):
-                if key not in found:
-                    found[key] = (dropped, Location(key, commit.file, row))
-        return [location for dropped, location in found.values() if not dropped][start:]
+    def _log_rows(self, name: str, unlogged: set[str]) -> None:
+        """Log the rows of a file whose keys are still unlogged; a file without any goes."""
+        table = pq.read_table(self.folder / name)
+        keys = table[self.key].to_pylist()
+        fresh = [key in unlogged for key in keys]
+        unlogged.difference_update(keys)
+        if all(fresh):
+            self.append(_commit_of(name, table, self.key))
+            return
+        if any(fresh):
+            self.append(self.write(table.filter(pa.array(fresh))))
+        (self.folder / name).unlink()
 
     def tables(self) -> Iterator[pa.Table]:
-        """All rows, kept or not, one file at a time, each key once."""
-        seen: set[str] = set()
+        """All rows, kept or not, one file at a time."""
         for commit in self.commits():
-            table = pq.read_table(self.folder / commit.file)
-            fresh = [key not in seen for key in commit.keys]
-            seen.update(commit.keys)
-            yield table.filter(pa.array(fresh))
+            yield pq.read_table(self.folder / commit.file)
+
+    def moved(self) -> dict[str, tuple[str, int]]:
+        """Files that are merged into larger ones -> that file and the row they begin at."""
+        found = {}
+        for commit in self.commits():
+            start = 0
+            for file, rows, _ in commit.parts:
+                found[file] = (commit.file, start)
+                start += rows
+        return found
 
     def is_complete(self) -> bool:
         return (self.folder / MANIFEST).exists()
@@ -123,10 +141,68 @@ class Store:
     def _cut_torn_line(self) -> None:
         file = self.folder / LOG
         if file.exists():
-            data = file.read_bytes()
-            whole = data.rfind(b"\n") + 1
-            if whole < len(data):
-                os.truncate(file, whole)
+            with open(file, "rb+") as log:
+                while _next_commit(log):
+                    pass
+                log.truncate()
+
+
+class LogFollower:
+    """The kept rows of a store in arrival order, as they are committed; reads each line once."""
+
+    def __init__(self, store: Store) -> None:
+        self.file = store.folder / LOG
+        self.log: IO[bytes] | None = None
+        self.at = 0  # rows before the next line of the open log
+        self.given = 0  # rows looked at, kept or not
+
+    def new(self) -> Iterator[Location]:
+        """Rows logged since the last call."""
+        self._open()
+        while self.log and (commit := _next_commit(self.log)):
+            start, self.at = self.at, self.at + len(commit.keys)
+            first, self.given = max(self.given - start, 0), max(self.given, self.at)
+            for row in range(first, len(commit.keys)):
+                if not commit.dropped[row]:
+                    yield Location(commit.keys[row], commit.file, row)
+
+    def _open(self) -> None:
+        """Open the log, again when a compacted one, of the same rows in the same order, took its
+        place."""
+        try:
+            current = self.file.stat()
+        except FileNotFoundError:
+            return
+        if self.log and os.path.samestat(os.fstat(self.log.fileno()), current):
+            return
+        if self.log:
+            self.log.close()
+        self.log, self.at = open(self.file, "rb"), 0  # noqa: SIM115  kept open to follow
+
+
+def write_options(table: pa.Table) -> dict[str, Any]:
+    """How such rows are best written."""
+    # Values of signals hardly repeat: a dictionary of them costs ten times the rest of writing.
+    has_signals = any(
+        name in table.column_names and table[name].null_count < table.num_rows
+        for name, _ in SIGNALS
+    )
+    return {"compression": "zstd", "use_dictionary": not has_signals}
+
+
+def part_name(keys: list[str]) -> str:
+    digest = hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()[:20]
+    return f"part-{digest}.parquet"
+
+
+def _next_commit(log: IO[bytes]) -> Commit | None:
+    """None where no whole line follows; the next call looks there again."""
+    position = log.tell()
+    line = log.readline()
+    if line.endswith(b"\n"):
+        return Commit(**json.loads(line))
+    log.seek(position)
+    return None
 
 
 def _commit_of(name: str, table: pa.Table, key: str) -> Commit:
@@ -184,7 +260,7 @@ def steps(plan: StepPlan) -> Iterator[Step]:
 
 def rank_rows(plan: StepPlan, rank: int, world_size: int) -> Iterator[dict[str, Any]]:
     """One row per step with the groups at positions rank, rank + world_size, ... of its slice."""
-    reader = _RowReader(Path(plan.folder))
+    reader = _RowReader(Store(plan.folder))
     for step in steps(plan):
         yield {
             "step": step.step,
@@ -197,24 +273,63 @@ def rank_rows(plan: StepPlan, rank: int, world_size: int) -> Iterator[dict[str, 
 
 
 def _arriving(store: Store) -> Iterator[Location]:
-    sent = 0
+    follower = LogFollower(store)
     while True:
         is_complete = store.is_complete()  # asked before reading: nothing is logged after it
-        new = store.locations(sent)
-        yield from new
-        sent += len(new)
+        before = follower.given
+        yield from follower.new()
         if is_complete:
             return
         _raise_if_failed(store)
-        if not new:
+        if follower.given == before:
             time.sleep(POLL_SECONDS)
 
 
 def _shuffled(store: Store, plan: StepPlan, epoch: int) -> Iterator[Location]:
     wait_until_complete(store)
-    locations = sorted(store.locations())
-    order = np.random.default_rng([plan.seed, epoch]).permutation(len(locations))
-    return iter([locations[i] for i in order])
+    index = read_index(store)
+    order = np.random.default_rng([plan.seed, epoch]).permutation(index.num_rows)
+    for start in range(0, len(order), INDEX_ROWS):
+        for row in index.take(order[start : start + INDEX_ROWS]).to_pylist():
+            yield Location(**row)
+
+
+def read_index(store: Store) -> pa.Table:
+    """Where each kept row is, in order of the keys; columns as in Location, about 40 bytes each."""
+    names = _Strings()
+    keys = _Strings()
+    files, rows = array("i"), array("i")
+    for number, commit in enumerate(store.commits()):
+        names.append(commit.file)
+        for row, dropped in enumerate(commit.dropped):
+            if not dropped:
+                keys.append(commit.keys[row])
+                files.append(number)
+                rows.append(row)
+    file = pa.DictionaryArray.from_arrays(pa.array(np.asarray(files)), names.array())
+    index = pa.table({"key": keys.array(), "file": file, "row": np.asarray(rows)})
+    return index.take(pc.sort_indices(index["key"]))
+
+
+class _Strings:
+    """Many texts, few of them as Python objects at a time."""
+
+    def __init__(self) -> None:
+        self.chunks: list[pa.Array] = []
+        self.last: list[str] = []
+
+    def append(self, text: str) -> None:
+        self.last.append(text)
+        if len(self.last) == STRINGS_AT_ONCE:
+            self._flush()
+
+    def array(self) -> pa.Array:
+        self._flush()
+        return pa.concat_arrays(self.chunks)
+
+    def _flush(self) -> None:
+        self.chunks.append(pa.array(self.last, pa.string()))
+        self.last = []
 
 
 def wait_until_complete(store: Store) -> None:
@@ -241,20 +356,37 @@ def _chunks(items: Iterator[Location], size: int) -> Iterator[tuple[list[Locatio
 
 
 class _RowReader:
-    """Single rows of many small files, the last used files kept open in memory."""
+    """Single rows of many files, the last used row groups kept in memory."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.files: OrderedDict[str, pa.Table] = OrderedDict()
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.row_groups: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
+        self.moved: dict[str, tuple[str, int]] = {}
 
     def read(self, location: Location) -> dict[str, Any]:
-        if location.file not in self.files:
-            table = pq.read_table(self.folder / location.file)
-            # Signals are many; whoever trains on them reads them as arrays.
-            self.files[location.file] = table.drop_columns(
-                [name for name, _ in SIGNALS if name in table.column_names]
-            )
-            if len(self.files) > CACHED_FILES:
-                self.files.popitem(last=False)
-        self.files.move_to_end(location.file)
-        return self.files[location.file].slice(location.row, 1).to_pylist()[0]
+        name, start = self.moved.get(location.file, (location.file, 0))
+        try:
+            table, row = self._row_group(name, start + location.row)
+        except FileNotFoundError:
+            # Merged into a larger file since the location was read from the log.
+            self.moved = self.store.moved()
+            if location.file not in self.moved:
+                raise
+            name, start = self.moved[location.file]
+            table, row = self._row_group(name, start + location.row)
+        return table.slice(row, 1).to_pylist()[0]
+
+    def _row_group(self, name: str, row: int) -> tuple[pa.Table, int]:
+        """The row group that holds a row of a file, and the row's place in it."""
+        number, place = divmod(row, ROWS_PER_ROW_GROUP)
+        at = (name, number)
+        if at not in self.row_groups:
+            with pq.ParquetFile(self.store.folder / name) as file:
+                # Signals are many; whoever trains on them reads them as arrays.
+                signals = [name for name, _ in SIGNALS]
+                names = [name for name in file.schema_arrow.names if name not in signals]
+                self.row_groups[at] = file.read_row_group(number, columns=names)
+            if len(self.row_groups) > CACHED_ROW_GROUPS:
+                self.row_groups.popitem(last=False)
+        self.row_groups.move_to_end(at)
+        return self.row_groups[at], place

@@ -7,10 +7,8 @@ import json
 import os
 import shutil
 import threading
+from collections.abc import Iterable
 from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from fastdistill_ray import training
 from fastdistill_ray.comparison import Trial, choose, write_results
@@ -20,18 +18,19 @@ from fastdistill_ray.evaluation import Model, evaluate
 from fastdistill_ray.groups import FAILED, StepPlan, Store, num_steps, wait_until_complete
 from fastdistill_ray.lineup import ComparedModel, Student
 from fastdistill_ray.objectives import AdvDistill
+from fastdistill_ray.problems import ProblemFile, write_problems
 from fastdistill_ray.progress import FollowMetrics
-from fastdistill_ray.records import PROBLEM_SCHEMA, SPLITS, Problem, Split
+from fastdistill_ray.records import SPLITS, Problem, Split
 from fastdistill_ray.run_dir import RunDir, StageResult, write_text
 from fastdistill_ray.stream import RankStreams
 from fastdistill_ray.tasks import TaskKnobs, load_problems
 from fastdistill_ray.verifiers import Judge, VerifierKnobs
 
 
-def prepare_problems(recipe: Recipe, run: RunDir) -> dict[Split, list[Problem]]:
+def prepare_problems(recipe: Recipe, run: RunDir) -> dict[Split, ProblemFile]:
     """Load the task once; later runs of this folder read the same problems back."""
     folder = run.stage("problems", _write_problems, recipe.task, recipe.reward.verifier)
-    return {split: _read_problems(folder / f"{split}.parquet") for split in SPLITS}
+    return {split: ProblemFile(folder / f"{split}.parquet") for split in SPLITS}
 
 
 def _write_problems(task: TaskKnobs, verifier: VerifierKnobs, *, out: Path) -> StageResult:
@@ -44,19 +43,12 @@ def _write_problems(task: TaskKnobs, verifier: VerifierKnobs, *, out: Path) -> S
                 if not judge.reference_error(problem.kind, problem.reference, problem.options)
             ]
             num_in, num_out = num_in + len(problems), num_out + len(usable)
-            rows = [vars(problem) for problem in usable]
-            pq.write_table(
-                pa.Table.from_pylist(rows, schema=PROBLEM_SCHEMA), out / f"{split}.parquet"
-            )
+            write_problems(usable, out / f"{split}.parquet")
     dropped = {"reference_unusable": num_in - num_out} if num_in > num_out else {}
     return StageResult(num_in, num_out, dropped)
 
 
-def _read_problems(file: Path) -> list[Problem]:
-    return [Problem(**row) for row in pq.read_table(file).to_pylist()]
-
-
-def generate_groups(recipe: Recipe, run: RunDir, problems: list[Problem]) -> Path:
+def generate_groups(recipe: Recipe, run: RunDir, problems: ProblemFile) -> Path:
     """Problems -> the teacher's judged and weighted groups in the store."""
     return run.stage(
         "groups",
@@ -75,7 +67,7 @@ def generate_groups(recipe: Recipe, run: RunDir, problems: list[Problem]) -> Pat
     )
 
 
-def generate_and_train(recipe: Recipe, run: RunDir, problems: list[Problem]) -> list[Trial]:
+def generate_and_train(recipe: Recipe, run: RunDir, problems: ProblemFile) -> list[Trial]:
     """Groups and every student of the comparison; side by side when training.overlap says so."""
     if not recipe.training.overlap:
         generate_groups(recipe, run, problems)
@@ -118,7 +110,7 @@ def _train(
     plan = StepPlan(
         str(groups), knobs.groups_per_step, knobs.epochs, knobs.max_steps, knobs.seed, follow
     )
-    num_groups = num_problems if follow else len(Store(groups).locations())
+    num_groups = num_problems if follow else Store(groups).num_kept()
     total_steps = num_steps(plan, num_groups)
     out = run.folder(name)
     with FollowMetrics(out / "metrics.jsonl", f"train {student.name} {rate:g}", total_steps):
@@ -178,7 +170,7 @@ def _trials(out: Path, name: str, rate: float) -> list[Trial]:
 
 
 def choose_students(
-    recipe: Recipe, run: RunDir, trials: list[Trial], problems: list[Problem]
+    recipe: Recipe, run: RunDir, trials: list[Trial], problems: Iterable[Problem]
 ) -> dict[str, Trial]:
     """The best trial of each student on validation problems, put into students/<name>."""
     validated = None
@@ -192,7 +184,7 @@ def choose_students(
 
 
 def evaluate_models(
-    recipe: Recipe, run: RunDir, chosen: dict[str, Trial], problems: list[Problem]
+    recipe: Recipe, run: RunDir, chosen: dict[str, Trial], problems: Iterable[Problem]
 ) -> None:
     """Baselines and students on the same problems; writes results.json."""
     student, teacher = recipe.student, recipe.teacher
@@ -220,13 +212,13 @@ def evaluate_models(
 
 
 def _evaluate(
-    recipe: Recipe, run: RunDir, stage: str, models: list[Model], problems: list[Problem]
+    recipe: Recipe, run: RunDir, stage: str, models: list[Model], problems: Iterable[Problem]
 ) -> Path:
     return run.stage(
         stage,
         evaluate,
         models,
-        problems,
+        list(problems),
         recipe.evaluation,
         recipe.reward.verifier,
         recipe.pools,

@@ -192,6 +192,26 @@ def training_svg(curves: list[Curve]) -> str:
     return _svg("training", 2.9 + 0.18 * ((len(curves) + 3) // 4), len(shown), paint)
 
 
+def timeline_svg(
+    generation: tuple[np.ndarray, np.ndarray], trainings: dict[str, tuple[np.ndarray, np.ndarray]]
+) -> str:
+    """Share of the groups committed and of each training's steps done, over minutes."""
+    series = {"groups": generation, **trainings}
+    start = min(times[0] for times, _ in series.values() if len(times))
+
+    def paint(axes: list[Axes]) -> None:
+        (axis,) = axes
+        for label, (times, shares) in series.items():
+            name = "teacher" if label == "groups" else label.split()[0]
+            axis.plot((times - start) / 60, 100 * shares, color=model_colour(name), label=label)
+        axis.set(xlabel="minutes", ylabel="done (%)", ylim=(0, 105))
+        axis.set_xlim(left=0)
+        axis.grid(axis="y")
+        axis.legend(ncols=6, loc="lower left", bbox_to_anchor=(0, 1), handlelength=1)
+
+    return _svg("timeline", 2.6, 1, paint)
+
+
 def length_svg(writers: list[Lengths]) -> str:
     """Per writer two boxes: quartiles and median, whiskers at the 5th and 95th percentile."""
 

@@ -5,6 +5,7 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 BAR_WIDTH = 24
 SECONDS_BETWEEN_LINES = 5.0
@@ -12,14 +13,21 @@ SECONDS_BETWEEN_LINES = 5.0
 
 def bar_line(label: str, done: int, total: int, left: float | None, facts: str) -> str:
     """`label  [####....] 12/50  facts  left 0:45`; `left` in seconds, None where unknown."""
-    share = done / total if total else 1.0
+    share = min(done / total, 1.0) if total else 1.0
     bar = "#" * round(BAR_WIDTH * share)
-    remaining = "" if left is None else f"left {int(left) // 60}:{int(left) % 60:02d}"
-    return f"{label:<22} [{bar:.<{BAR_WIDTH}}] {done}/{total}  {facts}  {remaining}"
+    remaining = "" if left is None else f"left {duration(left)}"
+    return f"{label:<22} [{bar:.<{BAR_WIDTH}}] {done}/{total}  {facts}  {remaining}".rstrip()
+
+
+def duration(seconds: float) -> str:
+    """`0:45`, `12:05` or `3:07:09`."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
 class Progress:
-    """Counts what is done and prints a line now and then; the last line is always printed."""
+    """Counts what is done and prints a line now and then; `end` prints the last one."""
 
     def __init__(self, label: str, total: int, done: int = 0) -> None:
         self.label, self.total, self.done = label, total, done
@@ -27,6 +35,7 @@ class Progress:
         self.start = 0.0  # of the first advance: an engine's start-up is not its pace
         self.printed = 0.0
         self.tokens = 0
+        self.facts = ""
 
     def advance(self, amount: int, tokens: int, facts: str = "") -> None:
         """`amount` more is done, made of `tokens`; `facts` stand before the pace."""
@@ -36,14 +45,22 @@ class Progress:
         else:
             self.tokens += tokens
         self.done += amount
-        if self.done >= self.total or now - self.printed >= SECONDS_BETWEEN_LINES:
-            self.printed = now
-            seconds = now - self.start
-            rate = f"{self.tokens / seconds:.0f} tokens/s" if self.tokens else ""
-            new = self.done - self.already
-            left = seconds / new * (self.total - self.done) if new else None
-            facts = "  ".join(filter(None, [facts, rate]))
-            print(bar_line(self.label, self.done, self.total, left, facts), flush=True)  # noqa: T201
+        self.facts = facts
+        if now - self.printed >= SECONDS_BETWEEN_LINES:
+            self._print(now)
+
+    def end(self) -> None:
+        if self.start:
+            self._print(time.monotonic())
+
+    def _print(self, now: float) -> None:
+        self.printed = now
+        seconds = now - self.start
+        rate = f"{self.tokens / seconds:.0f} tokens/s" if self.tokens else ""
+        new = self.done - self.already
+        left = seconds / new * max(self.total - self.done, 0) if new > 0 else None
+        facts = "  ".join(filter(None, [self.facts, rate]))
+        print(bar_line(self.label, self.done, self.total, left, facts), flush=True)  # noqa: T201
 
 
 class FollowMetrics:
@@ -51,8 +68,9 @@ class FollowMetrics:
 
     def __init__(self, file: Path, label: str, total: int) -> None:
         self.file = file
+        self.offset = 0
         self.stop = threading.Event()
-        self.progress = Progress(label, total, done=len(self._lines()))
+        self.progress = Progress(label, total, done=len(self._new_lines()))
         self.thread = threading.Thread(target=self._follow, daemon=True)
 
     def __enter__(self) -> "FollowMetrics":
@@ -67,6 +85,7 @@ class FollowMetrics:
     ) -> None:
         self.stop.set()
         self.thread.join()
+        self.progress.end()
 
     def _follow(self) -> None:
         while not self.stop.wait(1.0):
@@ -74,18 +93,22 @@ class FollowMetrics:
         self._show()
 
     def _show(self) -> None:
-        lines = self._lines()
-        new = len(lines) - self.progress.done
-        if new > 0:
-            last = json.loads(lines[-1])
+        if lines := self._new_lines():
             self.progress.advance(
-                new,
-                sum(json.loads(line)["train/unique_tokens"] for line in lines[-new:]),
-                f"epoch {last['epoch'] + 1}  loss {last['train/loss']:.4f}",
+                len(lines),
+                sum(line["train/unique_tokens"] for line in lines),
+                f"epoch {lines[-1]['epoch'] + 1}  loss {lines[-1]['train/loss']:.4f}",
             )
 
-    def _lines(self) -> list[str]:
+    def _new_lines(self) -> list[dict[str, Any]]:
+        """Lines written whole since the last call; all of a file that a restart has cut."""
         if not self.file.exists():
             return []
-        text = self.file.read_text(encoding="utf-8")
-        return text[: text.rfind("\n") + 1].splitlines()
+        if self.file.stat().st_size < self.offset:
+            self.offset = self.progress.done = 0
+        with open(self.file, "rb") as file:
+            file.seek(self.offset)
+            data = file.read()
+        data = data[: data.rfind(b"\n") + 1]
+        self.offset += len(data)
+        return [json.loads(line) for line in data.splitlines()]

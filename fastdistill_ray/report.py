@@ -78,6 +78,7 @@ def write_report(run_path: str) -> str:
             Section("Degeneracy", degeneracy_blocks(run)),
             Section("Template adherence", adherence_blocks(run)),
             Section("Examples", _example_blocks(run)),
+            Section("Timeline", _timeline_blocks(run)),
             Section("Cost", _cost_blocks(run)),
             Section("Recipe and versions", _origin_blocks(run)),
         ],
@@ -237,6 +238,23 @@ def _example_blocks(run: Run) -> list[Block]:
         answers = _completions(group["completions"])
         blocks.append(Example(title, group["question"], group["reference"], answers))
     return blocks
+
+
+def _timeline_blocks(run: Run) -> list[Block]:
+    generation, trainings = run.timeline
+    if not len(generation[0]) or not trainings:
+        return []
+    caption = "Groups committed and steps trained, from the first commit on."
+    if run.recipe["training"]["overlap"]:
+        spans = [times[-1] - times[0] for times, _ in (generation, *trainings.values())]
+        end = max(times[-1] for times, _ in (generation, *trainings.values()))
+        together = end - generation[0][0]
+        caption += (
+            f" Generation took {spans[0] / 60:.1f} minutes, training {sum(spans[1:]) / 60:.1f}, "
+            f"side by side {together / 60:.1f}: {together / max(spans[0], sum(spans[1:])):.2f} "
+            "times the longer."
+        )
+    return [Figure(plots.timeline_svg(generation, trainings), caption)]
 
 
 def _cost_blocks(run: Run) -> list[Block]:

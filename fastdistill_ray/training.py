@@ -102,6 +102,7 @@ def train(
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     use_gpu = student_pool.gpus > 0
     resources = {"CPU": student_pool.cpus, "memory": student_pool.memory_gib * 2**30}
+    resources |= student_pool.resources
     result = TorchTrainer(
         partial(run_worker, job),
         # The config makes the datasets itself, anew at every restart.
@@ -112,6 +113,7 @@ def train(
             num_workers=student_pool.workers,
             use_gpu=use_gpu,
             resources_per_worker={name: value for name, value in resources.items() if value},
+            label_selector=student_pool.labels or None,
         ),
         run_config=ray.train.RunConfig(
             name=CHECKPOINTS,

@@ -54,6 +54,34 @@ def test_pools_too_big_for_the_cluster_are_refused_naming_the_number(pools, mess
         doctor.check_pools(recipe_with("m", pools=pools), available)
 
 
+def test_pools_with_custom_resources_and_labels_are_held_against_the_cluster():
+    pools = {"teacher": {"workers": 2, "resources": {"fast": 1.5}}, "judges": {}}
+    doctor.check_pools(recipe_with("m", pools=pools), {"CPU": 8.0, "fast": 3.0})
+    with pytest.raises(ValueError, match=r"want 3 fast .*lower .*pools\.teacher\.resources\.fast"):
+        doctor.check_pools(recipe_with("m", pools=pools), {"CPU": 8.0, "fast": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("labels", "is_there"),
+    [
+        ({"part": "a"}, True),
+        ({"part": "in(x, b)"}, True),
+        ({"part": "!a", "zone": "1"}, True),
+        ({"part": "c"}, False),
+        ({"part": "a", "zone": "1"}, False),
+        ({"part": "!in(a,b)"}, False),
+    ],
+)
+def test_pool_labels_that_no_node_has_are_refused(labels, is_there):
+    recipe = recipe_with("m", pools={"student": {"labels": labels}})
+    nodes = [{"part": "a"}, {"part": "b", "zone": "1"}]
+    if is_there:
+        doctor.check_labels(recipe, nodes)
+    else:
+        with pytest.raises(ValueError, match=r"pools\.student\.labels: no node"):
+            doctor.check_labels(recipe, nodes)
+
+
 def test_models_without_template_or_with_a_short_context_are_refused(tmp_path):
     model = make_tiny_model(str(tmp_path / "model"))
     doctor.check_models(recipe_with(model))

@@ -1,6 +1,7 @@
 """Requests: seeds that nobody shares, prompts that fit, one column of completions."""
 
 import asyncio
+import pickle
 
 import numpy as np
 import pyarrow as pa
@@ -9,8 +10,9 @@ import pytest
 from models_for_tests import make_tiny_model
 
 from fastdistill_ray.advantages import AdvantageKnobs, SelectionKnobs
-from fastdistill_ray.curation import REFUSED, GroupWriter, Judging
+from fastdistill_ray.curation import REFUSED, GroupWriter, Judging, missing_rows
 from fastdistill_ray.generation import (
+    ProblemRequests,
     build_requests,
     request_seed,
     split_by_length,
@@ -23,9 +25,11 @@ from fastdistill_ray.generation.outputs import (
     with_completions,
 )
 from fastdistill_ray.generation.rounds import Draw, Part, answer, draws
+from fastdistill_ray.groups import Commit, Store
 from fastdistill_ray.models import load_tokenizer
+from fastdistill_ray.problems import ROWS_PER_ROW_GROUP, ProblemFile, write_problems
 from fastdistill_ray.prompts import PromptKnobs
-from fastdistill_ray.records import REQUEST_SCHEMA
+from fastdistill_ray.records import REQUEST_SCHEMA, Problem
 from fastdistill_ray.rewards import RewardKnobs
 from fastdistill_ray.tasks import TaskKnobs, load_problems
 from fastdistill_ray.teachers import SEED_STRIDE, SamplingKnobs, TeacherKnobs, assign
@@ -165,3 +169,48 @@ def test_assign_shares_problems_and_keeps_tasks_apart():
     assert {assign([special, two], f"p{i}", "gsm8k") for i in range(50)} == {0, 1}
     with pytest.raises(ValueError, match=r"teacher.tasks: no teacher takes problems of task other"):
         assign([special], "p", "other")
+
+
+def made_up_problems(count: int) -> list[Problem]:
+    return [
+        Problem(f"p{i:05d}", "made_up", "train", f"What is {i}?", str(i), "number")
+        for i in range(count)
+    ]
+
+
+def test_problem_file_counts_iterates_and_takes_rows_across_row_groups(tmp_path):
+    problems = made_up_problems(2 * ROWS_PER_ROW_GROUP + 5)
+    write_problems(problems, tmp_path / "train.parquet")
+    file = pickle.loads(pickle.dumps(ProblemFile(tmp_path / "train.parquet")))
+    assert len(file) == len(problems)
+    assert list(file) == problems
+    rows = [0, ROWS_PER_ROW_GROUP, ROWS_PER_ROW_GROUP - 1, 2 * ROWS_PER_ROW_GROUP + 4, 3]
+    assert file.take(np.array(rows)) == [problems[row] for row in rows]
+    write_problems([], tmp_path / "none.parquet")
+    assert list(ProblemFile(tmp_path / "none.parquet")) == []
+
+
+def test_missing_rows_are_those_no_commit_names(tmp_path):
+    problems = made_up_problems(ROWS_PER_ROW_GROUP + 50)
+    write_problems(problems, tmp_path / "train.parquet")
+    file, store = ProblemFile(tmp_path / "train.parquet"), Store(tmp_path)
+    assert missing_rows(file, store).tolist() == list(range(len(problems)))
+    done = set(range(0, len(problems), 3))
+    keys = [problems[i].problem_id for i in done]
+    store.append(Commit("part-1.parquet", keys, [""] * len(keys), 1, 1, 0.0))
+    assert missing_rows(file, store).tolist() == [i for i in range(len(problems)) if i not in done]
+
+
+def test_problem_requests_are_rendered_by_number_without_those_that_are_too_long(tmp_path):
+    model = make_tiny_model(str(tmp_path / "model"))
+    problems = made_up_problems(6)
+    problems[3] = Problem("long", "made_up", "train", "why " * 2000, "1", "number")
+    write_problems(problems, tmp_path / "train.parquet")
+    file = ProblemFile(tmp_path / "train.parquet")
+    requests = ProblemRequests(file, np.array([1, 3, 4, 5]), model, PromptKnobs(), 7, 1000)
+    assert len(requests) == 4
+    taken = requests.take(np.array([0, 1, 3]))
+    assert taken["problem_id"].to_pylist() == ["p00001", "p00005"]
+    expected = build_requests([problems[1]], PromptKnobs(), load_tokenizer(model), 7)
+    assert taken.slice(0, 1).to_pylist() == expected
+    assert requests.take(np.array([1])).num_rows == 0

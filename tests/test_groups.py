@@ -1,13 +1,22 @@
 """The store: nothing lost, nothing doubled, the same steps for every rank and after every kill."""
 
-import json
 import threading
 import time
 
 import pyarrow as pa
 import pytest
 
-from fastdistill_ray.groups import Location, StepPlan, Store, num_steps, rank_rows, steps
+from fastdistill_ray.compaction import merge_files, replace_log, small_runs
+from fastdistill_ray.groups import (
+    Location,
+    LogFollower,
+    StepPlan,
+    Store,
+    num_steps,
+    rank_rows,
+    read_index,
+    steps,
+)
 from fastdistill_ray.records import GROUP_SCHEMA
 
 
@@ -35,6 +44,15 @@ def fill(folder, ids: list[str], per_file: int = 3) -> Store:
     return store
 
 
+def arrived(store: Store) -> list[Location]:
+    return list(LogFollower(store).new())
+
+
+def compact(store: Store) -> None:
+    runs = list(small_runs(store))
+    replace_log(store, {run[0]: (merge_files(store, run), len(run)) for run in runs})
+
+
 def finish(folder) -> None:
     (folder / "manifest.json").write_text("{}")
 
@@ -45,7 +63,8 @@ def test_store_commit_counts_tokens_and_keeps_order(tmp_path):
     store.append(commit)
     assert commit.keys == ["b", "a"]
     assert (commit.num_tokens, commit.prompt_tokens) == (12, 10)
-    assert store.locations() == [Location("b", commit.file, 0)]
+    assert arrived(store) == [Location("b", commit.file, 0)]
+    assert store.num_kept() == 1
 
 
 def test_store_recover_after_kill_between_file_and_log_finds_the_file(tmp_path):
@@ -54,20 +73,98 @@ def test_store_recover_after_kill_between_file_and_log_finds_the_file(tmp_path):
     (tmp_path / ".part-torn.parquet.123").write_bytes(b"PAR1 half")
     with open(tmp_path / "log.jsonl", "a") as log:
         log.write('{"file": "part-')  # killed while it wrote the log
-    assert store.recover() == {"a", "b", "c"}
-    assert store.recover() == {"a", "b", "c"}
-    assert [location.key for location in store.locations()] == ["a", "b", "c"]
+    for _ in range(2):
+        store.recover()
+        assert list(store.keys()) == ["a", "b", "c"]
+    assert [location.key for location in arrived(store)] == ["a", "b", "c"]
     assert not list(tmp_path.glob(".part-*"))
-    assert all(json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines())
 
 
-def test_store_same_group_committed_twice_counts_once(tmp_path):
+def test_store_recover_logs_no_key_twice(tmp_path):
     store = fill(tmp_path, ["a", "b"])
-    store.append(store.write(table(group("b"), group("c"))))  # a retried task, other neighbours
-    store.append(store.write(table(group("a"), group("b"))))  # the same file again
-    assert [location.key for location in store.locations()] == ["a", "b", "c"]
+    store.write(table(group("b"), group("c")))  # a worker of a killed run, other neighbours
+    store.write(table(group("a")))
+    store.recover()
+    assert list(store.keys()) == ["a", "b", "c"]
     read = [key for part in store.tables() for key in part["problem_id"].to_pylist()]
-    assert sorted(read) == ["a", "b", "c"]
+    assert read == ["a", "b", "c"]
+    assert len(list(tmp_path.glob("part-*.parquet"))) == 2
+
+
+def test_follower_gives_each_row_once_while_the_log_grows_and_is_compacted(tmp_path):
+    ids = [f"p{i}" for i in range(9)]
+    store = fill(tmp_path, ids[:2], per_file=1)
+    follower = LogFollower(store)
+    seen = [location.key for location in follower.new()]
+    store.append(store.write(table(group(ids[2]), group("x", dropped="too_few_correct"))))
+    with open(tmp_path / "log.jsonl", "a") as log:
+        log.write('{"file": "half')
+    seen += [location.key for location in follower.new()]
+    assert seen == ids[:3]
+    store.recover()
+    fill(tmp_path, ids[3:5], per_file=1)
+    compact(store)
+    seen += [location.key for location in follower.new()]
+    fill(tmp_path, ids[5:])
+    seen += [location.key for location in follower.new()]
+    assert seen == ids
+    assert list(follower.new()) == []
+
+
+def test_compaction_keeps_order_rows_and_old_locations(tmp_path):
+    ids = [f"p{i:02d}" for i in range(50)]
+    store = fill(tmp_path, ids, per_file=7)
+    finish(tmp_path)
+    plan = StepPlan(str(tmp_path), 4, 2, None, 0, follow=True)
+    ranks = [rank_rows(plan, rank, 2) for rank in range(2)]
+    before = [next(rank) for rank in ranks]  # they hold locations of the small files
+    tokens = sum(commit.num_tokens for commit in store.commits())
+    compact(store)
+    (commit,) = store.commits()
+    assert [path.name for path in tmp_path.glob("part-*")] == [commit.file]
+    assert commit.keys == ids
+    assert commit.num_tokens == tokens
+    assert sum(rows for _, rows, _ in commit.parts) == 50
+    rest = [list(rank) for rank in ranks]
+    for rank in range(2):
+        for row in [before[rank], *rest[rank]]:
+            assert [one["problem_id"] for one in row["groups"]] == row["group_ids"][rank::2]
+    epoch_0 = [key for row in [before[0], *rest[0]][:13] for key in row["group_ids"]]
+    assert epoch_0 == ids
+    assert list(small_runs(store)) == []
+    fill(tmp_path, ["q1", "q2"], per_file=1)
+    assert [len(run) for run in small_runs(store)] == [2], "a merged file is not merged again"
+
+
+@pytest.mark.parametrize("is_log_replaced", [False, True])
+def test_compaction_killed_halfway_loses_and_doubles_nothing(tmp_path, is_log_replaced):
+    ids = [f"p{i}" for i in range(9)]
+    store = fill(tmp_path, ids, per_file=2)
+    (run,) = small_runs(store)
+    parts = {name: (tmp_path / name).read_bytes() for name in run}
+    merged = merge_files(store, run)
+    if is_log_replaced:
+        replace_log(store, {run[0]: (merged, len(run))})
+        for name, data in parts.items():
+            (tmp_path / name).write_bytes(data)  # killed before the parts went
+    store.recover()
+    assert list(store.keys()) == ids
+    assert len(list(tmp_path.glob("part-*"))) == (1 if is_log_replaced else 5)
+    compact(store)
+    assert [one["problem_id"] for part in store.tables() for one in part.to_pylist()] == ids
+
+
+def test_index_is_sorted_by_key_and_leaves_dropped_rows_out(tmp_path):
+    store = fill(tmp_path, ["b", "d"])
+    commit = store.write(table(group("x", dropped="too_few_correct"), group("a"), group("c")))
+    store.append(commit)
+    index = read_index(store)
+    assert index["key"].to_pylist() == ["a", "b", "c", "d"]
+    assert index.take([0, 2]).to_pylist() == [
+        {"key": "a", "file": commit.file, "row": 1},
+        {"key": "c", "file": commit.file, "row": 2},
+    ]
+    assert read_index(Store(tmp_path / "none")).num_rows == 0
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])

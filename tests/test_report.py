@@ -314,6 +314,29 @@ def test_report_other_teacher_is_not_called_prompt_distillation(copy: Path) -> N
     assert "prompt distillation" not in text
 
 
+def test_report_timeline_of_an_overlapped_run_says_how_long_both_took(copy: Path) -> None:
+    recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
+    recipe["training"]["overlap"] = True
+    (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    line = {"file": "part", "keys": ["a"], "dropped": [""], "num_tokens": 1, "prompt_tokens": 1}
+    commits = [{**line, "time": 1000.0 + 60 * i} for i in range(11)]
+    merged = {**line, "keys": ["b", "c"], "dropped": ["", ""], "time": 1640.0}
+    commits.append({**merged, "parts": [["x", 1, 1620.0], ["y", 1, 1640.0]]})
+    write_lines(copy / "stages/groups/log.jsonl", commits)
+    steps = [{"step": i, "time": 1090.0 + 60 * i} for i in range(12)]
+    write_lines(copy / "stages/train/advdistill/lr_5e-06/steps.jsonl", steps)
+    text = Path(write_report(str(copy))).with_suffix(".md").read_text(encoding="utf-8")
+    assert (
+        "Generation took 10.7 minutes, training 11.0, side by side 12.5: 1.14 times the longer."
+    ) in text
+    assert 'aria-label="timeline"' in (copy / "report.html").read_text(encoding="utf-8")
+
+
+def write_lines(file: Path, lines: list[dict]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
 def test_report_same_run_twice_gives_the_same_page(copy: Path, run: Path) -> None:
     write_report(str(copy))
     assert (copy / "report.html").read_bytes() == (run / "report.html").read_bytes()

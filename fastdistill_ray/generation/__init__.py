@@ -1,20 +1,28 @@
 """Requests -> completions: Ray Data maps engine actors over them, one task per few requests.
 
-A request is a row of REQUEST_SCHEMA; the engine adds the column `completions` (raw: not judged).
+The driver knows requests by number only; the actor that asks one renders it. A request is a row of
+REQUEST_SCHEMA; the engine adds the column `completions` (raw: not judged).
 """
 
 import hashlib
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import pyarrow as pa
+import ray
 import ray.data
-from ray.data import ActorPoolStrategy
+from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from fastdistill_ray.config import PoolKnobs
 from fastdistill_ray.generation.endpoint import EndpointEngine
+from fastdistill_ray.generation.queues import bound_queues
 from fastdistill_ray.generation.scripted import ScriptedEngine
 from fastdistill_ray.generation.vllm_engine import VLLMEngine
+from fastdistill_ray.models import fetch_model, load_tokenizer
+from fastdistill_ray.problems import ProblemFile
 from fastdistill_ray.prompts import PromptKnobs, build_messages, render, template_hash
 from fastdistill_ray.records import REQUEST_SCHEMA, Problem
 from fastdistill_ray.teachers import SEED_STRIDE, EndpointKnobs, EngineKnobs, SamplingKnobs
@@ -22,6 +30,9 @@ from fastdistill_ray.verifiers import VerifierKnobs
 
 ENGINES = {"vllm": VLLMEngine, "scripted": ScriptedEngine, "endpoint": EndpointEngine}
 IN_FLIGHT_FACTOR = 2  # queued beside what the engine can decode at once
+# The driver spends about 4 ms on a task: above this many at once a task takes several requests.
+TASKS_AT_ONCE = 1024
+NUMBERS_AT_ONCE = 4096  # handed out by one task
 
 
 class EngineSpec(NamedTuple):
@@ -31,6 +42,70 @@ class EngineSpec(NamedTuple):
     engine: EngineKnobs | EndpointKnobs
     sampling: SamplingKnobs
     verifier: VerifierKnobs  # of who stops when enough completions are correct
+
+
+class Requests(Protocol):
+    """Numbered requests; actors read the rows of the numbers they are given."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, numbers: np.ndarray) -> pa.Table: ...
+
+
+@dataclass(frozen=True)
+class TableRequests:
+    """Requests that are rendered already."""
+
+    table: pa.Table
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def take(self, numbers: np.ndarray) -> pa.Table:
+        return self.table.take(numbers)
+
+
+@dataclass(frozen=True)
+class ProblemRequests:
+    """Requests for some problems of a file, rendered by the actor that asks them.
+
+    A prompt that leaves no room for a whole completion is left out.
+    """
+
+    problems: ProblemFile
+    rows: np.ndarray  # row number of each request's problem
+    model: str  # whose tokenizer and chat template; "": whoever is asked renders the messages
+    prompt: PromptKnobs
+    seed: int
+    max_prompt_tokens: int | None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, numbers: np.ndarray) -> pa.Table:
+        problems = self.problems.take(self.rows[numbers])
+        tokenizer = _tokenizer(self.model) if self.model else None
+        requests = build_requests(problems, self.prompt, tokenizer, self.seed)
+        if self.max_prompt_tokens is not None:
+            requests, _ = split_by_length(requests, self.max_prompt_tokens)
+        return pa.Table.from_pylist(requests, schema=REQUEST_SCHEMA)
+
+
+@cache
+def _tokenizer(model: str) -> Any:
+    return load_tokenizer(fetch_model(model))
+
+
+class Asking:
+    """Ray Data UDF: numbers of requests -> their rows with completions."""
+
+    def __init__(self, spec: EngineSpec, requests: ray.ObjectRef) -> None:
+        self.requests: Requests = ray.get(requests)
+        self.engine = ENGINES[spec.engine.kind](spec)
+
+    async def __call__(self, batch: pa.Table) -> pa.Table:
+        (numbers,) = batch["numbers"].to_numpy()
+        return await self.engine(self.requests.take(numbers))
 
 
 def request_seed(seed: int, key: str) -> int:
@@ -71,39 +146,44 @@ def split_by_length(
     return fit, [row for row in rows if len(row["prompt_token_ids"]) > max_prompt_tokens]
 
 
-def _task_sizes(spec: EngineSpec) -> tuple[int, int]:
-    """(rows of a task, tasks of an actor at once): as much as keeps its engine full."""
+def _task_sizes(spec: EngineSpec, num_actors: int) -> tuple[int, int]:
+    """(requests of a task, tasks of an actor at once): as much as keeps its engine full."""
     if isinstance(spec.engine, EndpointKnobs):
         return 1, spec.engine.max_concurrency
-    rows_per_task = max(1, 8 // spec.sampling.n)
     in_flight = max(1, IN_FLIGHT_FACTOR * spec.engine.max_num_seqs // spec.sampling.n)
-    return rows_per_task, max(1, -(-in_flight // rows_per_task))
+    per_task = max(8 // spec.sampling.n, in_flight * num_actors // TASKS_AT_ONCE, 1)
+    return per_task, -(-in_flight // per_task)
 
 
-def completions(
-    rows: list[dict[str, Any]],
-    spec: EngineSpec,
-    pool: PoolKnobs,
-    schema: pa.Schema = REQUEST_SCHEMA,
-) -> ray.data.Dataset:
-    """A lazy dataset of the rows with their completions; engines start when it is consumed."""
-    rows_per_task, tasks = _task_sizes(spec)
-    requests = ray.data.from_arrow(
-        [
-            pa.Table.from_pylist(rows[i : i + rows_per_task], schema=schema)
-            for i in range(0, len(rows), rows_per_task)
-        ]
+def completions(requests: Requests, spec: EngineSpec, pool: PoolKnobs) -> ray.data.Dataset:
+    """A lazy dataset of the requests' rows with their completions, a block per task as each is
+    done; engines start when it is consumed."""
+    per_task, tasks = _task_sizes(spec, pool.workers)
+    numbers = ray.data.from_items(
+        [{"start": start} for start in range(0, len(requests), NUMBERS_AT_ONCE)]
     )
-    requests.context.enable_progress_bars = False
-    requests.context.target_max_block_size = 1  # a finished group leaves its actor at once
-    return requests.map_batches(
-        ENGINES[spec.engine.kind],
-        fn_constructor_kwargs={"spec": spec},
+    bound_queues(numbers.context)
+    return numbers.map_batches(
+        _hand_out,
+        fn_kwargs={"end": len(requests), "per_task": per_task},
+        batch_size=1,
+        compute=TaskPoolStrategy(size=1),
+        num_cpus=0,
+    ).map_batches(
+        Asking,
+        fn_constructor_kwargs={"spec": spec, "requests": ray.put(requests)},
         batch_size=None,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=pool.workers, max_tasks_in_flight_per_actor=tasks),
         max_concurrency=tasks,
-        num_cpus=pool.cpus,
-        num_gpus=pool.gpus,
-        memory=pool.memory_gib * 2**30 or None,
+        **pool.remote_args(),
     )
+
+
+def _hand_out(batch: dict[str, np.ndarray], end: int, per_task: int) -> Iterator[pa.Table]:
+    """The numbers of each task in a block of one row."""
+    (start,) = batch["start"]
+    stop = min(start + NUMBERS_AT_ONCE, end)
+    for first in range(start, stop, per_task):
+        numbers = np.arange(first, min(first + per_task, stop))
+        yield pa.table({"numbers": pa.array([numbers], pa.list_(pa.int64()))})

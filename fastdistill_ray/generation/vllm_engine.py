@@ -114,14 +114,21 @@ def flat_logprobs(found: Any, num_tokens: int, k: int) -> tuple[np.ndarray, np.n
 
 
 def start_engine(model: str, knobs: Any) -> Any:
-    """An AsyncLLM with the recipe's arguments, and what the CPU build needs where no GPU is."""
+    """An AsyncLLM with the recipe's arguments."""
+    arguments = engine_arguments(model, knobs)
+    from vllm import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+
+
+def engine_arguments(model: str, knobs: Any) -> dict[str, Any]:
+    """The recipe's arguments, and what the CPU build needs where no GPU is; sets its variables."""
     os.environ.pop("OMP_NUM_THREADS", None)  # Ray sets it to the actor's logical CPUs
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(knobs.cpu_kv_cache_gib))
     os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
-    from vllm import AsyncEngineArgs
     from vllm.platforms import current_platform
-    from vllm.v1.engine.async_llm import AsyncLLM
 
     if current_platform.is_cpu():
         # A seeded request whose prompt is prefilled in parts kills the CPU engine.
@@ -133,7 +140,7 @@ def start_engine(model: str, knobs: Any) -> Any:
         device = {"gpu_memory_utilization": knobs.gpu_memory_utilization}
     if knobs.num_devices > 1:
         device["distributed_executor_backend"] = "mp"  # an actor's GPUs are on its node
-    arguments = {
+    return {
         "model": model,
         "dtype": knobs.dtype,
         "max_model_len": knobs.max_model_len,
@@ -147,4 +154,3 @@ def start_engine(model: str, knobs: Any) -> Any:
         **device,
         **knobs.extra,
     }
-    return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))

@@ -1,0 +1,61 @@
+"""The problems of one split in a Parquet file: counted, iterated and read by row number.
+
+No process holds them all: a reader keeps a few row groups.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fastdistill_ray.records import PROBLEM_SCHEMA, Problem
+
+ROWS_PER_ROW_GROUP = 1024
+
+
+def write_problems(problems: list[Problem], file: Path) -> None:
+    table = pa.Table.from_pylist([vars(problem) for problem in problems], schema=PROBLEM_SCHEMA)
+    pq.write_table(table, file, row_group_size=ROWS_PER_ROW_GROUP)
+
+
+class ProblemFile:
+    def __init__(self, file: str | Path) -> None:
+        self.file = str(file)
+        metadata = pq.read_metadata(self.file)
+        self.num_row_groups = metadata.num_row_groups
+        sizes = [metadata.row_group(i).num_rows for i in range(self.num_row_groups)]
+        self.starts = np.cumsum([0, *sizes])  # row number of each row group's first row
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __iter__(self) -> Iterator[Problem]:
+        for i in range(self.num_row_groups):
+            yield from _problems(pq.ParquetFile(self.file).read_row_group(i))
+
+    def columns(self, *names: str) -> Iterator[list[list[str]]]:
+        """The named columns of one row group after the other."""
+        with pq.ParquetFile(self.file) as file:
+            for i in range(self.num_row_groups):
+                table = file.read_row_group(i, columns=list(names))
+                yield [table[name].to_pylist() for name in names]
+
+    def take(self, rows: np.ndarray) -> list[Problem]:
+        """The problems at these row numbers, in this order."""
+        groups = np.searchsorted(self.starts, rows, side="right") - 1
+        return [
+            _problems(_row_group(self.file, int(i)).slice(row - self.starts[i], 1))[0]
+            for i, row in zip(groups, rows, strict=True)
+        ]
+
+
+def _problems(table: pa.Table) -> list[Problem]:
+    return [Problem(**row) for row in table.to_pylist()]
+
+
+@lru_cache(maxsize=4)
+def _row_group(file: str, number: int) -> pa.Table:
+    return pq.ParquetFile(file).read_row_group(number)
