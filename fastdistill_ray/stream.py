@@ -11,6 +11,7 @@ import pyarrow as pa
 import ray.data
 import ray.train
 
+from fastdistill_ray.generation.queues import bound_queues
 from fastdistill_ray.groups import StepPlan, rank_rows
 from fastdistill_ray.records import GROUP_SCHEMA
 
@@ -25,6 +26,7 @@ STEP_SCHEMA = pa.schema(
     ]
 )
 FEED_CPUS = 0.1  # of the task that reads a rank's groups
+STEPS_AHEAD = 8  # read before a rank asks for them
 
 
 class FollowSteps:
@@ -41,13 +43,12 @@ class FollowSteps:
 
 
 def rank_dataset(plan: StepPlan, rank: int, world_size: int) -> ray.data.Dataset:
-    """The lazy dataset of one rank; it reads ahead only as far as Ray Data's memory budget lets."""
+    """The lazy dataset of one rank; it reads a few steps ahead."""
     steps = FollowSteps(plan, world_size)
     dataset = ray.data.from_items([{"rank": rank}]).map_batches(
         steps.__call__, batch_format="pyarrow", num_cpus=FEED_CPUS
     )
-    dataset.context.target_max_block_size = 1  # a step leaves the task as soon as it is known
-    dataset.context.enable_progress_bars = False
+    bound_queues(dataset.context, max_blocks=STEPS_AHEAD)
     return dataset
 
 

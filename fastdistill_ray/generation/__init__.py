@@ -162,7 +162,7 @@ def completions(requests: Requests, spec: EngineSpec, pool: PoolKnobs) -> ray.da
     numbers = ray.data.from_items(
         [{"start": start} for start in range(0, len(requests), NUMBERS_AT_ONCE)]
     )
-    bound_queues(numbers.context)
+    bound_queues(numbers.context, max_blocks=2 * TASKS_AT_ONCE)
     return numbers.map_batches(
         _hand_out,
         fn_kwargs={"end": len(requests), "per_task": per_task},

@@ -14,21 +14,22 @@ from ray.data._internal.execution.backpressure_policy import (
 )
 from ray.data._internal.execution.interfaces.physical_operator import PhysicalOperator
 
-MAX_QUEUED_BLOCKS = 2048  # of one operator; more than all engine tasks at once
+LIMIT = "fastdistill_ray.max_queued_blocks"
 
 
 class ShortQueues(BackpressurePolicy):
     """An operator whose finished blocks nobody takes is read no further: its tasks then wait."""
 
     def max_task_output_bytes_to_read(self, op: PhysicalOperator) -> int | None:
-        queued = self._topology[op].output_queue.num_blocks
-        return 0 if queued > MAX_QUEUED_BLOCKS else None
+        limit = self._data_context.get_config(LIMIT)
+        return 0 if self._topology[op].output_queue.num_blocks >= limit else None
 
 
-def bound_queues(context: DataContext) -> None:
-    """Also: a block leaves its task at once, and no progress bars but ours."""
+def bound_queues(context: DataContext, max_blocks: int) -> None:
+    """Of each operator; also: a block leaves its task at once, and no progress bars but ours."""
     context.enable_progress_bars = False
     context.target_max_block_size = 1
+    context.set_config(LIMIT, max_blocks)
     context.set_config(
         ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [*ENABLED_BACKPRESSURE_POLICIES, ShortQueues]
     )

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from fastdistill_ray.advantages import AdvantageKnobs
 from fastdistill_ray.config import OptimizerKnobs, PoolKnobs, TrainingKnobs
+from fastdistill_ray.generation.queues import bound_queues
 from fastdistill_ray.groups import StepPlan, Store, num_steps
 from fastdistill_ray.objectives import AdvDistill
 from fastdistill_ray.prompts import PromptKnobs
@@ -75,6 +76,24 @@ def store(tmp_path_factory: pytest.TempPathFactory, model: str) -> Path:
         groups.append(groups.write(pa.Table.from_pylist([row], schema=GROUP_SCHEMA)))
     (folder / MANIFEST).write_text("{}")
     return folder
+
+
+def test_bounded_queue_stops_a_producer_whose_rows_nobody_takes(tmp_path):
+    made = tmp_path / "made"
+
+    def produce(batch: dict) -> Iterator[dict]:
+        for number in range(1000):
+            with open(made, "a") as file:
+                file.write("x")
+            yield {"number": [number]}
+
+    dataset = ray.data.from_items([{"x": 0}]).map_batches(produce, num_cpus=0.1)
+    bound_queues(dataset.context, max_blocks=8)
+    rows = iter(dataset.iter_rows())
+    first = next(rows)["number"]
+    time.sleep(3)  # time enough to make them all
+    assert made.stat().st_size <= 100
+    assert [first, *(row["number"] for row in rows)] == list(range(1000))
 
 
 def run(model: str, store: Path, out: Path, *, workers: int, max_failures: int = 0) -> StageResult:
