@@ -39,6 +39,7 @@ from fastdistill_ray.page import (
     Page,
     Section,
     Table,
+    Text,
     to_html,
     to_markdown,
 )
@@ -245,16 +246,18 @@ def _timeline_blocks(run: Run) -> list[Block]:
     if not len(generation[0]) or not trainings:
         return []
     caption = "Groups committed and steps trained, from the first commit on."
+    blocks: list[Block] = [Figure(plots.timeline_svg(generation, trainings), caption)]
     if run.recipe["training"]["overlap"]:
-        spans = [times[-1] - times[0] for times, _ in (generation, *trainings.values())]
-        end = max(times[-1] for times, _ in (generation, *trainings.values()))
-        together = end - generation[0][0]
-        caption += (
-            f" Generation took {spans[0] / 60:.1f} minutes, training {sum(spans[1:]) / 60:.1f}, "
-            f"side by side {together / 60:.1f}: {together / max(spans[0], sum(spans[1:])):.2f} "
-            "times the longer."
+        times = [generation[0], *(times for times, _ in trainings.values())]
+        first, *others = [float(one[-1] - one[0]) / 60 for one in times]
+        together = (max(one[-1] for one in times) - generation[0][0]) / 60
+        blocks.append(
+            Text(
+                f"Generation took {first:.1f} minutes, training {sum(others):.1f}, side by side "
+                f"{together:.1f}: {together / max(first, sum(others)):.2f} times the longer."
+            )
         )
-    return [Figure(plots.timeline_svg(generation, trainings), caption)]
+    return blocks
 
 
 def _cost_blocks(run: Run) -> list[Block]:
