@@ -30,8 +30,9 @@ from fastdistill_ray.verifiers import VerifierKnobs
 
 ENGINES = {"vllm": VLLMEngine, "scripted": ScriptedEngine, "endpoint": EndpointEngine}
 IN_FLIGHT_FACTOR = 2  # queued beside what the engine can decode at once
-# The driver spends about 4 ms on a task: above this many at once a task takes several requests.
-TASKS_AT_ONCE = 1024
+# A task costs the driver about 10 ms: where more than this many could run at once, a task takes
+# several requests, and a finished group waits for those few.
+TASKS_AT_ONCE = 256
 NUMBERS_AT_ONCE = 4096  # handed out by one task
 
 
@@ -162,7 +163,7 @@ def completions(requests: Requests, spec: EngineSpec, pool: PoolKnobs) -> ray.da
     numbers = ray.data.from_items(
         [{"start": start} for start in range(0, len(requests), NUMBERS_AT_ONCE)]
     )
-    bound_queues(numbers.context, max_blocks=2 * TASKS_AT_ONCE)
+    bound_queues(numbers.context, max_blocks=4 * TASKS_AT_ONCE)
     return numbers.map_batches(
         _hand_out,
         fn_kwargs={"end": len(requests), "per_task": per_task},

@@ -24,6 +24,7 @@ class ScriptedEngine:
         self.seconds = float(spec.engine.extra.get("seconds_per_request", 0.0))
         self.share_correct = float(spec.engine.extra.get("share_correct", 0.5))
         self.judge = Judge(spec.verifier)
+        self.slots = asyncio.Semaphore(max(1, spec.engine.max_num_seqs // spec.sampling.n))
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         rows = batch.to_pylist()
@@ -31,7 +32,8 @@ class ScriptedEngine:
         return with_completions(batch, await asyncio.gather(*answers), self.spec.model)
 
     async def _ask(self, row: dict[str, Any], draw: Draw) -> Part:
-        await asyncio.sleep(self.seconds)
+        async with self.slots:
+            await asyncio.sleep(self.seconds)
         seeds = range(row["seed"] + draw.first, row["seed"] + draw.first + draw.count)
         written = [self._write(row["reference"], seed, draw.temperature) for seed in seeds]
         return Part(written, len(row["prompt_token_ids"]))
