@@ -60,6 +60,7 @@ def run_method(method: str, work: dict[str, Any]) -> dict[str, float]:
             cwd=ROOT,
             capture_output=True,
             text=True,
+            timeout=1800,
         )
         if done.returncode:
             raise RuntimeError(f"{method}: {done.stdout[-2000:]}{done.stderr[-3000:]}")

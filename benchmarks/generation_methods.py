@@ -101,6 +101,7 @@ def run_vllm(recipe: Recipe, folder: str) -> dict[str, float]:
         use_tqdm=False,
     )
     seconds = time.time() - ready
+    engine.llm_engine.engine_core.shutdown()  # else its processes outlive the work
     tokens = sum(len(one.token_ids) for output in outputs for one in output.outputs)
     return {"tokens": tokens, "seconds": seconds, "start_seconds": ready - start}
 
