@@ -38,6 +38,7 @@ def recipe_of(work: dict[str, Any], folder: str) -> Recipe:
         f"sampling.n={work['n']}",
         f"sampling.max_new_tokens={work['max_new_tokens']}",
         "selection.min_correct=0",
+        "teacher.prompt.shots=[]",
     ]
     recipe = load_recipe(RECIPE, overrides)
     if work["lengths"] == "natural":
