@@ -2,10 +2,11 @@
 
     python -m benchmarks.generation [--json FILE] [--prompts 256] [--n 8] [--repeats 3]
 
-SmolLM2-135M, the demo's problems without its examples, the same engine arguments and seeds. Each method runs
-in a process of its own, in turn: vllm (LLM.generate on all prompts at once), ray_llm (ray.data.llm
-asked n times for one completion), ours (the stage `generate`: completions judged and committed).
-Once with fixed lengths, once natural. Completion tokens per second count from a ready engine on.
+SmolLM2-135M, the demo's problems without its examples, the same engine arguments and seeds. Each
+method runs in a process of its own, in turn: vllm (LLM.generate on all prompts at once), ray_llm
+(ray.data.llm asked n times for one completion), ours (the stage `generate`: completions judged and
+committed). Once with fixed lengths, once natural. Completion tokens per second count from a ready
+engine on.
 """
 
 import argparse
