@@ -114,6 +114,10 @@ class PoolsKnobs(Knobs):
         """0: `teacher`, then `teachers` in their order."""
         return self.teachers[place - 1] if place and self.teachers else self.teacher
 
+    def price_per_hour(self, pool: PoolKnobs) -> float:
+        per_worker = pool.gpus * self.gpu_hour_price + pool.cpus * self.cpu_hour_price
+        return pool.workers * per_worker
+
 
 class EvaluationKnobs(Knobs):
     n: int = Field(1, ge=1, description="Completions per problem; more than 1 gives pass@k.")
