@@ -6,6 +6,7 @@ only logs commits; of a problem it keeps its row number.
 
 import hashlib
 import json
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -156,7 +157,8 @@ def curate(
             compute=ActorPoolStrategy(size=pools.judges.workers),
             **pools.judges.remote_args(),
         )
-        log_commits(dataset, store, len(problems))
+        price = sum(pools.price_per_hour(pools.of_teacher(i)) for i in range(len(teachers)))
+        log_commits(dataset, store, len(problems), price_per_hour=price)
     compact(store, pools.judges)
     unanswered = missing_requests(problems, store, teachers, sampling)
     assert not any(map(_has_one_that_fits, unanswered)), "a problem whose prompt fits has no group"
@@ -269,12 +271,16 @@ def reselected_group(
     }
 
 
-def log_commits(dataset: ray.data.Dataset, store: Store, total: int) -> None:
+def log_commits(
+    dataset: ray.data.Dataset, store: Store, total: int, *, price_per_hour: float
+) -> None:
     """Run the dataset; log each commit as it arrives, then tell why groups are missing, if any."""
     failure = ""
     groups = kept = 0
+    paid, start = 0.0, time.monotonic()
     for commit in store.commits():
         groups, kept = groups + len(commit.keys), kept + commit.dropped.count("")
+        paid += commit.cost
     progress = Progress(f"generate {store.folder.name}", total, done=groups)
     for row in dataset.iter_rows():
         if row["failure"]:
@@ -283,7 +289,10 @@ def log_commits(dataset: ray.data.Dataset, store: Store, total: int) -> None:
         commit = Commit(**json.loads(row["commit"]))
         store.append(commit)
         groups, kept = groups + len(commit.keys), kept + commit.dropped.count("")
-        progress.advance(len(commit.keys), commit.num_tokens, f"kept {kept / groups:.0%}")
+        paid += commit.cost
+        cost = paid + price_per_hour * (time.monotonic() - start) / 3600
+        facts = f"kept {kept / groups:.0%}" + (f"  cost {cost:.2f}" if cost else "")
+        progress.advance(len(commit.keys), commit.num_tokens, facts)
     progress.end()
     if failure:
         raise ValueError(

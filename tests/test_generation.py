@@ -1,7 +1,9 @@
 """Requests: seeds that nobody shares, prompts that fit, one column of completions."""
 
 import asyncio
+import json
 import pickle
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +12,7 @@ import pytest
 from models_for_tests import make_tiny_model
 
 from fastdistill_ray.advantages import AdvantageKnobs, SelectionKnobs
-from fastdistill_ray.curation import REFUSED, GroupWriter, Judging, missing_rows
+from fastdistill_ray.curation import REFUSED, GroupWriter, Judging, log_commits, missing_rows
 from fastdistill_ray.generation import (
     ProblemRequests,
     build_requests,
@@ -214,3 +216,22 @@ def test_problem_requests_are_rendered_by_number_without_those_that_are_too_long
     expected = build_requests([problems[1]], PromptKnobs(), load_tokenizer(model), 7)
     assert taken.slice(0, 1).to_pylist() == expected
     assert requests.take(np.array([1])).num_rows == 0
+
+
+def test_progress_line_tells_share_kept_pace_and_what_was_paid(tmp_path, capsys):
+    class Written:
+        """Commits as the judging actors hand them over."""
+
+        def iter_rows(self):
+            for i in range(3):
+                commit = Commit(f"part-{i}.parquet", [f"p{i}"], [""], 50, 5, 0.0, cost=0.25)
+                commit = commit._replace(dropped=["too_few_correct"] if i == 1 else [""])
+                yield {"commit": json.dumps(commit._asdict()), "failure": ""}
+
+    log_commits(Written(), Store(tmp_path), 4, price_per_hour=0.0)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "] 3/4  kept 67%  cost 0.75  " in last
+    assert re.search(r"\d+ tokens/s  left \d+:\d\d$", last), last
+    assert [commit.file for commit in Store(tmp_path).commits()] == [
+        f"part-{i}.parquet" for i in range(3)
+    ]
