@@ -202,7 +202,7 @@ def math_verify_alone(cases: list[Case]) -> Measured:
 
 def trl_reward(cases: list[Case]) -> Measured:
     """The package's own function."""
-    from trl.rewards import accuracy_reward  # noqa: PLC0415  not a dependency of the project
+    from trl.rewards import accuracy_reward  # not a dependency of the project
 
     def judge_one(case: Case) -> tuple[bool, str]:
         message = [{"role": "assistant", "content": case.text}]
