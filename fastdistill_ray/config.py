@@ -21,6 +21,7 @@ from fastdistill_ray.teachers import (
     ENDPOINT_TAG,
     ENGINE_TAG,
     EngineKnobs,
+    LoopRepeats,
     SamplingKnobs,
     TeacherKnobs,
     pool_error,
@@ -124,6 +125,7 @@ class EvaluationKnobs(Knobs):
     temperature: float = Field(0.0, ge=0, description="0: greedy.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus.")
     max_new_tokens: int = Field(2048, gt=0, description="Longest completion.")
+    loop_repeats: LoopRepeats = 0
     seed: int = Field(0, description="Of sampling.")
     engine: EngineKnobs = EngineKnobs()
 

@@ -174,6 +174,7 @@ def _answer(
             temperature=knobs.temperature,
             top_p=knobs.top_p,
             max_new_tokens=knobs.max_new_tokens,
+            loop_repeats=knobs.loop_repeats,
         ),
         verifier,
     )

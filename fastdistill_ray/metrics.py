@@ -44,6 +44,11 @@ def is_truncated(row: Row) -> bool:
     return row["finish_reason"] == "length"
 
 
+def is_ended_loop(row: Row) -> bool:
+    """Ended by the engine because it said the same again and again."""
+    return row["finish_reason"] == "repetition"
+
+
 def num_tokens(row: Row) -> float:
     return float(row["num_tokens"])
 
@@ -76,6 +81,7 @@ QUANTITIES: dict[str, Quantity] = {
     "template_answer": lambda row: bool(row["format_answer"]),
     "template_box": lambda row: bool(row["format_box"]),
     "truncation_rate": is_truncated,
+    "loop_end_rate": is_ended_loop,
     "mean_tokens": num_tokens,
     "rep_4": repetition,
     "degenerate_rate": is_degenerate,

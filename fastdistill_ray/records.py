@@ -63,7 +63,7 @@ COMPLETION = pa.struct(
     [
         ("text", pa.string()),
         ("token_ids", pa.list_(pa.int32())),
-        ("finish_reason", pa.string()),  # "stop", "length" or "abort"
+        ("finish_reason", pa.string()),  # "stop", "length", "repetition" (a loop) or "abort"
         ("num_tokens", pa.int32()),
         ("seed", pa.int64()),
         ("verdict", pa.string()),

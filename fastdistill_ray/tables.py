@@ -49,12 +49,13 @@ def _result_table(run: Run, split: str) -> Table:
                 percent(measure(run, model, split, "template_adherence").value),
                 decimal(measure(run, model, split, "mean_tokens").value),
                 percent(measure(run, model, split, "truncation_rate").value),
+                percent(measure(run, model, split, "loop_end_rate").value),
                 *trained,
             ]
         )
     header = ["Model", "Accuracy %", "Strict accuracy %", "Format %", "Mean tokens"]
     return Table(
-        [*header, "Truncated %", "Trained tokens", "Training s"],
+        [*header, "Truncated %", "Ended loops %", "Trained tokens", "Training s"],
         rows,
         title=f"{split_label(split).capitalize()}: {num_problems:,} problems",
     )
@@ -83,14 +84,18 @@ def _explain_accuracy(run: Run) -> str:
         "wherever it stands, so that learning the format is not sold as learning to reason. "
         "Strict accuracy is the contract: the answer must stand in the format asked for. Format is "
         "the share of answers in that format, whether correct or not. Truncated answers were cut "
-        "at the evaluation's token limit."
+        "at the evaluation's token limit; ended loops said the same again and again."
     )
     split = run.results.splits[0]
     cut = measure(run, "base", split, "truncation_rate").value
     if cut is None:
         return text
+    loops = measure(run, "base", split, "loop_end_rate").value
     judged = "under" if cut < 0.05 else "which is not under"
-    return f"{text} Of the base student's answers {percent(cut)} % were cut, {judged} 5 %."
+    return (
+        f"{text} Of the base student's answers {percent(cut)} % were cut at the limit, {judged} "
+        f"5 %, and {percent(loops)} % were ended in a loop."
+    )
 
 
 def _pass_at_k(run: Run) -> list[Block]:

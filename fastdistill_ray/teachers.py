@@ -3,12 +3,30 @@
 import hashlib
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from fastdistill_ray.knobs import Knobs
 from fastdistill_ray.prompts import PromptKnobs
 
 SEED_STRIDE = 1024  # completion k of a problem is drawn with the problem's seed + k
+LOOP_TOKENS = (8, 64)  # shortest and longest text that counts as a loop when it repeats
+
+
+def _not_once(repeats: int) -> int:
+    if repeats == 1:
+        raise ValueError("once is no loop; set 2 or more, or 0")
+    return repeats
+
+
+LoopRepeats = Annotated[
+    int,
+    AfterValidator(_not_once),
+    Field(
+        ge=0,
+        description=f"A completion that says the same {LOOP_TOKENS[0]} to {LOOP_TOKENS[1]} tokens "
+        "this often in a row is ended there, as one that is cut; 0: never.",
+    ),
+]
 ENGINE_TAG, ENDPOINT_TAG = "an engine", "an endpoint"
 
 
@@ -111,6 +129,7 @@ class SamplingKnobs(Knobs):
         [], description="Texts that end a completion; they are not part of it."
     )
     max_new_tokens: int = Field(2048, gt=0, description="Longest completion.")
+    loop_repeats: LoopRepeats = 0
     seed: int = Field(0, description="With the problem's id it seeds each request.")
     logprobs: int = Field(
         0,
@@ -172,6 +191,10 @@ def teacher_errors(name: str, teacher: TeacherKnobs, sampling: SamplingKnobs) ->
         if sampling.logprobs:
             errors.append(
                 f"sampling.logprobs: {name} is an endpoint, which gives no token ids; set 0"
+            )
+        if sampling.loop_repeats:
+            errors.append(
+                f"sampling.loop_repeats: {name} is an endpoint, which looks for no loops; set 0"
             )
     elif sampling.max_new_tokens >= engine.max_model_len:
         errors.append(

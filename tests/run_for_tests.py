@@ -252,6 +252,7 @@ def _metrics(rows: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
         "template_answer": [row["format_answer"] for row in rows],
         "template_box": [row["format_box"] for row in rows],
         "truncation_rate": [row["finish_reason"] == "length" for row in rows],
+        "loop_end_rate": [row["finish_reason"] == "repetition" for row in rows],
         "degenerate_rate": [False for _ in rows],
     }
     tokens = np.array([row["num_tokens"] for row in rows], float)

@@ -60,6 +60,7 @@ def test_recipe_gsm8k_is_the_papers_run():
         ("--sampling.temperatures=[-1]", "sampling.temperatures.0: Input should be greater"),
         ("--sampling.max_n=4", "sampling.max_n: 4 is less than n = 8"),
         ("--sampling.enough=2", "sampling.enough: counts only with sampling.max_n"),
+        ("--evaluation.loop_repeats=1", "evaluation.loop_repeats: once is no loop"),
         ("--sampling={max_n: 16, enough: 17}", "sampling.enough: 17 correct of 16"),
         ("--sampling={stop: ['x'], logprobs: 5}", "sampling.stop: it cuts inside a token"),
         ("--sampling.logprobs=21", "sampling.logprobs: Input should be less"),

@@ -152,7 +152,13 @@ def test_summarize_of_hand_made_rows_gives_hand_computed_values() -> None:
     rows = [
         make_row("a", num_tokens=10),
         make_row("b", "unparsable", "correct", num_tokens=20, format_think=False),
-        make_row("c", "wrong", num_tokens=40, text=LOOP * 3, format_whole=False),
+        make_row(
+            *("c", "wrong"),
+            num_tokens=40,
+            text=LOOP * 3,
+            format_whole=False,
+            finish_reason="repetition",
+        ),
         make_row("d", "truncated", num_tokens=60, finish_reason="length", format_box=False),
         make_row("e", "wrong", split="ood", num_tokens=1000),
     ]
@@ -165,6 +171,7 @@ def test_summarize_of_hand_made_rows_gives_hand_computed_values() -> None:
         "template_answer": 1.0,
         "template_box": 0.75,
         "truncation_rate": 0.25,
+        "loop_end_rate": 0.25,
         "verbosity_ratio": 4.0,
         "mean_tokens": 32.5,
         "mean_tokens_correct": 10.0,

@@ -10,6 +10,7 @@ import pyarrow as pa
 from fastdistill_ray.generation.outputs import NO_IDS, RawCompletion, with_completions
 from fastdistill_ray.generation.rounds import Draw, Part, answer
 from fastdistill_ray.models import fetch_model, load_tokenizer
+from fastdistill_ray.teachers import LOOP_TOKENS
 from fastdistill_ray.verifiers import Judge
 
 RELOAD_COLUMN = "weights"
@@ -73,6 +74,7 @@ class VLLMEngine:
             min_p=sampling.min_p,
             stop=sampling.stop,
             max_tokens=sampling.max_new_tokens,
+            repetition_detection=loop_detection(sampling.loop_repeats),
             seed=seed if draw.temperature > 0 else None,
             logprobs=sampling.logprobs or None,
             flat_logprobs=True,
@@ -96,7 +98,8 @@ class VLLMEngine:
     def _completion(self, output: Any, seed: int) -> RawCompletion:
         token_ids = np.array(output.token_ids, dtype=np.int32)
         # The ids of a completion cut at a stop text go on past the cut.
-        kept = NO_IDS if isinstance(output.stop_reason, str) else token_ids
+        is_at_text = output.finish_reason == "stop" and isinstance(output.stop_reason, str)
+        kept = NO_IDS if is_at_text else token_ids
         plain = RawCompletion(output.text, kept, output.finish_reason, len(token_ids), seed)
         k = self.spec.sampling.logprobs
         if not k:
@@ -104,6 +107,15 @@ class VLLMEngine:
         ids, logprobs = flat_logprobs(output.logprobs, len(token_ids), k)
         text = self.tokenizer.decode(token_ids, skip_special_tokens=True)
         return plain._replace(text=text, logprob_ids=ids, logprobs=logprobs)
+
+
+def loop_detection(repeats: int) -> Any:
+    from vllm.sampling_params import RepetitionDetectionParams
+
+    if not repeats:
+        return None
+    shortest, longest = LOOP_TOKENS
+    return RepetitionDetectionParams(longest, shortest, repeats)
 
 
 def flat_logprobs(found: Any, num_tokens: int, k: int) -> tuple[np.ndarray, np.ndarray]:

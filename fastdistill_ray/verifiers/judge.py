@@ -99,7 +99,7 @@ class Judge:
         fault = self.reference_error(kind, reference, options)
         if fault:
             return Judgement("error", "", fault)
-        is_cut = finish_reason == "length"
+        is_cut = finish_reason in ("length", "repetition")
         answer, origin = extract_answer(
             response,
             stated_answers=self._knobs.stated_answers,

@@ -115,6 +115,28 @@ def test_engine_stop_text_ends_a_completion_and_is_not_part_of_it(real):
     assert 0 < cut["num_tokens"] < 24
 
 
+def first_loop(ids: list[int], repeats: int) -> int:
+    """Where the text first ends with the same 8 to 64 tokens that often in a row; 0: nowhere."""
+    for end in range(len(ids) + 1):
+        for size in range(8, 65):
+            tail = ids[max(0, end - size * repeats) : end]
+            if len(tail) == size * repeats and tail == tail[:size] * repeats:
+                return end
+    return 0
+
+
+def test_engine_ends_a_loop_where_it_has_repeated_as_often_as_asked(real):
+    """A tiny random model says the same for ever when it is greedy."""
+    asked = {"n": 1, "temperature": 0.0, "max_new_tokens": 250}
+    whole = [row["completions"][0]["token_ids"] for row in real.ask(**asked)]
+    ended = [row["completions"][0] for row in real.ask(**asked, loop_repeats=3)]
+    expected = [ids[: first_loop(ids, 3) or len(ids)] for ids in whole]
+    assert any(len(ids) < 250 for ids in expected)
+    assert [one["token_ids"] for one in ended] == expected
+    reasons = ["repetition" if len(ids) < 250 else "length" for ids in expected]
+    assert [one["finish_reason"] for one in ended] == reasons
+
+
 def test_engine_logprobs_are_those_of_transformers_at_temperature_one(real):
     rows = real.ask(n=2, temperature=0.7, logprobs=3)
     model = AutoModelForCausalLM.from_pretrained(real.model, dtype=torch.float64)
