@@ -108,6 +108,8 @@ def is_coincidence(problem: Problem, other: str) -> bool:
     mine, theirs = (_squeezed(text) for text in (problem.reference, other))
     if mine == theirs:
         return True
+    if problem.kind == "list" and _items(problem.reference) == _items(other):
+        return True
     try:
         gap = abs(Fraction(mine) - Fraction(theirs))
     except (ValueError, ZeroDivisionError):
@@ -115,9 +117,15 @@ def is_coincidence(problem: Problem, other: str) -> bool:
     return gap <= Fraction(problem.tolerance or 0)
 
 
+def _items(text: str) -> list[str]:
+    """A list has no order."""
+    return sorted(item.strip() for item in text.strip("[] ").split(","))
+
+
 def _squeezed(text: str) -> str:
     """Without what the contract ignores: spaces, dollars, separators, degrees, percent, `x=`."""
     text = re.sub(r"\s|\\!|\\?[$%,]|\^(\\circ|\{\\circ\})", "", text)
+    text = re.sub(r"\\[dt]?frac(\d)(\d)", r"\\frac{\1}{\2}", text.replace("dfrac", "frac"))
     return re.sub(r"^[a-z]=", "", text)
 
 

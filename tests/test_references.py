@@ -34,10 +34,6 @@ NUM_PROBLEMS = {
     "aqua": 254,
     "aqua/dev.json": 254,
 }
-# Pairs that are equal by the contract and not by the plainest reading.
-KNOWN = {
-    "2s accepts 2 of math/intermediate_algebra/test-02804": "s is taken for seconds",
-}
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +49,10 @@ def judge():
 def test_references_are_accepted_and_those_of_other_problems_refused(task, path, judge):
     problems = read(task, Path(os.environ["FASTDISTILL_DATA"]) / path)
     needs_sympy = any(problem.kind in ("math", "list") for problem in problems)
-    found = check(problems, judge, num_shuffled=25 if needs_sympy else 1000)
+    found = check(problems, judge, num_shuffled=15 if needs_sympy else 1000)
     assert found.num_problems == NUM_PROBLEMS[path]
     assert found.refused == []
-    assert [one for one in found.fooled if one.reason not in KNOWN] == []
+    assert found.fooled == []
 
 
 def problem(reference: str, kind: str = "number", tolerance: float | None = None) -> Problem:
@@ -71,12 +67,19 @@ def problem(reference: str, kind: str = "number", tolerance: float | None = None
         ("1/2", "0.5", None, True),
         ("0.5", "0.51", 0.02, True),
         ("0.5", "0.53", 0.02, False),
+        ("\\frac{2}{3}", "\\dfrac23", None, True),
+        ("\\frac{2}{3}", "\\frac32", None, False),
         ("2s", "2", None, False),
         ("A", "B", None, False),
     ],
 )
 def test_is_coincidence_only_for_equal_readings(reference, other, tolerance, expected):
     assert is_coincidence(problem(reference, tolerance=tolerance), other) is expected
+
+
+def test_is_coincidence_of_lists_does_not_look_at_their_order():
+    assert is_coincidence(problem("[1, 0]", "list"), "[0, 1]")
+    assert not is_coincidence(problem("[1, 0]", "list"), "[1, 1]")
 
 
 def test_check_reports_a_refused_reference_and_a_fooled_control(judge):
