@@ -7,26 +7,17 @@ N key heads, R = H / N, D of a head; a segment of S tokens after a prompt of P.
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 
-from fastdistill_ray.packing import PADDING, PROMPT, Inputs
+from fastdistill_ray.packing import PADDING, PROMPT, Inputs, Segment
 
 SLIDING = "sliding_attention"  # transformers' name of such layers
 GROUPED = "grouped"  # its name among transformers' attention implementations
-
-
-class Segment(NamedTuple):
-    """A prompt (then prompt_start == prompt_end) or a completion of a packed row."""
-
-    start: int
-    end: int
-    prompt_start: int
-    prompt_end: int
 
 
 def attention_arguments(inputs: Inputs, config: PreTrainedConfig) -> dict[str, Any]:
@@ -37,7 +28,7 @@ def attention_arguments(inputs: Inputs, config: PreTrainedConfig) -> dict[str, A
     if not inputs.is_packed:
         return {"attention_mask": (inputs.group != PADDING).long()}
     if config._attn_implementation == GROUPED:
-        return {"attention_mask": None, "segments": segments(inputs)}
+        return {"attention_mask": None, "segments": inputs.segments}
     window = window_of(config)
     if not window:
         return {"attention_mask": block_mask(inputs, None)}
@@ -92,23 +83,6 @@ def packed_mask(inputs: Inputs, window: int | None) -> Any:
         return seen & (position[row, query] - position[row, key] < window)
 
     return visible
-
-
-def segments(inputs: Inputs) -> list[Segment]:
-    """The prompts and completions of a packed row, without its padding."""
-    group, completion = inputs.group[0].tolist(), inputs.completion[0].tolist()
-    found: list[Segment] = []
-    start, prompt = 0, (0, 0)
-    for end in range(1, len(group) + 1):
-        if end < len(group) and (group[end], completion[end]) == (group[start], completion[start]):
-            continue
-        if group[start] >= 0 and completion[start] == PROMPT:
-            prompt = (start, end)
-            found.append(Segment(start, end, start, start))
-        elif group[start] >= 0:
-            found.append(Segment(start, end, *prompt))
-        start = end
-    return found
 
 
 def grouped_attention(

@@ -5,6 +5,7 @@ cluster; `fastdistill <verb>` checks the same arguments first and then submits t
 """
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -17,7 +18,7 @@ import ray
 from fastdistill_ray import doctor
 from fastdistill_ray.config import Recipe, load_recipe, students
 from fastdistill_ray.records import Problem, Split
-from fastdistill_ray.run_dir import RunDir
+from fastdistill_ray.run_dir import RunDir, write_text
 
 
 class Job:
@@ -35,6 +36,9 @@ class Job:
         doctor.check_pools(self.recipe, ray.cluster_resources())
         doctor.check_labels(self.recipe, [node["Labels"] for node in ray.nodes() if node["Alive"]])
         doctor.check_shared_folder(self.run.path)
+        plans = doctor.check_memory(self.recipe)
+        planned = {model: plan._asdict() for model, plan in plans.items()}
+        write_text(self.run.path / "memory.json", json.dumps(planned, indent=1))
 
     def training_stages(self) -> list[str]:
         return [stage for student in students(self.recipe) for stage in student.stages]

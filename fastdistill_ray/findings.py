@@ -107,6 +107,7 @@ class Run(NamedTuple):
     timeline: Timeline
     groups: GroupNumbers | None
     answers: dict[str, pa.Table]  # model -> judged answers, without their texts
+    memory: dict[str, dict[str, int]]  # student's model -> bytes of a rank by purpose, as planned
 
 
 def read_run(run_path: str) -> Run:
@@ -132,6 +133,7 @@ def read_run(run_path: str) -> Run:
         timeline=_read_timeline(stages),
         groups=read_group_numbers(stages / "groups"),
         answers=_read_answers(stages / "evaluate", order),
+        memory=_read_json(path / "memory.json", {}),
     )
 
 

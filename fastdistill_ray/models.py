@@ -61,6 +61,20 @@ def fetch_model(reference: str) -> str:
         ) from error
 
 
+def folder_at_hand(reference: str) -> str | None:
+    """The local folder of a model where nothing need be downloaded or converted for it."""
+    path = Path(reference).expanduser()
+    if path.is_dir():
+        return str(path)
+    if reference in PACKAGED_MODELS or path.suffix == ".gguf":
+        found = sorted(cache_folder().glob(f"{path.stem}-*/config.json"))
+        return str(found[0].parent) if found else None
+    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415  slow
+
+    found = try_to_load_from_cache(reference, "config.json") if "/" in reference else None
+    return str(Path(found).parent) if isinstance(found, str) else None
+
+
 def load_tokenizer(path: str) -> Any:
     from transformers import AutoTokenizer  # noqa: PLC0415  slow
 
@@ -89,7 +103,7 @@ def same_tokenizer(first: Any, second: Any) -> bool:
 
 def context_length(path: str) -> int:
     """Positions the model was made for, in tokens."""
-    config = _load_config(path).get_text_config()
+    config = load_config(path).get_text_config()
     if not hasattr(config, "max_position_embeddings"):
         raise ValueError(f"model {path}: config.json has no max_position_embeddings")
     return config.max_position_embeddings
@@ -101,7 +115,7 @@ def model_size(path: str) -> int:
     from transformers import AutoModelForCausalLM  # noqa: PLC0415  slow
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(_load_config(path))
+        model = AutoModelForCausalLM.from_config(load_config(path))
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -112,7 +126,8 @@ def cache_folder() -> Path:
     ).resolve()
 
 
-def _load_config(path: str) -> Any:
+def load_config(path: str) -> Any:
+    """transformers' config of a folder."""
     from transformers import AutoConfig  # noqa: PLC0415  slow
 
     try:

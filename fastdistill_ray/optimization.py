@@ -4,6 +4,7 @@ Collectives here are the same in number and order on every rank, whatever groups
 """
 
 import math
+import resource
 import time
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from fastdistill_ray.packing import (
 )
 from fastdistill_ray.student import Student, to_device
 
-COUNTS = ("groups", "completions", "tokens", "unique_tokens")
+COUNTS = ("groups", "completions", "tokens", "unique_tokens", "row_tokens", "computed_tokens")
 FLEX_BLOCK = 128  # tokens; packed rows on CUDA are padded to it, so that few shapes are compiled
 
 
@@ -76,9 +77,19 @@ def train_step(learner: Learner, row: dict[str, Any], total_steps: int) -> dict[
         "train/num_completions": counts["completions"],
         "train/trained_tokens": counts["tokens"],
         "train/unique_tokens": counts["unique_tokens"],
+        "train/row_tokens": counts["row_tokens"],
+        "train/computed_tokens": counts["computed_tokens"],
+        "memory/peak_gib": peak_memory(learner.device) / 2**30,
         "time/step": seconds,
         "train/tokens_per_second": counts["tokens"] / seconds,
     }
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes at most in use by this rank so far: of the GPU, or resident on the host."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def make_batches(learner: Learner, rows: list[dict[str, Any]]) -> list[MicroBatch]:

@@ -43,6 +43,15 @@ class TrainGroup(NamedTuple):
     completions: list[TrainCompletion]
 
 
+class Segment(NamedTuple):
+    """A prompt (then prompt_start == prompt_end) or a completion of a packed row."""
+
+    start: int
+    end: int
+    prompt_start: int
+    prompt_end: int
+
+
 class Inputs(NamedTuple):
     """What the student computes log-probabilities from."""
 
@@ -53,12 +62,15 @@ class Inputs(NamedTuple):
     sources: Array  # [K] int64, flat position whose hidden state predicts the label
     labels: Array  # [K] int64
     is_packed: bool
+    segments: list[Segment]  # of a packed row, without its padding
 
 
 class MicroBatch(NamedTuple):
     inputs: Inputs
     loss: LossBatch
-    counts: dict[str, int]  # groups, completions, tokens (trained), unique_tokens
+    # groups, completions, tokens (trained), unique_tokens (prompts once), row_tokens (prompts with
+    # every completion), computed_tokens (padding too)
+    counts: dict[str, int]
 
 
 def prepare_group(
@@ -169,12 +181,13 @@ def packed_batch(groups: list[TrainGroup], multiple_of: int) -> MicroBatch:
     input_ids, position_ids = np.zeros((2, 1, length), dtype=np.int64)
     group_of = np.full((1, length), PADDING, dtype=np.int32)
     completion_of = np.full((1, length), PROMPT, dtype=np.int32)
-    sources, start, number = [], 0, 0
+    sources, segments, start, number = [], [], 0, 0
     for index, group in enumerate(groups):
         prompt_length = len(group.prompt_ids)
         prompt_end = start + prompt_length
         input_ids[0, start:prompt_end] = group.prompt_ids
         position_ids[0, start:prompt_end] = np.arange(prompt_length)
+        segments.append(Segment(start, prompt_end, start, start))
         end = prompt_end
         for one in group.completions:
             begin, end = end, end + len(one.token_ids)
@@ -182,12 +195,13 @@ def packed_batch(groups: list[TrainGroup], multiple_of: int) -> MicroBatch:
             position_ids[0, begin:end] = prompt_length + np.arange(end - begin)
             completion_of[0, begin:end] = number
             sources.append(np.r_[prompt_end - 1, begin : end - 1])
+            segments.append(Segment(begin, end, start, prompt_end))
             number += 1
         group_of[0, start:end] = index
         start = end
     labels = [one.token_ids for group in groups for one in group.completions]
     tokens = (input_ids, position_ids, group_of, completion_of)
-    return _micro_batch(groups, tokens, sources, labels, num_tokens, is_packed=True)
+    return _micro_batch(groups, tokens, sources, labels, num_tokens, segments)
 
 
 def plain_batch(groups: list[TrainGroup], mask_prompt: bool) -> MicroBatch:
@@ -208,7 +222,7 @@ def plain_batch(groups: list[TrainGroup], mask_prompt: bool) -> MicroBatch:
         labels.append(both[first:])
         num_tokens += len(both)
     tokens = (input_ids, position_ids, group_of, completion_of)
-    return _micro_batch(groups, tokens, sources, labels, num_tokens, is_packed=False)
+    return _micro_batch(groups, tokens, sources, labels, num_tokens, [])
 
 
 def _micro_batch(
@@ -217,8 +231,7 @@ def _micro_batch(
     sources: list[np.ndarray],
     labels: list[np.ndarray],
     num_tokens: int,
-    *,
-    is_packed: bool,
+    segments: list[Segment],
 ) -> MicroBatch:
     completions = [one for group in groups for one in group.completions]
     lengths = np.array([len(ids) for ids in labels])
@@ -233,6 +246,13 @@ def _micro_batch(
         "completions": len(completions),
         "tokens": int(lengths.sum()),
         "unique_tokens": num_tokens,
+        "row_tokens": sum(
+            len(group.prompt_ids) + len(one.token_ids)
+            for group in groups
+            for one in group.completions
+        ),
+        "computed_tokens": tokens[0].size,
     }
-    inputs = Inputs(*tokens, np.concatenate(sources), np.concatenate(labels), is_packed)
+    targets = np.concatenate(sources), np.concatenate(labels)
+    inputs = Inputs(*tokens, *targets, bool(segments), segments)
     return MicroBatch(inputs, loss, counts)

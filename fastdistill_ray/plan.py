@@ -103,6 +103,7 @@ def describe(recipe: Recipe) -> str:
         f"evaluate   {models} models on {tests} problems, at most {answered:,} tokens"
         f"  [{_pool(recipe.pools.evaluation)}]",
         "report     report.html, report.md, results.json",
+        *_memory_lines(recipe),
         f"overlap    {'while the teacher writes' if recipe.training.overlap else 'no, in turn'}",
     ]
     return "\n".join(lines)
@@ -121,6 +122,25 @@ def _price(teachers: list[TeacherKnobs], num_tokens: int) -> str:
         if isinstance(teacher.engine, EndpointKnobs)
     )
     return f" (at most {price * num_tokens / 1e6:,.2f} to pay, prompts apart)" if price else ""
+
+
+def _memory_lines(recipe: Recipe) -> list[str]:
+    """What training takes of a rank, of every student whose config.json is on this machine."""
+    from fastdistill_ray.models import folder_at_hand  # noqa: PLC0415
+
+    models = {student.model: folder_at_hand(student.model) for student in students(recipe)}
+    lines = []
+    for model, folder in models.items():
+        if folder is None:
+            lines.append(f"memory     of {model} not known: the model is not on this machine yet")
+            continue
+        from fastdistill_ray.memory import plan_memory  # noqa: PLC0415  loads torch
+
+        pool = recipe.pools.student
+        device = "cuda" if pool.gpus else "cpu"
+        plan = plan_memory(folder, recipe.training, workers=pool.workers, device=device)
+        lines.append(f"memory     {model}: {plan.describe()}")
+    return lines
 
 
 def _pool(pool: PoolKnobs) -> str:

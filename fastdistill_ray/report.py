@@ -53,6 +53,7 @@ from fastdistill_ray.tables import (
     hundredth,
     length_table,
     result_blocks,
+    training_tables,
     trial_blocks,
 )
 
@@ -74,7 +75,7 @@ def write_report(run_path: str) -> str:
             Section("Trials", trial_blocks(run)),
             Section("Rewards and groups", _group_blocks(run)),
             Section("Verdicts", _verdict_blocks(run)),
-            Section("Training", _training_blocks(run)),
+            Section("Training", [*_training_blocks(run), *training_tables(run)]),
             Section("Length", _length_blocks(run)),
             Section("Degeneracy", degeneracy_blocks(run)),
             Section("Template adherence", adherence_blocks(run)),

@@ -135,20 +135,25 @@ def load_student(
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation=attention, attention_dropout=0.0
     )
+    scale = lora.alpha / lora.rank if lora.rank > 0 else 0.0
+    student = Student(prepare_model(model, lora), min(vocab_size, model.config.vocab_size), scale)
+    return student.to(device).train()
+
+
+def prepare_model(model: PreTrainedModel, lora: LoraKnobs) -> PreTrainedModel:
+    """No dropout but the adapter's; with an adapter, only that trains."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    scale = 0.0
-    if lora.rank > 0:
-        scale = lora.alpha / lora.rank
-        adapter = LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=lora.target_modules,
-        )
-        model = inject_adapter_in_model(adapter, model)
-    return Student(model, min(vocab_size, model.config.vocab_size), scale).to(device).train()
+    if lora.rank == 0:
+        return model
+    adapter = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+    )
+    return inject_adapter_in_model(adapter, model)
 
 
 def probe_group(vocab_size: int) -> TrainGroup:

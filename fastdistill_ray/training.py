@@ -37,6 +37,7 @@ from fastdistill_ray.checkpoints import (
     save_checkpoint,
 )
 from fastdistill_ray.config import OptimizerKnobs, PoolKnobs, TrainingKnobs
+from fastdistill_ray.memory import ALLOCATOR
 from fastdistill_ray.models import fetch_model, load_tokenizer, same_tokenizer
 from fastdistill_ray.objectives import Objective
 from fastdistill_ray.optimization import Learner, train_step
@@ -120,6 +121,7 @@ def train(
             storage_path=str(job.out),
             failure_config=ray.train.FailureConfig(max_failures=training.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            worker_runtime_env={} if use_gpu else {"env_vars": ALLOCATOR},
         ),
     ).fit()
     if result.return_value:

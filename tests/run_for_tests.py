@@ -59,6 +59,8 @@ def make_run(folder: str | Path, skill: dict[str, tuple[float, float, float]] = 
     rng = np.random.default_rng(0)
     problems = {split: _problems(split, count, rng) for split, count in NUM_PROBLEMS.items()}
     _write_text(path / "recipe.yaml", dump_recipe(parse_recipe(RECIPE, "synthetic")))
+    memory = {"weights": 2**29, "activations": 3 * 2**28, "micro_batch_tokens": 512}
+    _write_json(path / "memory.json", {"HuggingFaceTB/SmolLM2-135M-Instruct": memory})
     _write_json(path / "versions.json", {"python": "3.11.2", "ray": "2.60.0", "git": "0123abc"})
     for split, rows in problems.items():
         _write_rows(path / f"stages/problems/{split}.parquet", rows, PROBLEM_SCHEMA)
@@ -195,6 +197,9 @@ def _write_trainings(path: Path, rng: np.random.Generator) -> None:
                 line["train/loss"] = ce + 0.5 * line.get("train/contrastive", 0.0)
                 warm = min(1.0, step / 2) * 0.5 * (1 + math.cos(math.pi * step / num_steps))
                 line |= {"train/learning_rate": rate * warm, "train/grad_norm": 1.0}
+                line |= {"train/trained_tokens": 900, "train/unique_tokens": 1300}
+                line |= {"train/row_tokens": 3700, "train/computed_tokens": 1400}
+                line |= {"memory/peak_gib": 3.0 + 0.01 * step}
                 lines.append(json.dumps(line | {"train/num_groups": 4, "time/step": 5.0}))
             file = path / f"stages/train/{student}/lr_{rate:g}/metrics.jsonl"
             _write_text(file, "\n".join(lines) + "\n")

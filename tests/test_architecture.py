@@ -38,7 +38,7 @@ ORDER = [
     ["config"],
     ["run_dir", "progress"],
     ["attention", "models", "problems", "groups", "compaction", "student", "checkpoints"],
-    ["generation", "stream"],
+    ["generation", "memory", "stream"],
     ["optimization"],
     ["curation", "evaluation", "training"],
     ["comparison", "plan"],

@@ -5,15 +5,8 @@ import torch
 from torch.nn.attention.flex_attention import create_mask
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from fastdistill_ray.attention import (
-    GROUPED,
-    GroupedAttention,
-    Segment,
-    packed_mask,
-    segments,
-    window_of,
-)
-from fastdistill_ray.packing import Inputs, packed_batch
+from fastdistill_ray.attention import GROUPED, GroupedAttention, packed_mask, window_of
+from fastdistill_ray.packing import Inputs, Segment, packed_batch
 from fastdistill_ray.student import Student, check_packed_attention, probe_group, to_device
 
 CPU = torch.device("cpu")
@@ -90,7 +83,7 @@ def test_packed_mask_equals_the_rule_written_out(window: int | None) -> None:
 
 
 def test_segments_are_the_prompts_and_completions_without_padding() -> None:
-    found = segments(make_inputs())
+    found = make_inputs().segments
     bounds = [(0, 24), (24, 40), (40, 49), (49, 69)]  # a prompt, completions of 16, 9 and 20
     first = [Segment(a, b, 0, 24 if a else 0) for a, b in bounds]
     second = [Segment(69 + a, 69 + b, 69, 69 + p) for a, b, _, p in first]
@@ -108,7 +101,7 @@ def test_grouped_attention_value_and_gradient_equal_a_dense_float64_softmax(
     leaves = [torch.randn(heads, length, 8, requires_grad=True) for heads in (4, 2, 2)]
     doubles = [one.detach().double().requires_grad_() for one in leaves]
     slope = torch.randn(4, length, 8)
-    out = GroupedAttention.apply(*leaves, segments(inputs), scale, window, softcap)
+    out = GroupedAttention.apply(*leaves, inputs.segments, scale, window, softcap)
     (out * slope).sum().backward()
     query, key, value = doubles[0], *(one.repeat_interleave(2, 0) for one in doubles[1:])
     scores = query @ key.mT * scale

@@ -125,7 +125,14 @@ def test_packed_batch_sources_predict_labels_and_first_tokens_come_from_the_prom
     batch = packed_batch(groups, multiple_of=16)
     inputs = batch.inputs
     assert inputs.input_ids.shape == (1, 32)
-    assert batch.counts == {"groups": 2, "completions": 5, "tokens": 13, "unique_tokens": 19}
+    assert batch.counts == {
+        "groups": 2,
+        "completions": 5,
+        "tokens": 13,
+        "unique_tokens": 19,
+        "row_tokens": 29,
+        "computed_tokens": 32,
+    }
     k, start = 0, 0
     for number, group in enumerate(groups):
         place = start + len(group.prompt_ids)

@@ -196,6 +196,22 @@ def test_report_groups_table_counts_kept_and_dropped_groups(run: Path) -> None:
     ]
 
 
+def test_report_says_what_packing_saved_and_the_memory_planned(run: Path) -> None:
+    tables = read_tables((run / "report.md").read_text(encoding="utf-8"))
+    computed = tables["What training computed"][1:]
+    steps = NUM_PROBLEMS["train"] // 4 * 2
+    shares = [f"{100 * (1 - 1300 / 3700):.1f}", f"{100 * (1 - 1300 / 1400):.1f}"]
+    peak = f"{3.0 + 0.01 * steps:.1f}"
+    assert len(computed) == 4
+    for row in computed:
+        assert row[1:] == [f"{900 * steps:,}", f"{1400 * steps:,}", *shares, peak]
+    planned = tables["Memory of a rank in GiB, as planned"]
+    assert planned == [
+        ["Student", "Weights", "Activations", "All"],
+        ["HuggingFaceTB/SmolLM2-135M-Instruct", "0.50", "0.75", "1.2"],
+    ]
+
+
 def test_report_cost_table_adds_up_all_stages(run: Path) -> None:
     rows = read_tables((run / "report.md").read_text(encoding="utf-8"))["Cost"][1:]
     manifests = [json.loads(file.read_text()) for file in run.rglob("manifest.json")]

@@ -3,17 +3,21 @@
 Tolerances: float32 against float64 on a 2-layer model, 1e-5 relative to the largest gradient.
 """
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from models_for_tests import make_tiny_model
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM
 
-from fastdistill_ray.attention import Segment
 from fastdistill_ray.config import LoraKnobs
 from fastdistill_ray.objectives import AdvDistill, Sft
 from fastdistill_ray.packing import (
     MicroBatch,
+    Segment,
     TrainCompletion,
     TrainGroup,
     pack_groups,
@@ -181,6 +185,54 @@ def test_chunked_logprob_value_and_gradient_equal_autograd(
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
+class LargestTensor(TorchDispatchMode):
+    """The most elements of any tensor that an operation returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = function(*args, **(kwargs or {}))
+        for one in tree_leaves(out):
+            if isinstance(one, torch.Tensor):
+                self.numel = max(self.numel, one.numel())
+        return out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_chunked_logprob_makes_no_tensor_of_all_tokens_and_vocabulary(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    tokens, vocabulary, width = 256, 512, 16
+    monkeypatch.setattr("fastdistill_ray.student.CHUNK_BYTES", {"cpu": 4 * vocabulary * 32})
+    hidden = torch.randn(tokens, width, dtype=dtype, requires_grad=True)
+    weight = torch.randn(vocabulary, width, dtype=dtype, requires_grad=True)
+    labels = torch.randint(0, vocabulary, (tokens,))
+    with LargestTensor() as largest:
+        ChunkedLogprob.apply(hidden, weight, None, labels, None).sum().backward()
+    assert largest.numel == 32 * vocabulary
+
+
+def test_chunked_logprob_of_bf16_inputs_reduces_in_float32() -> None:
+    """Against float64 of the same bf16 inputs: the logits' rounding is all that is lost."""
+    torch.manual_seed(0)
+    hidden = torch.randn(64, 32).bfloat16().requires_grad_()
+    weight = (torch.randn(5000, 32) / 8).bfloat16().requires_grad_()
+    labels, slope = torch.randint(0, 5000, (64,)), torch.randn(64)
+    logprob = ChunkedLogprob.apply(hidden, weight, None, labels, None)
+    (logprob * slope).sum().backward()
+    exact = [one.detach().double().requires_grad_() for one in (hidden, weight)]
+    expected = (exact[0] @ exact[1].T).log_softmax(-1).gather(1, labels[:, None])[:, 0]
+    (expected * slope).sum().backward()
+    assert logprob.dtype == torch.float32
+    assert (logprob - expected).abs().max() <= 2**-8 * expected.abs().max()
+    for actual, one in zip((hidden, weight), exact, strict=True):
+        assert (actual.grad - one.grad).norm() <= 2**-7 * one.grad.norm()
+
+
 def test_check_packed_attention_passes_on_a_model_that_honours_the_mask(folder: str) -> None:
     student = load(folder)
     assert check_packed_attention(student, probe_group(300), precision="fp32") < 1e-5
@@ -195,8 +247,8 @@ def test_check_packed_attention_refuses_a_model_that_ignores_the_mask(
             if "proj" in name:
                 one.mul_(20)
     monkeypatch.setattr(
-        "fastdistill_ray.attention.segments",
-        lambda inputs: [Segment(0, inputs.input_ids.shape[1], 0, 0)],
+        "fastdistill_ray.student.attention_arguments",
+        lambda inputs, config: {"segments": [Segment(0, inputs.input_ids.shape[1], 0, 0)]},
     )
     with pytest.raises(ValueError, match=r"training\.shared_prompt: false"):
         check_packed_attention(student, probe_group(300), precision="fp32")
