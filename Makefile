@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready-$(shell cksum < pyproject.toml | cut -d' ' -f1)
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test test-pure test-slow check bench setup clean
+.PHONY: demo test test-pure test-slow fuzz check bench setup clean
 
 demo: $(READY)
 	$(BIN)/fastdistill distill jobs/recipes/demo.yaml --run-dir runs/demo
@@ -18,6 +18,10 @@ test-pure: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow
+
+# A part of test-slow: 20,000 random and spoilt answers to the judge.
+fuzz: $(READY)
+	$(BIN)/python -m pytest -q -s -m slow tests/test_judging_fuzz.py
 
 check: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

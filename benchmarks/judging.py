@@ -29,6 +29,7 @@ from math_verify import LatexExtractionConfig, parse, verify
 
 from fastdistill_ray.records import Kind
 from fastdistill_ray.verifiers import Judge, VerifierKnobs
+from fastdistill_ray.verifiers.extraction import find_boxes
 
 GSM8K = "gsm8k/example_model_solutions.jsonl"
 MATH = ("math/train.parquet", "math/test.parquet")
@@ -88,8 +89,10 @@ def read_sets(data: Path, limit: int) -> dict[str, list[Case]]:
     lines = (data / GSM8K).read_text(encoding="utf-8").splitlines()
     gsm8k = [case for line in lines for case in gsm8k_group(json.loads(line))]
     problems = [row for name in MATH for row in pq.read_table(data / name).to_pylist()]
-    solved = [row["reward_model"]["ground_truth"] for row in problems]
-    solved = [one for one in solved if one["target"].strip()]
+    # The copy's `target` lost spaces and row breaks: the last box of the solution is the reference.
+    solutions = [row["reward_model"]["ground_truth"]["solution"] for row in problems]
+    solved = [{"solution": one, "target": last_box(one)} for one in solutions]
+    solved = [one for one in solved if one["target"]]
     random.Random(0).shuffle(solved)
     return {
         "gsm8k": gsm8k[:limit],
@@ -97,6 +100,11 @@ def read_sets(data: Path, limit: int) -> dict[str, list[Case]]:
         "math": math_singles(solved, limit),
         "math_groups": math_groups(solved, limit),
     }
+
+
+def last_box(text: str) -> str:
+    boxes = find_boxes(text)
+    return text[boxes[-1].start : boxes[-1].end].strip() if boxes else ""
 
 
 def gsm8k_group(line: dict[str, Any]) -> list[Case]:

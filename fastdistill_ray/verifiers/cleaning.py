@@ -63,6 +63,7 @@ _REPEATING = re.compile(
     r"(?:\\(?:overline|bar|dot) ?(?:\{ ?(\d{1,40}) ?\}|(\d))|\((\d{1,40})\))(?!\d)"
 )
 _BASE_TEN = re.compile(r"(?<=\d) ?_ ?(?:10(?!\d)|\{ ?10 ?\})")
+_HALF_DAY = re.compile(r"(?<=\d) ?([AaPp])\.?[Mm]\.?$")
 _QUOTES = "\"'`"
 
 
@@ -99,7 +100,8 @@ def comparable(text: str) -> str:
     """The form in which two writings of the same thing are equal strings; case is kept."""
     if text.isascii() and text.isalnum():
         return text
-    return _LOOSE_SPACE.sub("", _SCRIPT_BRACES.sub(r"\1\2", unwrap(text)))
+    text = _LOOSE_SPACE.sub("", _SCRIPT_BRACES.sub(r"\1\2", unwrap(text)))
+    return _HALF_DAY.sub(lambda half: half[1].lower() + "m", text)
 
 
 def exact_notation(text: str) -> str:

@@ -41,7 +41,9 @@ class Unreadable(Exception):
 
 
 class Structure(NamedTuple):
-    """shape: atom, tuple (brackets say which), set, list or union; an atom is its only item."""
+    """shape: atom, tuple (brackets say which), set, list, union or matrix (brackets: its rows'
+    lengths); an atom is its only item.
+    """
 
     shape: str
     brackets: str
@@ -79,6 +81,9 @@ _SYNONYMS = tuple(
         (r"\\rangle(?![A-Za-z])", ")"),
         (r"\\[lr]vert(?![A-Za-z])", "|"),
         (r"\\colon(?![A-Za-z])", ":"),
+        # Data sets lost spaces: \pir is \pi r.
+        (r"\\(pi|theta|alpha|beta|phi|ln|cdot|times)(?=[A-Za-z])", r"\\\1 "),
+        (r"\\(sin|cos|tan|log)(?=[A-Za-gi-z])", r"\\\1 "),
         (r"\\(?:lor|vee)(?![A-Za-z])", " or "),
         (r"\\(?:land|wedge)(?![A-Za-z])", " and "),
         (r"\\(?:mathrm|text|mathit) ?\{ ?([ie]) ?\}(?!\^[23])", r"\1"),
@@ -88,8 +93,9 @@ _MATRIX = re.compile(r"\\begin\{[a-zA-Z]?matrix\}.*?\\end", re.DOTALL)
 _LONE_BACKSLASH = re.compile(r"(?<!\\)\\(?=[-\d])")
 # After a space a unit, before which 5 is the value: `5 m`, but not 5m or 5 x.
 _UNIT_AFTER_NUMBER = re.compile(r"\d (?:[A-Za-z/]{2,}|[msghL])(?:\^\{?[23]\}?)?$")
+_MATRIX_CELLS = re.compile(r"\\begin\{([pb]?matrix)\}(.*)\\end\{\1\}", re.DOTALL)
 _EMPTY = ("empty set", "the empty set", "no solution", "no solutions", "no real solutions")
-_CONJUNCTION = re.compile(r"\\(?:text|mbox|mathrm|textrm) ?\{\s*(or|and|,|;)\s*\}")
+_CONJUNCTION = re.compile(r"\\(?:text|mbox|mathrm|textrm) ?\{\s*(,?\s*(?:or|and)|[,;])\s*\}")
 _SIGNS = re.compile(r"\\(pm|mp)(?![A-Za-z])")
 _BOTH = ({"pm": "+", "mp": "-"}, {"pm": "-", "mp": "+"})
 _WORDS = re.compile(r"[^\W\d_]{2,}(?:[ '-][^\W\d_]+)*[.?!]?")
@@ -173,6 +179,11 @@ def parse_structure(text: str) -> Structure:
         return Structure("list", "", items)
     after = _ASSIGNED.match(text) or _POINT.match(text)
     body = text[after.end() :] if after else text
+    matrix = _MATRIX_CELLS.fullmatch(body)
+    if matrix and "\\begin" not in matrix[2]:
+        rows = [row.split("&") for row in matrix[2].strip().removesuffix("\\\\").split("\\\\")]
+        cells = [cell.strip() for row in rows for cell in row]
+        return Structure("matrix", str([len(row) for row in rows]), cells)
     for opening, closing in (("\\{", "\\}"), ("(", ")"), ("[", "]"), ("(", "]"), ("[", ")")):
         if body.startswith(opening) and body.endswith(closing) and _encloses(body):
             inside = _split(body[len(opening) : -len(closing)], (",", ";"))
@@ -219,9 +230,12 @@ def _is_equal(reference: str, answer: str, by: Means) -> bool:
     expected, given = (_expanded(parse_structure(text)) for text in (reference, answer))
     if expected.shape == given.shape == "atom":
         return _is_equal_atom(reference, answer, by)
-    if expected.shape == given.shape == "tuple":
+    if expected.shape == given.shape and expected.shape in ("tuple", "matrix"):
         same_brackets = expected.brackets == given.brackets
         return same_brackets and _is_same_sequence(expected.items, given.items, by)
+    if "matrix" in (expected.shape, given.shape):
+        is_computed = "\\begin" in reference and "\\begin" in answer  # as in 2 \begin{pmatrix}
+        return is_computed and _ask(reference, answer, by)
     if {expected.shape, given.shape} <= {"list", "set"}:
         return _is_same_collection(expected, given, by)
     if expected.shape == given.shape == "union":

@@ -57,6 +57,7 @@ def to_latex(text: str) -> str:
     text = re.sub(r"(?<![\\A-Za-z])(?:infinity|inf|oo)(?![A-Za-z])", r"\\infty ", text)
     names = "|".join(_NAMES)
     text = re.sub(rf"(?<![\\A-Za-z])({names})(?![A-Za-z])", r"\\\1 ", text)
+    text = re.sub(r"\\(sin|cos|tan|cot|sec|csc) ?\^ ?(\d)", r"\\\1^{\2} ", text)
     text = text.replace("**", "^").replace("*", r" \cdot ")
     text = text.replace("<=", r"\le ").replace(">=", r"\ge ")
     text = re.sub(r"\^ ?\(([^()]*)\)", r"^{\1}", text)

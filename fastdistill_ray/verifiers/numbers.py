@@ -40,7 +40,7 @@ class TooLarge(Exception):
 
 
 _LITERAL = re.compile(
-    r"(?P<whole>\d{1,3}(?:,\d{3})+(?![\d,])|\d{1,3}(?: \d{3})+(?! ?\d)|\d+(?!,\d))?"
+    r"(?P<whole>\d{1,3}(?:,\d{3})+(?![\d,])|\d{1,3}(?: \d{3})+(?! ?[\d/])|\d+(?!,\d))?"
     r"(?:\.(?P<part>\d*))?(?:[eE](?P<exponent>[+-]?\d{1,18})(?![\w.]))?",
     re.ASCII,
 )
