@@ -24,9 +24,10 @@ from vllm.v1.engine.logprobs import LogprobsProcessor
 from vllm.v1.outputs import LogprobsLists
 
 from fastdistill_ray.advantages import AdvantageKnobs, SelectionKnobs
-from fastdistill_ray.curation import GroupWriter, Judging
+from fastdistill_ray.curation import GroupWriter
 from fastdistill_ray.generation.outputs import Answer, RawCompletion, with_completions
 from fastdistill_ray.generation.vllm_engine import flat_logprobs
+from fastdistill_ray.judging import Judging
 from fastdistill_ray.models import fetch_model, load_tokenizer
 from fastdistill_ray.records import REQUEST_SCHEMA
 from fastdistill_ray.rewards import RewardKnobs

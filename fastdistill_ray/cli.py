@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     arguments, overrides = parser.parse_known_args(argv)
     try:
-        if arguments.verb not in JOBS and overrides:
+        if arguments.verb not in (*JOBS, "score") and overrides:
             raise ValueError(f"unknown argument {overrides[0]}; see fastdistill --help")
         return arguments.run(arguments, overrides)
     except ValueError as error:
@@ -58,11 +58,24 @@ def build_parser() -> argparse.ArgumentParser:
     report = verbs.add_parser("report", help="report.html and report.md of a run folder")
     report.add_argument("run_dir", metavar="RUN_DIR")
     report.set_defaults(run=run_report)
-    score = verbs.add_parser("score", help="judge a JSONL file of responses")
-    score.add_argument("file", metavar="FILE.jsonl")
-    score.add_argument("--output", required=True, metavar="OUT.jsonl")
-    score.add_argument("--recipe", default="", help="its reward, advantage and objective.tau")
+    score = verbs.add_parser(
+        "score",
+        help="judge a JSONL file of responses, or a run's completions under another recipe",
+        description="Judges a file of responses; or judges, rewards and weights the completions of "
+        "a run again, into a new run: the teacher is not asked.",
+        epilog="A run's recipe, or the one of --recipe, can be changed: --section.field=value.",
+        allow_abbrev=False,
+    )
+    score.add_argument("source", metavar="FILE.jsonl|RUN_DIR")
+    score.add_argument("--output", required=True, metavar="OUT.jsonl|NEW_RUN_DIR")
+    score.add_argument("--recipe", default="", help="its reward, advantage, objective.tau (a file)")
     score.set_defaults(run=run_score)
+    audit = verbs.add_parser("audit", help="a page of judged completions, some of each verdict")
+    audit.add_argument("source", metavar="RUN_DIR|FILE.jsonl", help="a file that score has judged")
+    audit.add_argument("--output", default="", help="the page (default: audit.html beside it)")
+    audit.add_argument("--per-verdict", type=int, default=8, help="completions shown of each")
+    audit.add_argument("--seed", type=int, default=0, help="of the choice")
+    audit.set_defaults(run=run_audit)
     fields = verbs.add_parser("fields", help="every field of a recipe, its default and meaning")
     fields.set_defaults(run=run_fields)
     return parser
@@ -138,7 +151,9 @@ def run_report(arguments: argparse.Namespace, _overrides: list[str]) -> int:
     return 0
 
 
-def run_score(arguments: argparse.Namespace, _overrides: list[str]) -> int:
+def run_score(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    if Path(arguments.source).is_dir():
+        return _score_run(arguments, overrides)
     from fastdistill_ray.advantages import AdvantageKnobs
     from fastdistill_ray.objectives import AdvDistill
     from fastdistill_ray.rewards import RewardKnobs
@@ -147,15 +162,38 @@ def run_score(arguments: argparse.Namespace, _overrides: list[str]) -> int:
     reward, advantage, tau = RewardKnobs(), AdvantageKnobs(), AdvDistill().tau
     if arguments.recipe:
         from fastdistill_ray.config import load_recipe
+        from fastdistill_ray.judging import judging_of
 
-        recipe = load_recipe(arguments.recipe, [])
-        reward, advantage = recipe.reward, recipe.advantage
-        tau = getattr(recipe.objective, "tau", tau)
+        reward, advantage, _, tau = judging_of(load_recipe(arguments.recipe, overrides))
+    elif overrides:
+        raise ValueError(f"{overrides[0]}: name the recipe it changes with --recipe")
     summary = score_file(
-        arguments.file, arguments.output, reward=reward, advantage=advantage, tau=tau
+        arguments.source, arguments.output, reward=reward, advantage=advantage, tau=tau
     )
     counts = ", ".join(f"{verdict} {count}" for verdict, count in summary.verdicts.items())
     print(f"{summary.num_lines} lines, {summary.num_responses} responses: {counts}")
+    return 0
+
+
+def _score_run(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    from fastdistill_ray.rescoring import next_step, rescore_run, summary
+
+    if arguments.recipe:
+        raise ValueError("--recipe: a run has its own; change it with --section.field=value")
+    run = rescore_run(arguments.source, arguments.output, overrides)
+    print(f"{summary(run)}\nnext: {next_step(run)}")
+    return 0
+
+
+def run_audit(arguments: argparse.Namespace, _overrides: list[str]) -> int:
+    from fastdistill_ray.audit import write_audit
+
+    if arguments.per_verdict < 1:
+        raise ValueError(f"--per-verdict: {arguments.per_verdict}, expected 1 or more")
+    page, shares = write_audit(
+        arguments.source, arguments.output, arguments.per_verdict, arguments.seed
+    )
+    print(f"{shares}\n{page}")
     return 0
 
 

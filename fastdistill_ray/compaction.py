@@ -7,6 +7,7 @@ name yet hold only logged keys and go; after the new log is in place the same is
 import json
 import os
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,6 +87,7 @@ def _merge_commits(name: str, run: list[Commit]) -> Commit:
         dropped=[dropped for commit in run for dropped in commit.dropped],
         num_tokens=sum(commit.num_tokens for commit in run),
         prompt_tokens=sum(commit.prompt_tokens for commit in run),
+        verdicts=dict(sum((Counter(commit.verdicts) for commit in run), Counter())),
         cost=sum(commit.cost for commit in run),
         time=run[-1].time,
         parts=[(commit.file, len(commit.keys), commit.time) for commit in run],

@@ -15,7 +15,8 @@ from fastdistill_ray.knobs import Knobs, models_in
 from fastdistill_ray.lineup import NAME, Baseline, ComparedModel, CompareKnobs, Student
 from fastdistill_ray.objectives import Objective
 from fastdistill_ray.prompts import PromptKnobs
-from fastdistill_ray.rewards import SCORES, RewardKnobs
+from fastdistill_ray.rewards import RewardKnobs
+from fastdistill_ray.rewards.scorer import weight_errors
 from fastdistill_ray.tasks import TaskKnobs
 from fastdistill_ray.teachers import (
     ENDPOINT_TAG,
@@ -205,9 +206,7 @@ def combination_errors(recipe: Recipe) -> list[str]:
             f"in the engine's max_model_len = {evaluation.engine.max_model_len}"
         )
     errors += _teaching_errors(recipe)
-    if unknown := sorted(set(recipe.reward.weights) - set(SCORES)):
-        errors.append(f"reward.weights: no score is named {unknown}; known: {', '.join(SCORES)}")
-    return errors
+    return errors + weight_errors(recipe.reward)
 
 
 def _lineup_errors(recipe: Recipe, size: int) -> list[str]:
@@ -301,7 +300,9 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     *sections, name = key.split(".")
     node = tree
     for section in sections:
-        node = node.setdefault(section, {})
+        if node.get(section) is None:  # absent, or null in a written recipe
+            node[section] = {}
+        node = node[section]
         if not isinstance(node, dict):
             raise ValueError(f"override {override!r}: {section} is not a section")
     try:
@@ -321,7 +322,7 @@ def _first_error(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"{where}: required, not given"
     message = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {message} (got {first['input']!r})" if where else message
+    return f"{where}: {message} (got {first['input']!r:.200})" if where else message
 
 
 def _suggestion(loc: tuple[int | str, ...]) -> str:

@@ -9,7 +9,7 @@ import json
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,39 +17,30 @@ import pyarrow.compute as pc
 import ray.data
 from ray.data import ActorPoolStrategy
 
-from fastdistill_ray.advantages import (
-    AdvantageKnobs,
-    SelectionKnobs,
-    drop_reason,
-    group_advantages,
-    select_completions,
-    softmax_weights,
-)
 from fastdistill_ray.compaction import merge_files, replace_log, small_runs
 from fastdistill_ray.config import PoolKnobs, PoolsKnobs
 from fastdistill_ray.generation import EngineSpec, ProblemRequests, completions
 from fastdistill_ray.generation.outputs import with_arrays, without_arrays
 from fastdistill_ray.groups import FAILED, Commit, Store
+from fastdistill_ray.judging import (
+    Judging,
+    check_failures,
+    count_verdicts,
+    judge_rows,
+    store_result,
+)
 from fastdistill_ray.problems import ProblemFile
 from fastdistill_ray.progress import Progress
 from fastdistill_ray.records import GROUP_SCHEMA
-from fastdistill_ray.rewards import RewardKnobs
+from fastdistill_ray.rewards import Scorer
+from fastdistill_ray.rewards.scorer import LLM_JUDGE
 from fastdistill_ray.run_dir import StageResult
-from fastdistill_ray.scoring import Response, score_group
 from fastdistill_ray.teachers import EndpointKnobs, SamplingKnobs, TeacherKnobs, assign
 from fastdistill_ray.verifiers import Judge
 
 MAX_GROUPS_PER_FILE = 64
 MAX_VALUES_PER_FILE = 1 << 27  # token ids or log-probabilities
-REFUSED = "refused_by_teacher"
 ROWS_AT_ONCE = 1024
-
-
-class Judging(NamedTuple):
-    reward: RewardKnobs
-    advantage: AdvantageKnobs
-    selection: SelectionKnobs
-    tau: float
 
 
 class GroupWriter:
@@ -59,6 +50,7 @@ class GroupWriter:
         self.store = Store(folder)
         self.judging = judging
         self.judge = Judge(judging.reward.verifier)
+        self.scorer = Scorer(judging.reward, Path(folder) / LLM_JUDGE)
         self.sampling = sampling
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -73,59 +65,9 @@ class GroupWriter:
         )
 
     def _commit(self, batch: pa.Table) -> Commit:
-        rows = [
-            {**judge_group(row, self.judging, self.judge), "sampling": self.sampling}
-            for row in without_arrays(batch)
-        ]
+        asked = [{**row, "sampling": self.sampling} for row in without_arrays(batch)]
+        rows = judge_rows(asked, self.judging, self.judge, self.scorer)
         return self.store.write(with_arrays(pa.Table.from_pylist(rows, schema=GROUP_SCHEMA), batch))
-
-
-def judge_group(row: dict[str, Any], judging: Judging, judge: Judge) -> dict[str, Any]:
-    """A row with raw completions -> a row of GROUP_SCHEMA (without sampling and arrays).
-
-    A completion that selection leaves out keeps its verdict and scores, has no advantage and no
-    weight, and takes no part in its group's statistics.
-    """
-    raw = row["completions"]
-    chosen = select_completions([one["text"] for one in raw], judging.selection, row["problem_id"])
-    members = _scored(row, [raw[i] for i in chosen], judging, judge)
-    others = _scored(row, [one for i, one in enumerate(raw) if i not in chosen], judging, judge)
-    left_out = iter([{**one, "advantage": None, "weight": None} for one in others])
-    selected = iter(members)
-    return {
-        **row,
-        "completions": [
-            {**one, **next(selected if i in chosen else left_out)} for i, one in enumerate(raw)
-        ],
-        "dropped": drop_reason(
-            [member["verdict"] == "correct" for member in members],
-            [member["reward"] for member in members],
-            judging.selection,
-        )
-        if raw
-        else REFUSED,
-    }
-
-
-def _scored(
-    row: dict[str, Any], raw: list[dict[str, Any]], judging: Judging, judge: Judge
-) -> list[dict[str, Any]]:
-    responses = [Response(one["text"], one["num_tokens"], one["finish_reason"]) for one in raw]
-    scored = score_group(
-        row["kind"],
-        row["reference"],
-        row["options"],
-        responses,
-        tolerance=row["tolerance"],
-        judge=judge,
-        reward=judging.reward,
-        advantage=judging.advantage,
-        tau=judging.tau,
-    )
-    return [
-        {**vars(one), "scores": [{"name": k, "value": v} for k, v in (one.scores or {}).items()]}
-        for one in scored
-    ]
 
 
 def curate(
@@ -158,11 +100,20 @@ def curate(
             **pools.judges.remote_args(),
         )
         price = sum(pools.price_per_hour(pools.of_teacher(i)) for i in range(len(teachers)))
-        log_commits(dataset, store, len(problems), price_per_hour=price)
+        most = judging.reward.max_failed_share
+        log_commits(dataset, store, len(problems), price_per_hour=price, max_failed_share=most)
+    check_failures(count_verdicts(store), judging.reward.max_failed_share, store)
     compact(store, pools.judges)
     unanswered = missing_requests(problems, store, teachers, sampling)
     assert not any(map(_has_one_that_fits, unanswered)), "a problem whose prompt fits has no group"
-    return _result(store, len(problems), num_too_long=sum(map(len, unanswered)))
+    num_too_long = sum(map(len, unanswered))
+    if num_too_long == len(problems):
+        raise ValueError(
+            f"teacher.engine.max_model_len: the prompts of all {num_too_long} problems leave no "
+            "room for sampling.max_new_tokens"
+        )
+    set_aside = {"prompt_too_long": num_too_long} if num_too_long else {}
+    return store_result(store, len(problems), set_aside)
 
 
 def groups_per_file(num_problems: int, sampling: SamplingKnobs) -> int:
@@ -221,66 +172,26 @@ def _digest(key: str) -> bytes:
     return hashlib.blake2b(key.encode(), digest_size=16).digest()
 
 
-def reselect(
-    groups: Path, selection: SelectionKnobs, advantage: AdvantageKnobs, tau: float, *, out: Path
-) -> StageResult:
-    """A store of the same groups with other completions selected; judgements are kept."""
-    source, store = Store(groups), Store(out)
-    store.recover()
-    committed = set(store.keys())
-    for table in source.tables():
-        rows = [
-            reselected_group(row, selection, advantage, tau)
-            for row in table.to_pylist()
-            if row["problem_id"] not in committed
-        ]
-        if rows:
-            store.append(store.write(pa.Table.from_pylist(rows, schema=GROUP_SCHEMA)))
-    dropped = Counter(reason for commit in store.commits() for reason in commit.dropped)
-    kept = dropped.pop("", 0)
-    if not kept:
-        raise ValueError(
-            f"selection.group_size: none of the groups is kept with {selection.group_size} "
-            f"completions ({dict(dropped)})"
-        )
-    return StageResult(kept + dropped.total(), kept, dict(dropped))
-
-
-def reselected_group(
-    row: dict[str, Any], selection: SelectionKnobs, advantage: AdvantageKnobs, tau: float
-) -> dict[str, Any]:
-    """A GROUP_SCHEMA row with advantages and weights relative to the completions now selected."""
-    completions = row["completions"]
-    if any(one["reward"] is None for one in completions):  # of a reference that cannot be used
-        return row
-    texts = [one["text"] for one in completions]
-    chosen = select_completions(texts, selection, row["problem_id"])
-    rewards = [completions[i]["reward"] for i in chosen]
-    advantages = group_advantages(rewards, advantage)
-    weights = softmax_weights(advantages, tau)
-    signals: dict[int, dict[str, float | None]] = {
-        i: {"advantage": float(a), "weight": float(w)}
-        for i, a, w in zip(chosen, advantages, weights, strict=True)
-    }
-    none = {"advantage": None, "weight": None}
-    is_correct = [completions[i]["verdict"] == "correct" for i in chosen]
-    return {
-        **row,
-        "completions": [{**one, **signals.get(i, none)} for i, one in enumerate(completions)],
-        "dropped": drop_reason(is_correct, rewards, selection),
-    }
-
-
 def log_commits(
-    dataset: ray.data.Dataset, store: Store, total: int, *, price_per_hour: float
+    dataset: ray.data.Dataset,
+    store: Store,
+    total: int,
+    *,
+    price_per_hour: float,
+    max_failed_share: float,
 ) -> None:
-    """Run the dataset; log each commit as it arrives, then tell why groups are missing, if any."""
+    """Run the dataset; log each commit as it arrives, then tell why groups are missing, if any.
+
+    Stops where too many completions cannot be judged.
+    """
     failure = ""
+    verdicts: Counter[str] = Counter()
     groups = kept = 0
     paid, start = 0.0, time.monotonic()
     for commit in store.commits():
         groups, kept = groups + len(commit.keys), kept + commit.dropped.count("")
         paid += commit.cost
+        verdicts.update(commit.verdicts)
     progress = Progress(f"generate {store.folder.name}", total, done=groups)
     for row in dataset.iter_rows():
         if row["failure"]:
@@ -293,6 +204,8 @@ def log_commits(
         cost = paid + price_per_hour * (time.monotonic() - start) / 3600
         facts = f"kept {kept / groups:.0%}" + (f"  cost {cost:.2f}" if cost else "")
         progress.advance(len(commit.keys), commit.num_tokens, facts)
+        verdicts.update(commit.verdicts)
+        check_failures(verdicts, max_failed_share, store)
     progress.end()
     if failure:
         raise ValueError(
@@ -314,34 +227,3 @@ def compact(store: Store, pool: PoolKnobs) -> None:
     dataset.context.enable_progress_bars = False
     rows = dataset.map(merge, **pool.remote_args()).iter_rows()
     replace_log(store, {row["first"]: (row["merged"], row["count"]) for row in rows})
-
-
-def _result(store: Store, num_problems: int, num_too_long: int) -> StageResult:
-    reasons: Counter[str] = Counter()
-    prompt_tokens = completion_tokens = 0
-    cost = 0.0
-    for commit in store.commits():
-        reasons.update(commit.dropped)
-        prompt_tokens += commit.prompt_tokens
-        completion_tokens += commit.num_tokens
-        cost += commit.cost
-    if not reasons:
-        raise ValueError(
-            f"teacher.engine.max_model_len: the prompts of all {num_problems} problems leave no "
-            "room for sampling.max_new_tokens"
-        )
-    kept = reasons.pop("", 0)
-    set_aside = dict(reasons) | ({"prompt_too_long": num_too_long} if num_too_long else {})
-    if not kept:
-        raise ValueError(
-            f"no group of {reasons.total()} was kept ({set_aside}); look at the completions in "
-            f"{store.folder} and at teacher.prompt, reward.verifier and selection"
-        )
-    return StageResult(
-        rows_in=num_problems,
-        rows_out=kept,
-        set_aside=set_aside,
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
-        facts={"cost": cost} if cost else {},
-    )

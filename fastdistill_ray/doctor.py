@@ -24,6 +24,7 @@ from fastdistill_ray.models import (
 )
 from fastdistill_ray.prompts import PromptKnobs
 from fastdistill_ray.records import Problem, Split
+from fastdistill_ray.rewards import Scorer
 from fastdistill_ray.stream import FEED_CPUS
 from fastdistill_ray.teachers import EndpointKnobs, EngineKnobs
 
@@ -56,6 +57,12 @@ def check_endpoints(recipe: Recipe) -> None:
     for name, teacher in all_teachers(recipe).items():
         if isinstance(teacher.engine, EndpointKnobs):
             check_endpoint(name, teacher.model, teacher.engine)
+
+
+def check_rewards(recipe: Recipe) -> None:
+    """The user's functions load, and the key of an endpoint is there."""
+    with Scorer(recipe.reward) as scorer:
+        scorer.check()
 
 
 def check_prompts(recipe: Recipe, problems: Mapping[Split, Collection[Problem]]) -> None:

@@ -31,6 +31,7 @@ class Job:
         """Everything that can be known to fail, before anything expensive starts."""
         doctor.check_models(self.recipe)
         if not self.run.is_complete("groups"):
+            doctor.check_rewards(self.recipe)
             doctor.check_endpoints(self.recipe)
         doctor.check_prompts(self.recipe, problems)
         doctor.check_pools(self.recipe, ray.cluster_resources())

@@ -166,7 +166,7 @@ def read_group_numbers(folder: Path) -> GroupNumbers | None:
     """The store's numbers, a batch at a time; None when no group is committed."""
     fields = ("reward", "advantage", "num_tokens", "verdict")
     columns: dict[str, list[np.ndarray]] = {name: [] for name in (*fields, "size", "dropped")}
-    for batch in _group_batches(folder, ["dropped"], fields):
+    for batch in group_batches(folder, ["dropped"], fields):
         completions = batch.column("completions")
         values = completions.flatten()
         for name in fields:
@@ -195,7 +195,7 @@ def read_teachers(folder: Path) -> dict[str, Teacher]:
     """Every teacher named in the store, in the order of its names."""
     found: dict[str, np.ndarray] = {}
     columns = ["teacher", "prompt_num_tokens", "cost"]
-    for batch in _group_batches(folder, columns, ("num_tokens", "verdict")):
+    for batch in group_batches(folder, columns, ("num_tokens", "verdict")):
         completions = batch.column("completions")
         sizes = completions.value_lengths().to_numpy(zero_copy_only=False).astype(int)
         owner = np.repeat(np.arange(len(sizes)), sizes)
@@ -224,7 +224,7 @@ def example_groups(run: Run) -> list[tuple[str, dict[str, Any]]]:
     found: dict[str, dict[str, Any]] = {}
     columns = ["question", "reference", "dropped"]
     fields = ("text", "num_tokens", "finish_reason", "verdict", "reward", "advantage", "weight")
-    batches = _group_batches(run.path / "stages" / "groups", columns, fields, batch_size=64)
+    batches = group_batches(run.path / "stages" / "groups", columns, fields, batch_size=64)
     num_seen = 0
     for batch in batches:
         for group in batch.to_pylist():
@@ -348,7 +348,7 @@ def _texts(path: Path, model: str, split: str, ids: list[str]) -> dict[str, dict
     return {row["problem_id"]: row for row in rows.to_pylist()}
 
 
-def _group_batches(
+def group_batches(
     folder: Path, columns: list[str], fields: tuple[str, ...], batch_size: int = 4096
 ) -> Iterator[pa.RecordBatch]:
     """The named columns and fields of the completions from every file, each group once."""

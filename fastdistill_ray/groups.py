@@ -46,6 +46,7 @@ class Commit(NamedTuple):
     time: float
     cost: float = 0.0  # money
     parts: list[tuple[str, int, float]] = []  # (file, rows, time) of each file merged into this
+    verdicts: dict[str, int] = {}  # of the completions
 
 
 class Location(NamedTuple):
@@ -212,7 +213,9 @@ def _commit_of(name: str, table: pa.Table, key: str) -> Commit:
     rows = table.num_rows
     dropped = table["dropped"].to_pylist() if "dropped" in table.column_names else [""] * rows
     # Arrow's own sum: token ids never become Python objects here.
-    lengths = pc.struct_field(pc.list_flatten(table["completions"]), "num_tokens")
+    completions = pc.list_flatten(table["completions"])
+    lengths = pc.struct_field(completions, "num_tokens")
+    verdicts = pc.value_counts(pc.struct_field(completions, "verdict").combine_chunks())
     return Commit(
         file=name,
         keys=table[key].to_pylist(),
@@ -221,6 +224,7 @@ def _commit_of(name: str, table: pa.Table, key: str) -> Commit:
         prompt_tokens=pc.sum(table["prompt_num_tokens"]).as_py() or 0,
         time=time.time(),
         cost=(pc.sum(table["cost"]).as_py() or 0.0) if "cost" in table.column_names else 0.0,
+        verdicts={one["values"]: one["counts"] for one in verdicts.to_pylist()},
     )
 
 

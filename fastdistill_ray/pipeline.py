@@ -13,14 +13,15 @@ from pathlib import Path
 from fastdistill_ray import training
 from fastdistill_ray.comparison import Trial, choose, write_results
 from fastdistill_ray.config import Recipe, all_teachers, students
-from fastdistill_ray.curation import Judging, curate, reselect
+from fastdistill_ray.curation import curate
 from fastdistill_ray.evaluation import Model, evaluate
 from fastdistill_ray.groups import FAILED, StepPlan, Store, num_steps, wait_until_complete
+from fastdistill_ray.judging import judging_of
 from fastdistill_ray.lineup import ComparedModel, Student
-from fastdistill_ray.objectives import AdvDistill
 from fastdistill_ray.problems import ProblemFile, write_problems
 from fastdistill_ray.progress import FollowMetrics
 from fastdistill_ray.records import SPLITS, Problem, Split
+from fastdistill_ray.rescoring import reselect
 from fastdistill_ray.run_dir import RunDir, StageResult, write_text
 from fastdistill_ray.stream import RankStreams
 from fastdistill_ray.tasks import TaskKnobs, load_problems
@@ -56,12 +57,7 @@ def generate_groups(recipe: Recipe, run: RunDir, problems: ProblemFile) -> Path:
         problems,
         list(all_teachers(recipe).values()),
         recipe.sampling,
-        Judging(
-            recipe.reward,
-            recipe.advantage,
-            recipe.selection,
-            getattr(recipe.objective, "tau", AdvDistill().tau),
-        ),
+        judging_of(recipe),
         recipe.pools,
         pool=recipe.pools.teacher,
     )
@@ -144,7 +140,7 @@ def _groups_for(recipe: Recipe, run: RunDir, student: Student) -> Path:
         groups,
         recipe.selection.model_copy(update={"group_size": student.group_size}),
         recipe.advantage,
-        getattr(recipe.objective, "tau", AdvDistill().tau),
+        judging_of(recipe).tau,
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from typing import get_origin
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -160,8 +161,9 @@ def _field_lines(model: type[BaseModel], prefix: str) -> Iterator[str]:
             continue
         key = prefix + (field.alias or name)
         if sections := models_in(field.annotation):
+            inner = f"{key}.NAME." if get_origin(field.annotation) is dict else f"{key}."
             for section in sections:
-                yield from _field_lines(section, f"{key}.")
+                yield from _field_lines(section, inner)
             continue
         default = field.get_default(call_default_factory=True)
         shown = "required" if default is PydanticUndefined else json.dumps(default, default=str)

@@ -69,7 +69,7 @@ COMPLETION = pa.struct(
         ("verdict", pa.string()),
         ("answer", pa.string()),
         ("reason", pa.string()),
-        ("scores", pa.list_(SCORE)),  # raw, before the reward's weights
+        ("scores", pa.list_(SCORE)),  # raw, before the reward's weights; null: it failed
         ("reward", pa.float64()),
         ("advantage", pa.float64()),
         ("weight", pa.float64()),  # under the recipe the group was made with

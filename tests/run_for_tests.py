@@ -164,7 +164,7 @@ def _answer(
     tokens = int(np.clip(rng.normal(length * (0.9 if is_right else 1.2), length / 5), 8, 256))
     lenient = "correct" if is_right else "wrong"
     return {
-        **{k: problem[k] for k in ("problem_id", "task", "split", "kind", "question", "reference")},
+        **problem,
         "model": model,
         "k": 0,
         "text": _text(problem, is_right, is_formatted, 3),

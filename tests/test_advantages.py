@@ -16,7 +16,7 @@ from fastdistill_ray.advantages import (
     select_completions,
     softmax_weights,
 )
-from fastdistill_ray.rewards import CosineKnobs, cosine_score
+from fastdistill_ray.rewards.lengths import CosineKnobs, cosine_score
 
 REWARDS = [2.9619397663, 2.5, 0.8535533906, -1.0]
 ADVANTAGES = [1.0493400784, 0.7525169439, -0.3054206468, -1.4964363755]

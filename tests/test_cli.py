@@ -29,6 +29,10 @@ def fastdistill(*arguments: str) -> subprocess.CompletedProcess:
         ("train", "jobs/recipes/demo.yaml", "--sampling.n=1"),
         ("report", "nowhere"),
         ("score", "nowhere.jsonl", "--output", "out.jsonl"),
+        ("score", "tests", "--output", "new_run"),
+        ("score", "nowhere.jsonl", "--output", "out.jsonl", "--reward.length_unit=characters"),
+        ("audit", "nowhere"),
+        ("audit", "tests", "--seed=1", "--selection.seed=1"),
     ],
 )
 def test_cli_user_error_ends_with_code_2_and_one_line(arguments):

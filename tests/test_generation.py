@@ -12,7 +12,7 @@ import pytest
 from models_for_tests import make_tiny_model
 
 from fastdistill_ray.advantages import AdvantageKnobs, SelectionKnobs
-from fastdistill_ray.curation import REFUSED, GroupWriter, Judging, log_commits, missing_rows
+from fastdistill_ray.curation import GroupWriter, log_commits, missing_rows
 from fastdistill_ray.generation import (
     ProblemRequests,
     build_requests,
@@ -28,6 +28,7 @@ from fastdistill_ray.generation.outputs import (
 )
 from fastdistill_ray.generation.rounds import Draw, Part, answer, draws
 from fastdistill_ray.groups import Commit, Store
+from fastdistill_ray.judging import REFUSED, Judging
 from fastdistill_ray.models import load_tokenizer
 from fastdistill_ray.problems import ROWS_PER_ROW_GROUP, ProblemFile, write_problems
 from fastdistill_ray.prompts import PromptKnobs
@@ -228,7 +229,7 @@ def test_progress_line_tells_share_kept_pace_and_what_was_paid(tmp_path, capsys)
                 commit = commit._replace(dropped=["too_few_correct"] if i == 1 else [""])
                 yield {"commit": json.dumps(commit._asdict()), "failure": ""}
 
-    log_commits(Written(), Store(tmp_path), 4, price_per_hour=0.0)
+    log_commits(Written(), Store(tmp_path), 4, price_per_hour=0.0, max_failed_share=0.02)
     last = capsys.readouterr().out.splitlines()[-1]
     assert "] 3/4  kept 67%  cost 0.75  " in last
     assert re.search(r"\d+ tokens/s  left \d+:\d\d$", last), last

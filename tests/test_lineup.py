@@ -11,10 +11,10 @@ from jobs_for_tests import tiny_recipe
 from fastdistill_ray.advantages import AdvantageKnobs, SelectionKnobs, select_completions
 from fastdistill_ray.cli import with_absolute_paths
 from fastdistill_ray.config import Recipe, dump_recipe, load_recipe, parse_recipe, students
-from fastdistill_ray.curation import reselect
 from fastdistill_ray.groups import Store
 from fastdistill_ray.plan import describe
 from fastdistill_ray.records import GROUP_SCHEMA
+from fastdistill_ray.rescoring import reselect
 
 
 def recipe_with(entries: list, baselines: list | None = None, **changes: dict) -> Recipe:

@@ -2,17 +2,23 @@
 
 import pytest
 
-from fastdistill_ray.rewards import (
-    CosineKnobs,
-    FormatKnobs,
-    RewardKnobs,
-    check_format,
-    cosine_score,
-    score_completion,
-    weighted_reward,
-)
+from fastdistill_ray.rewards import RewardKnobs, Scorer, check_format
+from fastdistill_ray.rewards.lengths import CosineKnobs, LengthKnobs, cosine_score, length_score
+from fastdistill_ray.rewards.repetition import RepetitionKnobs, repetition_score
+from fastdistill_ray.rewards.scorer import Answered, weighted_reward
+from fastdistill_ray.rewards.template import FormatKnobs
 
+LOOPING = "so the answer is 4 " * 3  # 15 words
 WHOLE = "<think>\n6*7\n</think>\n<answer>\\boxed{42}</answer>"
+
+
+def answered(text: str, num_tokens: int = 0, verdict: str = "correct") -> Answered:
+    return Answered(text, num_tokens, "stop", "6*7?", "number", "42", verdict, "42")
+
+
+def scores_of(text: str, knobs: RewardKnobs) -> dict[str, float | None]:
+    with Scorer(knobs) as scorer:
+        return scorer.score([answered(text)])[0].values
 
 
 @pytest.mark.parametrize(
@@ -76,12 +82,12 @@ def test_format_parts_and_whole_by_mode(
     assert check.whole == strict
     assert check_format(text, "lenient").whole == lenient
     knobs = RewardKnobs(format=FormatKnobs(mode="parts"))
-    assert score_completion(text, 1, False, knobs)["format"] == pytest.approx(sum(parts) / 3)
+    assert scores_of(text, knobs)["format"] == pytest.approx(sum(parts) / 3)
 
 
-def test_score_completion_counts_the_unit_asked() -> None:
-    in_tokens = score_completion("x" * 2048, 0, True, RewardKnobs())
-    in_characters = score_completion("x" * 2048, 0, True, RewardKnobs(length_unit="characters"))
+def test_scores_count_the_unit_asked() -> None:
+    in_tokens = scores_of("x" * 2048, RewardKnobs())
+    in_characters = scores_of("x" * 2048, RewardKnobs(length_unit="characters"))
     assert list(in_tokens) == ["cosine", "format"]
     assert (in_tokens["cosine"], in_characters["cosine"]) == (1.0, 0.5)
 
@@ -91,3 +97,60 @@ def test_weighted_reward_spans_its_range() -> None:
     assert weighted_reward({"cosine": 1.0, "format": 1.0}, weights) == 3.0
     assert weighted_reward({"cosine": -0.5, "format": 0.0}, weights) == -1.0
     assert weighted_reward({"cosine": 1.0, "format": 1.0}, {"cosine": 2.0}) == 2.0
+
+
+def test_a_preset_changed_in_a_written_recipe_brings_its_own_values() -> None:
+    written = CosineKnobs(wrong_r0=-0.1).model_dump()
+    assert CosineKnobs(**written) == CosineKnobs(wrong_r0=-0.1)
+    changed = CosineKnobs(**written | {"preset": "yeo"})
+    assert changed == CosineKnobs(preset="yeo", wrong_r0=-0.1)
+    assert (changed.correct_r0, changed.exceed_value) == (2.0, -10.0)
+
+
+@pytest.mark.parametrize(
+    ("ngram", "text", "share"),
+    [
+        (4, LOOPING, 7 / 12),
+        (3, LOOPING, 8 / 13),
+        (4, "one two three", 0.0),
+        (1, "a a a a", 0.75),
+        (4, "", 0.0),
+        (2, "a b c d", 0.0),
+    ],
+)
+def test_repetition_is_the_share_of_repeated_ngrams_times_the_penalty(
+    ngram: int, text: str, share: float
+) -> None:
+    knobs = RepetitionKnobs(ngram=ngram)
+    assert repetition_score(text, False, knobs) == pytest.approx(-share)
+    assert repetition_score(text, True, knobs) == pytest.approx(-share)
+    halved = RepetitionKnobs(ngram=ngram, max_penalty=-0.5, only_wrong=True)
+    assert repetition_score(text, False, halved) == pytest.approx(-share / 2)
+    assert repetition_score(text, True, halved) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"), [(0, 0), (16384, 0), (18432, -0.5), (20480, -1), (99999, -1)]
+)
+def test_length_falls_inside_the_margin(length: int, expected: float) -> None:
+    knobs = LengthKnobs(max_length=20480, margin=4096)
+    assert length_score(length, knobs) == expected
+    assert length_score(1024, LengthKnobs()) == -0.5
+
+
+def test_scores_compose_by_weight_and_those_without_are_not_computed() -> None:
+    weights = {"cosine": 2.0, "repetition": 0.5, "length": 0.25, "format": 0.0}
+    with Scorer(RewardKnobs(weights=weights)) as scorer:
+        (scores,) = scorer.score([answered(LOOPING, 1024, "wrong")])
+    assert scores.values == pytest.approx(
+        {"cosine": -0.25, "repetition": -7 / 12, "length": -0.5, "format": 0.0}
+    )
+    assert scores.reward == pytest.approx(2 * -0.25 + 0.5 * -7 / 12 + 0.25 * -0.5)
+
+
+@pytest.mark.parametrize(
+    "weights", [{}, {"cosine": float("nan")}, {"cosine": float("inf")}, {"cosine": "much"}]
+)
+def test_weights_must_be_finite_numbers_and_some(weights: dict) -> None:
+    with pytest.raises(ValueError, match="weights"):
+        RewardKnobs(weights=weights)
