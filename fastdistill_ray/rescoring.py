@@ -53,6 +53,8 @@ def rescore_run(source: str, output: str, overrides: list[str]) -> RunDir:
         raise ValueError(f"score {source}: no groups are committed in it; run generate first")
     if Path(output).absolute() == old:
         raise ValueError(f"--output {output}: it is the run itself; name a new folder")
+    with Scorer(recipe.reward) as scorer:
+        scorer.check()  # while no folder is made that would hold the recipe to be mended
     run = RunDir(output, recipe)
     _copy_problems(old, run)
     _copy_grades(groups.folder / LLM_JUDGE, run.folder("groups") / LLM_JUDGE)
@@ -79,7 +81,6 @@ def rescore(groups: Store, judging: Judging, *, out: Path) -> StageResult:
     total = sum(len(commit.keys) for commit in groups.commits())
     progress = Progress("score groups", total, done=len(done))
     with Judge(judging.reward.verifier) as judge, Scorer(judging.reward, out / LLM_JUDGE) as scorer:
-        scorer.check()
         for table in _missing(groups, done):
             rows = judge_rows(_without_signals(table), judging, judge, scorer)
             commit = store.write(_with_signals(rows, table))

@@ -313,9 +313,17 @@ def test_unfinished_store_is_taken_as_far_as_it_is_and_goes_on_after_a_kill(old:
         (["--teacher.model=other"], "--teacher: the completions"),
         (["--task.num_train=5"], "--task: the completions"),
         (["--reward.weights={beauty: 1}"], "no score is named"),
+        (["--reward.functions.mine=tests/bad_for_tests.py:f"], "cannot be read"),
+        (
+            [
+                "--reward.functions.mine={path: 'x.py:f', source: 'class f(NoSuch): x = 1'}",
+                "--reward.weights={mine: 1}",
+            ],
+            r"reward\.functions\.mine: x.py does not load",
+        ),
     ],
 )
-def test_what_made_the_completions_cannot_change(
+def test_what_cannot_be_scored_again_leaves_no_folder(
     old: Path, overrides: list[str], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
