@@ -79,3 +79,26 @@ def test_cli_score_loads_neither_torch_nor_ray(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[] 0")
     assert json.loads(target.read_text())["verdict"] == "correct"
+
+
+def test_cli_score_with_an_own_function_then_audit(tmp_path):
+    (tmp_path / "mine.py").write_text("def f(one):\n    return 10 / one['num_tokens']\n")
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    right = "<think>6*7</think><answer>\\boxed{42}</answer>"
+    responses = [{"text": right, "num_tokens": n} for n in (10, 20, 0)]
+    line = {"id": "1", "kind": "number", "gold": "42", "responses": responses}
+    source.write_text(json.dumps(line) + "\n")
+    done = fastdistill(
+        *("score", str(source), "--output", str(target), "--recipe", "jobs/recipes/demo.yaml"),
+        *(f"--reward.functions.mine={tmp_path / 'mine.py'}:f", "--reward.weights={mine: 3}"),
+    )
+    assert done.stdout.strip() == "1 lines, 3 responses: correct 2, error 1", done.stderr
+    scored = json.loads(target.read_text())["responses"]
+    assert [one["reward"] for one in scored] == [3.0, 1.5, None]
+    assert [one["weight"] is None for one in scored] == [False, False, True]
+    assert sum(one["weight"] for one in scored[:2]) == pytest.approx(1.0)
+    assert scored[2]["reason"] == "score mine: ZeroDivisionError: division by zero"
+    done = fastdistill("audit", str(target), "--output", str(tmp_path / "page.html"))
+    assert done.returncode == 0, done.stderr
+    assert "66.7 %" in done.stdout and "33.3 %" in done.stdout
+    assert "ZeroDivisionError" in (tmp_path / "page.html").read_text()

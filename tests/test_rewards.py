@@ -47,6 +47,23 @@ def test_cosine_yeo_has_reference_values_and_exceed_value() -> None:
     assert cosine_score(2048, True, knobs) == cosine_score(9999, False, knobs) == -10.0
 
 
+@pytest.mark.parametrize(
+    ("preset", "correct", "wrong"),
+    [
+        ("open_rs", (1.0, 0.75, 0.5), (0.0, -0.25, -0.5)),
+        ("open_r1_fn", (1.0, 0.75, 0.5), (-1.0, -0.75, -0.5)),
+        ("yeo", (2.0, 1.5, -10.0), (-10.0, -5.0, -10.0)),
+    ],
+)
+def test_cosine_presets_at_the_start_the_middle_and_the_cap(
+    preset: str, correct: tuple[float, ...], wrong: tuple[float, ...]
+) -> None:
+    knobs = CosineKnobs(preset=preset)
+    lengths = (0, 1024, 2048)
+    assert [cosine_score(n, True, knobs) for n in lengths] == pytest.approx(correct)
+    assert [cosine_score(n, False, knobs) for n in lengths] == pytest.approx(wrong)
+
+
 def test_cosine_linear_is_halfway_at_half_length() -> None:
     knobs = CosineKnobs(shape="linear", preset="open_r1_fn")
     assert cosine_score(512, True, knobs) == 0.875
