@@ -125,9 +125,11 @@ def count_verdicts(store: Store) -> Counter[str]:
 
 def _failure_reasons(store: Store) -> Counter[str]:
     reasons: Counter[str] = Counter()
+    columns = [f"completions.list.element.{name}" for name in ("verdict", "reason")]
     for commit in store.commits():
-        completions = pq.read_table(store.folder / commit.file, columns=["completions"])
-        for group in completions["completions"].to_pylist():
+        with pq.ParquetFile(store.folder / commit.file) as file:
+            groups = file.read(columns=columns)["completions"].to_pylist()
+        for group in groups:
             reasons.update(
                 " ".join(one["reason"].split())[:160]
                 for one in group
