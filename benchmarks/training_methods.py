@@ -28,10 +28,11 @@ from fastdistill_ray.config import OptimizerKnobs, Recipe, load_recipe
 from fastdistill_ray.groups import StepPlan, rank_rows
 from fastdistill_ray.models import fetch_model, load_tokenizer, model_size
 from fastdistill_ray.objectives import AdvDistill, Objective, Sft
-from fastdistill_ray.optimization import Learner, train_step
+from fastdistill_ray.optimization import Learner, build_optimizer, train_step
 from fastdistill_ray.packing import StudentText, TrainGroup, prepare_group
+from fastdistill_ray.sharding import shard_student
 from fastdistill_ray.student import Student, load_student
-from fastdistill_ray.training import build_optimizer, shard_student, student_text
+from fastdistill_ray.training import student_text
 
 CPU = torch.device("cpu")
 GROUPS_PER_STEP = 4

@@ -17,10 +17,10 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from fastdistill_ray.advantages import AdvantageKnobs
 from fastdistill_ray.config import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.objectives import AdvDistill
-from fastdistill_ray.optimization import Learner, train_step
+from fastdistill_ray.optimization import Learner, build_optimizer, train_step
 from fastdistill_ray.packing import StudentText
+from fastdistill_ray.sharding import shard_student
 from fastdistill_ray.student import load_student
-from fastdistill_ray.training import build_optimizer, shard_student
 
 
 class Shape(NamedTuple):

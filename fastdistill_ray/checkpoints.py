@@ -3,10 +3,13 @@
 Every function here is called by all ranks at once.
 """
 
+import copy
 import json
+import math
 import os
 import shutil
 import uuid
+from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,11 +17,13 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from huggingface_hub import save_torch_state_dict
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
     get_state_dict,
+    set_model_state_dict,
     set_state_dict,
 )
 
@@ -27,23 +32,52 @@ from fastdistill_ray.student import Student
 # An adapter's frozen base comes from the model's own folder again.
 PARTIAL = StateDictOptions(ignore_frozen_params=True, strict=False)
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".index.json")
+ADAPTER = "adapter"  # in an exported folder: the adapter alone, as peft loads it
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 class TrainProgress(NamedTuple):
-    """Steps done, and the length of the schedule as fixed when the training first started."""
+    """What a training has done, and the length of its schedule as fixed when it first started."""
 
     step: int
     total_steps: int
+    best_step: int = 0  # the best validation so far; 0: none yet
+    best_score: float = -math.inf
+    num_worse: int = 0  # validations since
 
 
-def save_checkpoint(
-    student: Student, optimizer: torch.optim.Optimizer, progress: TrainProgress, folder: str
-) -> None:
-    """Each rank writes its shards into its own folder; Ray Train merges the folders."""
-    model_state, optimizer_state = get_state_dict(student, optimizer, options=PARTIAL)
-    state = {"model": model_state, "optimizer": optimizer_state, "progress": progress._asdict()}
-    dcp.save(state, checkpoint_id=folder)
+class CheckpointWriter:
+    """Writes a copy of the state while training goes on; one checkpoint at a time."""
+
+    def __init__(self, is_async: bool = True) -> None:
+        """Not async: training waits, as torch cannot copy the state of torchao's optimizers."""
+        self.is_async = is_async
+        # Collectives of a save run in a thread: in a group of their own they cannot mix with ours.
+        self.group = dist.new_group(backend="gloo")
+        self.pending: Future[None] | None = None
+
+    def start(
+        self,
+        student: Student,
+        optimizer: torch.optim.Optimizer,
+        progress: TrainProgress,
+        folder: str | Path,
+    ) -> Future[None]:
+        """Copies the state and returns; all ranks name the same folder, on a shared mount."""
+        self.wait()
+        model_state, optimizer_state = get_state_dict(student, optimizer, options=PARTIAL)
+        state = {"model": model_state, "optimizer": optimizer_state, "progress": progress._asdict()}
+        if self.is_async:
+            self.pending = dcp.async_save(state, checkpoint_id=folder, process_group=self.group)
+        else:
+            self.pending = Future()
+            self.pending.set_result(dcp.save(state, checkpoint_id=folder, process_group=self.group))
+        return self.pending
+
+    def wait(self) -> None:
+        """Until the last checkpoint is whole."""
+        if self.pending:
+            self.pending.result()
 
 
 def load_checkpoint(
@@ -64,10 +98,18 @@ def load_checkpoint(
     return TrainProgress(**state["progress"])
 
 
+def load_weights(student: Student, folder: str | Path) -> None:
+    """The student of a checkpoint; the optimizer stays."""
+    state = {"model": get_model_state_dict(student, options=PARTIAL)}
+    dcp.load(state, checkpoint_id=folder)
+    set_model_state_dict(student, state["model"], options=PARTIAL)
+
+
 def export_student(student: Student, source: str, out: Path) -> None:
     """Rank 0 writes full bf16 weights beside the source's own config, tokenizer and template.
 
-    An adapter is merged. The folder appears whole or not at all.
+    An adapter is merged, and beside that in a folder of its own. The folder appears whole or not
+    at all.
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     state = get_model_state_dict(student, options=options)
@@ -75,14 +117,14 @@ def export_student(student: Student, source: str, out: Path) -> None:
         return
     # The tied head is a second name of one parameter; loaders want the tensor once.
     names = {name for name, _ in student.named_parameters()} & set(state)
-    weights = merge_adapter(
-        {name.removeprefix("model."): state[name].float() for name in names},
-        student.adapter_scale,
-    )
+    parts = {name.removeprefix("model."): state[name].float() for name in names}
+    weights = merge_adapter(parts, student.adapter_scale)
     partial = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
     partial.mkdir(parents=True)
     save_torch_state_dict({name: one.bfloat16() for name, one in weights.items()}, partial)
     _copy_beside_weights(Path(source), partial)
+    if student.adapter_scale:
+        _save_adapter(student, parts, source, partial / ADAPTER)
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)
 
@@ -100,6 +142,21 @@ def merge_adapter(weights: dict[str, Tensor], scale: float) -> dict[str, Tensor]
             tensor = tensor + scale * (up @ down)
         merged[f"{stem}.{leaf}" if is_base else name] = tensor
     return merged
+
+
+def _save_adapter(student: Student, parts: dict[str, Tensor], source: str, out: Path) -> None:
+    """In peft's layout; its base is the folder the student was loaded from."""
+    out.mkdir()
+    adapter = {
+        f"base_model.model.{name.replace('.default.', '.')}": tensor.contiguous()
+        for name, tensor in parts.items()
+        if ".lora_" in name
+    }
+    save_file(adapter, out / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = copy.copy(student.model.peft_config["default"])
+    config.base_model_name_or_path, config.task_type = source, "CAUSAL_LM"
+    config.inference_mode = True
+    config.save_pretrained(str(out))
 
 
 def _copy_beside_weights(source: Path, out: Path) -> None:

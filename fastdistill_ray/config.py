@@ -29,6 +29,7 @@ from fastdistill_ray.teachers import (
     sampling_errors,
     teacher_errors,
 )
+from fastdistill_ray.trackers import TrackingKnobs
 
 
 class StudentKnobs(Knobs):
@@ -37,6 +38,9 @@ class StudentKnobs(Knobs):
 
 
 class OptimizerKnobs(Knobs):
+    kind: Literal["adamw", "adamw8bit"] = Field(
+        "adamw", description="adamw8bit: moments in 8 bits, by torchao (pip install torchao)."
+    )
     learning_rate: float = Field(5e-6, gt=0, description="Peak of the schedule.")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's, on matrices only.")
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's.")
@@ -56,6 +60,21 @@ class LoraKnobs(Knobs):
     target_modules: str = Field("all-linear", description="peft's target_modules.")
 
 
+class ValidationKnobs(Knobs):
+    """Groups of the store that are never trained, and what they decide."""
+
+    share: float = Field(
+        0.0, ge=0, le=0.5, description="Of the kept groups, held out; 0: no validation."
+    )
+    every: int = Field(400, ge=1, description="Steps between validations; the last step has one.")
+    best_metric: Literal["none", "loss", "ce", "likelihood_correct", "likelihood_gap"] = Field(
+        "none", description="The step with the best value is exported; none: the last step."
+    )
+    patience: int = Field(
+        0, ge=0, description="Validations in a row without a better value that end the training."
+    )
+
+
 class TrainingKnobs(Knobs):
     epochs: int = Field(4, ge=1, description="Passes over the kept groups.")
     groups_per_step: int = Field(16, ge=1, description="Groups of one optimizer update, all ranks.")
@@ -69,7 +88,12 @@ class TrainingKnobs(Knobs):
     mask_prompt: bool = Field(True, description="No loss on prompt tokens.")
     precision: Literal["bf16", "fp32"] = Field("bf16", description="Of compute; weights are fp32.")
     activation_checkpointing: bool = Field(False, description="Recompute each block in backward.")
+    compile: bool = Field(False, description="torch.compile of each block.")
+    cpu_offload: bool = Field(
+        False, description="Weights, gradients and optimizer of GPU workers rest in host memory."
+    )
     lora: LoraKnobs = LoraKnobs()
+    validation: ValidationKnobs = ValidationKnobs()
     checkpoint_every: int = Field(100, ge=1, description="Steps between checkpoints.")
     max_failures: int = Field(3, ge=0, description="Restarts of the workers before giving up.")
     seed: int = Field(0, description="Of the order of groups.")
@@ -149,6 +173,7 @@ class Recipe(Knobs):
     pools: PoolsKnobs = PoolsKnobs()
     evaluation: EvaluationKnobs = EvaluationKnobs()
     compare: CompareKnobs = CompareKnobs()
+    tracking: TrackingKnobs = TrackingKnobs()
 
     @model_validator(mode="after")
     def _check_combinations(self) -> "Recipe":
@@ -206,6 +231,7 @@ def combination_errors(recipe: Recipe) -> list[str]:
             f"in the engine's max_model_len = {evaluation.engine.max_model_len}"
         )
     errors += _teaching_errors(recipe)
+    errors += training_errors(recipe)
     return errors + weight_errors(recipe.reward)
 
 
@@ -262,6 +288,40 @@ def all_teachers(recipe: Recipe) -> dict[str, TeacherKnobs]:
     """The recipe's section of each teacher -> the teacher, `teacher` first."""
     further = {f"teachers.{i}": teacher for i, teacher in enumerate(recipe.teachers)}
     return {"teacher": recipe.teacher, **further}
+
+
+def training_errors(recipe: Recipe) -> list[str]:
+    training, validation = recipe.training, recipe.training.validation
+    errors = []
+    if validation.best_metric != "none" and not validation.share:
+        errors.append(
+            "training.validation.best_metric: needs held-out groups; set training.validation.share"
+        )
+    if validation.patience and validation.best_metric == "none":
+        errors.append(
+            "training.validation.patience: needs a value to watch; set "
+            "training.validation.best_metric"
+        )
+    if validation.share and training.overlap:
+        errors.append(
+            "training.validation.share: held-out groups must be complete before training; set "
+            "training.overlap: false"
+        )
+    if validation.best_metric != "none" and recipe.compare.epochs:
+        errors.append(
+            "compare.epochs: validation.best_metric already chooses the step; set compare.epochs: "
+            "[] or training.validation.best_metric: none"
+        )
+    if training.compile and training.shared_prompt and not recipe.pools.student.gpus:
+        errors.append(
+            "training.compile: without GPUs every packed batch would be compiled anew; set "
+            "training.shared_prompt: false or training.compile: false"
+        )
+    if training.cpu_offload and not recipe.pools.student.gpus:
+        errors.append(
+            "training.cpu_offload: there is no GPU memory to save; set pools.student.gpus or false"
+        )
+    return errors
 
 
 def load_recipe(path: str, overrides: list[str]) -> Recipe:

@@ -3,6 +3,7 @@
 Every check raises ValueError with one line: the field, what is wrong, what to do.
 """
 
+import importlib.util
 import uuid
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -27,6 +28,17 @@ from fastdistill_ray.records import Problem, Split
 from fastdistill_ray.rewards import Scorer
 from fastdistill_ray.stream import FEED_CPUS
 from fastdistill_ray.teachers import EndpointKnobs, EngineKnobs
+from fastdistill_ray.trackers import tracker_packages
+
+
+def check_packages(recipe: Recipe) -> None:
+    """What a recipe names beyond the project's own requirements is installed."""
+    needed = tracker_packages(recipe.tracking)
+    if recipe.optimizer.kind == "adamw8bit":
+        needed["torchao"] = "optimizer.kind"
+    for package, field in needed.items():
+        if importlib.util.find_spec(package) is None:
+            raise ValueError(f"{field}: the package {package} is missing; pip install {package}")
 
 
 def check_models(recipe: Recipe) -> None:

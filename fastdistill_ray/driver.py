@@ -29,6 +29,7 @@ class Job:
 
     def check(self, problems: Mapping[Split, Collection[Problem]]) -> None:
         """Everything that can be known to fail, before anything expensive starts."""
+        doctor.check_packages(self.recipe)
         doctor.check_models(self.recipe)
         if not self.run.is_complete("groups"):
             doctor.check_rewards(self.recipe)

@@ -22,8 +22,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from fastdistill_ray.holdout import held_out, num_held_out
 from fastdistill_ray.records import SIGNALS
 from fastdistill_ray.run_dir import MANIFEST
+from fastdistill_ray.strings import Strings
 
 LOG = "log.jsonl"
 FAILED = "failed.txt"
@@ -32,7 +34,6 @@ ROWS_PER_ROW_GROUP = 16  # read for one row: of 8 completions of 1,000 tokens ab
 CACHED_ROW_GROUPS = 64
 ROWS_AT_ONCE = 64
 INDEX_ROWS = 1024
-STRINGS_AT_ONCE = 65_536
 
 
 class Commit(NamedTuple):
@@ -237,11 +238,13 @@ class StepPlan(NamedTuple):
     max_steps: int | None
     seed: int
     follow: bool  # epoch 0 in arrival order, while the store may still grow
+    held_out: float = 0.0  # share of the kept groups that no step trains; a complete store's
 
 
 def num_steps(plan: StepPlan, num_groups: int) -> int:
-    """Steps of the whole plan over `num_groups` groups; a short last step counts."""
-    steps = plan.epochs * -(-num_groups // plan.groups_per_step)
+    """Steps of the whole plan over `num_groups` kept groups; a short last step counts."""
+    trained = num_groups - num_held_out(plan.held_out, num_groups)
+    steps = plan.epochs * -(-trained // plan.groups_per_step)
     return min(steps, plan.max_steps) if plan.max_steps else steps
 
 
@@ -267,7 +270,7 @@ def steps(plan: StepPlan) -> Iterator[Step]:
 
 def rank_rows(plan: StepPlan, rank: int, world_size: int) -> Iterator[dict[str, Any]]:
     """One row per step with the groups at positions rank, rank + world_size, ... of its slice."""
-    reader = _RowReader(Store(plan.folder))
+    reader = RowReader(Store(plan.folder))
     for step in steps(plan):
         yield {
             "step": step.step,
@@ -295,6 +298,7 @@ def _arriving(store: Store) -> Iterator[Location]:
 def _shuffled(store: Store, plan: StepPlan, epoch: int) -> Iterator[Location]:
     wait_until_complete(store)
     index = read_index(store)
+    index = index.filter(pc.invert(held_out(index["key"], plan.held_out, plan.seed)))
     order = np.random.default_rng([plan.seed, epoch]).permutation(index.num_rows)
     for start in range(0, len(order), INDEX_ROWS):
         for row in index.take(order[start : start + INDEX_ROWS]).to_pylist():
@@ -303,8 +307,8 @@ def _shuffled(store: Store, plan: StepPlan, epoch: int) -> Iterator[Location]:
 
 def read_index(store: Store) -> pa.Table:
     """Where each kept row is, in order of the keys; columns as in Location, about 40 bytes each."""
-    names = _Strings()
-    keys = _Strings()
+    names = Strings()
+    keys = Strings()
     files, rows = array("i"), array("i")
     for number, commit in enumerate(store.commits()):
         names.append(commit.file)
@@ -316,27 +320,6 @@ def read_index(store: Store) -> pa.Table:
     file = pa.DictionaryArray.from_arrays(pa.array(np.asarray(files)), names.array())
     index = pa.table({"key": keys.array(), "file": file, "row": np.asarray(rows)})
     return index.take(pc.sort_indices(index["key"]))
-
-
-class _Strings:
-    """Many texts, few of them as Python objects at a time."""
-
-    def __init__(self) -> None:
-        self.chunks: list[pa.Array] = []
-        self.last: list[str] = []
-
-    def append(self, text: str) -> None:
-        self.last.append(text)
-        if len(self.last) == STRINGS_AT_ONCE:
-            self._flush()
-
-    def array(self) -> pa.Array:
-        self._flush()
-        return pa.concat_arrays(self.chunks)
-
-    def _flush(self) -> None:
-        self.chunks.append(pa.array(self.last, pa.string()))
-        self.last = []
 
 
 def wait_until_complete(store: Store) -> None:
@@ -362,7 +345,7 @@ def _chunks(items: Iterator[Location], size: int) -> Iterator[tuple[list[Locatio
         yield chunk, True
 
 
-class _RowReader:
+class RowReader:
     """Single rows of many files, the last used row groups kept in memory."""
 
     def __init__(self, store: Store) -> None:

@@ -3,6 +3,7 @@
 Collectives here are the same in number and order on every rank, whatever groups it has.
 """
 
+import importlib
 import math
 import resource
 import time
@@ -23,6 +24,7 @@ from fastdistill_ray.packing import (
     prepare_group,
 )
 from fastdistill_ray.student import Student, to_device
+from fastdistill_ray.utilisation import num_operations
 
 COUNTS = ("groups", "completions", "tokens", "unique_tokens", "row_tokens", "computed_tokens")
 FLEX_BLOCK = 128  # tokens; packed rows on CUDA are padded to it, so that few shapes are compiled
@@ -39,6 +41,22 @@ class Learner(NamedTuple):
     advantage: AdvantageKnobs
     knobs: OptimizerKnobs
     training: TrainingKnobs
+    peak: float = 0.0  # operations per second of the device; 0: not measured
+
+
+def build_optimizer(student: Student, knobs: OptimizerKnobs) -> torch.optim.Optimizer:
+    trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    decayed = [parameter for parameter in trained if parameter.ndim >= 2]
+    others = [parameter for parameter in trained if parameter.ndim < 2]
+    groups = [
+        {"params": decayed, "weight_decay": knobs.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    shared = {"lr": knobs.learning_rate, "betas": (knobs.beta1, knobs.beta2), "eps": knobs.eps}
+    groups = [group for group in groups if group["params"]]
+    if knobs.kind == "adamw8bit":
+        return importlib.import_module("torchao.optim").AdamW8bit(groups, **shared)
+    return torch.optim.AdamW(groups, fused=True, **shared)
 
 
 def train_step(learner: Learner, row: dict[str, Any], total_steps: int) -> dict[str, float]:
@@ -50,9 +68,7 @@ def train_step(learner: Learner, row: dict[str, Any], total_steps: int) -> dict[
     counts = sum_over_ranks([sum(batch.counts[name] for batch in batches) for name in COUNTS])
     counts = dict(zip(COUNTS, map(int, counts), strict=True))
     num_batches = max(1, max_over_ranks(len(batches)))
-    batches += [empty_batch(learner.training.shared_prompt, row_multiple(learner))] * (
-        num_batches - len(batches)
-    )
+    batches += [empty_micro_batch(learner)] * (num_batches - len(batches))
     losses = backward(learner, batches, counts)
     learning_rate = learning_rate_at(step, total_steps, learner.knobs)
     norm = clip_gradients(learner.student, learner.knobs.max_grad_norm)
@@ -62,11 +78,14 @@ def train_step(learner: Learner, row: dict[str, Any], total_steps: int) -> dict[
             f"training stopped at step {step + 1}: loss {loss}, gradient norm {norm}; lower "
             "optimizer.learning_rate or set training.precision: fp32"
         )
-    for group in learner.optimizer.param_groups:
-        group["lr"] = learning_rate
+    set_learning_rate(learner.optimizer, learning_rate)
     learner.optimizer.step()
     learner.optimizer.zero_grad()
     seconds = time.perf_counter() - start
+    used = {}
+    if learner.peak:
+        operations = sum_over_ranks([num_operations(learner.student.model, batches)])[0]
+        used["time/mfu"] = operations / (seconds * dist.get_world_size() * learner.peak)
     return {
         "train/loss": loss,
         **{f"train/{term.name}": term.total for term in losses},
@@ -82,6 +101,7 @@ def train_step(learner: Learner, row: dict[str, Any], total_steps: int) -> dict[
         "memory/peak_gib": peak_memory(learner.device) / 2**30,
         "time/step": seconds,
         "train/tokens_per_second": counts["tokens"] / seconds,
+        **used,
     }
 
 
@@ -111,6 +131,10 @@ def make_batches(learner: Learner, rows: list[dict[str, Any]]) -> list[MicroBatc
         mask_prompt=training.mask_prompt,
         multiple_of=row_multiple(learner),
     )
+
+
+def empty_micro_batch(learner: Learner) -> MicroBatch:
+    return empty_batch(learner.training.shared_prompt, row_multiple(learner))
 
 
 def row_multiple(learner: Learner) -> int:
@@ -148,6 +172,14 @@ def clip_gradients(student: Student, max_norm: float) -> float:
     return norm.full_tensor().item()
 
 
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):  # of an optimizer whose step is compiled
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
 def learning_rate_at(step: int, total_steps: int, knobs: OptimizerKnobs) -> float:
     """Of update `step`, from 0: linear warm-up that never starts at 0, then the schedule."""
     warmup = math.ceil(knobs.warmup_ratio * total_steps)
@@ -171,7 +203,7 @@ def max_over_ranks(value: int) -> int:
 
 
 def _reduce(values: list[float], operation: Any) -> list[float]:
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    device = "cpu" if "gloo" in dist.get_backend_config() else "cuda"
     tensor = torch.tensor(values, dtype=torch.float64, device=device)
     dist.all_reduce(tensor, operation)
     return tensor.tolist()

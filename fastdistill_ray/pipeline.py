@@ -23,8 +23,8 @@ from fastdistill_ray.progress import FollowMetrics
 from fastdistill_ray.records import SPLITS, Problem, Split
 from fastdistill_ray.rescoring import reselect
 from fastdistill_ray.run_dir import RunDir, StageResult, write_text
-from fastdistill_ray.stream import RankStreams
 from fastdistill_ray.tasks import TaskKnobs, load_problems
+from fastdistill_ray.trackers import Trackers
 from fastdistill_ray.verifiers import Judge, VerifierKnobs
 
 
@@ -104,12 +104,23 @@ def _train(
     knobs = recipe.training
     follow = knobs.overlap and groups == run.folder("groups")
     plan = StepPlan(
-        str(groups), knobs.groups_per_step, knobs.epochs, knobs.max_steps, knobs.seed, follow
+        str(groups),
+        knobs.groups_per_step,
+        knobs.epochs,
+        knobs.max_steps,
+        knobs.seed,
+        follow,
+        knobs.validation.share,
     )
     num_groups = num_problems if follow else Store(groups).num_kept()
     total_steps = num_steps(plan, num_groups)
     out = run.folder(name)
-    with FollowMetrics(out / "metrics.jsonl", f"train {student.name} {rate:g}", total_steps):
+    trackers = Trackers(recipe.tracking, out, f"{recipe.name}/{student.name}/lr_{rate:g}")
+    if not run.is_complete(name):
+        trackers.open()
+    with FollowMetrics(
+        out / "metrics.jsonl", f"train {student.name} {rate:g}", total_steps, trackers
+    ):
         run.stage(
             name,
             training.train,
@@ -119,9 +130,9 @@ def _train(
             advantage=recipe.advantage,
             optimizer=recipe.optimizer.model_copy(update={"learning_rate": rate}),
             training=knobs,
+            plan=plan,
             total_steps=total_steps,
-            export_epochs=recipe.compare.epochs or [knobs.epochs],
-            data_config=RankStreams(plan),
+            export_epochs=_exports(recipe),
             student_pool=recipe.pools.student,
             pool=recipe.pools.student,
         )
@@ -144,25 +155,39 @@ def _groups_for(recipe: Recipe, run: RunDir, student: Student) -> Path:
     )
 
 
+def _exports(recipe: Recipe) -> list[int]:
+    """Epochs whose end is exported; none where a metric chooses the step."""
+    if recipe.training.validation.best_metric != "none":
+        return []
+    return recipe.compare.epochs or [recipe.training.epochs]
+
+
 def _trials(out: Path, name: str, rate: float) -> list[Trial]:
-    """The exported epochs of a finished training with what they had cost by then."""
+    """The exported students of a finished training with what each had cost by then."""
     lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     metrics = [json.loads(line) for line in lines]
-    trials = []
-    for folder in sorted(out.glob("epoch_*"), key=lambda path: int(path.name[6:])):
-        epoch = int(folder.name.removeprefix("epoch_"))
-        until = [line for line in metrics if line["epoch"] < epoch]
-        trials.append(
-            Trial(
-                student=name,
-                learning_rate=rate,
-                epoch=epoch,
-                weights=str(folder),
-                seconds=sum(line["time/step"] for line in until),
-                trained_tokens=sum(line["train/trained_tokens"] for line in until),
-            )
+
+    def trial(folder: Path, epoch: int, spent: list[dict[str, float]]) -> Trial:
+        return Trial(
+            student=name,
+            learning_rate=rate,
+            epoch=epoch,
+            weights=str(folder),
+            seconds=sum(line["time/step"] + line.get("time/validation", 0.0) for line in spent),
+            trained_tokens=sum(line["train/trained_tokens"] for line in spent),
         )
+
+    trials = []
+    for folder in sorted(out.glob("epoch_*"), key=_number):
+        epoch = _number(folder)
+        trials.append(trial(folder, epoch, [line for line in metrics if line["epoch"] < epoch]))
+    for folder in out.glob("best_step_*"):  # known to be the best by the steps after it
+        trials.append(trial(folder, metrics[_number(folder) - 1]["epoch"] + 1, metrics))
     return trials
+
+
+def _number(folder: Path) -> int:
+    return int(folder.name.rpartition("_")[2])
 
 
 def choose_students(

@@ -57,6 +57,30 @@ TRAINING_PANELS = {
     "train/contrastive": "Contrastive penalty",
     "train/learning_rate": "Learning rate",
 }
+VALIDATION_PANELS = {
+    "validation/loss": "Loss",
+    "validation/ce": "Cross-entropy",
+    "validation/contrastive": "Contrastive penalty",
+}
+LIKELIHOOD_PANELS = {
+    "validation/likelihood_correct": "Correct",
+    "validation/weighted_likelihood_correct": "Correct, weighted",
+    "validation/likelihood_wrong": "Wrong",
+    "validation/weighted_likelihood_wrong": "Wrong, weighted",
+}
+TRAINING_FIGURES = {
+    "training": (
+        TRAINING_PANELS,
+        "Every training by its learning rate; the chosen ones are drawn strong and solid. Long "
+        "runs are smoothed by a running mean over a fortieth of the steps.",
+    ),
+    "validation": (VALIDATION_PANELS, "The same of held-out groups, which no step trained."),
+    "likelihood": (
+        LIKELIHOOD_PANELS,
+        "Likelihood of held-out completions: the geometric mean of their token probabilities, "
+        "averaged over completions, plainly and by their weights in their groups.",
+    ),
+}
 PAGE_WIDTH = 10.8  # inches: the page's text width, so that points are shown as points
 
 
@@ -164,16 +188,16 @@ def verdict_svg(shares: dict[str, dict[str, float]]) -> str:
     return _svg("verdicts", 1.0 + 0.27 * len(shares), 1, paint)
 
 
-def training_svg(curves: list[Curve]) -> str:
-    """Loss, its parts and the learning rate over steps; trials not chosen are thin."""
-    shown = [name for name in TRAINING_PANELS if any(name in curve.points for curve in curves)]
+def training_svg(curves: list[Curve], panels: dict[str, str], name: str) -> str:
+    """Quantities of a training over its steps; trials not chosen are thin."""
+    shown = shown_panels(curves, panels)
     dashes = _dashes(curves)
 
     def paint(axes: list[Axes]) -> None:
-        for axis, name in zip(axes, shown, strict=True):
-            for curve in (curve for curve in curves if name in curve.points):
-                steps, values = curve.points[name]
-                smooth = name != "train/learning_rate"
+        for axis, quantity in zip(axes, shown, strict=True):
+            for curve in (curve for curve in curves if quantity in curve.points):
+                steps, values = curve.points[quantity]
+                smooth = quantity != "train/learning_rate"
                 axis.plot(
                     *(_running_mean(steps, values) if smooth else (steps, values)),
                     color=model_colour(curve.model),
@@ -182,14 +206,18 @@ def training_svg(curves: list[Curve]) -> str:
                     linestyle=dashes[curve.label],
                     label=curve.label,
                 )
-            axis.set(title=TRAINING_PANELS[name], xlabel="step")
+            axis.set(title=panels[quantity], xlabel="step")
             axis.grid(axis="y")
             axis.ticklabel_format(axis="y", scilimits=(-3, 4))
             axis.locator_params(axis="x", integer=True, nbins=5)
         handles, labels = axes[0].get_legend_handles_labels()
         axes[0].figure.legend(handles, labels, loc="outside lower center", ncols=4)
 
-    return _svg("training", 2.9 + 0.18 * ((len(curves) + 3) // 4), len(shown), paint)
+    return _svg(name, 2.9 + 0.18 * ((len(curves) + 3) // 4), len(shown), paint)
+
+
+def shown_panels(curves: list[Curve], panels: dict[str, str]) -> list[str]:
+    return [name for name in panels if any(name in curve.points for curve in curves)]
 
 
 def timeline_svg(

@@ -7,6 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from fastdistill_ray.trackers import Trackers
+
 BAR_WIDTH = 24
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -63,14 +65,31 @@ class Progress:
         print(bar_line(self.label, self.done, self.total, left, facts), flush=True)  # noqa: T201
 
 
-class FollowMetrics:
-    """Prints training progress from the metrics file another process appends to."""
+def step_facts(line: dict[str, float]) -> str:
+    """`epoch 1  loss 0.4103 (ce 0.3101, contrastive 0.2004)  ...` of a line of metrics.jsonl."""
+    names = list(line)
+    names = names[names.index("train/loss") + 1 : names.index("train/grad_norm")]
+    parts = [f"{name.removeprefix('train/')} {line[name]:.4f}" for name in names]
+    facts = [f"epoch {line['epoch'] + 1}", f"loss {line['train/loss']:.4f} ({', '.join(parts)})"]
+    if "validation/loss" in line:
+        facts.append(f"validation {line['validation/loss']:.4f}")
+    if "time/mfu" in line:
+        facts.append(f"mfu {100 * line['time/mfu']:.0f}%")
+    return "  ".join(facts)
 
-    def __init__(self, file: Path, label: str, total: int) -> None:
-        self.file = file
-        self.offset = 0
+
+class FollowMetrics:
+    """Prints progress of a training, and tells trackers, from the metrics file it appends to."""
+
+    def __init__(self, file: Path, label: str, total: int, trackers: Trackers) -> None:
+        self.file, self.trackers = file, trackers
+        self.inode = self.offset = 0
         self.stop = threading.Event()
-        self.progress = Progress(label, total, done=len(self._new_lines()))
+        self.seen: dict[str, Any] = {}  # the last value of everything
+        self.progress = Progress(label, total)
+        lines = self._new_lines()
+        self.progress.done = len(lines)
+        self.trackers.log(lines)
         self.thread = threading.Thread(target=self._follow, daemon=True)
 
     def __enter__(self) -> "FollowMetrics":
@@ -86,6 +105,7 @@ class FollowMetrics:
         self.stop.set()
         self.thread.join()
         self.progress.end()
+        self.trackers.close()
 
     def _follow(self) -> None:
         while not self.stop.wait(1.0):
@@ -94,17 +114,19 @@ class FollowMetrics:
 
     def _show(self) -> None:
         if lines := self._new_lines():
-            self.progress.advance(
-                len(lines),
-                sum(line["train/unique_tokens"] for line in lines),
-                f"epoch {lines[-1]['epoch'] + 1}  loss {lines[-1]['train/loss']:.4f}",
-            )
+            for line in lines:
+                self.seen |= line
+            self.trackers.log(lines)
+            tokens = sum(line["train/unique_tokens"] for line in lines)
+            self.progress.advance(len(lines), tokens, step_facts(self.seen))
 
     def _new_lines(self) -> list[dict[str, Any]]:
-        """Lines written whole since the last call; all of a file that a restart has cut."""
+        """Lines written whole since the last call; all of the file that a restart has put in its
+        place, with the steps after its checkpoint cut off."""
         if not self.file.exists():
             return []
-        if self.file.stat().st_size < self.offset:
+        if self.file.stat().st_ino != self.inode:
+            self.inode = self.file.stat().st_ino
             self.offset = self.progress.done = 0
         with open(self.file, "rb") as file:
             file.seek(self.offset)

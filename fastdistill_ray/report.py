@@ -174,13 +174,11 @@ def _training_blocks(run: Run) -> list[Block]:
         label = model_label(training.student, run.recipe) + ("" if rate is None else f", {rate:g}")
         is_chosen = _is_chosen(run, training.student, rate)
         curves.append(plots.Curve(training.student, label, is_chosen, training.steps))
-    if not any(name in curve.points for curve in curves for name in plots.TRAINING_PANELS):
-        return []
-    caption = (
-        "Every training by its learning rate; the chosen ones are drawn strong and solid. Long "
-        "runs are smoothed by a running mean over a fortieth of the steps."
-    )
-    return [Figure(plots.training_svg(curves), caption)]
+    return [
+        Figure(plots.training_svg(curves, panels, name), caption)
+        for name, (panels, caption) in plots.TRAINING_FIGURES.items()
+        if plots.shown_panels(curves, panels)
+    ]
 
 
 def _length_blocks(run: Run) -> list[Block]:

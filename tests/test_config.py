@@ -74,6 +74,12 @@ def test_recipe_gsm8k_is_the_papers_run():
         ("--objective.p_max=1.5", "objective.p_max"),
         ("--objective.kind=magic", "objective"),
         ("--training.overlap=true", "compare.learning_rates"),
+        ("--training.validation.best_metric=loss", "set training.validation.share"),
+        ("--training.validation.patience=2", "set training.validation.best_metric"),
+        ("--training.validation.share=0.6", "training.validation.share"),
+        ("--training.compile=true", "set training.shared_prompt: false"),
+        ("--training.cpu_offload=true", "set pools.student.gpus or false"),
+        ("--tracking.wandb_mode=later", "tracking.wandb_mode"),
         ("--name=a b", "name"),
         ("sampling", "expected --section.field=value"),
     ],
@@ -100,6 +106,30 @@ def test_recipe_wrong_combination_with_an_endpoint_is_refused(overrides, message
     assert message in str(error.value)
     recipe = load_recipe(DEMO, [f"--teachers=[{SERVER}]"])
     assert parse_recipe(yaml.safe_load(dump_recipe(recipe)), "dump") == recipe
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["--training.validation={share: 0.1, best_metric: loss}"],
+            "compare.epochs: validation.best_metric already chooses",
+        ),
+        (
+            [
+                "--training.overlap=true",
+                "--compare.learning_rates=[]",
+                "--training.validation.share=0.1",
+            ],
+            "training.validation.share: held-out groups must be complete",
+        ),
+    ],
+)
+def test_recipe_settings_impossible_together_are_one_line(overrides, message):
+    with pytest.raises(ValueError, match="recipe") as error:
+        load_recipe(DEMO, overrides)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_recipe_unknown_keys_are_told_before_missing_ones():

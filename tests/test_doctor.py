@@ -1,5 +1,7 @@
 """Checks before anything expensive: each refusal is one line that names the field to change."""
 
+import importlib.util
+
 import pytest
 from jobs_for_tests import tiny_recipe
 from models_for_tests import make_tiny_model
@@ -116,3 +118,25 @@ def test_compared_models_and_students_are_checked_like_the_others(tmp_path):
     recipe = recipe_with(model, compare={"baselines": [few_shot]})
     with pytest.raises(ValueError, match=r"evaluation\.engine\.max_model_len: 1024 does not hold"):
         doctor.check_prompts(recipe, load_problems(recipe.task))
+
+
+def test_packages_a_recipe_names_must_be_installed(monkeypatch):
+    doctor.check_packages(recipe_with("m"))
+    asked = recipe_with(
+        "m",
+        optimizer={"kind": "adamw8bit"},
+        tracking={"wandb_project": "p", "mlflow_experiment": "e"},
+    )
+    found = importlib.util.find_spec
+    for package, field in (
+        ("wandb", "tracking.wandb_project"),
+        ("mlflow", "tracking.mlflow_experiment"),
+        ("torchao", "optimizer.kind"),
+    ):
+        monkeypatch.setattr(
+            importlib.util,
+            "find_spec",
+            lambda name, missing=package: None if name == missing else found("json"),
+        )
+        with pytest.raises(ValueError, match=rf"{field}: .*pip install {package}"):
+            doctor.check_packages(asked)

@@ -18,6 +18,7 @@ from fastdistill_ray.groups import (
     steps,
 )
 from fastdistill_ray.records import GROUP_SCHEMA
+from fastdistill_ray.validation import held_out_rows
 
 
 def group(problem_id: str, dropped: str = "") -> dict:
@@ -192,6 +193,26 @@ def test_rank_rows_deal_each_group_once_per_epoch_and_agree_on_steps(tmp_path, w
             mine = [row["problem_id"] for row in share["groups"]]
             assert mine == share["group_ids"][rank::world_size]
     assert [row["ends_epoch"] for row in ranks[0]] == [False, False, True] * 2
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 7])
+def test_held_out_groups_are_a_seeded_share_that_no_step_trains(tmp_path, world_size):
+    ids = [f"p{i:02d}" for i in range(20)]
+    fill(tmp_path, ids)
+    finish(tmp_path)
+    plan = StepPlan(str(tmp_path), 5, 2, None, seed=3, follow=False, held_out=0.2)
+    dealt = [held_out_rows(plan, rank, world_size) for rank in range(world_size)]
+    held_out = sorted(row["problem_id"] for rows in dealt for row in rows)
+    assert len(held_out) == 4
+    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
+    for epoch in range(2):
+        trained = [at.key for step in steps(plan) if step.epoch == epoch for at in step.locations]
+        assert sorted([*trained, *held_out]) == ids
+    assert num_steps(plan, 20) == len(list(steps(plan))) == 8
+    other = held_out_rows(plan._replace(seed=4), 0, 1)
+    assert sorted(row["problem_id"] for row in other) != held_out
+    assert held_out_rows(plan._replace(held_out=0.0), 0, 1) == []
+    assert len(held_out_rows(plan._replace(held_out=0.001), 0, 1)) == 1
 
 
 def test_steps_order_is_seeded_and_differs_between_epochs(tmp_path):

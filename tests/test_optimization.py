@@ -9,23 +9,27 @@ import pytest
 import torch
 import torch.distributed as dist
 from models_for_tests import make_tiny_model
+from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fastdistill_ray.advantages import AdvantageKnobs
 from fastdistill_ray.checkpoints import (
+    ADAPTER,
+    CheckpointWriter,
     TrainProgress,
     export_student,
     load_checkpoint,
+    load_weights,
     merge_adapter,
-    save_checkpoint,
 )
 from fastdistill_ray.config import LoraKnobs, OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.models import load_tokenizer
 from fastdistill_ray.objectives import AdvDistill
 from fastdistill_ray.optimization import Learner, learning_rate_at, train_step
 from fastdistill_ray.prompts import PromptKnobs
+from fastdistill_ray.sharding import prefetch_next, shard_student
 from fastdistill_ray.student import load_student
-from fastdistill_ray.training import build_optimizer, check_student, shard_student, student_text
+from fastdistill_ray.training import build_optimizer, check_student, student_text
 
 CPU = torch.device("cpu")
 KNOBS = OptimizerKnobs(learning_rate=1e-2, warmup_ratio=0.0, schedule="constant")
@@ -94,17 +98,67 @@ def test_training_resumed_from_a_checkpoint_has_identical_following_losses(
     first = make_learner(folder, lora=lora)
     losses(first, folder, range(2))
     saved = str(tmp_path / "checkpoint")
-    save_checkpoint(first.student, first.optimizer, TrainProgress(2, 10), saved)
-    expected = losses(first, folder, range(2, 5))
+    writer, progress = CheckpointWriter(), TrainProgress(2, 10, 1, -0.5, 1)
+    saving = writer.start(first.student, first.optimizer, progress, saved)
+    expected = losses(first, folder, range(2, 5))  # while the copy is written
+    saving.result()
     second = make_learner(folder, lora=lora)
-    assert load_checkpoint(second.student, second.optimizer, saved) == TrainProgress(2, 10)
+    assert load_checkpoint(second.student, second.optimizer, saved) == progress
     assert losses(second, folder, range(2, 5)) == expected
+
+
+def test_weights_of_a_checkpoint_come_back_after_later_steps(folder: str, tmp_path: Path) -> None:
+    learner = make_learner(folder)
+    losses(learner, folder, range(2))
+    export_student(learner.student, folder, tmp_path / "then")
+    writer = CheckpointWriter()
+    for step in (2, 3):  # the second waits for the first
+        writer.start(learner.student, learner.optimizer, TrainProgress(2, 9), tmp_path / f"{step}")
+        losses(learner, folder, range(step, step + 1))
+    writer.wait()
+    load_weights(learner.student, tmp_path / "2")
+    export_student(learner.student, folder, tmp_path / "again")
+    then, again = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict()
+        for name in ("then", "again")
+    )
+    assert all(torch.equal(then[name], again[name]) for name in then)
+
+
+def test_moments_of_eight_bits_train_alike_and_resume_with_identical_losses(
+    folder: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("torchao")
+    knobs = KNOBS.model_copy(update={"kind": "adamw8bit"})
+
+    def eight_bit() -> Learner:
+        learner = make_learner(folder)
+        return learner._replace(optimizer=build_optimizer(learner.student, knobs))
+
+    exact = losses(make_learner(folder), folder, range(3))
+    with torch.compiler.set_stance("force_eager"):
+        first = eight_bit()
+        assert losses(first, folder, range(3)) == [pytest.approx(one, rel=2e-3) for one in exact]
+        kinds = {
+            type(v._local_tensor)
+            for one in first.optimizer.state.values()
+            for v in one.values()
+            if hasattr(v, "_local_tensor")
+        }
+        assert any("8bit" in kind.__name__ for kind in kinds), kinds
+        writer = CheckpointWriter(is_async=False)
+        writer.start(first.student, first.optimizer, TrainProgress(3, 10), tmp_path / "saved")
+        expected = losses(first, folder, range(3, 5))
+        second = eight_bit()
+        load_checkpoint(second.student, second.optimizer, str(tmp_path / "saved"))
+        assert losses(second, folder, range(3, 5)) == expected
 
 
 @pytest.mark.parametrize(
     "training",
     [
         {"activation_checkpointing": True},
+        {"cpu_offload": True},
         {"micro_batch_tokens": 1},
         {"shared_prompt": False},
         {"shared_prompt": False, "micro_batch_tokens": 1},
@@ -117,6 +171,24 @@ def test_knobs_of_memory_and_layout_do_not_change_the_training(
     actual = losses(make_learner(folder, **training), folder, range(3))
     np.testing.assert_allclose(actual, expected, rtol=2e-4)
     assert expected[-1] != expected[0]
+
+
+def test_prefetched_blocks_train_the_same(folder: str) -> None:
+    learner = make_learner(folder)
+    prefetch_next(list(learner.student.model.model.layers))
+    assert losses(learner, folder, range(3)) == losses(make_learner(folder), folder, range(3))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("activation_checkpointing", [False, True])
+def test_compiled_blocks_train_alike_whatever_the_lengths(
+    folder: str, activation_checkpointing: bool
+) -> None:
+    learner = make_learner(folder, compile=True, activation_checkpointing=activation_checkpointing)
+    check_student(learner.student, learner.training)
+    actual = losses(learner, folder, range(3))
+    np.testing.assert_allclose(actual, losses(make_learner(folder), folder, range(3)), rtol=2e-4)
 
 
 def test_bf16_training_follows_fp32_and_keeps_fp32_weights(folder: str) -> None:
@@ -152,6 +224,15 @@ def test_step_with_a_bad_weight_stops_before_the_update_and_names_the_step(folde
     assert torch.equal(before, after)
 
 
+def logits_of(learner: Learner, ids: torch.Tensor) -> torch.Tensor:
+    """Of the model by itself; the root of FSDP2 gathers on its own forward only."""
+    learner.student.unshard()
+    for module in learner.student.model.model.layers:
+        module.unshard()
+    learner.student.model.set_attn_implementation("sdpa")
+    return learner.student.model(ids).logits
+
+
 @pytest.mark.parametrize("lora", [LoraKnobs(), LoraKnobs(rank=4)], ids=["full", "lora"])
 def test_export_reloads_in_transformers_with_equal_logits(
     folder: str, tmp_path: Path, lora: LoraKnobs
@@ -167,17 +248,29 @@ def test_export_reloads_in_transformers_with_equal_logits(
     assert not (tmp_path / ".epoch_1").exists()
     ids = torch.arange(20)[None]
     with torch.no_grad():
-        # The root of FSDP2 gathers on its own forward only.
-        learner.student.unshard()
-        for module in learner.student.model.model.layers:
-            module.unshard()
-        trained = learner.student.model(ids).logits
+        trained = logits_of(learner, ids)
         reloaded = exported.float()(ids).logits
         base = AutoModelForCausalLM.from_pretrained(folder)(ids).logits
     assert (trained - reloaded).abs().max() < 0.1 * (trained - base).abs().max()
     tokenizer, source = AutoTokenizer.from_pretrained(out), AutoTokenizer.from_pretrained(folder)
     assert tokenizer.chat_template == source.chat_template
     assert tokenizer.get_vocab() == source.get_vocab()
+
+
+def test_adapter_alone_on_its_base_is_the_merged_export(folder: str, tmp_path: Path) -> None:
+    learner = make_learner(folder, lora=LoraKnobs(rank=4, alpha=64))
+    losses(learner, folder, range(3))
+    export_student(learner.student, folder, tmp_path / "out")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(folder)
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        before = base(ids).logits
+        model = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out" / ADAPTER)
+        difference = (model(ids).logits - merged(ids).logits).abs().max()
+        assert difference < 0.1 * (before - merged(ids).logits).abs().max()
+        exact = model.merge_and_unload()(ids).logits  # peft's own merge, of float32 weights
+        torch.testing.assert_close(exact, logits_of(learner, ids), rtol=1e-4, atol=1e-4)
 
 
 def test_export_of_an_untrained_bf16_model_is_that_model(folder: str, tmp_path: Path) -> None:

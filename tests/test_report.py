@@ -140,7 +140,7 @@ def test_report_page_loads_nothing_and_runs_nothing(run: Path) -> None:
     assert reader.links
     assert all(link.startswith("#") for link in reader.links)
     assert not re.search(r"@import|url\((?!#)", text)
-    assert reader.tags.count("svg") == 6
+    assert reader.tags.count("svg") == 8
 
 
 def test_report_text_of_models_is_escaped(run: Path) -> None:

@@ -1,6 +1,7 @@
 """Training on a real local Ray: ranks, restarts and re-runs give the numbers of one quiet rank."""
 
 import json
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -17,20 +18,27 @@ from ray.train import TrainingFailedError
 from transformers import AutoModelForCausalLM
 
 from fastdistill_ray.advantages import AdvantageKnobs
-from fastdistill_ray.config import OptimizerKnobs, PoolKnobs, TrainingKnobs
+from fastdistill_ray.config import (
+    OptimizerKnobs,
+    PoolKnobs,
+    TrainingKnobs,
+    ValidationKnobs,
+)
 from fastdistill_ray.generation.queues import bound_queues
 from fastdistill_ray.groups import StepPlan, Store, num_steps
 from fastdistill_ray.objectives import AdvDistill
 from fastdistill_ray.prompts import PromptKnobs
 from fastdistill_ray.records import GROUP_SCHEMA
 from fastdistill_ray.run_dir import MANIFEST, StageResult
-from fastdistill_ray.stream import RankStreams
 from fastdistill_ray.training import train
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 NUM_GROUPS = 13  # in steps of 3: the last of an epoch has one group, so one of two ranks has none
 EPOCHS = 3
-TIMES = ("time/step", "train/tokens_per_second")
+TIMES = ("time/step", "time/validation", "train/tokens_per_second")
+# Two groups held out; the best step is neither the last nor one of a periodic checkpoint.
+RISING = 5e-3  # a learning rate at which they get worse after some steps
+WATCHED = ValidationKnobs(share=0.15, every=2, best_metric="loss", patience=2)
 KNOWN_CHECKPOINTS = "checkpoint_manager_snapshot.json"  # Ray Train's own file
 
 
@@ -50,16 +58,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def store(tmp_path_factory: pytest.TempPathFactory, model: str) -> Path:
     folder = tmp_path_factory.mktemp("groups")
     groups = Store(folder)
-    random = np.random.default_rng(0)
+    draw = np.random.default_rng(0)
     for index in range(NUM_GROUPS):
         completions = [
             {
                 "text": "",
-                "token_ids": random.integers(3, 250, random.integers(1, 30)).tolist(),
+                "token_ids": draw.integers(3, 250, draw.integers(1, 30)).tolist(),
                 "finish_reason": "stop",
                 "num_tokens": 1,
                 "verdict": "correct" if k % 2 else "wrong",
-                "reward": float(random.normal()),
+                "reward": float(draw.normal()),
                 "advantage": 0.0,
             }
             for k in range(4)
@@ -96,25 +104,36 @@ def test_bounded_queue_stops_a_producer_whose_rows_nobody_takes(tmp_path):
     assert [first, *(row["number"] for row in rows)] == list(range(1000))
 
 
-def run(model: str, store: Path, out: Path, *, workers: int, max_failures: int = 0) -> StageResult:
+def run(
+    model: str,
+    store: Path,
+    out: Path,
+    *,
+    workers: int,
+    max_failures: int = 0,
+    validation: ValidationKnobs | None = None,
+    learning_rate: float = 3e-3,
+) -> StageResult:
     out.mkdir(exist_ok=True)
-    plan = StepPlan(str(store), 3, EPOCHS, None, 0, False)
+    validation = validation or ValidationKnobs()
+    plan = StepPlan(str(store), 3, EPOCHS, None, 0, False, validation.share)
     return train(
         model=model,
         prompt=PromptKnobs(system=""),
         objective=AdvDistill(),
         advantage=AdvantageKnobs(),
-        optimizer=OptimizerKnobs(learning_rate=3e-3),
+        optimizer=OptimizerKnobs(learning_rate=learning_rate),
         training=TrainingKnobs(
             epochs=EPOCHS,
             precision="fp32",
             checkpoint_every=4,
             micro_batch_tokens=80,
             max_failures=max_failures,
+            validation=validation,
         ),
+        plan=plan,
         total_steps=num_steps(plan, NUM_GROUPS),
-        export_epochs=[1, 3],
-        data_config=RankStreams(plan),
+        export_epochs=[1, 3] if validation.best_metric == "none" else [],
         student_pool=PoolKnobs(workers=workers, cpus=1.0),
         out=out,
     )
@@ -144,16 +163,16 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
 
 
-def kill_a_worker_after(out: Path, num_steps: int) -> list[int]:
-    """kill -9 of one training process once that many steps are recorded and Ray's controller knows
-    of a checkpoint, which it learns some time after the step; its pid comes later."""
+def kill_a_worker_after(out: Path, num_steps: int, *, checkpoint: bool = False) -> list[int]:
+    """kill -9 of one training process once that many steps are recorded and, where asked for, Ray's
+    controller knows of a checkpoint, some time after the step; its pid comes later."""
     killed: list[int] = []
 
     def watch() -> None:
         metrics, known = out / "metrics.jsonl", out / "checkpoints" / KNOWN_CHECKPOINTS
         while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= num_steps):
             time.sleep(0.005)
-        while not (known.exists() and known.stat().st_size):
+        while checkpoint and not (known.exists() and known.stat().st_size):
             time.sleep(0.005)
         workers = [
             process
@@ -186,11 +205,12 @@ def test_two_ranks_train_every_group_once_per_epoch_and_export_the_asked_epochs(
     ]
 
 
-def test_two_ranks_equal_one_rank_in_loss_and_updated_weights(
-    quiet: Path, model: str, store: Path, tmp_path: Path
+@pytest.mark.parametrize("workers", [1, pytest.param(4, marks=pytest.mark.slow)])
+def test_two_ranks_equal_any_other_number_in_loss_and_updated_weights(
+    quiet: Path, model: str, store: Path, tmp_path: Path, workers: int
 ) -> None:
     """Loss and norm of all 15 steps within 1e-4; weights within bf16's rounding."""
-    run(model, store, tmp_path / "one", workers=1)
+    run(model, store, tmp_path / "one", workers=workers)
     one, two = (without_times(out / "metrics.jsonl") for out in (tmp_path / "one", quiet))
     for first, second in zip(one, two, strict=True):
         assert first.keys() == second.keys()
@@ -217,7 +237,7 @@ def test_training_called_again_after_a_failure_continues_from_its_checkpoint(
     quiet: Path, model: str, store: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "again"
-    kill_a_worker_after(out, 6)
+    kill_a_worker_after(out, 6, checkpoint=True)
     with pytest.raises(TrainingFailedError):
         run(model, store, out, workers=2)
     first_time = lines(out / "steps.jsonl")[0]["time"]
@@ -226,3 +246,78 @@ def test_training_called_again_after_a_failure_continues_from_its_checkpoint(
     assert lines(out / "steps.jsonl")[0]["time"] == first_time, "the first steps were not repeated"
     for name, tensor in weights(out / "epoch_3").items():
         assert torch.equal(tensor, weights(quiet / "epoch_3")[name])
+
+
+@pytest.fixture(scope="module")
+def watched(model: str, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted training of two ranks that validates and stops early."""
+    out = tmp_path_factory.mktemp("watched")
+    run(model, store, out, workers=2, validation=WATCHED, learning_rate=RISING)
+    return out
+
+
+def validations(out: Path) -> dict[int, float]:
+    return {
+        line["step"]: line["validation/loss"]
+        for line in lines(out / "metrics.jsonl")
+        if "validation/loss" in line
+    }
+
+
+def test_training_stops_when_held_out_groups_get_no_better_and_exports_the_best_step(
+    watched: Path, store: Path
+) -> None:
+    losses = validations(watched)
+    best = min(losses, key=lambda step: losses[step])
+    assert best % 4, "no periodic checkpoint"
+    assert list(losses) == list(range(2, best + 5, 2)), losses
+    steps = lines(watched / "steps.jsonl")
+    assert len(steps) == best + 4 < num_steps(StepPlan(str(store), 3, EPOCHS, None, 0, False), 11)
+    trained = {key for step in steps for key in step["group_ids"]}
+    assert len(trained) == NUM_GROUPS - 2, "held-out groups are never trained"
+    assert sorted(one.name for one in watched.iterdir()) == [
+        f"best_step_{best}",
+        "metrics.jsonl",
+        "steps.jsonl",
+    ]
+
+
+def test_validation_and_the_best_step_are_those_of_one_rank(
+    watched: Path, model: str, store: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "one"
+    run(model, store, out, workers=1, validation=WATCHED, learning_rate=RISING)
+    one, two = (without_times(folder / "metrics.jsonl") for folder in (out, watched))
+    for first, second in zip(one, two, strict=True):
+        assert second == {name: pytest.approx(value, rel=1e-3) for name, value in first.items()}
+    (best,) = out.glob("best_step_*")
+    expected = weights(best)
+    for name, tensor in weights(watched / best.name).items():
+        torch.testing.assert_close(tensor, expected[name], rtol=2**-6, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))]
+)
+def test_worker_killed_at_a_random_step_changes_no_digit(
+    watched: Path, model: str, store: Path, tmp_path: Path, seed: int
+) -> None:
+    """With checkpoints still being written, validations, early stopping: the same lines."""
+    out = tmp_path / "killed"
+    step = random.Random(seed).randrange(1, len(lines(watched / "steps.jsonl")))
+    killed = kill_a_worker_after(out, step)
+    run(
+        model,
+        store,
+        out,
+        workers=2,
+        max_failures=1,
+        validation=WATCHED,
+        learning_rate=RISING,
+    )
+    assert killed
+    for name in ("metrics.jsonl", "steps.jsonl"):
+        assert without_times(out / name) == without_times(watched / name), f"killed at {step}"
+    (best,) = out.glob("best_step_*")
+    for name, tensor in weights(best).items():
+        assert torch.equal(tensor, weights(watched / best.name)[name])

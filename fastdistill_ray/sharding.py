@@ -1,0 +1,60 @@
+"""A student's weights over ranks: FSDP2, precision, recomputation, compilation and offload."""
+
+from functools import partial
+from itertools import pairwise
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+
+from fastdistill_ray.config import TrainingKnobs
+from fastdistill_ray.student import Student
+
+
+def shard_student(student: Student, training: TrainingKnobs, device: torch.device) -> None:
+    """FSDP2 per decoder block, then the rest; weights and reductions stay float32."""
+    if training.activation_checkpointing:
+        student.model.gradient_checkpointing_enable({"use_reentrant": False})
+    world_size = dist.get_world_size()
+    offload = OffloadPolicy()
+    if training.cpu_offload:
+        offload = CPUOffloadPolicy(pin_memory=device.type == "cuda")
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if training.precision == "bf16" else None,
+        reduce_dtype=torch.float32,
+    )
+    shard = partial(
+        fully_shard,
+        mesh=init_device_mesh(device.type, (world_size,)),
+        mp_policy=policy,
+        offload_policy=offload,
+        reshard_after_forward=world_size > 1,
+    )
+    kinds = set(student.model._no_split_modules)
+    blocks = [module for module in student.modules() if type(module).__name__ in kinds]
+    if training.compile and training.activation_checkpointing:
+        # Lengths vary: recomputing must find the compiled graph that the forward used.
+        torch._C._dynamo.eval_frame._set_lru_cache(False)
+    for block in blocks:
+        if training.compile:  # what FSDP does around it stays outside
+            block.forward = torch.compile(block.forward, dynamic=True)
+        shard(block)
+    shard(student)
+    if device.type == "cuda" and world_size > 1:
+        prefetch_next(blocks)
+    register_fsdp_forward_method(student, "reference_logprob")
+
+
+def prefetch_next(blocks: list[FSDPModule]) -> None:
+    """A block asks for its successor's weights before it computes, in both directions."""
+    for block, successor in pairwise(blocks):
+        block.set_modules_to_forward_prefetch([successor])
+        successor.set_modules_to_backward_prefetch([block])

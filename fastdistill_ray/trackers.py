@@ -1,0 +1,172 @@
+"""The numbers of metrics.jsonl, once more, where people look at them: TensorBoard, W&B, MLflow.
+
+A tracker is told each step once, also over restarts; how far it was told is in `tracked.json`. One
+that stops answering costs a warning and is told later. The packages of W&B and MLflow are the
+user's to install. Knows no Ray and no torch.
+"""
+
+import importlib
+import json
+import logging
+import time
+import uuid
+from pathlib import Path
+from typing import Literal, Protocol
+
+from pydantic import Field
+
+from fastdistill_ray.knobs import Knobs
+
+logger = logging.getLogger(__name__)
+
+Line = dict[str, float]  # of metrics.jsonl
+FILE = "tracked.json"
+
+
+class TrackingKnobs(Knobs):
+    tensorboard: bool = Field(True, description="Event files beside each metrics.jsonl.")
+    wandb_project: str = Field("", description="Of Weights & Biases; empty: not used.")
+    wandb_mode: Literal["online", "offline"] = Field(
+        "online", description="online needs WANDB_API_KEY; offline writes into the run folder."
+    )
+    mlflow_experiment: str = Field("", description="Its name; empty: MLflow is not used.")
+    mlflow_uri: str = Field("", description="A tracking server; empty: MLFLOW_TRACKING_URI.")
+
+
+def tracker_packages(knobs: TrackingKnobs) -> dict[str, str]:
+    """Packages the knobs ask for -> the field that does."""
+    needed = {}
+    if knobs.tensorboard:
+        needed["tensorboardX"] = "tracking.tensorboard"
+    if knobs.wandb_project:
+        needed["wandb"] = "tracking.wandb_project"
+    if knobs.mlflow_experiment:
+        needed["mlflow"] = "tracking.mlflow_experiment"
+    return needed
+
+
+class Tracker(Protocol):
+    errors: tuple[type[Exception], ...]
+
+    def log(self, step: int, values: Line) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class TensorBoard:
+    errors = (OSError,)
+
+    def __init__(self, folder: Path) -> None:
+        # Readers take files by name, in which time is in seconds.
+        self.writer = importlib.import_module("tensorboardX").SummaryWriter(
+            str(folder), filename_suffix=f".{time.time_ns()}"
+        )
+
+    def log(self, step: int, values: Line) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class Wandb:
+    def __init__(self, knobs: TrackingKnobs, run_id: str, name: str, folder: Path) -> None:
+        wandb = importlib.import_module("wandb")
+        self.errors = (OSError, wandb.Error)
+        self.run = wandb.init(
+            project=knobs.wandb_project,
+            id=run_id,
+            name=name,
+            dir=str(folder),
+            mode=knobs.wandb_mode,
+            resume="allow",
+        )
+
+    def log(self, step: int, values: Line) -> None:
+        self.run.log(values, step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class Mlflow:
+    def __init__(self, knobs: TrackingKnobs, run_id: str, name: str) -> None:
+        """The run whose tag says `run_id`, made where there is none."""
+        mlflow = importlib.import_module("mlflow")
+        self.errors = (OSError, mlflow.MlflowException)
+        self.metric = mlflow.entities.Metric
+        self.client = mlflow.MlflowClient(knobs.mlflow_uri or None)
+        found = self.client.get_experiment_by_name(knobs.mlflow_experiment)
+        experiment = (
+            found.experiment_id if found else self.client.create_experiment(knobs.mlflow_experiment)
+        )
+        tagged = self.client.search_runs([experiment], f"tags.fastdistill = '{run_id}'")
+        tags = {"fastdistill": run_id}
+        run = tagged[0] if tagged else self.client.create_run(experiment, tags=tags, run_name=name)
+        self.id = run.info.run_id
+
+    def log(self, step: int, values: Line) -> None:
+        now = int(time.time() * 1000)
+        metrics = [self.metric(name, value, now, step) for name, value in values.items()]
+        self.client.log_batch(self.id, metrics)
+
+    def close(self) -> None:
+        self.client.set_terminated(self.id)
+
+
+class Trackers:
+    """Those of one training; until they are opened nothing is told."""
+
+    def __init__(self, knobs: TrackingKnobs, folder: Path, name: str) -> None:
+        self.knobs, self.folder, self.name = knobs, folder, name
+        self.opened: dict[str, Tracker] = {}
+        self.waiting: list[Line] = []  # not yet told to all of them
+        file = folder / FILE
+        self.state = (
+            json.loads(file.read_text(encoding="utf-8"))
+            if file.exists()
+            else {"id": uuid.uuid4().hex[:12], "steps": {}}
+        )
+
+    def open(self) -> None:
+        knobs, run_id = self.knobs, self.state["id"]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if knobs.tensorboard:
+            self.opened["tensorboard"] = TensorBoard(self.folder / "tensorboard")
+        if knobs.wandb_project:
+            self.opened["wandb"] = Wandb(knobs, run_id, self.name, self.folder)
+        if knobs.mlflow_experiment:
+            self.opened["mlflow"] = Mlflow(knobs, run_id, self.name)
+
+    def log(self, lines: list[Line]) -> None:
+        """Steps that were told before are not told again: a resumed training repeats some."""
+        if not self.opened:
+            return
+        last = max((line["step"] for line in self.waiting), default=0)
+        self.waiting += [line for line in lines if line["step"] > last]
+        for name, tracker in self.opened.items():
+            self._tell(name, tracker)
+        done = min(self.state["steps"].values(), default=0)
+        self.waiting = [line for line in self.waiting if line["step"] > done]
+        (self.folder / FILE).write_text(json.dumps(self.state), encoding="utf-8")
+
+    def close(self) -> None:
+        for name, tracker in self.opened.items():
+            try:
+                tracker.close()
+            except tracker.errors as error:
+                logger.warning("tracking by %s was not closed: %s", name, error)
+
+    def _tell(self, name: str, tracker: Tracker) -> None:
+        steps = self.state["steps"]
+        for line in self.waiting:
+            if line["step"] <= steps.setdefault(name, 0):
+                continue
+            values = {key: value for key, value in line.items() if "/" in key}
+            try:
+                tracker.log(int(line["step"]), values | {"train/epoch": line["epoch"]})
+            except tracker.errors as error:
+                logger.warning("tracking by %s, told again later: %s", name, error)
+                return
+            steps[name] = int(line["step"])
