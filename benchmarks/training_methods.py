@@ -165,8 +165,9 @@ def trl(work: Work, is_packed: bool) -> Iterator[float]:
         callbacks=[clock],
     )
     trainer.train()
+    timed = clock.seconds[len(clock.seconds) // 2 :]
     yield 0.0
-    yield from clock.seconds[len(clock.seconds) // 2 :]
+    yield from [sum(timed) / work.num_steps] * work.num_steps
 
 
 METHODS: dict[str, Callable[[Work], Iterator[float]]] = {
@@ -184,9 +185,10 @@ def measure(method: str, work: Work) -> dict[str, Any]:
     seconds, resident = [], 0
     for taken in METHODS[method](work):
         seconds.append(taken)
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # what is free goes back to the machine
-        resident = memory("VmRSS")
+        if len(seconds) > work.num_steps:  # the last: what is free goes back to the machine
+            gc.collect()
+            ctypes.CDLL(None).malloc_trim(0)
+            resident = memory("VmRSS")
     gradients = 4 * model_size(work.model)  # none are kept between steps
     return {
         "method": method,
