@@ -35,7 +35,7 @@ NUM_COMPLETIONS = 8  # of the group that is counted
 
 
 # glibc gives large blocks back at every free, and faulting their pages in again takes a fifth of a
-# step's CPU time: workers keep them, in huge pages. Threads share one arena: others cannot grow.
+# step's CPU time: workers keep them. Threads share one arena: others cannot grow.
 ALLOCATOR = {
     "GLIBC_TUNABLES": ":".join(
         f"glibc.malloc.{setting}"
@@ -43,7 +43,6 @@ ALLOCATOR = {
             "mmap_threshold=8589934592",
             "trim_threshold=8589934592",
             "arena_max=1",
-            "hugetlb=1",
         )
     )
 }
