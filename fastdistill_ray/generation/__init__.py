@@ -170,6 +170,8 @@ def completions(requests: Requests, spec: EngineSpec, pool: PoolKnobs) -> ray.da
         batch_size=1,
         compute=TaskPoolStrategy(size=1),
         num_cpus=0,
+        # Ray Data looks some 30 times a second and then finds 2 blocks by default.
+        _generator_backpressure_num_objects=2 * TASKS_AT_ONCE,
     ).map_batches(
         Asking,
         fn_constructor_kwargs={"spec": spec, "requests": ray.put(requests)},
