@@ -64,6 +64,7 @@ _REPEATING = re.compile(
 )
 _BASE_TEN = re.compile(r"(?<=\d) ?_ ?(?:10(?!\d)|\{ ?10 ?\})")
 _HALF_DAY = re.compile(r"(?<=\d) ?([AaPp])\.?[Mm]\.?$")
+_INFIX = re.compile(r"\{([^{}]*)\\(over|choose)(?![A-Za-z])([^{}]*)\}")
 _QUOTES = "\"'`"
 
 
@@ -77,6 +78,8 @@ def clean(text: str) -> str:
     text = _ROW_GAP.sub(r"\1", _WIDE_SEPARATOR.sub(",", text))
     text = _SPACE.sub(" ", _DROPPED.sub("", text)).strip()
     text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
+    if "\\over" in text or "\\choose" in text:
+        text = _INFIX.sub(_as_prefix, text if text.startswith("{") else f"{{{text}}}")
     text = _BOLD.sub(r"\1", text)
     while True:
         shorter = _strip_outside(text)
@@ -114,6 +117,11 @@ def _repeating_fraction(match: re.Match[str]) -> str:
     period = match[3] or match[4] or match[5]
     above = int(whole + part + period) - int(whole + part or "0")
     return rf"(\frac{{{above}}}{{{(10 ** len(period) - 1) * 10 ** len(part)}}})"
+
+
+def _as_prefix(match: re.Match[str]) -> str:
+    command = {"over": "frac", "choose": "binom"}[match[2]]
+    return rf"\{command}{{{match[1].strip()}}}{{{match[3].strip()}}}"
 
 
 def _strip_outside(text: str) -> str:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from fastdistill_ray.verifiers.cleaning import clean, comparable, exact_notation, unwrap
 from fastdistill_ray.verifiers.fingerprints import is_identical
 from fastdistill_ray.verifiers.intervals import ALL_REALS, as_range
-from fastdistill_ray.verifiers.latex import BOMB, depth, to_latex
+from fastdistill_ray.verifiers.latex import BOMB, NAMES, depth, to_latex
 from fastdistill_ray.verifiers.numbers import (
     NotANumber,
     Number,
@@ -94,6 +94,7 @@ _LONE_BACKSLASH = re.compile(r"(?<!\\)\\(?=[-\d])")
 # After a space a unit, before which 5 is the value: `5 m`, but not 5m or 5 x.
 _UNIT_AFTER_NUMBER = re.compile(r"\d (?:[A-Za-z/]{2,}|[msghL])(?:\^\{?[23]\}?)?$")
 _MATRIX_CELLS = re.compile(r"\\begin\{([pb]?matrix)\}(.*)\\end\{\1\}", re.DOTALL)
+_FUNCTION = re.compile(rf"(?<![A-Za-z])(?:{'|'.join(NAMES)})(?![A-Za-z])")
 _EMPTY = ("empty set", "the empty set", "no solution", "no solutions", "no real solutions")
 _CONJUNCTION = re.compile(r"\\(?:text|mbox|mathrm|textrm) ?\{\s*(,?\s*(?:or|and)|[,;])\s*\}")
 _SIGNS = re.compile(r"\\(pm|mp)(?![A-Za-z])")
@@ -101,7 +102,7 @@ _BOTH = ({"pm": "+", "mp": "-"}, {"pm": "-", "mp": "+"})
 _WORDS = re.compile(r"[^\W\d_]{2,}(?:[ '-][^\W\d_]+)*[.?!]?")
 _LETTERS_OF_PRODUCTS = re.compile(r"[abcdkmnpqrstvwxyz]{2,3}")
 _BARE_LETTERS = re.compile(
-    r"(?<![A-Za-z\\])(?!(?<=\d)[eE][+-]?\d)[A-Za-z](?![A-Za-z])|[A-Za-z]{2,}(?=[_^\d(])"
+    r"(?<![A-Za-z\\])(?!(?<=\d)[eE][+-]?\d)[A-Za-z](?![A-Za-z])|(?<![A-Za-z\\])[A-Za-z]{2,}(?=[_^\d(])"
 )
 
 
@@ -362,7 +363,11 @@ def _is_word(text: str) -> bool:
     text = unwrap(text)
     if re.fullmatch(r"\(?[A-Z]\)?", text):
         return text[0] == "("
-    if not _WORDS.fullmatch(text) or text.lower() in ("pi", "inf", "infinity", "oo"):
+    if (
+        not _WORDS.fullmatch(text)
+        or _FUNCTION.search(text)
+        or text.lower() in ("pi", "inf", "infinity", "oo")
+    ):
         return False
     return not _LETTERS_OF_PRODUCTS.fullmatch(text) or text in ("by", "my")
 

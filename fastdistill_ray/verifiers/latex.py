@@ -7,7 +7,7 @@ _TEXT_UNIT = re.compile(
     r"|(?<=[\d)}]) (?:(?:square|sq|cubic) )?(?:[cmk]m|ft|in|inch(?:es)?|feet|units?|miles|yards"
     r"|(?:kilo|centi)?meters|degrees|radians|seconds|minutes|hours)(?:\^(?:\d|\{\d\}))?$"
 )
-_NAMES = (
+NAMES = (
     "sin",
     "cos",
     "tan",
@@ -55,9 +55,10 @@ def to_latex(text: str) -> str:
     text = re.sub(r"\\sqrt ?\(([^()]*)\)", r"\\sqrt{\1}", text)
     text = re.sub(r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi ", text)
     text = re.sub(r"(?<![\\A-Za-z])(?:infinity|inf|oo)(?![A-Za-z])", r"\\infty ", text)
-    names = "|".join(_NAMES)
+    names = "|".join(NAMES)
     text = re.sub(rf"(?<![\\A-Za-z])({names})(?![A-Za-z])", r"\\\1 ", text)
     text = re.sub(r"\\(sin|cos|tan|cot|sec|csc) ?\^ ?(\d)", r"\\\1^{\2} ", text)
+    text = re.sub(r"\\sqrt ?(\[\d+\]) ?(\w)", r"\\sqrt\1{\2}", text)
     text = text.replace("**", "^").replace("*", r" \cdot ")
     text = text.replace("<=", r"\le ").replace(">=", r"\ge ")
     text = re.sub(r"\^ ?\(([^()]*)\)", r"^{\1}", text)

@@ -64,7 +64,8 @@ _EQUALS = re.compile(r"==?|\\approx(?![A-Za-z])|\\equals")
 _LEFT_SIDE = re.compile(r"[^,;<>\u2260]*")
 _COMPARISON = re.compile(r"[<>]|\\(?:n?[lg]eq?|leqslant|geqslant|neq?|pm|mp|to|in|not)(?![A-Za-z])")
 _TAIL = re.compile(
-    r"(?:[^\W\d_]|[ /.()'%\u00b0-]|\\%|\\degrees?|\\cdot|\^ ?\{? ?\\circ ?\}?|\\circ"
+    r"(?:[^\W\d_]|[ /.()'%\u00b0-]|\\(?:Omega|mu)(?![A-Za-z])|\\%|\\degrees?|\\cdot"
+    r"|\^ ?\{? ?\\circ ?\}?|\\circ"
     r"|\^ ?(?:-?[1-4]|\{ ?-?[1-4] ?\})|, ?(?=[^\W\d_]))*"
 )
 _SPACES = re.compile(" *")
@@ -78,6 +79,7 @@ _NOT_UNIT_WORDS = (
     "or and not nor but plus minus times over squared cubed half halves quarter quarters third "
     "thirds fourth fifth sixth eighth tenth less least most more than between about approximately "
     "roughly wrong incorrect if unless maybe perhaps either versus vs through until instead except "
+    "doubled tripled halved "
     "pi mod infinity sin cos tan log ln exp sqrt zero one two three four five six seven eight nine "
     "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty "
     "forty fifty sixty seventy eighty ninety hundred thousand million billion trillion"
