@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 _TOKEN = re.compile(r"(?i:</?(?:think|answer)\s*>)|\\\\?(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _TAG = re.compile(r"<(/?)(think|answer)\s*>", re.IGNORECASE)
+_ANSWER_TAG = re.compile(r"<(/?)(?i:answer)\s*>")
 _BLANK = re.compile(r"(?:\\[,;:! ]|[\s${}~*])*+")
 _STATED = re.compile(
     r"####|(?i:\banswers?[*_]*\s*(?:is\b|are\b|:|=))|\u7b54\u6848\s*(?:\u662f|\u4e3a|:|\uff1a)"
@@ -93,14 +94,14 @@ def extract_answer(
 ) -> Extraction:
     """The answer by rules 1 and 2 of the contract; `is_cut`: the token limit ended the text."""
     found = _find_answer(text, stated_answers, boxes_outside_answer, is_cut)
-    lead = _STATED_LEAD.match(found.answer)
+    lead = None if found.answer[:1].isdigit() else _STATED_LEAD.match(found.answer)
     return found._replace(answer=_after_lead(found.answer, lead.end())) if lead else found
 
 
 def _find_answer(
     text: str, stated_answers: bool, boxes_outside_answer: bool, is_cut: bool
 ) -> Extraction:
-    blocks, opened = _answer_blocks(find_tags(text))
+    blocks, opened = _answer_blocks(text)
     filled = [
         content for content in (text[b.start : b.end] for b in blocks) if not is_blank(content)
     ]
@@ -134,17 +135,15 @@ def last_number(text: str) -> str:
     return numbers[-1].rstrip(",") if numbers else ""
 
 
-def _answer_blocks(tags: list[Tag]) -> tuple[list[Box], int | None]:
+def _answer_blocks(text: str) -> tuple[list[Box], int | None]:
     """Closed answer blocks, and where a last unclosed one begins."""
     blocks: list[Box] = []
     opened: int | None = None
-    for tag in tags:
-        if tag.name != "answer":
-            continue
-        if not tag.is_closing:
-            opened = tag.end
+    for match in _ANSWER_TAG.finditer(text):
+        if not match[1]:
+            opened = match.end()
         elif opened is not None:
-            blocks.append(Box(opened, tag.start))
+            blocks.append(Box(opened, match.start()))
             opened = None
     return blocks, opened
 

@@ -167,7 +167,10 @@ def _literal_value(match: re.Match[str], is_negative: bool) -> Number:
         return Fraction(0)
     if len(digits) + abs(exponent) > MAX_DIGITS:
         return Long(is_negative, digits, exponent)
-    value = Fraction(int(digits)) * Fraction(10) ** exponent
+    if exponent >= 0:
+        value = Fraction(int(digits) * 10**exponent)
+    else:
+        value = Fraction(int(digits), 10**-exponent)
     return -value if is_negative else value
 
 
