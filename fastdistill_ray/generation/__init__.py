@@ -30,8 +30,8 @@ from fastdistill_ray.verifiers import VerifierKnobs
 
 ENGINES = {"vllm": VLLMEngine, "scripted": ScriptedEngine, "endpoint": EndpointEngine}
 IN_FLIGHT_FACTOR = 2  # queued beside what the engine can decode at once
-# A task costs the driver about 10 ms: where more than this many could run at once, a task takes
-# several requests, and a finished group waits for those few.
+# Each task costs the driver milliseconds: where more than this many could run at once, a task
+# takes several requests, and a finished group waits for those few.
 TASKS_AT_ONCE = 256
 NUMBERS_AT_ONCE = 4096  # handed out by one task
 
