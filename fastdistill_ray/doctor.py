@@ -194,7 +194,13 @@ def check_memory(recipe: Recipe) -> dict[str, MemoryPlan]:
     pool = recipe.pools.student
     device = "cuda" if pool.gpus else "cpu"
     plans = {
-        model: plan_memory(fetch_model(model), recipe.training, workers=pool.workers, device=device)
+        model: plan_memory(
+            fetch_model(model),
+            recipe.training,
+            recipe.optimizer,
+            workers=pool.workers,
+            device=device,
+        )
         for model in dict.fromkeys(student.model for student in students(recipe))
     }
     available = None if recipe.pools.autoscaling else rank_memory(pool)

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM
 
 from fastdistill_ray.attention import GROUPED
-from fastdistill_ray.config import LoraKnobs, TrainingKnobs
+from fastdistill_ray.config import LoraKnobs, OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.models import load_config
 from fastdistill_ray.packing import (
     Inputs,
@@ -26,7 +26,7 @@ from fastdistill_ray.packing import (
 from fastdistill_ray.student import CHUNK_BYTES, Student, prepare_model, to_device
 
 GIB = 2**30
-MOMENTS = 8  # bytes of a parameter's two in AdamW
+MOMENTS = {"adamw": 8, "adamw8bit": 2}  # bytes of a parameter's two
 RUNTIME = {"cpu": 700 * 2**20, "cuda": 900 * 2**20}  # libraries and, on CUDA, the context
 # Temporaries of the backward pass and what the allocator keeps, as a share of the rest: measured on
 # the CPU, where small models took 21 to 49 % more than what is counted here.
@@ -76,7 +76,9 @@ class MemoryPlan(NamedTuple):
         )
 
 
-def plan_memory(folder: str, training: TrainingKnobs, *, workers: int, device: str) -> MemoryPlan:
+def plan_memory(
+    folder: str, training: TrainingKnobs, optimizer: OptimizerKnobs, *, workers: int, device: str
+) -> MemoryPlan:
     """Of a rank among `workers` on "cpu" or "cuda"; only config.json of the folder is read."""
     with FakeTensorMode(allow_non_fake_inputs=True):  # an adapter adds next to nothing
         student = _student(folder, training, LoraKnobs())
@@ -97,12 +99,14 @@ def plan_memory(folder: str, training: TrainingKnobs, *, workers: int, device: s
     # Gradients of the root are reduced last, when activations are gone.
     reduced = (width + 8) * max(counts.root, counts.block)
     gathered += max(0, reduced - activations - logits)
-    weights, trained = counts.all // workers, counts.trained // workers
-    counted = 4 * weights + (4 + MOMENTS) * trained + gathered + activations + logits
+    resting = 0 if training.cpu_offload else 1  # in the device's own memory
+    weights, trained = resting * counts.all // workers, resting * counts.trained // workers
+    moments = MOMENTS[optimizer.kind]
+    counted = 4 * weights + (4 + moments) * trained + gathered + activations + logits
     return MemoryPlan(
         weights=4 * weights,
         gradients=4 * trained,
-        optimizer=MOMENTS * trained,
+        optimizer=moments * trained,
         gathered=gathered,
         activations=activations,
         logits=logits,
@@ -187,4 +191,7 @@ def advice(plan: MemoryPlan, available: float, device: str) -> str:
         )
     if device == "cpu":
         return "set training.lora.rank, or give pools.student nodes with more memory"
-    return "raise pools.student.workers (weights are shared among them), or set training.lora.rank"
+    return (
+        "raise pools.student.workers (weights are shared among them), or set "
+        "training.cpu_offload: true, optimizer.kind: adamw8bit or training.lora.rank"
+    )

@@ -139,7 +139,9 @@ def _memory_lines(recipe: Recipe) -> list[str]:
 
         pool = recipe.pools.student
         device = "cuda" if pool.gpus else "cpu"
-        plan = plan_memory(folder, recipe.training, workers=pool.workers, device=device)
+        plan = plan_memory(
+            folder, recipe.training, recipe.optimizer, workers=pool.workers, device=device
+        )
         lines.append(f"memory     {model}: {plan.describe()}")
     return lines
 

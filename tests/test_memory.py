@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from fastdistill_ray.config import TrainingKnobs
+from fastdistill_ray.config import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.memory import MemoryPlan, advice, plan_memory
 
 TOLERANCE = 0.25  # of what the plan says beyond the libraries
@@ -49,22 +49,32 @@ def test_plan_is_near_the_measured_peak_of_a_fresh_process(folder: str, knobs: d
         check=True,
     )
     measured = json.loads(done.stdout.splitlines()[-1])
-    plan = plan_memory(folder, TrainingKnobs(**knobs), workers=1, device="cpu")
+    plan = plan_memory(folder, TrainingKnobs(**knobs), OptimizerKnobs(), workers=1, device="cpu")
     taken = measured["peak"] - measured["before"]
     assert plan.total - plan.runtime == pytest.approx(taken, rel=TOLERANCE), plan
 
 
 def test_plan_counts_weights_and_optimizer_and_shares_them_among_ranks(folder: str) -> None:
     one, four = (
-        plan_memory(folder, TrainingKnobs(), workers=workers, device="cuda") for workers in (1, 4)
+        plan_memory(folder, TrainingKnobs(), OptimizerKnobs(), workers=workers, device="cuda")
+        for workers in (1, 4)
     )
     assert (one.weights, one.gradients, one.optimizer) == tuple(
         bytes_each * PARAMETERS for bytes_each in (4, 4, 8)
     )
     assert four.weights * 4 == one.weights
     assert four.activations == one.activations
-    lora = plan_memory(folder, TrainingKnobs(lora={"rank": 4}), workers=1, device="cuda")
+    lora = plan_memory(
+        folder, TrainingKnobs(lora={"rank": 4}), OptimizerKnobs(), workers=1, device="cuda"
+    )
     assert lora.optimizer < one.optimizer / 20
+    small = OptimizerKnobs(kind="adamw8bit")
+    offloaded = TrainingKnobs(cpu_offload=True)
+    assert plan_memory(folder, TrainingKnobs(), small, workers=1, device="cuda").optimizer == (
+        2 * PARAMETERS
+    )
+    there = plan_memory(folder, offloaded, small, workers=1, device="cuda")
+    assert (there.weights, there.gradients, there.optimizer) == (0, 0, 0)
 
 
 def test_advice_names_the_knob_that_is_left() -> None:
