@@ -35,7 +35,7 @@ from fastdistill_ray.training import train
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 NUM_GROUPS = 13  # in steps of 3: the last of an epoch has one group, so one of two ranks has none
 EPOCHS = 3
-TIMES = ("time/step", "time/validation", "train/tokens_per_second")
+MEASURED = ("time/step", "time/validation", "train/tokens_per_second", "memory/peak_gib")
 # Two groups held out; the best step is neither the last nor one of a periodic checkpoint.
 RISING = 5e-3  # a learning rate at which they get worse after some steps
 WATCHED = ValidationKnobs(share=0.15, every=2, best_metric="loss", patience=2)
@@ -152,9 +152,9 @@ def lines(file: Path) -> list[dict]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def without_times(file: Path) -> list[dict]:
+def without_measured(file: Path) -> list[dict]:
     return [
-        {name: value for name, value in line.items() if name not in (*TIMES, "time")}
+        {name: value for name, value in line.items() if name not in (*MEASURED, "time")}
         for line in lines(file)
     ]
 
@@ -211,7 +211,7 @@ def test_two_ranks_equal_any_other_number_in_loss_and_updated_weights(
 ) -> None:
     """Loss and norm of all 15 steps within 1e-4; weights within bf16's rounding."""
     run(model, store, tmp_path / "one", workers=workers)
-    one, two = (without_times(out / "metrics.jsonl") for out in (tmp_path / "one", quiet))
+    one, two = (without_measured(out / "metrics.jsonl") for out in (tmp_path / "one", quiet))
     for first, second in zip(one, two, strict=True):
         assert first.keys() == second.keys()
         for name, value in first.items():
@@ -230,7 +230,7 @@ def test_killed_worker_restarts_and_metrics_equal_the_quiet_run(
     run(model, store, out, workers=2, max_failures=1)
     assert killed
     for name in ("metrics.jsonl", "steps.jsonl"):
-        assert without_times(out / name) == without_times(quiet / name)
+        assert without_measured(out / name) == without_measured(quiet / name)
 
 
 def test_training_called_again_after_a_failure_continues_from_its_checkpoint(
@@ -242,7 +242,7 @@ def test_training_called_again_after_a_failure_continues_from_its_checkpoint(
         run(model, store, out, workers=2)
     first_time = lines(out / "steps.jsonl")[0]["time"]
     run(model, store, out, workers=2)
-    assert without_times(out / "metrics.jsonl") == without_times(quiet / "metrics.jsonl")
+    assert without_measured(out / "metrics.jsonl") == without_measured(quiet / "metrics.jsonl")
     assert lines(out / "steps.jsonl")[0]["time"] == first_time, "the first steps were not repeated"
     for name, tensor in weights(out / "epoch_3").items():
         assert torch.equal(tensor, weights(quiet / "epoch_3")[name])
@@ -287,7 +287,7 @@ def test_validation_and_the_best_step_are_those_of_one_rank(
 ) -> None:
     out = tmp_path / "one"
     run(model, store, out, workers=1, validation=WATCHED, learning_rate=RISING)
-    one, two = (without_times(folder / "metrics.jsonl") for folder in (out, watched))
+    one, two = (without_measured(folder / "metrics.jsonl") for folder in (out, watched))
     for first, second in zip(one, two, strict=True):
         assert second == {name: pytest.approx(value, rel=1e-3) for name, value in first.items()}
     (best,) = out.glob("best_step_*")
@@ -317,7 +317,7 @@ def test_worker_killed_at_a_random_step_changes_no_digit(
     )
     assert killed
     for name in ("metrics.jsonl", "steps.jsonl"):
-        assert without_times(out / name) == without_times(watched / name), f"killed at {step}"
+        assert without_measured(out / name) == without_measured(watched / name), f"killed at {step}"
     (best,) = out.glob("best_step_*")
     for name, tensor in weights(best).items():
         assert torch.equal(tensor, weights(watched / best.name)[name])
