@@ -170,7 +170,7 @@ def completions(requests: Requests, spec: EngineSpec, pool: PoolKnobs) -> ray.da
         batch_size=1,
         compute=TaskPoolStrategy(size=1),
         num_cpus=0,
-        # Ray Data looks some 30 times a second and then finds 2 blocks by default.
+        # By default Ray Data finds 2 blocks each time it looks, too few for many actors.
         _generator_backpressure_num_objects=2 * TASKS_AT_ONCE,
     ).map_batches(
         Asking,

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import psutil
 import pytest
@@ -34,6 +35,7 @@ class NodeWatch:
 
     def __init__(self, raylets: dict[str, int]) -> None:
         self.raylets = raylets
+        self.earlier = {pid for _, pid, _ in self._workers()}  # actors of before take time to end
         self.seen: dict[str, set[str]] = {name: set() for name in NAMES}
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
@@ -48,15 +50,18 @@ class NodeWatch:
 
     def _watch(self) -> None:
         while not self.stop.wait(0.1):
-            for node, raylet in self.raylets.items():
-                for worker in psutil.Process(raylet).children():
-                    try:
-                        title = worker.cmdline()[0]
-                    except (psutil.NoSuchProcess, IndexError):
-                        continue
-                    for name in NAMES:
-                        if name in title:
-                            self.seen[name].add(node)
+            for node, pid, name in self._workers():
+                if pid not in self.earlier:
+                    self.seen[name].add(node)
+
+    def _workers(self) -> Iterator[tuple[str, int, str]]:
+        for node, raylet in self.raylets.items():
+            for worker in psutil.Process(raylet).children():
+                try:
+                    title = worker.cmdline()[0]
+                except (psutil.NoSuchProcess, IndexError):
+                    continue
+                yield from ((node, worker.pid, name) for name in NAMES if name in title)
 
 
 @pytest.fixture
