@@ -89,34 +89,38 @@ def is_blank(answer: str) -> bool:
     return _BLANK.fullmatch(answer) is not None
 
 
-def extract_answer(
-    text: str, *, stated_answers: bool, boxes_outside_answer: bool, is_cut: bool
-) -> Extraction:
+class Rules(NamedTuple):
+    """Where an answer may stand besides in a box of an answer block."""
+
+    unboxed_blocks: bool
+    boxes_outside_answer: bool
+    stated_answers: bool
+
+
+def extract_answer(text: str, rules: Rules, *, is_cut: bool) -> Extraction:
     """The answer by rules 1 and 2 of the contract; `is_cut`: the token limit ended the text."""
-    found = _find_answer(text, stated_answers, boxes_outside_answer, is_cut)
+    found = _find_answer(text, rules, is_cut)
     lead = None if found.answer[:1].isdigit() else _STATED_LEAD.match(found.answer)
     return found._replace(answer=_after_lead(found.answer, lead.end())) if lead else found
 
 
-def _find_answer(
-    text: str, stated_answers: bool, boxes_outside_answer: bool, is_cut: bool
-) -> Extraction:
+def _find_answer(text: str, rules: Rules, is_cut: bool) -> Extraction:
     blocks, opened = _answer_blocks(text)
     filled = [
         content for content in (text[b.start : b.end] for b in blocks) if not is_blank(content)
     ]
     if filled:
-        return _from_block(filled[-1].strip(), stated_answers)
+        return _from_block(filled[-1].strip(), rules)
     if blocks:
         return Extraction("", "the answer block is empty")
-    if boxes_outside_answer:
+    if rules.boxes_outside_answer:
         # A block that was begun and cut is not an answer, and what stands before it was not meant.
         box = _last_box(text[opened or 0 :])
         if box:
             return Extraction(box, "last box")
     if opened is not None:
         return Extraction("", "the answer block is not closed")
-    if stated_answers:
+    if rules.stated_answers:
         return _stated(text, is_cut)
     return Extraction("", "no answer")
 
@@ -155,13 +159,15 @@ def _last_box(text: str) -> str:
     return ""
 
 
-def _from_block(content: str, stated_answers: bool) -> Extraction:
+def _from_block(content: str, rules: Rules) -> Extraction:
     box = _last_box(content)
     if box:
         return Extraction(box, "last box of the answer block")
     if _BOX_START.search(content):
         return Extraction("", "the box in the answer block is empty or not closed")
-    if stated_answers:
+    if not rules.unboxed_blocks:
+        return Extraction("", "the answer block has no box")
+    if rules.stated_answers:
         stated = _stated(content, is_cut=False)
         if stated.answer:
             return stated

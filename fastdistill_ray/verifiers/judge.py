@@ -12,7 +12,7 @@ from fastdistill_ray.records import KINDS, Judgement, Kind, Verdict
 from fastdistill_ray.verifiers import expressions
 from fastdistill_ray.verifiers.choices import NotAChoice, SeveralChoices, parse_choice
 from fastdistill_ray.verifiers.cleaning import comparable, unwrap
-from fastdistill_ray.verifiers.extraction import extract_answer, last_number
+from fastdistill_ray.verifiers.extraction import Rules, extract_answer, last_number
 from fastdistill_ray.verifiers.numbers import (
     NotANumber,
     TooLarge,
@@ -32,6 +32,9 @@ class VerifierKnobs(Knobs):
     memory_limit_gib: float = Field(2.0, gt=0, description="Address space of a judging worker.")
     stated_answers: bool = Field(
         True, description="Without a block or a box, accept 'the answer is ...' and '#### ...'."
+    )
+    unboxed_blocks: bool = Field(
+        True, description="In an <answer> block without a box, accept the block's text."
     )
     boxes_outside_answer: bool = Field(
         True, description="Without an <answer> block, accept the last complete box of the text."
@@ -66,6 +69,7 @@ class Judge:
 
     def __init__(self, knobs: VerifierKnobs) -> None:
         self._knobs = knobs
+        self._rules = Rules(knobs.unboxed_blocks, knobs.boxes_outside_answer, knobs.stated_answers)
         self._process = ExpressionProcess(knobs.time_limit, int(knobs.memory_limit_gib * 2**30))
         self._cache: dict[Question, Decision] = {}
 
@@ -100,12 +104,7 @@ class Judge:
         if fault:
             return Judgement("error", "", fault)
         is_cut = finish_reason in ("length", "repetition")
-        answer, origin = extract_answer(
-            response,
-            stated_answers=self._knobs.stated_answers,
-            boxes_outside_answer=self._knobs.boxes_outside_answer,
-            is_cut=is_cut,
-        )
+        answer, origin = extract_answer(response, self._rules, is_cut=is_cut)
         if answer:
             decision = self._decide(Question(kind, reference, answer, tuple(options), tolerance))
         else:
