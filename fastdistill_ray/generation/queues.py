@@ -4,6 +4,8 @@ Ray Data bounds its queues by bytes. Numbers of requests weigh nothing, so all o
 lie in the driver at once, at some kilobytes each.
 """
 
+import time
+
 from ray.data import DataContext
 
 # No public way to bound a queue by its length in the pinned Ray 2.60.
@@ -15,14 +17,22 @@ from ray.data._internal.execution.backpressure_policy import (
 from ray.data._internal.execution.interfaces.physical_operator import PhysicalOperator
 
 LIMIT = "fastdistill_ray.max_queued_blocks"
+PAUSE_SECONDS = 0.02
 
 
 class ShortQueues(BackpressurePolicy):
-    """An operator whose finished blocks nobody takes is read no further: its tasks then wait."""
+    """An operator whose finished blocks nobody takes is read no further: its tasks then wait.
+
+    Ray's loop waits only while no block can be read, so a block left unread makes it spin: it took
+    a core, and the lock of the interpreter, from the training beside it.
+    """
 
     def max_task_output_bytes_to_read(self, op: PhysicalOperator) -> int | None:
         limit = self._data_context.get_config(LIMIT)
-        return 0 if self._topology[op].output_queue.num_blocks >= limit else None
+        if self._topology[op].output_queue.num_blocks < limit:
+            return None
+        time.sleep(PAUSE_SECONDS)
+        return 0
 
 
 def bound_queues(context: DataContext, max_blocks: int) -> None:
