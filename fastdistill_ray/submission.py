@@ -125,6 +125,8 @@ def local_head() -> Iterator[str]:
         *(str(Path(sys.executable).parent / "ray"), "start", "--head", "--block"),
         *("--port", str(gcs_port), "--dashboard-port", str(port)),
         *("--dashboard-host", "127.0.0.1", "--disable-usage-stats"),
+        # Its default port may be held by another head's agent, or by that of one just killed.
+        *("--dashboard-agent-listen-port", str(_free_port())),
     ]
     environment = {**os.environ, "RAY_worker_niceness": "0"}  # nothing else wants this machine
     with tempfile.TemporaryFile() as log:
