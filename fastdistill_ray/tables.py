@@ -99,13 +99,12 @@ def _result_table(run: Run, split: str) -> Table:
                 percent(measure(run, model, split, "template_adherence").value),
                 decimal(measure(run, model, split, "mean_tokens").value),
                 percent(measure(run, model, split, "truncation_rate").value),
-                percent(measure(run, model, split, "loop_end_rate").value),
                 *trained,
             ]
         )
     header = ["Model", "Accuracy %", "Strict accuracy %", "Format %", "Mean tokens"]
     return Table(
-        [*header, "Truncated %", "Ended loops %", "Trained tokens", "Training s"],
+        [*header, "Truncated %", "Trained tokens", "Training s"],
         rows,
         title=f"{split_label(split).capitalize()}: {num_problems:,} problems",
     )
@@ -134,7 +133,7 @@ def _explain_accuracy(run: Run) -> str:
         "wherever it stands, so that learning the format is not sold as learning to reason. "
         "Strict accuracy is the contract: the answer must stand in the format asked for. Format is "
         "the share of answers in that format, whether correct or not. Truncated answers were cut "
-        "at the evaluation's token limit; ended loops said the same again and again."
+        "at the evaluation's token limit."
     )
     split = run.results.splits[0]
     cut = measure(run, "base", split, "truncation_rate").value
@@ -245,10 +244,12 @@ def degeneracy_blocks(run: Run) -> list[Block]:
         Column("degenerate_rate_correct", "of correct", percent),
         Column("degenerate_rate_wrong", "of wrong", percent),
         Column("mean_loops", "Loops per answer", hundredth),
+        Column("loop_end_rate", "Ended in one %", percent),
     ]
     caption = (
         "Repeated 4-grams: 1 minus unique over all 4-grams of an answer, averaged. A looping "
-        "answer says a phrase of four or more words three times in a row or more."
+        "answer says a phrase of four or more words three times in a row or more; one that the "
+        "engine found to say the same tokens for ever was ended there."
     )
     return metric_table(run, columns, caption)
 

@@ -106,7 +106,6 @@ def test_report_results_tables_show_the_numbers_of_results_json(run: Path) -> No
             expected.append(f"{100 * found[model, split, 'template_adherence']['value']:.1f}")
             expected.append(f"{found[model, split, 'mean_tokens']['value']:.1f}")
             expected.append(f"{100 * found[model, split, 'truncation_rate']['value']:.1f}")
-            expected.append(f"{100 * found[model, split, 'loop_end_rate']['value']:.1f}")
             cost = costs.get(model, {"trained_tokens": 0, "seconds": 0})
             expected += [f"{cost['trained_tokens']:,}", f"{cost['seconds']:.0f}"]
             assert row[1:] == expected
