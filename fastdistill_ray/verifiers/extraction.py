@@ -23,6 +23,7 @@ _STATED_LEAD = re.compile(
     r"(?:(?:final|correct|right)\s+)*answers?\s*(?:is\b|are\b|:|=)\s*:?\s*\}?",
     re.IGNORECASE,
 )
+_PLAIN_BOX = re.compile(r"\\boxed\{([^{}<\\]*)\}")
 _BOX_START = re.compile(r"(?<!\\)\\++(?:boxed|fbox)")
 
 
@@ -153,6 +154,8 @@ def _answer_blocks(text: str) -> tuple[list[Box], int | None]:
 
 
 def _last_box(text: str) -> str:
+    if plain := _PLAIN_BOX.fullmatch(text):  # most answers; a third faster than the walk
+        return "" if is_blank(plain[1]) else plain[1].strip()
     for box in reversed(find_boxes(text)):
         if not is_blank(text[box.start : box.end]):
             return text[box.start : box.end].strip()
