@@ -145,7 +145,8 @@ def math_groups(solved: list[dict[str, str]], limit: int) -> list[Case]:
 
 def math_answers(reference: str, other: str, rng: random.Random) -> list[tuple[bool, str | None]]:
     """The reference, a right writing of it, another problem's, one with a digit changed."""
-    again = reference.replace("\\frac", "\\dfrac").replace("\\ ", " ").replace(", ", ",")
+    again = reference.replace("\\frac", "\\dfrac").replace(", ", ",")
+    again = re.sub(r"(?<!\\)\\ ", " ", again)  # but not the row breaks of a matrix
     again = re.sub(r"(?<=[\w)}])([+=])(?=[\w(\\])", r" \1 ", again)
     digits = [match.start() for match in re.finditer(r"\d", reference)]
     changed = None
