@@ -16,10 +16,10 @@ import torch.distributed as dist
 from fastdistill_ray.advantages import AdvantageKnobs
 from fastdistill_ray.config import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.objectives import AdvDistill
-from fastdistill_ray.optimization import Learner, peak_memory, train_step
+from fastdistill_ray.optimization import Learner, build_optimizer, peak_memory, train_step
 from fastdistill_ray.packing import StudentText
+from fastdistill_ray.sharding import shard_student
 from fastdistill_ray.student import load_student
-from fastdistill_ray.training import build_optimizer, shard_student
 
 
 def make_row(step: int, length: int) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from fastdistill_ray.config import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.objectives import AdvDistill
 from fastdistill_ray.optimization import COUNTS, Learner, backward, max_over_ranks, sum_over_ranks
 from fastdistill_ray.packing import TrainCompletion, TrainGroup, empty_batch, pack_groups
+from fastdistill_ray.sharding import shard_student
 from fastdistill_ray.student import load_student
-from fastdistill_ray.training import shard_student
 
 WORLD_SIZE = 2
 DEALS = {"uneven": [[0, 2], [1]], "one rank has none": [[0, 1, 2], []]}  # groups by rank

@@ -5,10 +5,10 @@ Tolerances: float32 against float64 on a 2-layer model, 1e-5 relative to the lar
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from models_for_tests import make_tiny_model
+from ranks_for_tests import make_groups
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM
@@ -18,7 +18,6 @@ from fastdistill_ray.objectives import AdvDistill, Sft
 from fastdistill_ray.packing import (
     MicroBatch,
     Segment,
-    TrainCompletion,
     TrainGroup,
     pack_groups,
     packed_batch,
@@ -47,19 +46,6 @@ def load(folder: str, vocab_size: int = 10**6, shared_prompt: bool = True) -> St
     return load_student(
         folder, vocab_size=vocab_size, device=CPU, shared_prompt=shared_prompt, lora=LoraKnobs()
     )
-
-
-def make_groups() -> list[TrainGroup]:
-    random = np.random.default_rng(7)
-    groups = []
-    for index, lengths in enumerate([[5, 1, 9], [3, 3], [7, 2, 4, 6]]):
-        weights = random.dirichlet(np.ones(len(lengths)))
-        completions = [
-            TrainCompletion(random.integers(0, 250, n), float(w), (i % 2) / len(lengths))
-            for i, (n, w) in enumerate(zip(lengths, weights, strict=True))
-        ]
-        groups.append(TrainGroup(str(index), random.integers(0, 250, 3 + index), completions))
-    return groups
 
 
 def loss_and_gradients(
