@@ -1,8 +1,8 @@
 """The whole pipeline on a local Ray: real vLLM, two FSDP ranks, training beside generation."""
 
 import json
+import threading
 import time
-from functools import partial
 
 import psutil
 import pytest
@@ -10,16 +10,31 @@ from jobs_for_tests import lines_of, run_job, start_job, tiny_recipe, write_reci
 from models_for_tests import make_tiny_model
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from watch_for_tests import watching
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 
-def look_for_engines(last_seen: dict[int, float]) -> None:
-    """Which vLLM engine processes there are, seen from outside, with the time."""
-    for process in psutil.process_iter(["name"]):
-        if (process.info["name"] or "").startswith("VLLM::Engine"):
-            last_seen[process.pid] = time.time()
+class EngineWatch:
+    """Which vLLM engine processes there were, seen from outside, with the last time each lived."""
+
+    def __init__(self) -> None:
+        self.last_seen: dict[int, float] = {}
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "EngineWatch":
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.thread.join()
+
+    def _watch(self) -> None:
+        while not self.stop.wait(0.5):
+            for process in psutil.process_iter(["name"]):
+                if (process.info["name"] or "").startswith("VLLM::Engine"):
+                    self.last_seen[process.pid] = time.time()
 
 
 def test_overlap_with_real_vllm_and_two_ranks_trains_before_the_last_commit(tmp_path):
@@ -35,8 +50,7 @@ def test_overlap_with_real_vllm_and_two_ranks_trains_before_the_last_commit(tmp_
         pools={"student": {"workers": 2, "cpus": 1.0}},
     )
     run = tmp_path / "run"
-    engines: dict[int, float] = {}
-    with watching(partial(look_for_engines, engines), 0.5):
+    with EngineWatch() as engines:
         job = start_job("train_overlapped_for_tests", write_recipe(tmp_path, recipe), run)
         code = job.wait(timeout=280)
     assert code == 0, (tmp_path / "run.log").read_text()[-3000:]
@@ -52,7 +66,7 @@ def test_overlap_with_real_vllm_and_two_ranks_trains_before_the_last_commit(tmp_
         assert sorted(trained) == sorted(keys), "each kept group is trained once per epoch"
     assert trained != keys, "epoch 1 has an order of its own"
     assert [key for step in steps[:8] for key in step["group_ids"]] == keys, "arrival order"
-    assert len(engines) == 1, "epoch 2 starts no engine"
+    assert len(engines.last_seen) == 1, "epoch 2 starts no engine"
     metrics = lines_of(out / "metrics.jsonl")
     assert metrics[-1]["train/loss"] < metrics[0]["train/loss"]
     manifest = json.loads((out / "manifest.json").read_text())

@@ -1,9 +1,9 @@
 """Two simulated nodes: each pool lands where its resources and labels say."""
 
-import contextlib
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
@@ -13,7 +13,6 @@ import ray
 from jobs_for_tests import tiny_recipe
 from models_for_tests import make_tiny_model
 from ray.cluster_utils import Cluster
-from watch_for_tests import watching
 
 from fastdistill_ray import doctor
 from fastdistill_ray.config import Recipe
@@ -31,30 +30,38 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 NAMES = ("Asking", "GroupWriter", "AnswerWriter", "TrainWorker")
 
 
-def workers(raylets: dict[str, int]) -> Iterator[tuple[str, int, str]]:
-    """(node, pid, name) of the workers of each raylet, seen from outside by their titles."""
-    for node, raylet in raylets.items():
-        for worker in psutil.Process(raylet).children():
-            try:
-                title = worker.cmdline()[0]
-            except (psutil.NoSuchProcess, IndexError):
-                continue
-            yield from ((node, worker.pid, name) for name in NAMES if name in title)
+class NodeWatch:
+    """Which workers each node's raylet has started, seen from outside by their process titles."""
 
+    def __init__(self, raylets: dict[str, int]) -> None:
+        self.raylets = raylets
+        self.earlier = {pid for _, pid, _ in self._workers()}  # actors of before take time to end
+        self.seen: dict[str, set[str]] = {name: set() for name in NAMES}
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
 
-@contextlib.contextmanager
-def started(raylets: dict[str, int]) -> Iterator[dict[str, set[str]]]:
-    """Name of a worker -> the nodes that started one inside the block."""
-    earlier = {pid for _, pid, _ in workers(raylets)}  # actors of before take time to end
-    seen: dict[str, set[str]] = {name: set() for name in NAMES}
+    def __enter__(self) -> "NodeWatch":
+        self.thread.start()
+        return self
 
-    def look() -> None:
-        for node, pid, name in workers(raylets):
-            if pid not in earlier:
-                seen[name].add(node)
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.thread.join()
 
-    with watching(look, 0.1):
-        yield seen
+    def _watch(self) -> None:
+        while not self.stop.wait(0.1):
+            for node, pid, name in self._workers():
+                if pid not in self.earlier:
+                    self.seen[name].add(node)
+
+    def _workers(self) -> Iterator[tuple[str, int, str]]:
+        for node, raylet in self.raylets.items():
+            for worker in psutil.Process(raylet).children():
+                try:
+                    title = worker.cmdline()[0]
+                except (psutil.NoSuchProcess, IndexError):
+                    continue
+                yield from ((node, worker.pid, name) for name in NAMES if name in title)
 
 
 @pytest.fixture
@@ -96,15 +103,15 @@ def test_pools_land_on_the_nodes_their_resources_and_labels_name(tmp_path, clust
     problems = prepare_problems(recipe, run)
     doctor.check_pools(recipe, ray.cluster_resources())
     doctor.check_labels(recipe, [node["Labels"] for node in ray.nodes()])
-    with started(raylets) as writing:
+    with NodeWatch(raylets) as writing:
         generate_groups(recipe, run, problems["train"])
-    assert writing["Asking"] == writing["GroupWriter"] == {"writing"}
-    with started(raylets) as training:
+    assert writing.seen["Asking"] == writing.seen["GroupWriter"] == {"writing"}
+    with NodeWatch(raylets) as training:
         trials = train_students(recipe, run, len(problems["train"]))
         chosen = choose_students(recipe, run, trials, problems["validation"])
         evaluate_models(recipe, run, chosen, problems["test"])
-    assert training["TrainWorker"] == training["Asking"] == {"training"}
-    assert training["AnswerWriter"] == {"writing"}
+    assert training.seen["TrainWorker"] == training.seen["Asking"] == {"training"}
+    assert training.seen["AnswerWriter"] == {"writing"}
 
 
 def test_run_folder_that_a_node_does_not_see_is_refused(tmp_path, cluster):
