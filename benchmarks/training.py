@@ -5,7 +5,7 @@
 
 On the CPU every method runs in processes of its own, in turn, on the same committed groups; with
 no --run-dir the demo's are generated first (minutes). Memory is above parameters, gradients and
-optimizer state. Ours runs with the allocator's settings of our workers, the others as they come;
+optimizer state. Ours runs with the allocator of our workers, the others as they come;
 `same_allocator` rows are the others with ours, once. On CUDA: a 1.5B student of random weights,
 tokens per second and utilisation.
 """
@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM
 from benchmarks.training_methods import METHODS, Work, grown_model
 from benchmarks.training_throughput import LARGE, throughput
 from fastdistill_ray.config import load_recipe
-from fastdistill_ray.memory import ALLOCATOR
+from fastdistill_ray.memory import allocator
 from fastdistill_ray.models import fetch_model
 from fastdistill_ray.objectives import AdvDistill, Objective, Sft
 from fastdistill_ray.packing import num_packed_tokens
@@ -127,7 +127,7 @@ def run_method(
                 *("--steps", str(num_steps), "--model", model),
             ],
             cwd=ROOT,
-            env={**os.environ, **(ALLOCATOR if is_tuned else {})},
+            env={**os.environ, **(allocator() if is_tuned else {})},
             check=True,
             stdout=subprocess.DEVNULL,
         )

@@ -33,7 +33,7 @@ from fastdistill_ray.checkpoints import (
 )
 from fastdistill_ray.config import OptimizerKnobs, PoolKnobs, TrainingKnobs
 from fastdistill_ray.groups import StepPlan
-from fastdistill_ray.memory import ALLOCATOR
+from fastdistill_ray.memory import allocator
 from fastdistill_ray.models import fetch_model, load_tokenizer, same_tokenizer
 from fastdistill_ray.objectives import Objective
 from fastdistill_ray.optimization import Learner, build_optimizer, train_step
@@ -135,7 +135,7 @@ def _trainer(job: TrainJob, student_pool: PoolKnobs) -> TorchTrainer:
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=1, checkpoint_score_attribute="mark"
             ),
-            worker_runtime_env={} if use_gpu else {"env_vars": ALLOCATOR},
+            worker_runtime_env={} if use_gpu else {"env_vars": allocator()},
         ),
     )
 
