@@ -199,7 +199,7 @@ def measure(method: str, work: Work) -> dict[str, Any]:
 
 
 def give_back() -> None:
-    """What the allocator keeps goes to the machine: of glibc, and of jemalloc where it is loaded."""
+    """What the allocator keeps goes to the machine: of glibc, and of jemalloc where loaded."""
     gc.collect()
     libraries = ctypes.CDLL(None)
     libraries.malloc_trim(0)
