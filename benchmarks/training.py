@@ -27,10 +27,10 @@ from transformers import AutoModelForCausalLM
 from benchmarks.training_methods import METHODS, Work, grown_model
 from benchmarks.training_throughput import LARGE, throughput
 from fastdistill_ray.config import load_recipe
-from fastdistill_ray.memory import allocator
 from fastdistill_ray.models import fetch_model
 from fastdistill_ray.objectives import AdvDistill, Objective, Sft
 from fastdistill_ray.packing import num_packed_tokens
+from fastdistill_ray.training import allocator
 
 ROOT = Path(__file__).parent.parent
 GROWN_VOCABULARY = 152_064

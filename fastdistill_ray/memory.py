@@ -5,8 +5,6 @@ summed: no formula of an architecture. Numbers are bytes at the fullest moment, 
 a forward pass with the gradients of earlier micro-batches at hand.
 """
 
-import importlib.util
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -31,27 +29,9 @@ GIB = 2**30
 MOMENTS = {"adamw": 8, "adamw8bit": 2}  # bytes of a parameter's two
 RUNTIME = {"cpu": 700 * 2**20, "cuda": 900 * 2**20}  # libraries and, on CUDA, the context
 # Temporaries of the backward pass and what the allocator keeps, as a share of the rest: measured on
-# the CPU, 12 to 27 % with `allocator`.
+# the CPU, 12 to 27 % with the allocator of training workers.
 SLACK = 0.2
 NUM_COMPLETIONS = 8  # of the group that is counted
-
-
-def allocator() -> dict[str, str]:
-    """Environment of a process that trains on the CPU: jemalloc, which comes with Ray, if it does.
-
-    glibc's allocator gives large blocks back at every free, and faulting their pages in again takes
-    a fifth of a step's CPU time; told to keep them it scatters them over 0.7 GiB more.
-    """
-    found = importlib.util.find_spec("ray")
-    library = Path(found.origin).parent / "core/libjemalloc.so" if found and found.origin else None
-    if library is None or not library.exists():
-        return {}
-    return {
-        "LD_PRELOAD": str(library),
-        # One arena, or what one thread frees is of no use to another; freed pages are kept, also
-        # those of large blocks.
-        "MALLOC_CONF": "narenas:1,oversize_threshold:0,dirty_decay_ms:-1",
-    }
 
 
 class MemoryPlan(NamedTuple):

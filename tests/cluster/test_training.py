@@ -165,10 +165,11 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
 
 
-def kill_a_worker_after(out: Path, num_steps: int, *, checkpoint: bool = False) -> list[int]:
+def kill_a_worker_after(out: Path, num_steps: int, *, checkpoint: bool = False) -> list[set[str]]:
     """kill -9 of one training process once that many steps are recorded and, where asked for, Ray's
-    controller knows of a checkpoint, some time after the step; its pid comes later."""
-    killed: list[int] = []
+    controller knows of a checkpoint, some time after the step; what files it had loaded comes
+    later."""
+    killed: list[set[str]] = []
 
     def watch() -> None:
         metrics, known = out / "metrics.jsonl", out / "checkpoints" / KNOWN_CHECKPOINTS
@@ -181,8 +182,9 @@ def kill_a_worker_after(out: Path, num_steps: int, *, checkpoint: bool = False) 
             for process in psutil.Process().children(recursive=True)
             if "RayTrainWorker" in process.name()
         ]
+        loaded = {one.path for one in workers[-1].memory_maps()}
         workers[-1].kill()
-        killed.append(workers[-1].pid)
+        killed.append(loaded)
 
     threading.Thread(target=watch, daemon=True).start()
     return killed
@@ -230,7 +232,8 @@ def test_killed_worker_restarts_and_metrics_equal_the_quiet_run(
     out = tmp_path / "killed"
     killed = kill_a_worker_after(out, 6)
     run(model, store, out, workers=2, max_failures=1)
-    assert killed
+    (loaded,) = killed
+    assert any(path.endswith("libjemalloc.so") for path in loaded)
     for name in ("metrics.jsonl", "steps.jsonl"):
         assert without_measured(out / name) == without_measured(quiet / name)
 
