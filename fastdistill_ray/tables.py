@@ -135,16 +135,23 @@ def _explain_accuracy(run: Run) -> str:
         "the share of answers in that format, whether correct or not. Truncated answers were cut "
         "at the evaluation's token limit."
     )
-    split = run.results.splits[0]
-    cut = measure(run, "base", split, "truncation_rate").value
+    cut = _over_splits(run, "base", "truncation_rate")
     if cut is None:
         return text
-    loops = measure(run, "base", split, "loop_end_rate").value
+    loops = _over_splits(run, "base", "loop_end_rate")
     judged = "under" if cut < 0.05 else "which is not under"
     return (
-        f"{text} Of the base student's answers {percent(cut)} % were cut at the limit, {judged} "
-        f"5 %, and {percent(loops)} % were ended in a loop."
+        f"{text} Of the base student's answers, over all splits, {percent(cut)} % were cut at the "
+        f"limit, {judged} 5 %, and {percent(loops)} % were ended in a loop."
     )
+
+
+def _over_splits(run: Run, model: str, metric: str) -> float | None:
+    """The share among the problems of all splits; None where no split has it."""
+    found = [measure(run, model, split, metric) for split in run.results.splits]
+    num_problems = sum(one.num_problems for one in found if one.value is not None)
+    hits = sum(one.value * one.num_problems for one in found if one.value is not None)
+    return hits / num_problems if num_problems else None
 
 
 def _pass_at_k(run: Run) -> list[Block]:

@@ -1,7 +1,10 @@
 """Each step reaches each tracker once, read back with the tracker's own reader."""
 
 import json
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,21 +115,34 @@ def test_tracker_that_stops_answering_is_told_later_and_nothing_else_stops(tmp_p
     assert "flaky" in caplog.text
 
 
-def test_wandb_offline_run_holds_the_steps(tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
+def wandb_records(file: Path) -> Iterator[Any]:
+    """Those of a file of LevelDB's log format that ends within its first block."""
     from wandb.proto import wandb_internal_pb2
 
+    data, position = file.read_bytes(), 7
+    assert len(data) < 2**15
+    while position + 7 <= len(data):
+        size = int.from_bytes(data[position + 4 : position + 6], "little")
+        position += 7 + size
+        if position <= len(data):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(data[position - size : position])
+            yield record
+
+
+def test_wandb_offline_run_holds_the_steps(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_SILENT", "true")
     knobs = TrackingKnobs(tensorboard=False, wandb_project="distil", wandb_mode="offline")
     follow(tmp_path / "run", range(1, 4), knobs)
     (file,) = tmp_path.glob("run/wandb/offline-run-*/*.wandb")
-    data, position, losses = file.read_bytes(), 7, {}
-    assert len(data) < 2**15, "one block of LevelDB's log format: after its header, whole records"
-    while position < len(data):
-        size = int.from_bytes(data[position + 4 : position + 6], "little")
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data[position + 7 : position + 7 + size])
-        position += 7 + size
+    records = []
+    deadline = time.monotonic() + 30  # finish() returns before the last records are on disk
+    while not any(record.HasField("exit") for record in records) and time.monotonic() < deadline:
+        time.sleep(0.05)
+        records = list(wandb_records(file))
+    losses = {}
+    for record in records:
         items = {".".join(one.nested_key) or one.key: one.value_json for one in record.history.item}
         if "train/loss" in items:
             losses[record.history.step.num] = float(items["train/loss"])
