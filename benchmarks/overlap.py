@@ -1,11 +1,12 @@
 """Generation and training side by side against the longer of the two alone, each on its one core.
 
-    python -m benchmarks.overlap [--json FILE] [--problems 12] [--run-dir DIR]
+    python -m benchmarks.overlap [--json FILE] [--problems 24] [--run-dir DIR]
 
-A small cut of the demo with real engines, two epochs. Alone: everything of a stage on one core.
-Side by side: the teacher's processes and the judges on core 0, the student's on core 1, Ray's and
-the driver on both. Start-up, until the first group or step, is left out and told apart. With
---run-dir the folders stay; report.html of `both` has the timeline.
+A small cut of the demo with real engines, one epoch: a second one cannot begin before the last
+group is there. Alone: everything of a stage on one core. Side by side: the teacher's processes and
+the judges on core 0, the student's on core 1, Ray's and the driver on both. Start-up, until the
+first group or step, is left out and told apart. With --run-dir the folders stay; report.html of
+`both` has the timeline.
 """
 
 import argparse
@@ -29,7 +30,7 @@ CORES = {"VLLM": 0, "Asking": 0, "GroupWriter": 0, "TrainWorker": 1, "FollowStep
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--json", default="", help="also written there")
-    parser.add_argument("--problems", type=int, default=12)
+    parser.add_argument("--problems", type=int, default=24)
     parser.add_argument("--run-dir", default="", help="kept; else a temporary folder")
     parser.add_argument("--one", nargs=2, default=[], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -81,7 +82,11 @@ def events(run: Path) -> dict[str, Any]:
     (file,) = run.glob("stages/train/*/*/steps.jsonl")
     steps = [json.loads(line)["time"] for line in file.read_text().splitlines()]
     groups = [time for commit in commits for _, _, time in commit.parts or [("", 0, commit.time)]]
-    return {"groups": groups, "steps": steps, "start": float((run / "start.txt").read_text())}
+    return {
+        "groups": sorted(groups),
+        "steps": steps,
+        "start": float((run / "start.txt").read_text()),
+    }
 
 
 def run_stage(stage: str, run_dir: str, num_problems: int) -> None:
@@ -134,6 +139,7 @@ def overrides(num_problems: int) -> list[str]:
         "selection.min_correct=0",
         "training.overlap=true",
         "training.groups_per_step=2",
+        "training.epochs=1",
         "compare.students=[]",
         "compare.learning_rates=[]",
         "compare.epochs=[]",
