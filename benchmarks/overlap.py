@@ -4,10 +4,7 @@
 
 A small cut of the demo with real engines, one epoch: a second one cannot begin before the last
 group is there. Alone: everything of a stage on one core. Side by side: the teacher's processes and
-the judges on core 0, the student's on core 1, Ray's and the driver on both. Start-up, until the
-first group or step, is left out and told apart. With --run-dir the folders stay; report.html of
-`both` has the timeline.
-"""
+the judges on core 0, the student's on core 1, Ray's and"""
 
 import argparse
 import json
@@ -58,16 +55,16 @@ def main() -> None:
 def compare(folder: Path) -> dict[str, Any]:
     alone, both = events(folder / "alone"), events(folder / "both")
     generation = alone["groups"][-1] - alone["groups"][0]
-    training = alone["steps"][-1] - alone["steps"][0]
+    training = alone["steps"][-1] - alone["first_step"]
     together = max(both["groups"][-1], both["steps"][-1]) - both["groups"][0]
     return {
         "generation_alone_seconds": generation,
         "training_alone_seconds": training,
         "side_by_side_seconds": together,
         "generation_side_by_side_seconds": both["groups"][-1] - both["groups"][0],
-        "training_side_by_side_seconds": both["steps"][-1] - both["steps"][0],
+        "training_side_by_side_seconds": both["steps"][-1] - both["first_step"],
         "start_up_seconds": both["groups"][0] - both["start"],
-        "first_step_after_first_group_seconds": both["steps"][0] - both["groups"][0],
+        "first_step_after_first_group_seconds": both["first_step"] - both["groups"][0],
         "steps_before_the_last_group": sum(step < both["groups"][-1] for step in both["steps"]),
         "steps": len(both["steps"]),
         "ratios": {"side_by_side_over_longer": together / max(generation, training)},
@@ -75,16 +72,18 @@ def compare(folder: Path) -> dict[str, Any]:
 
 
 def events(run: Path) -> dict[str, Any]:
-    """When each group was committed and each step's training ended."""
+    """When each group was committed, each step ended and the first one began."""
     from fastdistill_ray.groups import Store
 
     commits = Store(run / "stages/groups").commits()
     (file,) = run.glob("stages/train/*/*/steps.jsonl")
     steps = [json.loads(line)["time"] for line in file.read_text().splitlines()]
+    metrics = json.loads((file.parent / "metrics.jsonl").read_text().splitlines()[0])
     groups = [time for commit in commits for _, _, time in commit.parts or [("", 0, commit.time)]]
     return {
         "groups": sorted(groups),
         "steps": steps,
+        "first_step": steps[0] - metrics["time/step"],
         "start": float((run / "start.txt").read_text()),
     }
 

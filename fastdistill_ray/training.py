@@ -251,7 +251,9 @@ def step_folder(out: Path, step: int) -> Path:
 
 def step_rows() -> Iterator[dict[str, Any]]:
     shard = ray.train.get_dataset_shard("train")
-    for batch in shard.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=2):
+    # The feed reads ahead by itself. A step that is to be prefetched too must be known before any
+    # is given out, and the groups of a later step may not be written yet.
+    for batch in shard.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
         yield from batch.to_pylist()
 
 
