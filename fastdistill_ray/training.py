@@ -196,7 +196,7 @@ def run_worker(job: TrainJob) -> str:
         return str(error)
     writer = CheckpointWriter(is_async=job.optimizer.kind == "adamw")
     row = None
-    for row in step_rows():
+    for row in step_rows(ray.train.get_dataset_shard("train")):
         if row["step"] < progress.step:
             continue
         if is_stopped(progress, knobs):
@@ -249,8 +249,7 @@ def step_folder(out: Path, step: int) -> Path:
     return out / CHECKPOINTS / f"step_{step}"
 
 
-def step_rows() -> Iterator[dict[str, Any]]:
-    shard = ray.train.get_dataset_shard("train")
+def step_rows(shard: ray.data.DataIterator) -> Iterator[dict[str, Any]]:
     # The feed reads ahead by itself. A step that is to be prefetched too must be known before any
     # is given out, and the groups of a later step may not be written yet.
     for batch in shard.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -25,12 +26,13 @@ from fastdistill_ray.config import (
     ValidationKnobs,
 )
 from fastdistill_ray.generation.queues import bound_queues
-from fastdistill_ray.groups import StepPlan, Store, num_steps
+from fastdistill_ray.groups import LOG, StepPlan, Store, num_steps
 from fastdistill_ray.objectives import AdvDistill
 from fastdistill_ray.prompts import PromptKnobs
 from fastdistill_ray.records import GROUP_SCHEMA
 from fastdistill_ray.run_dir import MANIFEST, StageResult
-from fastdistill_ray.training import train
+from fastdistill_ray.stream import rank_dataset
+from fastdistill_ray.training import step_rows, train
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 NUM_GROUPS = 13  # in steps of 3: the last of an epoch has one group, so one of two ranks has none
@@ -104,6 +106,28 @@ def test_bounded_queue_stops_a_producer_whose_rows_nobody_takes(tmp_path):
     assert time.process_time() - begin < 1.0, "the loop that waits takes no core from its process"
     assert made.stat().st_size <= 100
     assert [first, *(row["number"] for row in rows)] == list(range(1000))
+
+
+def test_step_is_handed_out_before_groups_of_later_steps_are_written(store, tmp_path):
+    growing = tmp_path / "groups"
+    shutil.copytree(store, growing, ignore=shutil.ignore_patterns(MANIFEST, LOG))
+    commits = (store / LOG).read_text().splitlines(keepends=True)
+    (growing / LOG).write_text("".join(commits[:4]))
+    rows = step_rows(rank_dataset(StepPlan(str(growing), 3, 1, None, 0, True), 0, 1).iterator())
+    seen: list[list[str]] = []
+    reader = threading.Thread(target=lambda: seen.extend(row["group_ids"] for row in rows))
+    reader.start()
+    try:
+        deadline = time.monotonic() + 60
+        while not seen and time.monotonic() < deadline:
+            time.sleep(0.05)
+        first = list(seen)
+    finally:
+        (growing / LOG).write_text("".join(commits))
+        (growing / MANIFEST).write_text("{}")
+        reader.join()
+    assert first == [["p0", "p1", "p2"]]
+    assert [len(step) for step in seen] == [3, 3, 3, 3, 1]
 
 
 def run(
