@@ -83,7 +83,7 @@ def plan_memory(
     if not is_streamed and workers > 1:
         gathered += 4 * counts.trained  # reduced once a step
     # Gradients of the root are reduced last, when activations are gone.
-    reduced = (width + (8 if workers > 1 else 4)) * max(counts.root, counts.block)
+    reduced = (width + 8) * max(counts.root, counts.block)
     gathered += max(0, reduced - activations - logits)
     resting = 0 if training.cpu_offload else 1  # in the device's own memory
     weights, trained = resting * counts.all // workers, resting * counts.trained // workers

@@ -1,9 +1,7 @@
 """A student's weights over ranks: FSDP2, precision, recomputation, compilation and offload."""
 
-from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -50,32 +48,9 @@ def shard_student(student: Student, training: TrainingKnobs, device: torch.devic
             block.forward = torch.compile(block.forward, dynamic=True)
         shard(block)
     shard(student)
-    if world_size == 1:
-        for module in (*blocks, student):
-            module.set_custom_reduce_scatter(InPlace())
-    elif device.type == "cuda":
+    if device.type == "cuda" and world_size > 1:
         prefetch_next(blocks)
     register_fsdp_forward_method(student, "reference_logprob")
-
-
-class InPlace:
-    """In a world of one FSDP copies its input to its output: here both are the same memory.
-
-    FSDP asks for the input's memory, then for the output's.
-    """
-
-    taken: torch.Tensor | None = None
-
-    def allocate(
-        self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device
-    ) -> torch.Tensor:
-        buffer, self.taken = self.taken, None
-        if buffer is None:
-            buffer = self.taken = torch.empty(*size, dtype=dtype, device=device)
-        return buffer
-
-    def __call__(self, *_: Any) -> None:
-        raise AssertionError("a world of one reduces nothing")
 
 
 def prefetch_next(blocks: list[FSDPModule]) -> None:

@@ -10,8 +10,6 @@ import torch
 import torch.distributed as dist
 from models_for_tests import make_tiny_model
 from peft import AutoPeftModelForCausalLM
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.fsdp._fully_shard._fsdp_collectives import DefaultReduceScatter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fastdistill_ray.advantages import AdvantageKnobs
@@ -179,16 +177,6 @@ def test_prefetched_blocks_train_the_same(folder: str) -> None:
     learner = make_learner(folder)
     prefetch_next(list(learner.student.model.model.layers))
     assert losses(learner, folder, range(3)) == losses(make_learner(folder), folder, range(3))
-
-
-def test_reduction_in_place_trains_as_fsdps_own(folder: str) -> None:
-    learner = make_learner(folder, precision="bf16", micro_batch_tokens=64)
-    for module in learner.student.modules():
-        if isinstance(module, FSDPModule):
-            module.set_custom_reduce_scatter(DefaultReduceScatter())
-    expected = losses(learner, folder, range(3))
-    learner = make_learner(folder, precision="bf16", micro_batch_tokens=64)
-    assert losses(learner, folder, range(3)) == expected
 
 
 @pytest.mark.slow
