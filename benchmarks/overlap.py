@@ -4,7 +4,10 @@
 
 A small cut of the demo with real engines, one epoch: a second one cannot begin before the last
 group is there. Alone: everything of a stage on one core. Side by side: the teacher's processes and
-the judges on core 0, the student's on core 1, Ray's and"""
+the judges on core 0, the student's on core 1, Ray's and the driver on both. Start-up is left out
+and told apart: generation and both count from the first group, training alone from the start of its
+first step. With --run-dir the folders stay; report.html of `both` has the timeline.
+"""
 
 import argparse
 import json
