@@ -111,6 +111,18 @@ def test_report_results_tables_show_the_numbers_of_results_json(run: Path) -> No
             assert row[1:] == expected
 
 
+def test_report_tells_the_share_of_all_the_bases_answers_that_was_cut(run: Path) -> None:
+    answers = pq.read_table(run / "stages/evaluate/base.parquet").to_pylist()
+    cut = 100 * sum(one["finish_reason"] == "length" for one in answers) / len(answers)
+    by_split = [
+        sum(one["finish_reason"] == "length" for one in answers if one["split"] == name)
+        for name in ("test", "ood")
+    ]
+    assert by_split[0] != by_split[1], "else one split would do"
+    report = (run / "report.md").read_text(encoding="utf-8")
+    assert f"over all splits, {cut:.1f} % were cut at the limit" in report
+
+
 def test_report_differences_table_shows_interval_and_whether_it_excludes_zero(run: Path) -> None:
     rows = read_tables((run / "report.md").read_text(encoding="utf-8"))["Differences"][1:]
     differences = json.loads((run / "results.json").read_text())["differences"]
