@@ -220,7 +220,8 @@ def read_teachers(folder: Path) -> dict[str, Teacher]:
 
 
 def example_groups(run: Run) -> list[tuple[str, dict[str, Any]]]:
-    """The first group of each of three sorts: of mixed verdicts, all correct, dropped."""
+    """The first group of each sort: of mixed verdicts, all correct, none correct, dropped."""
+    order = ("Mixed group", "All correct", "None correct", "Dropped")
     found: dict[str, dict[str, Any]] = {}
     columns = ["question", "reference", "dropped"]
     fields = ("text", "num_tokens", "finish_reason", "verdict", "reward", "advantage", "weight")
@@ -230,9 +231,8 @@ def example_groups(run: Run) -> list[tuple[str, dict[str, Any]]]:
         for group in batch.to_pylist():
             found.setdefault(_sort_of(group), group)
         num_seen += batch.num_rows
-        if len(found) == 3 or num_seen >= NUM_GROUPS_SEARCHED:
+        if len(found) == len(order) or num_seen >= NUM_GROUPS_SEARCHED:
             break
-    order = ("Mixed group", "All correct", "Dropped")
     return [(name, found[name]) for name in order if name in found]
 
 
@@ -371,7 +371,9 @@ def _sort_of(group: dict[str, Any]) -> str:
     if group["dropped"]:
         return "Dropped"
     verdicts = {completion["verdict"] == "correct" for completion in group["completions"]}
-    return "Mixed group" if len(verdicts) == 2 else "All correct"
+    if len(verdicts) == 2:
+        return "Mixed group"
+    return "All correct" if True in verdicts else "None correct"
 
 
 def _read_json(file: Path, absent: dict[str, Any]) -> dict[str, Any]:

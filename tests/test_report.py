@@ -12,7 +12,7 @@ import pytest
 import yaml
 from run_for_tests import HOSTILE, NUM_COMPLETIONS, NUM_PROBLEMS, SKILL, make_run
 
-from fastdistill_ray.findings import read_group_numbers
+from fastdistill_ray.findings import _sort_of, read_group_numbers
 from fastdistill_ray.page import Page, Section, Table, Text, to_html, to_markdown
 from fastdistill_ray.records import GROUP_SCHEMA
 from fastdistill_ray.report import write_report
@@ -121,6 +121,22 @@ def test_report_tells_the_share_of_all_the_bases_answers_that_was_cut(run: Path)
     assert by_split[0] != by_split[1], "else one split would do"
     report = (run / "report.md").read_text(encoding="utf-8")
     assert f"over all splits, {cut:.1f} % were cut at the limit" in report
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "dropped", "expected"),
+    [
+        (["correct", "wrong"], "", "Mixed group"),
+        (["correct", "correct"], "", "All correct"),
+        (["wrong", "unparsable"], "", "None correct"),
+        (["wrong", "wrong"], "too_few_correct", "Dropped"),
+    ],
+)
+def test_example_groups_are_called_what_they_are(
+    verdicts: list[str], dropped: str, expected: str
+) -> None:
+    group = {"dropped": dropped, "completions": [{"verdict": one} for one in verdicts]}
+    assert _sort_of(group) == expected
 
 
 def test_report_differences_table_shows_interval_and_whether_it_excludes_zero(run: Path) -> None:
