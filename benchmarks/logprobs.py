@@ -25,6 +25,7 @@ from vllm.v1.outputs import LogprobsLists
 
 from fastdistill_ray.advantages import AdvantageKnobs, SelectionKnobs
 from fastdistill_ray.curation import GroupWriter
+from fastdistill_ray.generation import bundle
 from fastdistill_ray.generation.outputs import Answer, RawCompletion, with_completions
 from fastdistill_ray.generation.vllm_engine import flat_logprobs
 from fastdistill_ray.judging import Judging
@@ -129,9 +130,9 @@ def commit(answers: list[Answer]) -> float:
     batch = pa.Table.from_pylist(rows, schema=REQUEST_SCHEMA)
     judging = Judging(RewardKnobs(), AdvantageKnobs(), SelectionKnobs(), tau=0.5)
     with tempfile.TemporaryDirectory() as folder:
-        writer = GroupWriter(folder, judging, "{}")
+        writer = GroupWriter(folder, judging, "{}", len(answers))
         begin = time.process_time()
-        writer(with_completions(batch, answers, MODEL))
+        writer(bundle(with_completions(batch, answers, MODEL)))
         return time.process_time() - begin
 
 

@@ -19,7 +19,13 @@ from ray.data import ActorPoolStrategy
 
 from fastdistill_ray.compaction import merge_files, replace_log, small_runs
 from fastdistill_ray.config import PoolKnobs, PoolsKnobs
-from fastdistill_ray.generation import EngineSpec, ProblemRequests, completions
+from fastdistill_ray.generation import (
+    EngineSpec,
+    ProblemRequests,
+    completions,
+    num_bundles,
+    unbundle,
+)
 from fastdistill_ray.generation.outputs import with_arrays, without_arrays
 from fastdistill_ray.groups import FAILED, Commit, Store
 from fastdistill_ray.judging import (
@@ -44,19 +50,24 @@ ROWS_AT_ONCE = 1024
 
 
 class GroupWriter:
-    """Ray Data UDF: rows with raw completions -> committed groups; returns their log lines."""
+    """Ray Data UDF: bundles of raw completions -> committed groups; returns their log lines."""
 
-    def __init__(self, folder: str, judging: Judging, sampling: str) -> None:
+    def __init__(self, folder: str, judging: Judging, sampling: str, groups_per_file: int) -> None:
         self.store = Store(folder)
         self.judging = judging
         self.judge = Judge(judging.reward.verifier)
         self.scorer = Scorer(judging.reward, Path(folder) / LLM_JUDGE)
         self.sampling = sampling
+        self.groups_per_file = groups_per_file
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        batch = unbundle(batch)
         failures = [failure for failure in batch["failure"].to_pylist() if failure]
         batch = batch.filter(pc.equal(batch["failure"], ""))
-        commits = [json.dumps(self._commit(batch)._asdict())] if batch.num_rows else []
+        commits = [
+            json.dumps(self._commit(batch.slice(first, self.groups_per_file))._asdict())
+            for first in range(0, batch.num_rows, self.groups_per_file)
+        ]
         return pa.table(
             {
                 "commit": pa.array([*commits, *[""] * len(failures)], pa.string()),
@@ -83,18 +94,20 @@ def curate(
     store = Store(out)
     (out / FAILED).unlink(missing_ok=True)
     store.recover()
-    datasets = []
+    datasets, batch_sizes = [], []
+    at_once = groups_per_file(len(problems), sampling)
     for place, requests in enumerate(missing_requests(problems, store, teachers, sampling)):
         if len(requests):
             teacher = teachers[place]
             spec = EngineSpec(teacher.model, teacher.engine, sampling, judging.reward.verifier)
             datasets.append(completions(requests, spec, pools.of_teacher(place)))
+            batch_sizes.append(num_bundles(at_once, spec, pools.of_teacher(place)))
     if datasets:
         dataset = datasets[0].union(*datasets[1:]) if datasets[1:] else datasets[0]
         dataset = dataset.map_batches(
             GroupWriter,
-            fn_constructor_args=(str(out), judging, sampling.model_dump_json()),
-            batch_size=groups_per_file(len(problems), sampling),
+            fn_constructor_args=(str(out), judging, sampling.model_dump_json(), at_once),
+            batch_size=min(batch_sizes),
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=pools.judges.workers),
             **pools.judges.remote_args(),

@@ -20,7 +20,9 @@ from fastdistill_ray.generation import (
     TableRequests,
     build_requests,
     completions,
+    num_bundles,
     split_by_length,
+    unbundle,
 )
 from fastdistill_ray.generation.outputs import RAW_COMPLETION
 from fastdistill_ray.generation.vllm_engine import RELOAD_COLUMN
@@ -69,7 +71,7 @@ ANSWERED_SCHEMA = pa.schema(
 
 
 class AnswerWriter:
-    """Ray Data UDF: answered requests -> committed rows; returns their log lines."""
+    """Ray Data UDF: bundles of answered requests -> committed rows; returns their log lines."""
 
     def __init__(self, folder: str, verifier: VerifierKnobs) -> None:
         self.store = Store(folder, key="request_id")
@@ -77,7 +79,7 @@ class AnswerWriter:
         self.lenient = Judge(verifier.model_copy(update={"last_number": True}))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = [self._judged(row) for row in batch.to_pylist()]
+        rows = [self._judged(row) for row in unbundle(batch).to_pylist()]
         commit = self.store.write(pa.Table.from_pylist(rows, schema=ANSWERED_SCHEMA))
         return pa.table({"commit": [json.dumps(commit._asdict())]})
 
@@ -182,7 +184,7 @@ def _answer(
     dataset = completions(asked, spec, pools.evaluation).map_batches(
         AnswerWriter,
         fn_constructor_args=(str(store.folder), verifier),
-        batch_size=min(ROWS_PER_FILE, max(1, len(requests) // 16)),
+        batch_size=num_bundles(min(ROWS_PER_FILE, len(requests) // 16), spec, pools.evaluation),
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=pools.judges.workers),
         **pools.judges.remote_args(),

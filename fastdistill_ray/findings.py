@@ -145,12 +145,19 @@ def _read_timeline(stages: Path) -> Timeline:
     ]
     trainings = {}
     for file in sorted((stages / "train").glob("*/*/steps.jsonl")):
-        lines = file.read_text(encoding="utf-8").splitlines()
-        steps = [(json.loads(line)["time"], 1) for line in lines]
-        trainings[f"{file.parent.parent.name} {file.parent.name.removeprefix('lr_')}"] = _done(
-            steps
-        )
+        name = f"{file.parent.parent.name} {file.parent.name.removeprefix('lr_')}"
+        trainings[name] = _done(_step_events(file))
     return Timeline(_done(commits), trainings)
+
+
+def _step_events(file: Path) -> list[tuple[float, int]]:
+    """When the first step began, then when each one ended."""
+    ends = [json.loads(line)["time"] for line in file.read_text(encoding="utf-8").splitlines()]
+    if not ends:
+        return []
+    with file.with_name("metrics.jsonl").open(encoding="utf-8") as metrics:
+        begin = ends[0] - json.loads(next(metrics))["time/step"]
+    return [(begin, 0), *((end, 1) for end in ends)]
 
 
 def _done(events: list[tuple[float, int]]) -> tuple[np.ndarray, np.ndarray]:

@@ -16,8 +16,10 @@ from fastdistill_ray.curation import GroupWriter, log_commits, missing_rows
 from fastdistill_ray.generation import (
     ProblemRequests,
     build_requests,
+    bundle,
     request_seed,
     split_by_length,
+    unbundle,
 )
 from fastdistill_ray.generation.outputs import (
     NO_IDS,
@@ -85,6 +87,26 @@ def completion(text: str, num_tokens: int, seed: int, k: int = 0) -> RawCompleti
     return plain._replace(logprob_ids=ids, logprobs=-ids.astype(np.float32) / 7) if k else plain
 
 
+def test_group_writer_cuts_bundles_of_any_size_into_files(tmp_path):
+    judging = Judging(RewardKnobs(), AdvantageKnobs(), SelectionKnobs(), tau=0.5)
+    batch = pa.Table.from_pylist([request(i) for i in range(6)], schema=REQUEST_SCHEMA)
+    answers = [Answer([completion(f"\\boxed{{{i}}}", 1 + i, i)], 5) for i in range(6)]
+    rows = with_completions(batch, answers, "someone")
+    bundles = [bundle(rows.slice(first, size)) for first, size in ((0, 3), (3, 0), (3, 3))]
+    assert [one.num_rows for one in bundles] == [1, 1, 1]
+    assert unbundle(pa.concat_tables(bundles)).equals(rows.combine_chunks())
+    lines = GroupWriter(str(tmp_path), judging, "{}", 4)(pa.concat_tables(bundles)).to_pylist()
+    files = [json.loads(line["commit"])["file"] for line in lines]
+    written = [pq.read_table(tmp_path / file).to_pylist() for file in files]
+    assert [[row["problem_id"] for row in table] for table in written] == [
+        ["p0", "p1", "p2", "p3"],
+        ["p4", "p5"],
+    ]
+    assert [row["completions"][0]["token_ids"] for table in written for row in table] == [
+        list(range(10 * i, 11 * i + 1)) for i in range(6)
+    ]
+
+
 def test_group_writer_stores_every_array_beside_its_completion(tmp_path):
     """Groups of several sizes; a refused one, one not answered; with and without signals."""
     judging = Judging(
@@ -102,8 +124,8 @@ def test_group_writer_stores_every_array_beside_its_completion(tmp_path):
         ),
     ]
     batch = pa.Table.from_pylist([request(i) for i in range(4)], schema=REQUEST_SCHEMA)
-    writer = GroupWriter(str(tmp_path), judging, "{}")
-    lines = writer(with_completions(batch, answers, "someone")).to_pylist()
+    writer = GroupWriter(str(tmp_path), judging, "{}", 4)
+    lines = writer(bundle(with_completions(batch, answers, "someone"))).to_pylist()
     assert [line["failure"] for line in lines] == ["", "the server is gone"]
     (file,) = tmp_path.glob("part-*.parquet")
     mixed, refused, plain = pq.read_table(file).to_pylist()

@@ -368,10 +368,13 @@ def test_report_timeline_of_an_overlapped_run_says_how_long_both_took(copy: Path
     commits.append({**merged, "parts": [["x", 1, 1620.0], ["y", 1, 1640.0]]})
     write_lines(copy / "stages/groups/log.jsonl", commits)
     steps = [{"step": i, "time": 1090.0 + 60 * i} for i in range(12)]
-    write_lines(copy / "stages/train/advdistill/lr_5e-06/steps.jsonl", steps)
+    training = min((copy / "stages/train/advdistill").iterdir())
+    write_lines(training / "steps.jsonl", steps)
+    first, *others = map(json.loads, (training / "metrics.jsonl").read_text().splitlines())
+    write_lines(training / "metrics.jsonl", [{**first, "time/step": 30.0}, *others])
     text = Path(write_report(str(copy))).with_suffix(".md").read_text(encoding="utf-8")
     assert (
-        "Generation took 10.7 minutes, training 11.0, side by side 12.5: 1.14 times the longer."
+        "Generation took 10.7 minutes, training 11.5, side by side 12.5: 1.09 times the longer."
     ) in text
     assert 'aria-label="timeline"' in (copy / "report.html").read_text(encoding="utf-8")
 

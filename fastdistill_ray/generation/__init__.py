@@ -1,7 +1,8 @@
 """Requests -> completions: Ray Data maps engine actors over them, one task per few requests.
 
 The driver knows requests by number only; the actor that asks one renders it. A request is a row of
-REQUEST_SCHEMA; the engine adds the column `completions` (raw: not judged).
+REQUEST_SCHEMA; the engine adds the column `completions` (raw: not judged). The rows of a task stay
+together: one row of the dataset, one block.
 """
 
 import hashlib
@@ -98,7 +99,7 @@ def _tokenizer(model: str) -> Any:
 
 
 class Asking:
-    """Ray Data UDF: numbers of requests -> their rows with completions."""
+    """Ray Data UDF: numbers of requests -> their rows with completions, as one."""
 
     def __init__(self, spec: EngineSpec, requests: ray.ObjectRef) -> None:
         self.requests: Requests = ray.get(requests)
@@ -106,7 +107,19 @@ class Asking:
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         (numbers,) = batch["numbers"].to_numpy()
-        return await self.engine(self.requests.take(numbers))
+        return bundle(await self.engine(self.requests.take(numbers)))
+
+
+def bundle(rows: pa.Table) -> pa.Table:
+    """One row that holds them all: Ray Data, told to cut small blocks, would make each its own."""
+    columns = [column.combine_chunks() for column in rows.columns]
+    structs = pa.StructArray.from_arrays(columns, fields=list(rows.schema))
+    return pa.table({"rows": pa.ListArray.from_arrays([0, rows.num_rows], structs)})
+
+
+def unbundle(batch: pa.Table) -> pa.Table:
+    """The rows of all bundles of a batch."""
+    return pa.Table.from_struct_array(batch["rows"].combine_chunks().flatten())
 
 
 def request_seed(seed: int, key: str) -> int:
@@ -156,9 +169,14 @@ def _task_sizes(spec: EngineSpec, num_actors: int) -> tuple[int, int]:
     return per_task, -(-in_flight // per_task)
 
 
+def num_bundles(num_requests: int, spec: EngineSpec, pool: PoolKnobs) -> int:
+    """How many rows of `completions` hold no more than these requests; at least one."""
+    return max(1, num_requests // _task_sizes(spec, pool.workers)[0])
+
+
 def completions(requests: Requests, spec: EngineSpec, pool: PoolKnobs) -> ray.data.Dataset:
-    """A lazy dataset of the requests' rows with their completions, a block per task as each is
-    done; engines start when it is consumed."""
+    """A lazy dataset of bundles of the requests' rows with their completions, a block per task as
+    each is done; engines start when it is consumed."""
     per_task, tasks = _task_sizes(spec, pool.workers)
     numbers = ray.data.from_items(
         [{"start": start} for start in range(0, len(requests), NUMBERS_AT_ONCE)]

@@ -1,7 +1,7 @@
-"""Back-pressure between the operators of a Ray Data pipeline whose blocks are small.
+"""A Ray Data pipeline of many small blocks that takes the driver no memory per block.
 
 Ray Data bounds its queues by bytes. Numbers of requests weigh nothing, so all of a million would
-lie in the driver at once, at some kilobytes each.
+lie in the driver at once, at some kilobytes each. It also keeps statistics of every block.
 """
 
 import time
@@ -28,11 +28,17 @@ class ShortQueues(BackpressurePolicy):
     """
 
     def max_task_output_bytes_to_read(self, op: PhysicalOperator) -> int | None:
+        _forget_statistics(op)
         limit = self._data_context.get_config(LIMIT)
         if self._topology[op].output_queue.num_blocks < limit:
             return None
         time.sleep(PAUSE_SECONDS)
         return 0
+
+
+def _forget_statistics(op: PhysicalOperator) -> None:
+    """Of the blocks so far, about a kilobyte each: they are for Dataset.stats(), unused here."""
+    getattr(op, "_output_blocks_stats", []).clear()
 
 
 def bound_queues(context: DataContext, max_blocks: int) -> None:
