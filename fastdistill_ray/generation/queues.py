@@ -45,7 +45,7 @@ def bound_queues(context: DataContext, max_blocks: int) -> None:
     """Of each operator; also: a block leaves its task at once, and no progress bars but ours."""
     context.enable_progress_bars = False
     context.target_max_block_size = 1
-    # Else a thread of each task weighs its process every second: a tenth of an engine's core.
+    # Else each of an actor's many tasks has a thread that weighs the process every second.
     context.memory_usage_poll_interval_s = None
     context.set_config(LIMIT, max_blocks)
     context.set_config(
