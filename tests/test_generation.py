@@ -107,6 +107,13 @@ def test_group_writer_cuts_bundles_of_any_size_into_files(tmp_path):
     ]
 
 
+def test_bundle_of_a_task_whose_prompts_are_all_too_long_commits_nothing(tmp_path):
+    judging = Judging(RewardKnobs(), AdvantageKnobs(), SelectionKnobs(), tau=0.5)
+    nothing = with_completions(pa.Table.from_pylist([], schema=REQUEST_SCHEMA), [], "someone")
+    lines = GroupWriter(str(tmp_path), judging, "{}", 4)(bundle(nothing))
+    assert (lines.num_rows, list(tmp_path.glob("part-*"))) == (0, [])
+
+
 def test_group_writer_stores_every_array_beside_its_completion(tmp_path):
     """Groups of several sizes; a refused one, one not answered; with and without signals."""
     judging = Judging(

@@ -83,7 +83,7 @@ def _signals(answers: Sequence[Answer]) -> dict[str, pa.Array]:
         columns[name] = pa.ListArray.from_arrays(
             _offsets(sizes),
             pa.array(np.concatenate(values, dtype=dtype) if values else np.zeros(0, dtype)),
-            mask=pa.array([not group for group in parts]),
+            mask=pa.array([not group for group in parts], pa.bool_()),
         )
     return columns
 
