@@ -1,6 +1,7 @@
 """Which way from hidden states to log-probabilities: time, memory and error of each, both ways.
 
-    python -m benchmarks.head [--device cuda] [--tokens 285] [--vocabulary 49152] [--json FILE]
+    python -m benchmarks.head [--device cuda] [--tokens 285] [--vocabulary 49152]
+                              [--width 576] [--json FILE]
 
 Every way takes the same bf16 hidden states and head and gives one loss with its own coefficient
 per token; errors are against float64. Liger's kernel needs CUDA and takes no such coefficients in
@@ -23,7 +24,6 @@ from torch.utils.checkpoint import checkpoint
 
 from fastdistill_ray.student import CHUNK_BYTES, ChunkedLogprob
 
-WIDTH = 576
 Way = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--tokens", type=int, default=285)
     parser.add_argument("--vocabulary", type=int, default=49152)
+    parser.add_argument("--width", type=int, default=576)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", default="")
     arguments = parser.parse_args()
@@ -106,8 +107,10 @@ def compare(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     torch.manual_seed(0)
     device = torch.device(arguments.device)
     inputs = (
-        torch.randn(arguments.tokens, WIDTH, device=device).bfloat16(),
-        (torch.randn(arguments.vocabulary, WIDTH, device=device) / WIDTH**0.5).bfloat16(),
+        torch.randn(arguments.tokens, arguments.width, device=device).bfloat16(),
+        (
+            torch.randn(arguments.vocabulary, arguments.width, device=device) / arguments.width**0.5
+        ).bfloat16(),
         torch.randint(0, arguments.vocabulary, (arguments.tokens,), device=device),
         torch.randn(arguments.tokens, device=device),
     )

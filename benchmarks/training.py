@@ -7,7 +7,7 @@ On the CPU every method runs in processes of its own, in turn, on the same commi
 no --run-dir the demo's are generated first (minutes). Memory is above parameters, gradients and
 optimizer state. Ours runs with the allocator of our workers, the others as they come;
 `same_allocator` rows are the others with ours, once. On CUDA: a 1.5B student of random weights,
-tokens per second and utilisation.
+tokens per second, utilisation and memory of ours, plain and compiled, and of the padded way.
 """
 
 import argparse
@@ -25,7 +25,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from benchmarks.training_methods import METHODS, Work, grown_model
-from benchmarks.training_throughput import LARGE, throughput
+from benchmarks.training_throughput import (
+    LARGE,
+    Shape,
+    padded_throughput,
+    save_model,
+    throughput,
+)
 from fastdistill_ray.config import load_recipe
 from fastdistill_ray.models import fetch_model
 from fastdistill_ray.objectives import AdvDistill, Objective, Sft
@@ -46,13 +52,34 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
     if arguments.device == "cuda":
-        result = {"rows": [throughput(LARGE, torch.device("cuda"))], "ratios": {}}
+        result = compare_throughput(LARGE, torch.device("cuda"))
     else:
         run_dir = arguments.run_dir or generate()
         result = compare(run_dir, arguments.repeats, arguments.steps)
     print(json.dumps(result["ratios"], indent=1))
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def compare_throughput(shape: Shape, device: torch.device) -> dict[str, Any]:
+    folder = save_model(shape, device)
+    rows = []
+    for method in (
+        lambda: throughput(shape, device, folder, is_compiled=False),
+        lambda: padded_throughput(shape, device, folder),
+        lambda: throughput(shape, device, folder, is_compiled=True),
+    ):
+        rows.append(method())
+        print(json.dumps(rows[-1]))
+    plain, padded, compiled = rows
+    found = {"utilisation": plain["utilisation"], "utilisation_compiled": compiled["utilisation"]}
+    if "error" not in padded:
+        found |= {
+            "advdistill_speedup_over_padded": padded["seconds_per_step"]
+            / plain["seconds_per_step"],
+            "advdistill_memory_over_padded": plain["peak_above_gib"] / padded["peak_above_gib"],
+        }
+    return {"rows": rows, "ratios": found}
 
 
 def generate() -> str:

@@ -5,20 +5,23 @@ weight of the head and trained token, 12 per attended pair, head and dimension. 
 again in the backward pass does not count. The peak is that of a square matrix product here.
 """
 
+import gc
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from benchmarks.padded_advdistill import padded_step
 from fastdistill_ray.advantages import AdvantageKnobs
 from fastdistill_ray.config import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.objectives import AdvDistill
 from fastdistill_ray.optimization import Learner, build_optimizer, train_step
-from fastdistill_ray.packing import StudentText
+from fastdistill_ray.packing import StudentText, prepare_group
 from fastdistill_ray.sharding import shard_student
 from fastdistill_ray.student import load_student
 
@@ -48,34 +51,89 @@ LARGE = Shape(
     completion_tokens=512,
     num_completions=8,
     groups_per_step=8,
-    micro_batch_tokens=8 * 512 + 2 * 256,
+    micro_batch_tokens=2 * (8 * 512 + 200),
     num_steps=5,
     matrix=8192,
 )
 
 
-def throughput(shape: Shape, device: torch.device) -> dict[str, Any]:
-    """One rank; bf16 compute, fp32 weights."""
+def throughput(
+    shape: Shape, device: torch.device, folder: str, *, is_compiled: bool = False
+) -> dict[str, Any]:
+    """Ours on one rank; bf16 compute, fp32 weights."""
     backend = "nccl" if device.type == "cuda" else "gloo"
     rendezvous = f"file://{tempfile.mkdtemp()}/rendezvous"
     dist.init_process_group(backend, init_method=rendezvous, rank=0, world_size=1)
-    learner = build(shape, device)
+    learner = build(shape, device, folder, is_compiled)
+    method = "advdistill_ours_compiled" if is_compiled else "advdistill_ours"
+    found = timed(
+        method, shape, device, learner.student.model, lambda row: train_step(learner, row, 100)
+    )
+    dist.destroy_process_group()
+    return found
+
+
+def padded_throughput(shape: Shape, device: torch.device, folder: str) -> dict[str, Any]:
+    """The straightforward way; half a group a forward where a whole one does not fit."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = model.to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
+
+    def step(row: dict[str, Any], rows: int) -> None:
+        groups = [
+            prepare_group(
+                one, text_of(shape), AdvDistill(), advantage=AdvantageKnobs(), max_seq_len=10**6
+            )
+            for one in row["groups"]
+        ]
+        parts = [
+            group._replace(completions=group.completions[start : start + rows])
+            for group in groups
+            for start in range(0, len(group.completions), rows)
+        ]
+        padded_step(model, optimizer, parts)
+
+    for rows in (shape.num_completions, shape.num_completions // 2):
+        try:
+            found = timed(
+                "advdistill_padded", shape, device, model, lambda row, rows=rows: step(row, rows)
+            )
+            return {**found, "completions_per_forward": rows}
+        except torch.cuda.OutOfMemoryError as error:
+            print(f"{rows} completions a forward: {error}")
+            optimizer.zero_grad()
+    return {"method": "advdistill_padded", "error": "out of memory"}
+
+
+def timed(
+    method: str,
+    shape: Shape,
+    device: torch.device,
+    model: torch.nn.Module,
+    step: Callable[[dict[str, Any]], Any],
+) -> dict[str, Any]:
     random = np.random.default_rng(0)
-    for step in range(2):
-        train_step(learner, row_of(shape, random, step), 100)
+    gc.collect()  # of the method before
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    for number in range(2):
+        step(row_of(shape, random, number))
+    rows = [row_of(shape, random, number) for number in range(2, 2 + shape.num_steps)]
     synchronise(device)
     start = time.perf_counter()
-    for step in range(2, 2 + shape.num_steps):
-        train_step(learner, row_of(shape, random, step), 100)
+    for row in rows:
+        step(row)
     synchronise(device)
     seconds = (time.perf_counter() - start) / shape.num_steps
-    dist.destroy_process_group()
     peak = matrix_peak(shape.matrix, device)
-    used = step_operations(shape, learner.student.model) / seconds
+    used = step_operations(shape, model) / seconds
     memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
     trained = shape.groups_per_step * shape.num_completions * shape.completion_tokens
     unique = trained + shape.groups_per_step * shape.prompt_tokens
+    lasting = 16 * sum(parameter.numel() for parameter in model.parameters())
     return {
+        "method": method,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "seconds_per_step": seconds,
         "trained_tokens_per_second": trained / seconds,
@@ -84,17 +142,23 @@ def throughput(shape: Shape, device: torch.device) -> dict[str, Any]:
         "matrix_peak_teraflops": peak / 1e12,
         "utilisation": used / peak,
         "peak_memory_gib": memory / 2**30,
+        "peak_above_gib": (memory - lasting) / 2**30,  # weights, gradients, optimizer
     }
 
 
-def build(shape: Shape, device: torch.device) -> Learner:
+def save_model(shape: Shape, device: torch.device) -> str:
+    """Random weights; -> its folder."""
     config = Qwen2Config(
         vocab_size=shape.vocab_size, tie_word_embeddings=True, use_cache=False, **shape.config
     )
     folder = tempfile.mkdtemp()
     with torch.device(device):
         Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    training = TrainingKnobs(micro_batch_tokens=shape.micro_batch_tokens)
+    return folder
+
+
+def build(shape: Shape, device: torch.device, folder: str, is_compiled: bool) -> Learner:
+    training = TrainingKnobs(micro_batch_tokens=shape.micro_batch_tokens, compile=is_compiled)
     student = load_student(
         folder,
         vocab_size=shape.vocab_size,
@@ -104,18 +168,21 @@ def build(shape: Shape, device: torch.device) -> Learner:
     )
     shard_student(student, training, device)
     knobs = OptimizerKnobs(learning_rate=1e-6)
-    prompt = np.random.default_rng(1).integers(0, shape.vocab_size, shape.prompt_tokens).tolist()
-    text = StudentText(lambda row: prompt, lambda text: [], lambda teacher: True, 0, frozenset([0]))
     return Learner(
         student,
         build_optimizer(student, knobs),
-        text,
+        text_of(shape),
         device,
         AdvDistill(),
         AdvantageKnobs(),
         knobs,
         training,
     )
+
+
+def text_of(shape: Shape) -> StudentText:
+    prompt = np.random.default_rng(1).integers(0, shape.vocab_size, shape.prompt_tokens).tolist()
+    return StudentText(lambda row: prompt, lambda text: [], lambda teacher: True, 0, frozenset([0]))
 
 
 def row_of(shape: Shape, random: np.random.Generator, step: int) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def shard_student(student: Student, training: TrainingKnobs, device: torch.devic
         torch._C._dynamo.eval_frame._set_lru_cache(False)
     for block in blocks:
         if training.compile:  # what FSDP does around it stays outside
-            block.forward = torch.compile(block.forward, dynamic=True)
+            block.forward = torch.compile(block.forward)
         shard(block)
     shard(student)
     if device.type == "cuda" and world_size > 1:

@@ -5,6 +5,8 @@ tied weights stay one parameter. Legend: R rows of L tokens, K target tokens, D 
 vocabulary of the tokenizer (a model's head is often padded beyond it).
 """
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -51,7 +53,8 @@ class Student(nn.Module):
             weight = weight[: self.vocab_size]
             bias = None if bias is None else bias[: self.vocab_size]
         softcap = getattr(self.model.config, "final_logit_softcapping", None)
-        hidden = hidden.flatten(0, 1)[inputs.sources]
+        # Unlike that of indexing, its backward adds in the same order every time.
+        hidden = nn.functional.embedding(inputs.sources, hidden.flatten(0, 1))
         return Outputs(ChunkedLogprob.apply(hidden, weight, bias, inputs.labels, softcap))
 
     def reference_logprob(self, inputs: Inputs) -> Tensor:
@@ -82,35 +85,40 @@ class ChunkedLogprob(torch.autograd.Function):
     ) -> Tensor:
         ctx.softcap = softcap
         ctx.chunk = max(1, CHUNK_BYTES[weight.device.type] // (4 * len(weight)))
-        logprob = hidden.new_empty(len(hidden), dtype=torch.float32)
-        normaliser = torch.empty_like(logprob)
+        chosen = hidden.new_empty(len(hidden), dtype=torch.float32)
+        normaliser = torch.empty_like(chosen)
+        of_kind = _fused if hidden.is_cuda else _plain
         for part in _chunks(len(hidden), ctx.chunk):
-            logits = _logits(hidden[part], weight, bias, softcap)
-            normaliser[part] = logits.logsumexp(-1)
-            logprob[part] = logits.gather(1, labels[part, None])[:, 0] - normaliser[part]
-        ctx.save_for_backward(hidden, weight, bias, labels, normaliser)
-        return logprob
+            chosen[part], normaliser[part] = of_kind(_chosen_and_normaliser)(
+                nn.functional.linear(hidden[part], weight, bias), labels[part], softcap
+            )
+        ctx.save_for_backward(hidden, weight, bias, labels, chosen, normaliser)
+        return chosen - normaliser
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, labels, normaliser = ctx.saved_tensors
+        hidden, weight, bias, labels, chosen, normaliser = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         grad_bias = torch.zeros_like(bias) if bias is not None else None
+        of_kind = _fused if hidden.is_cuda else _plain
+        # d logprob / d logits = onehot - softmax
+        at_label = grad * (1 - (chosen - normaliser).exp())
+        if ctx.softcap:
+            at_label *= 1 - (chosen / ctx.softcap).square()
         for part in _chunks(len(hidden), ctx.chunk):
-            logits = _logits(hidden[part], weight, bias, ctx.softcap)
-            slope = 1 - (logits / ctx.softcap).square() if ctx.softcap else None
-            # d logprob / d logits = onehot - softmax
-            logits.sub_(normaliser[part, None]).exp_().mul_(-grad[part, None])
-            logits.scatter_add_(1, labels[part, None], grad[part, None])
-            if slope is not None:
-                logits.mul_(slope)
-            logits = logits.to(weight.dtype)
-            grad_hidden[part] = logits @ weight
+            slope = of_kind(_other_slopes)(
+                nn.functional.linear(hidden[part], weight, bias),
+                normaliser[part],
+                grad[part],
+                ctx.softcap,
+            )
+            slope.scatter_(1, labels[part, None], at_label[part, None].to(slope.dtype))
+            grad_hidden[part] = slope @ weight
             if grad_weight is not None:
-                grad_weight.addmm_(logits.T, hidden[part])
+                grad_weight.addmm_(slope.T, hidden[part])
             if grad_bias is not None:
-                grad_bias += logits.sum(0)
+                grad_bias += slope.sum(0)
         return grad_hidden, grad_weight, grad_bias, None, None
 
 
@@ -118,9 +126,39 @@ def _chunks(total: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, total)) for start in range(0, total, size)]
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None) -> Tensor:
-    logits = nn.functional.linear(hidden, weight, bias).float()
+def _capped(logits: Tensor, softcap: float | None) -> Tensor:
     return softcap * torch.tanh(logits / softcap) if softcap else logits
+
+
+# Of both the logits' one reference is their argument: they are gone once they are in float32.
+def _chosen_and_normaliser(
+    logits: Tensor, labels: Tensor, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    logits = _capped(logits.float(), softcap)
+    return logits.gather(1, labels[:, None])[:, 0], logits.logsumexp(-1)
+
+
+def _other_slopes(
+    logits: Tensor, normaliser: Tensor, grad: Tensor, softcap: float | None
+) -> Tensor:
+    """Gradient of the logits but for the labels', in their precision."""
+    dtype = logits.dtype
+    logits = _capped(logits.float(), softcap)
+    slope = 1 - (logits / softcap).square() if softcap else None
+    logits.sub_(normaliser[:, None]).exp_().mul_(-grad[:, None])
+    if slope is not None:
+        logits.mul_(slope)
+    return logits.to(dtype)
+
+
+def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
+
+
+@cache
+def _fused(function: Callable[..., Any]) -> Callable[..., Any]:
+    """One pass over the logits instead of one per operation."""
+    return torch.compile(function, dynamic=True)
 
 
 def load_student(

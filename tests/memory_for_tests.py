@@ -1,6 +1,6 @@
-"""Trains three steps of random groups; prints resident bytes after imports, and at most.
+"""Trains three steps of random groups; prints bytes in use after imports, and at most.
 
-python memory_for_tests.py FOLDER TRAINING.json
+python memory_for_tests.py FOLDER TRAINING.json cpu|cuda
 """
 
 import json
@@ -40,19 +40,19 @@ def make_row(step: int, length: int) -> dict[str, Any]:
     return {"step": step, "epoch": 0, "num_groups": 2, "groups": groups}
 
 
-def main(folder: str, training: TrainingKnobs) -> None:
-    cpu = torch.device("cpu")
-    before = resident()
+def main(folder: str, training: TrainingKnobs, device: torch.device) -> None:
+    before = resident() if device.type == "cpu" else 0
     rendezvous = f"file://{tempfile.mkdtemp()}/rendezvous"
-    dist.init_process_group("gloo", init_method=rendezvous, rank=0, world_size=1)
+    backend = "gloo" if device.type == "cpu" else "nccl"
+    dist.init_process_group(backend, init_method=rendezvous, rank=0, world_size=1)
     student = load_student(
         folder,
         vocab_size=10**6,
-        device=cpu,
+        device=device,
         shared_prompt=training.shared_prompt,
         lora=training.lora,
     )
-    shard_student(student, training, cpu)
+    shard_student(student, training, device)
     knobs = OptimizerKnobs()
     length = training.micro_batch_tokens // (9 if training.shared_prompt else 16)
     text = StudentText(
@@ -62,7 +62,7 @@ def main(folder: str, training: TrainingKnobs) -> None:
         student,
         build_optimizer(student, knobs),
         text,
-        cpu,
+        device,
         AdvDistill(),
         AdvantageKnobs(),
         knobs,
@@ -70,7 +70,7 @@ def main(folder: str, training: TrainingKnobs) -> None:
     )
     for step in range(3):
         train_step(learner, make_row(step, length), 3)
-    print(json.dumps({"before": before, "peak": peak_memory(cpu)}))
+    print(json.dumps({"before": before, "peak": peak_memory(device)}))
 
 
 def resident() -> int:
@@ -79,4 +79,4 @@ def resident() -> int:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], TrainingKnobs(**json.loads(sys.argv[2])))
+    main(sys.argv[1], TrainingKnobs(**json.loads(sys.argv[2])), torch.device(sys.argv[3]))

@@ -61,9 +61,10 @@ def visible(inputs: Inputs, window: int | None) -> torch.Tensor:
     return torch.tensor(rows)
 
 
-def make_student(family: str, attention: str) -> Student:
+def make_student(family: str, attention: str, head_dim: int = 8) -> Student:
     """Sharp attention and large logits, so that what is seen matters."""
-    config = AutoConfig.for_model(family, **SHAPE, **FAMILIES[family])
+    shape = {**SHAPE, "head_dim": head_dim, "hidden_size": SHAPE["num_attention_heads"] * head_dim}
+    config = AutoConfig.for_model(family, **shape, **FAMILIES[family])
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)

@@ -13,6 +13,7 @@ from fastdistill_ray.config import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.memory import MemoryPlan, advice, plan_memory
 from fastdistill_ray.training import allocator
 
+MEASURE = str(Path(__file__).parent / "memory_for_tests.py")
 TOLERANCE = 0.25  # of what the plan says beyond the libraries
 SHAPE = {
     "vocab_size": 8000,
@@ -43,9 +44,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     ids=["packed", "padded in fp32", "checkpointed"],
 )
 def test_plan_is_near_the_measured_peak_of_a_fresh_process(folder: str, knobs: dict) -> None:
-    script = str(Path(__file__).parent / "memory_for_tests.py")
     done = subprocess.run(
-        [sys.executable, script, folder, json.dumps(knobs)],
+        [sys.executable, MEASURE, folder, json.dumps(knobs), "cpu"],
         env={**os.environ, **allocator()},
         capture_output=True,
         text=True,

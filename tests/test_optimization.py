@@ -49,21 +49,21 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return make_tiny_model(str(tmp_path / "model"), tie_word_embeddings=request.param)
 
 
-def make_learner(folder: str, **training: object) -> Learner:
+def make_learner(folder: str, device: torch.device = CPU, **training: object) -> Learner:
     knobs = TrainingKnobs(**{"precision": "fp32", "max_seq_len": 512, **training})
     torch.manual_seed(knobs.seed)
     tokenizer = load_tokenizer(folder)
     student = load_student(
         folder,
         vocab_size=len(tokenizer),
-        device=CPU,
+        device=device,
         shared_prompt=knobs.shared_prompt,
         lora=knobs.lora,
     )
-    shard_student(student, knobs, CPU)
+    shard_student(student, knobs, device)
     optimizer = build_optimizer(student, KNOBS)
     text = student_text(student, tokenizer, PromptKnobs(system=""))
-    return Learner(student, optimizer, text, CPU, AdvDistill(), AdvantageKnobs(), KNOBS, knobs)
+    return Learner(student, optimizer, text, device, AdvDistill(), AdvantageKnobs(), KNOBS, knobs)
 
 
 def make_row(folder: str, step: int, num_groups: int = 2) -> dict:

@@ -5,6 +5,7 @@ Tolerances: float32 against float64 on a 2-layer model, 1e-5 relative to the lar
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from models_for_tests import make_tiny_model
@@ -18,6 +19,7 @@ from fastdistill_ray.objectives import AdvDistill, Sft
 from fastdistill_ray.packing import (
     MicroBatch,
     Segment,
+    TrainCompletion,
     TrainGroup,
     pack_groups,
     packed_batch,
@@ -135,6 +137,22 @@ def test_loss_and_gradient_do_not_depend_on_the_order_in_a_group(folder: str) ->
         loss_and_gradients(student, [packed_batch(groups, 1)]),
         1e-5,
     )
+
+
+def test_loss_and_gradient_are_the_same_every_time_whatever_the_threads(folder: str) -> None:
+    random = np.random.default_rng(0)
+    completions = [TrainCompletion(random.integers(0, 250, 100), 0.1, 0.1) for _ in range(8)]
+    group = TrainGroup("", random.integers(0, 250, 20), completions)
+    student, batches = load(folder), [packed_batch([group], 1)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        first, *others = [loss_and_gradients(student, batches) for _ in range(10)]
+    finally:
+        torch.set_num_threads(threads)
+    for loss, gradients in others:
+        assert loss == first[0]
+        assert all(torch.equal(one, first[1][name]) for name, one in gradients.items())
 
 
 def test_logprob_is_normalised_over_the_tokenizers_vocabulary_only(folder: str) -> None:

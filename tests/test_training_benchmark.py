@@ -7,7 +7,13 @@ from test_student import load, loss_and_gradients, make_groups
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.padded_advdistill import group_loss
-from benchmarks.training_throughput import Shape, step_operations, throughput
+from benchmarks.training_throughput import (
+    Shape,
+    padded_throughput,
+    save_model,
+    step_operations,
+    throughput,
+)
 from fastdistill_ray.packing import packed_batch
 
 TINY = Shape(
@@ -42,7 +48,10 @@ def test_padded_advdistill_has_the_loss_and_gradient_of_ours(tmp_path) -> None:
 
 
 def test_throughput_of_a_tiny_student_counts_its_tokens_and_operations() -> None:
-    found = throughput(TINY, torch.device("cpu"))
+    cpu = torch.device("cpu")
+    folder = save_model(TINY, cpu)
+    found = throughput(TINY, cpu, folder)
+    assert padded_throughput(TINY, cpu, folder)["seconds_per_step"] > 0
     tokens = 2 * 3 * 12
     assert found["trained_tokens_per_second"] == pytest.approx(tokens / found["seconds_per_step"])
     assert 0 < found["utilisation"] < 1

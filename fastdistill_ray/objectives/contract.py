@@ -38,8 +38,13 @@ class LossBatch(NamedTuple):
     penalty: Tensor  # [C]
 
     def sum_tokens(self, values: Tensor) -> Tensor:
-        """[K] -> [C]: the sum over each completion's target tokens."""
-        return values.new_zeros(len(self.lengths)).index_add(0, self.completion, values)
+        """[K] -> [C]: the sum over each completion's target tokens.
+
+        In float64: CUDA adds in any order, which must not show.
+        """
+        doubles = values.double()
+        sums = doubles.new_zeros(len(self.lengths)).index_add(0, self.completion, doubles)
+        return sums.to(values.dtype)
 
 
 class Outputs(NamedTuple):

@@ -1,0 +1,73 @@
+"""A whole job whose student trains on a GPU worker of a local Ray; the teacher is scripted."""
+
+import json
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from jobs_for_tests import lines_of, run_job, start_job, tiny_recipe, write_recipe
+from models_for_tests import make_tiny_model
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.ray,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+MEASURED = ("time/step", "train/tokens_per_second", "memory/peak_gib", "time/mfu")
+# Of the arrangement, which on CUDA pads rows to whole blocks.
+ARRANGED = ("train/computed_tokens",)
+
+
+def losses(run: Path) -> list[dict]:
+    (metrics,) = run.glob("stages/train/advdistill/*/metrics.jsonl")
+    return [
+        {name: value for name, value in line.items() if name not in (*MEASURED, *ARRANGED)}
+        for line in lines_of(metrics)
+    ]
+
+
+def test_job_on_a_gpu_trains_as_on_the_cpu_and_a_killed_worker_changes_no_digit(
+    tmp_path: Path,
+) -> None:
+    model = make_tiny_model(str(tmp_path / "model"))
+    runs = {}
+    for name, gpus in (("cpu", 0), ("gpu", 1), ("killed", 1)):
+        folder = tmp_path / name
+        folder.mkdir()
+        recipe = tiny_recipe(
+            model,
+            pools={"student": {"workers": 1, "cpus": 1, "gpus": gpus}},
+            training={"checkpoint_every": 2, "epochs": 6},
+        )
+        file, runs[name] = write_recipe(folder, recipe), folder / "run"
+        if name != "killed":
+            run_job("distill", file, runs[name])
+            continue
+        job = start_job("distill", file, runs[name])
+        kill_worker_after(runs[name], 3)
+        assert job.wait(timeout=250) == 0, Path(f"{runs[name]}.log").read_text()[-3000:]
+    cpu, gpu, killed = (losses(run) for run in runs.values())
+    assert len(cpu) >= 8
+    assert killed == gpu
+    for first, second in zip(cpu, gpu, strict=True):
+        assert second == {name: pytest.approx(value, rel=5e-3) for name, value in first.items()}
+    (metrics,) = runs["gpu"].glob("stages/train/advdistill/*/metrics.jsonl")
+    assert all(0 < line["time/mfu"] < 1 for line in lines_of(metrics))
+    results = json.loads((runs["gpu"] / "results.json").read_text())
+    assert {"base", "advdistill"} <= {row["model"] for row in results["rows"]}
+    assert (runs["gpu"] / "report.html").exists()
+
+
+def kill_worker_after(run: Path, num_steps: int) -> None:
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        found = list(run.glob("stages/train/advdistill/*/metrics.jsonl"))
+        if found and len(lines_of(found[0])) >= num_steps:
+            break
+        time.sleep(0.01)
+    workers = [one for one in psutil.process_iter() if "RayTrainWorker" in one.name()]
+    assert workers, "the training is over before it could be disturbed"
+    workers[-1].kill()
