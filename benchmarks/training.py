@@ -154,7 +154,7 @@ def run_method(
                 *("--steps", str(num_steps), "--model", model),
             ],
             cwd=ROOT,
-            env={**os.environ, **(allocator() if is_tuned else {})},
+            env={**os.environ, **(allocator(use_gpu=False) if is_tuned else {})},
             check=True,
             stdout=subprocess.DEVNULL,
         )

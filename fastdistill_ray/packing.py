@@ -136,7 +136,7 @@ def pack_groups(
     """First fit into micro-batches of at most that many tokens, padding included.
 
     A group is never split; one larger than the budget is a micro-batch of its own. Packed rows
-    are padded to a multiple of `multiple_of` tokens, see `packed_batch`.
+    are padded to a multiple of `multiple_of` tokens.
     """
     size = num_packed_tokens if shared_prompt else num_padded_tokens
     bins: list[list[TrainGroup]] = []
@@ -175,13 +175,9 @@ def num_padded_tokens(groups: list[TrainGroup]) -> int:
 
 
 def packed_batch(groups: list[TrainGroup], multiple_of: int) -> MicroBatch:
-    """One row [1, L] with every prompt once, padded to blocks of `multiple_of` tokens.
-
-    Two at least: a mask of a single block would be compiled as a case of its own.
-    """
+    """One row [1, L] with every prompt once."""
     num_tokens = num_packed_tokens(groups)
-    num_blocks = -(-num_tokens // multiple_of)
-    length = max(2 if multiple_of > 1 else 1, num_blocks) * multiple_of
+    length = -(-num_tokens // multiple_of) * multiple_of
     input_ids, position_ids = np.zeros((2, 1, length), dtype=np.int64)
     group_of = np.full((1, length), PADDING, dtype=np.int32)
     completion_of = np.full((1, length), PROMPT, dtype=np.int32)

@@ -201,12 +201,13 @@ def probe_group(vocab_size: int) -> TrainGroup:
     return TrainGroup("probe", prompt, [TrainCompletion(ids, 1.0, 0.0) for ids in completions])
 
 
-def check_packed_attention(student: Student, group: TrainGroup, *, precision: str) -> float:
+def check_packed_attention(
+    student: Student, group: TrainGroup, device: torch.device, *, precision: str
+) -> float:
     """Packed log-probabilities against the model's own on padded rows; the mean difference.
 
     ValueError when they are not the same function, in which case packing would train nonsense.
     """
-    device = next(student.parameters()).device
     packed = to_device(packed_batch([group], 128 if device.type == "cuda" else 1).inputs, device)
     plain = to_device(plain_batch([group], mask_prompt=True).inputs, device)
     config = student.model.config

@@ -66,6 +66,7 @@ class TrainJob:
     plan: StepPlan
     total_steps: int
     export_epochs: list[int]
+    use_gpu: bool
     out: Path
 
 
@@ -98,6 +99,7 @@ def train(
         plan,
         total_steps,
         export_epochs,
+        student_pool.gpus > 0,
         out.absolute(),
     )
     result = _trainer(job, student_pool).fit()
@@ -111,7 +113,6 @@ def _trainer(job: TrainJob, student_pool: PoolKnobs) -> TorchTrainer:
     # The controller handles a report when it polls, every 2 s by default.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    use_gpu = student_pool.gpus > 0
     resources = {"CPU": student_pool.cpus, "memory": student_pool.memory_gib * 2**30}
     resources |= student_pool.resources
     return TorchTrainer(
@@ -119,10 +120,10 @@ def _trainer(job: TrainJob, student_pool: PoolKnobs) -> TorchTrainer:
         # The config makes the datasets itself, anew at every restart.
         datasets={"train": _no_dataset},
         dataset_config=RankStreams(job.plan),
-        torch_config=TorchConfig(backend=_backend(use_gpu, job.training)),
+        torch_config=TorchConfig(backend=_backend(job.use_gpu, job.training)),
         scaling_config=ray.train.ScalingConfig(
             num_workers=student_pool.workers,
-            use_gpu=use_gpu,
+            use_gpu=job.use_gpu,
             resources_per_worker={name: value for name, value in resources.items() if value},
             label_selector=student_pool.labels or None,
         ),
@@ -134,17 +135,21 @@ def _trainer(job: TrainJob, student_pool: PoolKnobs) -> TorchTrainer:
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=1, checkpoint_score_attribute="mark"
             ),
-            worker_runtime_env={} if use_gpu else {"env_vars": allocator()},
+            worker_runtime_env={"env_vars": allocator(job.use_gpu)},
         ),
     )
 
 
-def allocator() -> dict[str, str]:
-    """Environment of a process that trains on the CPU: jemalloc, which Ray's wheel brings.
+def allocator(use_gpu: bool) -> dict[str, str]:
+    """Environment of a process that trains, for memory to be used again.
 
-    glibc's allocator gives large blocks back at every free, and faulting their pages in again takes
-    a fifth of a step's CPU time; told to keep them it scatters them over 0.7 GiB more.
+    On GPUs rows of ever new lengths otherwise leave gaps: torch held 76 GiB of an H100 where 51
+    were in use, so 57. On the CPU jemalloc, which Ray's wheel brings: glibc's allocator gives large
+    blocks back at every free, and faulting their pages in again takes a fifth of a step's CPU time;
+    told to keep them it scatters them over 0.7 GiB more.
     """
+    if use_gpu:
+        return {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
     return {
         "LD_PRELOAD": str(Path(ray.__file__).parent / "core/libjemalloc.so"),
         # One arena, or what one thread frees is of no use to another; freed pages are kept, also
@@ -188,7 +193,7 @@ def run_worker(job: TrainJob) -> str:
     knobs = job.training.validation
     held_out = None
     try:
-        check_student(learner.student, job.training)
+        check_student(learner)
         if knobs.share:
             ranks = dist.get_rank(), dist.get_world_size()
             held_out = hold_out(learner, held_out_rows(job.plan, *ranks))
@@ -257,7 +262,8 @@ def step_rows(shard: ray.data.DataIterator) -> Iterator[dict[str, Any]]:
 
 
 def build_learner(job: TrainJob, source: str) -> Learner:
-    device = ray.train.torch.get_device() if torch.cuda.is_available() else torch.device("cpu")
+    # A worker that has no GPU may still see those of its node.
+    device = ray.train.torch.get_device() if job.use_gpu else torch.device("cpu")
     if device.type == "cpu":
         ranks_here = ray.train.get_context().get_local_world_size()
         # Pools count logical CPUs and Ray sets OMP_NUM_THREADS by them; compute takes real ones.
@@ -288,11 +294,14 @@ def build_learner(job: TrainJob, source: str) -> Learner:
     )
 
 
-def check_student(student: Student, training: TrainingKnobs) -> None:
+def check_student(learner: Learner) -> None:
     """ValueError when packed groups would not be computed as the model's own rows are."""
-    if training.shared_prompt:
+    if learner.training.shared_prompt:
         check_packed_attention(
-            student, probe_group(student.vocab_size), precision=training.precision
+            learner.student,
+            probe_group(learner.student.vocab_size),
+            learner.device,
+            precision=learner.training.precision,
         )
 
 

@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_plan_is_near_the_measured_peak_of_a_fresh_process(folder: str, knobs: dict) -> None:
     done = subprocess.run(
         [sys.executable, MEASURE, folder, json.dumps(knobs), "cpu"],
-        env={**os.environ, **allocator()},
+        env={**os.environ, **allocator(use_gpu=False)},
         capture_output=True,
         text=True,
         check=True,

@@ -186,14 +186,14 @@ def test_compiled_blocks_train_alike_whatever_the_lengths(
     folder: str, activation_checkpointing: bool
 ) -> None:
     learner = make_learner(folder, compile=True, activation_checkpointing=activation_checkpointing)
-    check_student(learner.student, learner.training)
+    check_student(learner)
     actual = losses(learner, folder, range(3))
     np.testing.assert_allclose(actual, losses(make_learner(folder), folder, range(3)), rtol=2e-4)
 
 
 def test_bf16_training_follows_fp32_and_keeps_fp32_weights(folder: str) -> None:
     learner = make_learner(folder, precision="bf16")
-    check_student(learner.student, learner.training)
+    check_student(learner)
     actual = losses(learner, folder, range(3))
     np.testing.assert_allclose(actual, losses(make_learner(folder), folder, range(3)), rtol=0.05)
     assert {one.dtype for one in learner.student.parameters()} == {torch.float32}
@@ -203,7 +203,7 @@ def test_flex_mask_passes_through_sharded_blocks(folder: str) -> None:
     learner = make_learner(folder, precision="bf16")
     learner.student.model.set_attn_implementation("flex_attention")
     with torch.compiler.set_stance("force_eager"):
-        check_student(learner.student, learner.training)
+        check_student(learner)
 
 
 def test_step_without_groups_trains_nothing_and_reports_zero(folder: str) -> None:

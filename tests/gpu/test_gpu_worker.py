@@ -13,7 +13,7 @@ from models_for_tests import make_tiny_model
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.ray,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 MEASURED = ("time/step", "train/tokens_per_second", "memory/peak_gib", "time/mfu")
