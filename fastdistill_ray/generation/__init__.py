@@ -193,7 +193,7 @@ def completions(requests: Requests, spec: EngineSpec, pool: PoolKnobs) -> ray.da
     ).map_batches(
         Asking,
         fn_constructor_kwargs={"spec": spec, "requests": ray.put(requests)},
-        batch_size=None,
+        batch_size=1,  # with GPUs Ray Data wants a number
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=pool.workers, max_tasks_in_flight_per_actor=tasks),
         max_concurrency=tasks,

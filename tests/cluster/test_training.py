@@ -58,7 +58,7 @@ KNOWN_CHECKPOINTS = "checkpoint_manager_snapshot.json"  # Ray Train's own file
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=8, num_gpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
@@ -123,12 +123,13 @@ def test_bounded_queue_stops_a_producer_whose_rows_nobody_takes(tmp_path):
     assert [row["number"] for row in rows] == list(range(901, 1000))
 
 
-def test_requests_of_a_task_come_back_as_one_block(model):
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_requests_of_a_task_come_back_as_one_block(model, gpus):
     problems = [Problem(f"p{i}", "sums", "train", f"{i}?", f"{i}", "number") for i in range(80)]
     requests = build_requests(problems, PromptKnobs(), None, 0)
     engine = EngineKnobs(kind="scripted", max_num_seqs=4 * TASKS_AT_ONCE)
     spec = EngineSpec(model, engine, SamplingKnobs(n=1, max_new_tokens=8), VerifierKnobs())
-    pool = PoolKnobs(workers=1, cpus=0.5)
+    pool = PoolKnobs(workers=1, cpus=0.5, gpus=gpus)
     table = TableRequests(pa.Table.from_pylist(requests, schema=REQUEST_SCHEMA))
     bundles = completions(table, spec, pool).materialize()
     assert (bundles.num_blocks(), bundles.count()) == (10, 10)
