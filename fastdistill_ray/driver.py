@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import ray
+from ray.exceptions import ActorDiedError
 
 from fastdistill_ray import doctor
 from fastdistill_ray.config import Recipe, load_recipe, students
@@ -66,6 +67,13 @@ def main(job: Callable[[Job], None]) -> None:
             raise
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
+    except ActorDiedError as error:
+        print(  # noqa: T201
+            f"{error}\nerror: an engine cannot be kept alive, see above and the logs of Ray on its "
+            "node (ray logs). Finished work is kept: the same command goes on from there",
+            file=sys.stderr,
+        )
+        sys.exit(1)
 
 
 def _is_ours(error: BaseException) -> bool:

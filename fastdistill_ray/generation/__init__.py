@@ -35,6 +35,7 @@ IN_FLIGHT_FACTOR = 2  # queued beside what the engine can decode at once
 # takes several requests, and a finished group waits for those few.
 TASKS_AT_ONCE = 256
 NUMBERS_AT_ONCE = 4096  # handed out by one task
+ENGINE_RESTARTS = 10  # of one actor; an engine that dies every time ends the stage
 
 
 class EngineSpec(NamedTuple):
@@ -197,6 +198,7 @@ def completions(requests: Requests, spec: EngineSpec, pool: PoolKnobs) -> ray.da
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=pool.workers, max_tasks_in_flight_per_actor=tasks),
         max_concurrency=tasks,
+        max_restarts=ENGINE_RESTARTS,
         **pool.remote_args(),
     )
 

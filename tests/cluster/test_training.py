@@ -17,6 +17,7 @@ import ray
 import torch
 from models_for_tests import make_tiny_model
 from ray.data.block import BlockStats
+from ray.exceptions import ActorDiedError
 from ray.train import TrainingFailedError
 from transformers import AutoModelForCausalLM
 
@@ -139,6 +140,36 @@ def test_requests_of_a_task_come_back_as_one_block(model, gpus):
         row["problem_id"]: row["seed"] for row in requests
     }
     assert all(len(row["completions"]) == 1 for row in rows)
+
+
+def test_an_engine_that_dies_every_time_ends_the_stage(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastdistill_ray.generation.ENGINE_RESTARTS", 1)
+    problems = [Problem("p", "sums", "train", "1?", "1", "number")]
+    table = pa.Table.from_pylist(
+        build_requests(problems, PromptKnobs(), None, 0), schema=REQUEST_SCHEMA
+    )
+    engine = EngineKnobs(kind="scripted", extra={"seconds_per_request": 1000})
+    spec = EngineSpec(model, engine, SamplingKnobs(n=1, max_new_tokens=8), VerifierKnobs())
+    dataset = completions(TableRequests(table), spec, PoolKnobs(workers=1, cpus=0.5))
+    killed: set[int] = set()
+    is_over = threading.Event()
+
+    def kill() -> None:
+        while not is_over.wait(0.2):
+            for process in psutil.Process().children(recursive=True):
+                if "MapWorker(MapBatches(Asking))" in process.name():
+                    process.kill()
+                    killed.add(process.pid)
+
+    threading.Thread(target=kill, daemon=True).start()
+    try:
+        with pytest.raises(ActorDiedError):
+            list(dataset.iter_rows())
+    finally:
+        is_over.set()
+    assert len(killed) >= 2, "and those of an earlier test"
 
 
 def test_step_is_handed_out_before_groups_of_later_steps_are_written(store, tmp_path):
