@@ -63,15 +63,12 @@ def main() -> None:
 
 def compare_throughput(shape: Shape, device: torch.device) -> dict[str, Any]:
     folder = save_model(shape, device)
-    rows = []
-    for method in (
-        lambda: throughput(shape, device, folder, is_compiled=False),
-        lambda: padded_throughput(shape, device, folder),
-        lambda: throughput(shape, device, folder, is_compiled=True),
-    ):
-        rows.append(method())
-        print(json.dumps(rows[-1]))
-    plain, padded, compiled = rows
+    plain = throughput(shape, device, folder, is_compiled=False)
+    padded = padded_throughput(shape, device, folder)
+    compiled = throughput(shape, device, folder, is_compiled=True)
+    rows = [plain, padded, compiled]
+    for line in rows:
+        print(json.dumps(line))
     found = {"utilisation": plain["utilisation"], "utilisation_compiled": compiled["utilisation"]}
     if "error" not in padded:
         found |= {

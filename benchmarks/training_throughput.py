@@ -58,7 +58,7 @@ LARGE = Shape(
 
 
 def throughput(
-    shape: Shape, device: torch.device, folder: str, *, is_compiled: bool = False
+    shape: Shape, device: torch.device, folder: str, *, is_compiled: bool
 ) -> dict[str, Any]:
     """Ours on one rank; bf16 compute, fp32 weights."""
     backend = "nccl" if device.type == "cuda" else "gloo"

@@ -38,6 +38,9 @@ def shard_student(student: Student, training: TrainingKnobs, device: torch.devic
         offload_policy=offload,
         reshard_after_forward=world_size > 1,
     )
+    # Blocks with and without a window, checked, trained and validated, at one length and at any: by
+    # default the ninth program of a function runs uncompiled.
+    torch._dynamo.config.recompile_limit = 64
     kinds = set(student.model._no_split_modules)
     blocks = [module for module in student.modules() if type(module).__name__ in kinds]
     if training.compile and training.activation_checkpointing:

@@ -71,7 +71,7 @@ class Student(nn.Module):
 class ChunkedLogprob(torch.autograd.Function):
     """log_softmax(softcap(hidden @ weight.T + bias))[label] in float32, [K].
 
-    Backward recomputes each chunk's logits from the saved log-normaliser, in place.
+    Backward computes each chunk's logits again; their log-normaliser is saved.
     """
 
     @staticmethod
@@ -87,9 +87,9 @@ class ChunkedLogprob(torch.autograd.Function):
         ctx.chunk = max(1, CHUNK_BYTES[weight.device.type] // (4 * len(weight)))
         chosen = hidden.new_empty(len(hidden), dtype=torch.float32)
         normaliser = torch.empty_like(chosen)
-        of_kind = _fused if hidden.is_cuda else _plain
+        measure = _fused(_chosen_and_normaliser) if hidden.is_cuda else _chosen_and_normaliser
         for part in _chunks(len(hidden), ctx.chunk):
-            chosen[part], normaliser[part] = of_kind(_chosen_and_normaliser)(
+            chosen[part], normaliser[part] = measure(
                 nn.functional.linear(hidden[part], weight, bias), labels[part], softcap
             )
         ctx.save_for_backward(hidden, weight, bias, labels, chosen, normaliser)
@@ -100,14 +100,14 @@ class ChunkedLogprob(torch.autograd.Function):
         hidden, weight, bias, labels, chosen, normaliser = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        grad_bias = torch.zeros_like(bias) if bias is not None else None
-        of_kind = _fused if hidden.is_cuda else _plain
+        grad_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
+        slopes_of = _fused(_other_slopes) if hidden.is_cuda else _other_slopes
         # d logprob / d logits = onehot - softmax
         at_label = grad * (1 - (chosen - normaliser).exp())
         if ctx.softcap:
             at_label *= 1 - (chosen / ctx.softcap).square()
         for part in _chunks(len(hidden), ctx.chunk):
-            slope = of_kind(_other_slopes)(
+            slope = slopes_of(
                 nn.functional.linear(hidden[part], weight, bias),
                 normaliser[part],
                 grad[part],
@@ -119,6 +119,7 @@ class ChunkedLogprob(torch.autograd.Function):
                 grad_weight.addmm_(slope.T, hidden[part])
             if grad_bias is not None:
                 grad_bias += slope.sum(0)
+            del slope  # before the next chunk's logits
         return grad_hidden, grad_weight, grad_bias, None, None
 
 
@@ -130,7 +131,7 @@ def _capped(logits: Tensor, softcap: float | None) -> Tensor:
     return softcap * torch.tanh(logits / softcap) if softcap else logits
 
 
-# Of both the logits' one reference is their argument: they are gone once they are in float32.
+# The callers of both keep no reference to the logits: these are freed once they are in float32.
 def _chosen_and_normaliser(
     logits: Tensor, labels: Tensor, softcap: float | None
 ) -> tuple[Tensor, Tensor]:
@@ -141,7 +142,7 @@ def _chosen_and_normaliser(
 def _other_slopes(
     logits: Tensor, normaliser: Tensor, grad: Tensor, softcap: float | None
 ) -> Tensor:
-    """Gradient of the logits but for the labels', in their precision."""
+    """Gradient of the logits in their precision; the caller overwrites the labels' entries."""
     dtype = logits.dtype
     logits = _capped(logits.float(), softcap)
     slope = 1 - (logits / softcap).square() if softcap else None
@@ -149,10 +150,6 @@ def _other_slopes(
     if slope is not None:
         logits.mul_(slope)
     return logits.to(dtype)
-
-
-def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
-    return function
 
 
 @cache

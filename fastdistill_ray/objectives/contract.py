@@ -40,7 +40,7 @@ class LossBatch(NamedTuple):
     def sum_tokens(self, values: Tensor) -> Tensor:
         """[K] -> [C]: the sum over each completion's target tokens.
 
-        In float64: CUDA adds in any order, which must not show.
+        In float64, so that the order in which CUDA adds all but never reaches float32.
         """
         doubles = values.double()
         sums = doubles.new_zeros(len(self.lengths)).index_add(0, self.completion, doubles)

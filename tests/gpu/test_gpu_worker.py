@@ -1,6 +1,7 @@
 """A whole job whose student trains on a GPU worker of a local Ray; the teacher is scripted."""
 
 import json
+import subprocess
 import time
 from pathlib import Path
 
@@ -17,12 +18,13 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 MEASURED = ("time/step", "train/tokens_per_second", "memory/peak_gib", "time/mfu")
+METRICS = "stages/train/advdistill/*/metrics.jsonl"
 # Of the arrangement, which on CUDA pads rows to whole blocks.
 ARRANGED = ("train/computed_tokens",)
 
 
 def losses(run: Path) -> list[dict]:
-    (metrics,) = run.glob("stages/train/advdistill/*/metrics.jsonl")
+    (metrics,) = run.glob(METRICS)
     return [
         {name: value for name, value in line.items() if name not in (*MEASURED, *ARRANGED)}
         for line in lines_of(metrics)
@@ -47,27 +49,28 @@ def test_job_on_a_gpu_trains_as_on_the_cpu_and_a_killed_worker_changes_no_digit(
             run_job("distill", file, runs[name])
             continue
         job = start_job("distill", file, runs[name])
-        kill_worker_after(runs[name], 3)
+        kill_worker_after(job, runs[name], 3, len(losses(runs["gpu"])))
         assert job.wait(timeout=250) == 0, Path(f"{runs[name]}.log").read_text()[-3000:]
     cpu, gpu, killed = (losses(run) for run in runs.values())
     assert len(cpu) >= 8
     assert killed == gpu
     for first, second in zip(cpu, gpu, strict=True):
         assert second == {name: pytest.approx(value, rel=5e-3) for name, value in first.items()}
-    (metrics,) = runs["gpu"].glob("stages/train/advdistill/*/metrics.jsonl")
+    (metrics,) = runs["gpu"].glob(METRICS)
     assert all(0 < line["time/mfu"] < 1 for line in lines_of(metrics))
     results = json.loads((runs["gpu"] / "results.json").read_text())
     assert {"base", "advdistill"} <= {row["model"] for row in results["rows"]}
     assert (runs["gpu"] / "report.html").exists()
 
 
-def kill_worker_after(run: Path, num_steps: int) -> None:
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline:
-        found = list(run.glob("stages/train/advdistill/*/metrics.jsonl"))
-        if found and len(lines_of(found[0])) >= num_steps:
-            break
+def kill_worker_after(job: subprocess.Popen, run: Path, num_steps: int, total: int) -> None:
+    deadline = time.monotonic() + 250
+    done: list[dict] = []
+    while len(done) < num_steps:
+        assert time.monotonic() < deadline, "no step was trained"
         time.sleep(0.01)
-    workers = [one for one in psutil.process_iter() if "RayTrainWorker" in one.name()]
-    assert workers, "the training is over before it could be disturbed"
-    workers[-1].kill()
+        done = [line for file in run.glob(METRICS) for line in lines_of(file)]
+    children = psutil.Process(job.pid).children(recursive=True)
+    (worker,) = [one for one in children if "RayTrainWorker" in one.name()]
+    worker.kill()
+    assert len(done) < total, "the training was over before it could be disturbed"
