@@ -1,4 +1,5 @@
-"""Two simulated nodes: each pool lands where its resources and labels say."""
+"""Two simulated nodes, each with a GPU that none looks for: each pool lands where its resources
+and labels say."""
 
 import os
 import subprocess
@@ -71,9 +72,9 @@ def cluster():
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **memory})
     nodes = {
         "writing": cluster.add_node(
-            num_cpus=4, resources={"writers": 1}, labels={"part": "a"}, **memory
+            num_cpus=4, num_gpus=1, resources={"writers": 1}, labels={"part": "a"}, **memory
         ),
-        "training": cluster.add_node(num_cpus=4, labels={"part": "b"}, **memory),
+        "training": cluster.add_node(num_cpus=4, num_gpus=1, labels={"part": "b"}, **memory),
     }
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     raylets = {name: node.all_processes["raylet"][0].process.pid for name, node in nodes.items()}
@@ -92,10 +93,10 @@ def test_pools_land_on_the_nodes_their_resources_and_labels_name(tmp_path, clust
             selection={"min_correct": 0},
             training={"epochs": 1},
             pools={
-                "teacher": {"resources": {"writers": 1.0}},
+                "teacher": {"resources": {"writers": 1.0}, "gpus": 1.0},
                 "judges": {"labels": {"part": "a"}},
                 "student": {"labels": {"part": "!a"}, "cpus": 3.0},
-                "evaluation": {"labels": {"part": "in(b, c)"}},
+                "evaluation": {"labels": {"part": "in(b, c)"}, "gpus": 1.0},
             },
         )
     )
