@@ -77,8 +77,7 @@ def plan_memory(
         hidden = student.model.config.get_text_config().hidden_size
         activations = counts.num_blocks * tokens * hidden * width + activations // counts.num_blocks
     chunk = min(CHUNK_BYTES[device], 4 * tokens * student.vocab_size)
-    # In float32 and once more in bf16; fused on CUDA, where both are of compute precision.
-    logits = width * chunk // 2 if device == "cuda" else chunk + chunk // 2
+    logits = chunk + chunk // 2  # in float32 and once more in bf16; on CUDA three times in bf16
     is_streamed = device == "cuda" and workers > 1  # a block, the next one, and the root
     gathered = width * (2 * counts.block + counts.root if is_streamed else counts.all)
     if not is_streamed and workers > 1:

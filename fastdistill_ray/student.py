@@ -119,7 +119,6 @@ class ChunkedLogprob(torch.autograd.Function):
                 grad_weight.addmm_(slope.T, hidden[part])
             if grad_bias is not None:
                 grad_bias += slope.sum(0)
-            del slope  # before the next chunk's logits
         return grad_hidden, grad_weight, grad_bias, None, None
 
 
