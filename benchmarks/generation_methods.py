@@ -1,5 +1,6 @@
 """One method of benchmarks.generation in its own process: METHOD WORK OUT."""
 
+import contextlib
 import datetime
 import json
 import logging
@@ -9,6 +10,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,17 +96,32 @@ def run_vllm(recipe: Recipe, folder: str) -> dict[str, float]:
     arguments = engine_arguments(fetch_model(recipe.teacher.model), recipe.teacher.engine)
     from vllm import LLM, SamplingParams
 
-    engine = LLM(**arguments)
-    ready = time.time()
+    with output_to(Path(folder) / "log"):
+        engine = LLM(**arguments)
     outputs = engine.generate(
         [{"prompt_token_ids": row["prompt_token_ids"]} for row in requests],
         [SamplingParams(**sampling_of(recipe, row["seed"], recipe.sampling.n)) for row in requests],
         use_tqdm=False,
     )
-    seconds = time.time() - ready
+    end = time.time()
     engine.llm_engine.engine_core.shutdown()  # else its processes outlive the work
+    ready = engine_ready([Path(folder) / "log"])
     tokens = sum(len(one.token_ids) for output in outputs for one in output.outputs)
-    return {"tokens": tokens, "seconds": seconds, "start_seconds": ready - start}
+    return {"tokens": tokens, "seconds": end - ready, "start_seconds": ready - start}
+
+
+@contextlib.contextmanager
+def output_to(file: Path) -> Iterator[None]:
+    """Of this process and of those it starts meanwhile."""
+    kept = [os.dup(stream) for stream in (1, 2)]
+    with open(file, "w", encoding="utf-8") as opened:
+        for stream in (1, 2):
+            os.dup2(opened.fileno(), stream)
+    try:
+        yield
+    finally:
+        for stream, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, stream)
 
 
 def run_ray_llm(recipe: Recipe, folder: str) -> dict[str, float]:
@@ -151,7 +168,7 @@ def run_ray_llm(recipe: Recipe, folder: str) -> dict[str, float]:
     for row in processor(ray.data.from_items(asked)).iter_rows():
         tokens += int(row["num_tokens"])
     end = time.time()
-    ready = engine_ready()
+    ready = engine_ready(ray_logs())
     return {"tokens": tokens, "seconds": end - ready, "start_seconds": ready - start}
 
 
@@ -167,7 +184,7 @@ def run_ours(recipe: Recipe, folder: str) -> dict[str, float]:
     start = time.time()
     manifest = json.loads((generate_groups(recipe, run, problems) / "manifest.json").read_text())
     end = time.time()
-    ready = engine_ready()
+    ready = engine_ready(ray_logs())
     return {
         "tokens": manifest["completion_tokens"],
         "seconds": end - ready,
@@ -189,19 +206,23 @@ def start_ray() -> None:
     )
 
 
-def engine_ready() -> float:
-    """When vLLM's log says so, in the logs of this Ray session."""
+def ray_logs() -> list[Path]:
+    """Of this Ray session's workers."""
     import ray
 
-    logs = Path(ray._private.worker._global_node.get_logs_dir_path())
+    return list(Path(ray._private.worker._global_node.get_logs_dir_path()).glob("worker-*"))
+
+
+def engine_ready(logs: list[Path]) -> float:
+    """When vLLM's log says so, to a second; the engine returns 1 to 2 s later."""
     found = [
         stamp
-        for file in logs.glob("worker-*")
+        for file in logs
         for stamp in READY.findall(file.read_text(encoding="utf-8", errors="replace"))
     ]
     year = datetime.datetime.now().year
     times = [datetime.datetime.strptime(f"{year}-{stamp}", "%Y-%m-%d %H:%M:%S") for stamp in found]
-    assert len(times) == 1, f"one engine was to start, {len(times)} are in {logs}"
+    assert len(times) == 1, f"one engine was to start, the logs tell of {len(times)}"
     return times[0].timestamp()
 
 
