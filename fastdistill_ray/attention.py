@@ -18,6 +18,12 @@ from fastdistill_ray.packing import PADDING, PROMPT, Inputs, Segment
 
 SLIDING = "sliding_attention"  # transformers' name of such layers
 GROUPED = "grouped"  # its name among transformers' attention implementations
+FLEX_BLOCK = 128  # tokens; packed rows on CUDA are padded to it, so that few shapes are compiled
+
+
+def row_multiple(device: torch.device) -> int:
+    """Tokens that the length of a packed row on that device is a multiple of."""
+    return FLEX_BLOCK if device.type == "cuda" else 1
 
 
 def attention_arguments(inputs: Inputs, config: PreTrainedConfig) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from fastdistill_ray.advantages import AdvantageKnobs
+from fastdistill_ray.attention import row_multiple
 from fastdistill_ray.config import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.objectives import Objective
 from fastdistill_ray.objectives.contract import Term
@@ -27,7 +28,6 @@ from fastdistill_ray.student import Student, to_device
 from fastdistill_ray.utilisation import num_operations
 
 COUNTS = ("groups", "completions", "tokens", "unique_tokens", "row_tokens", "computed_tokens")
-FLEX_BLOCK = 128  # tokens; packed rows on CUDA are padded to it, so that few shapes are compiled
 
 
 class Learner(NamedTuple):
@@ -129,16 +129,12 @@ def make_batches(learner: Learner, rows: list[dict[str, Any]]) -> list[MicroBatc
         micro_batch_tokens=training.micro_batch_tokens,
         shared_prompt=training.shared_prompt,
         mask_prompt=training.mask_prompt,
-        multiple_of=row_multiple(learner),
+        multiple_of=row_multiple(learner.device),
     )
 
 
 def empty_micro_batch(learner: Learner) -> MicroBatch:
-    return empty_batch(learner.training.shared_prompt, row_multiple(learner))
-
-
-def row_multiple(learner: Learner) -> int:
-    return FLEX_BLOCK if learner.device.type == "cuda" else 1
+    return empty_batch(learner.training.shared_prompt, row_multiple(learner.device))
 
 
 def backward(learner: Learner, batches: list[MicroBatch], counts: dict[str, int]) -> list[Term]:

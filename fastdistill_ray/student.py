@@ -15,7 +15,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from fastdistill_ray.attention import GROUPED, attention_arguments, short_window
+from fastdistill_ray.attention import GROUPED, attention_arguments, row_multiple, short_window
 from fastdistill_ray.config import LoraKnobs
 from fastdistill_ray.objectives.contract import Outputs
 from fastdistill_ray.packing import (
@@ -204,7 +204,7 @@ def check_packed_attention(
 
     ValueError when they are not the same function, in which case packing would train nonsense.
     """
-    packed = to_device(packed_batch([group], 128 if device.type == "cuda" else 1).inputs, device)
+    packed = to_device(packed_batch([group], row_multiple(device)).inputs, device)
     plain = to_device(plain_batch([group], mask_prompt=True).inputs, device)
     config = student.model.config
     attention, kind = config._attn_implementation, config.model_type

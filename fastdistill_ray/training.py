@@ -143,10 +143,9 @@ def _trainer(job: TrainJob, student_pool: PoolKnobs) -> TorchTrainer:
 def allocator(use_gpu: bool) -> dict[str, str]:
     """Environment of a process that trains, for memory to be used again.
 
-    On GPUs rows of ever new lengths leave gaps: of an H100 torch held 76 GiB without this and 57
-    with it, where 51 were in use. On the CPU jemalloc, which Ray's wheel brings: glibc's allocator
-    gives large blocks back at every free, and faulting their pages in again takes a fifth of a
-    step's CPU time; told to keep them it scatters them over 0.7 GiB more.
+    On GPUs rows of ever new lengths otherwise leave gaps. On the CPU jemalloc, which Ray's wheel
+    brings: glibc's allocator gives large blocks back at every free, and faulting their pages in
+    again takes a fifth of a step's CPU time; told to keep them it scatters them over 0.7 GiB more.
     """
     if use_gpu:
         return {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}

@@ -7,6 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
+from ray.exceptions import ActorDiedError
+
+from fastdistill_ray.driver import Job, main
 
 RECIPES = Path("jobs/recipes")
 
@@ -102,3 +106,17 @@ def test_cli_score_with_an_own_function_then_audit(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "66.7 %" in done.stdout and "33.3 %" in done.stdout
     assert "ZeroDivisionError" in (tmp_path / "page.html").read_text()
+
+
+def test_job_whose_engine_cannot_be_kept_alive_ends_with_a_line(tmp_path, monkeypatch, capsys):
+    def job(_job: Job) -> None:
+        raise ActorDiedError
+
+    monkeypatch.setattr(ray, "init", lambda **_: None)  # the job asks for no cluster
+    recipe = str(RECIPES / "demo.yaml")
+    monkeypatch.setattr(sys, "argv", ["job", recipe, "--run-dir", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as ended:
+        main(job)
+    assert ended.value.code == 1
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: an engine cannot be kept alive")

@@ -51,14 +51,17 @@ def load(folder: str, vocab_size: int = 10**6, shared_prompt: bool = True) -> St
 
 
 def loss_and_gradients(
-    student: Student, batches: list[MicroBatch], objective: AdvDistill | Sft = ADVDISTILL
+    student: Student,
+    batches: list[MicroBatch],
+    objective: AdvDistill | Sft = ADVDISTILL,
+    device: torch.device = CPU,
 ) -> tuple[float, dict[str, torch.Tensor]]:
     """As the training loop does: micro-batches accumulate, counts are those of all of them."""
     student.zero_grad()
     total = 0.0
     counts = {name: sum(batch.counts[name] for batch in batches) for name in batches[0].counts}
     for batch in batches:
-        terms = objective(student(to_device(batch.inputs, CPU)), to_device(batch.loss, CPU))
+        terms = objective(student(to_device(batch.inputs, device)), to_device(batch.loss, device))
         loss = sum(term.coefficient * term.total / counts[term.denominator] for term in terms)
         loss.backward()
         total += loss.item()

@@ -19,20 +19,20 @@ from models_for_tests import make_tiny_model
 from test_attention import FAMILIES, make_student
 from test_memory import MEASURE, TOLERANCE
 from test_optimization import losses, make_learner, make_row
+from test_student import loss_and_gradients
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from fastdistill_ray.attention import FLEX_BLOCK
 from fastdistill_ray.config import LoraKnobs, OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.memory import plan_memory
-from fastdistill_ray.objectives import AdvDistill
 from fastdistill_ray.optimization import Learner, train_step
-from fastdistill_ray.packing import MicroBatch, packed_batch, plain_batch
+from fastdistill_ray.packing import packed_batch, plain_batch
 from fastdistill_ray.student import (
     ChunkedLogprob,
     Student,
     check_packed_attention,
     load_student,
     probe_group,
-    to_device,
 )
 from fastdistill_ray.training import allocator, check_student
 from fastdistill_ray.validation import hold_out, validate
@@ -51,20 +51,14 @@ def student(tmp_path: Path) -> Student:
     return load_student(folder, vocab_size=10**6, device=CUDA, shared_prompt=True, lora=LoraKnobs())
 
 
-def gradients(student: Student, batch: MicroBatch) -> tuple[float, dict[str, torch.Tensor]]:
-    student.zero_grad()
-    terms = AdvDistill()(student(to_device(batch.inputs, CUDA)), to_device(batch.loss, CUDA))
-    loss = sum(term.coefficient * term.total for term in terms)
-    loss.backward()
-    return loss.item(), {name: one.grad.clone() for name, one in student.named_parameters()}
-
-
 def test_packed_flex_attention_equals_padded_rows_in_loss_and_gradient(student: Student) -> None:
     assert student.model.config._attn_implementation == "flex_attention"
     groups = [probe_group(300), probe_group(200)]
-    loss, packed = gradients(student, packed_batch(groups, 128))
+    loss, packed = loss_and_gradients(student, [packed_batch(groups, FLEX_BLOCK)], device=CUDA)
     student.model.set_attn_implementation("sdpa")
-    expected_loss, plain = gradients(student, plain_batch(groups, mask_prompt=True))
+    expected_loss, plain = loss_and_gradients(
+        student, [plain_batch(groups, mask_prompt=True)], device=CUDA
+    )
     assert loss == pytest.approx(expected_loss, rel=1e-4)
     for name, gradient in plain.items():
         assert (packed[name] - gradient).abs().max() <= 1e-3 * gradient.abs().max(), name
