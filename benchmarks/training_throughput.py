@@ -74,35 +74,20 @@ def throughput(
 
 
 def padded_throughput(shape: Shape, device: torch.device, folder: str) -> dict[str, Any]:
-    """The straightforward way; half a group a forward where a whole one does not fit."""
+    """The straightforward way, a group a forward."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model = model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
+    text = text_of(shape)
 
-    def step(row: dict[str, Any], rows: int) -> None:
+    def step(row: dict[str, Any]) -> None:
         groups = [
-            prepare_group(
-                one, text_of(shape), AdvDistill(), advantage=AdvantageKnobs(), max_seq_len=10**6
-            )
+            prepare_group(one, text, AdvDistill(), advantage=AdvantageKnobs(), max_seq_len=10**6)
             for one in row["groups"]
         ]
-        parts = [
-            group._replace(completions=group.completions[start : start + rows])
-            for group in groups
-            for start in range(0, len(group.completions), rows)
-        ]
-        padded_step(model, optimizer, parts)
+        padded_step(model, optimizer, groups)
 
-    for rows in (shape.num_completions, shape.num_completions // 2):
-        try:
-            found = timed(
-                "advdistill_padded", shape, device, model, lambda row, rows=rows: step(row, rows)
-            )
-            return {**found, "completions_per_forward": rows}
-        except torch.cuda.OutOfMemoryError as error:
-            print(f"{rows} completions a forward: {error}")
-            optimizer.zero_grad()
-    return {"method": "advdistill_padded", "error": "out of memory"}
+    return timed("advdistill_padded", shape, device, model, step)
 
 
 def timed(
