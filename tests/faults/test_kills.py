@@ -33,6 +33,16 @@ def kill_with_children(job: subprocess.Popen) -> None:
     job.wait()
 
 
+def vllm_processes(job: subprocess.Popen) -> list[psutil.Process]:
+    """The engine and its workers: by their title or, for setting it fails where the first
+    variable of the environment has been changed, by how they were started."""
+    return [
+        process
+        for process in psutil.Process(job.pid).children(recursive=True)
+        if any(mark in " ".join(process.cmdline()) for mark in ("VLLM::", "multiprocessing.spawn"))
+    ]
+
+
 def logged(groups: Path) -> list[str]:
     return [key for commit in lines_of(groups / "log.jsonl") for key in commit["keys"]]
 
@@ -121,13 +131,7 @@ def test_vllm_engine_killed_is_started_again_and_every_group_is_there_once(tmp_p
     groups = tmp_path / "run" / "stages" / "groups"
     job = start_job("generate", recipe, tmp_path / "run")
     wait_for(lambda: len(logged(groups)) >= 2, job)
-    engines = [
-        process
-        for process in psutil.Process(job.pid).children(recursive=True)
-        if process.name().startswith("VLLM::")
-    ]
-    if not engines:  # Ray's workers may hang on the raylet, not on us
-        engines = [p for p in psutil.process_iter() if p.name().startswith("VLLM::")]
+    engines = vllm_processes(job)
     os.kill(engines[-1].pid, signal.SIGKILL)
     done_at_kill = len(logged(groups))
     assert job.wait(timeout=200) == 0, Path(f"{tmp_path / 'run'}.log").read_text()[-3000:]
