@@ -29,7 +29,7 @@ GIB = 2**30
 MOMENTS = {"adamw": 8, "adamw8bit": 2}  # bytes of a parameter's two
 RUNTIME = {"cpu": 700 * 2**20, "cuda": 900 * 2**20}  # libraries and, on CUDA, the context
 # Temporaries of the backward pass and what the allocator keeps, as a share of the rest: measured
-# with the allocators of training workers, 12 to 27 % on the CPU; 2 and 13 % on an H100.
+# with the allocators of training workers, 12 to 29 % on the CPU; 2 and 13 % on an H100.
 SLACK = {"cpu": 0.2, "cuda": 0.16}
 NUM_COMPLETIONS = 8  # of the group that is counted
 

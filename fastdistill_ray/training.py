@@ -152,8 +152,10 @@ def allocator(use_gpu: bool) -> dict[str, str]:
     return {
         "LD_PRELOAD": str(Path(ray.__file__).parent / "core/libjemalloc.so"),
         # One arena, or what one thread frees is of no use to another; freed pages are kept, also
-        # those of large blocks.
-        "MALLOC_CONF": "narenas:1,oversize_threshold:0,dirty_decay_ms:-1",
+        # those of large blocks, which serve requests of any size: by default only those of at
+        # least a 64th of theirs.
+        "MALLOC_CONF": "narenas:1,oversize_threshold:0,dirty_decay_ms:-1,"
+        "lg_extent_max_active_fit:30",
     }
 
 

@@ -50,6 +50,12 @@ def load(folder: str, vocab_size: int = 10**6, shared_prompt: bool = True) -> St
     )
 
 
+def chunks_of(monkeypatch: pytest.MonkeyPatch, device: str, *, rows: int, width: int) -> None:
+    """The head takes `width` entries of the vocabulary at a time for that many rows."""
+    monkeypatch.setattr("fastdistill_ray.student.MIN_ROWS", 1)
+    monkeypatch.setattr("fastdistill_ray.student.CHUNK_BYTES", {device: 4 * rows * width})
+
+
 def loss_and_gradients(
     student: Student,
     batches: list[MicroBatch],
@@ -172,7 +178,7 @@ def test_logprob_is_normalised_over_the_tokenizers_vocabulary_only(folder: str) 
 def test_chunked_logprob_value_and_gradient_equal_autograd(
     monkeypatch: pytest.MonkeyPatch, softcap: float | None, has_bias: bool
 ) -> None:
-    monkeypatch.setattr("fastdistill_ray.student.CHUNK_BYTES", {"cpu": 4 * 50 * 3})  # 3 rows
+    chunks_of(monkeypatch, "cpu", rows=10, width=7)
     torch.manual_seed(0)
     hidden, weight, bias = torch.randn(10, 8), torch.randn(50, 8), torch.randn(50)
     labels, slope = torch.randint(0, 50, (10,)), torch.randn(10)
@@ -214,17 +220,20 @@ def test_chunked_logprob_makes_no_tensor_of_all_tokens_and_vocabulary(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
     tokens, vocabulary, width = 256, 512, 16
-    monkeypatch.setattr("fastdistill_ray.student.CHUNK_BYTES", {"cpu": 4 * vocabulary * 32})
+    chunks_of(monkeypatch, "cpu", rows=tokens, width=64)
     hidden = torch.randn(tokens, width, dtype=dtype, requires_grad=True)
     weight = torch.randn(vocabulary, width, dtype=dtype, requires_grad=True)
     labels = torch.randint(0, vocabulary, (tokens,))
     with LargestTensor() as largest:
         ChunkedLogprob.apply(hidden, weight, None, labels, None).sum().backward()
-    assert largest.numel == 32 * vocabulary
+    assert largest.numel == tokens * 64
 
 
-def test_chunked_logprob_of_bf16_inputs_reduces_in_float32() -> None:
+def test_chunked_logprob_of_bf16_inputs_reduces_in_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Against float64 of the same bf16 inputs: the logits' rounding is all that is lost."""
+    chunks_of(monkeypatch, "cpu", rows=64, width=300)
     torch.manual_seed(0)
     hidden = torch.randn(64, 32).bfloat16().requires_grad_()
     weight = (torch.randn(5000, 32) / 8).bfloat16().requires_grad_()

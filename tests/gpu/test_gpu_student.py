@@ -19,7 +19,7 @@ from models_for_tests import make_tiny_model
 from test_attention import FAMILIES, make_student
 from test_memory import MEASURE, TOLERANCE
 from test_optimization import losses, make_learner, make_row
-from test_student import loss_and_gradients
+from test_student import chunks_of, loss_and_gradients
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fastdistill_ray.attention import FLEX_BLOCK
@@ -76,7 +76,7 @@ def test_fused_head_equals_float64_of_the_same_bf16_inputs(
 ) -> None:
     """The logits' rounding is all that is lost; the last chunk is a short one."""
     vocabulary = 5000
-    monkeypatch.setattr("fastdistill_ray.student.CHUNK_BYTES", {"cuda": 4 * vocabulary * 30})
+    chunks_of(monkeypatch, "cuda", rows=64, width=1500)
     torch.manual_seed(0)
     hidden = torch.randn(64, 32, device=CUDA).bfloat16().requires_grad_()
     weight = (torch.randn(vocabulary, 32, device=CUDA) / 8).bfloat16().requires_grad_()
