@@ -140,9 +140,8 @@ def list_commits(commits: int, rows: int) -> dict[str, Any]:
     """Seconds of each way to read the log, and memory it adds at most, read in this order."""
     import resource
 
-    from fastdistill_ray.curation import missing_rows
     from fastdistill_ray.groups import LogFollower, Store, read_index
-    from fastdistill_ray.problems import ProblemFile
+    from fastdistill_ray.problems import ProblemFile, digests
 
     found: dict[str, Any] = {"commits": commits, "rows": rows}
     with tempfile.TemporaryDirectory() as folder:
@@ -155,7 +154,7 @@ def list_commits(commits: int, rows: int) -> dict[str, Any]:
             "count": store.num_kept,
             "follow": lambda: sum(1 for _ in follower.new()),
             "poll_again": lambda: sum(1 for _ in follower.new()),
-            "missing": lambda: len(missing_rows(ProblemFile(file), store)),
+            "missing": lambda: len(ProblemFile(file).rows_without(digests(store.keys()))),
             "index": lambda: read_index(store).num_rows,
         }
         for name, read in reads.items():

@@ -4,7 +4,6 @@ One Ray Data execution: engine actors, then judging actors that commit what they
 only logs commits; of a problem it keeps its row number.
 """
 
-import hashlib
 import json
 import time
 from collections import Counter
@@ -23,6 +22,7 @@ from fastdistill_ray.generation import (
     EngineSpec,
     ProblemRequests,
     completions,
+    has_one_that_fits,
     num_bundles,
     unbundle,
 )
@@ -35,7 +35,7 @@ from fastdistill_ray.judging import (
     judge_rows,
     store_result,
 )
-from fastdistill_ray.problems import ProblemFile
+from fastdistill_ray.problems import ProblemFile, digests
 from fastdistill_ray.progress import Progress
 from fastdistill_ray.records import GROUP_SCHEMA
 from fastdistill_ray.rewards import Scorer
@@ -46,7 +46,6 @@ from fastdistill_ray.verifiers import Judge
 
 MAX_GROUPS_PER_FILE = 64
 MAX_VALUES_PER_FILE = 1 << 27  # token ids or log-probabilities
-ROWS_AT_ONCE = 1024
 
 
 class GroupWriter:
@@ -118,7 +117,7 @@ def curate(
     check_failures(count_verdicts(store), judging.reward.max_failed_share, store)
     compact(store, pools.judges)
     unanswered = missing_requests(problems, store, teachers, sampling)
-    assert not any(map(_has_one_that_fits, unanswered)), "a problem whose prompt fits has no group"
+    assert not any(map(has_one_that_fits, unanswered)), "a problem whose prompt fits has no group"
     num_too_long = sum(map(len, unanswered))
     if num_too_long == len(problems):
         raise ValueError(
@@ -143,7 +142,7 @@ def missing_requests(
         for columns in problems.columns("problem_id", "task")
         for one in zip(*columns, strict=True)
     ]
-    rows = missing_rows(problems, store)
+    rows = problems.rows_without(digests(store.keys()))
     places_of_rows = np.array(places, np.int16)[rows]
     return [
         ProblemRequests(
@@ -158,31 +157,6 @@ def missing_requests(
         )
         for place, teacher in enumerate(teachers)
     ]
-
-
-def _has_one_that_fits(requests: ProblemRequests) -> bool:
-    return any(
-        requests.take(np.arange(first, min(first + ROWS_AT_ONCE, len(requests)))).num_rows
-        for first in range(0, len(requests), ROWS_AT_ONCE)
-    )
-
-
-def missing_rows(problems: ProblemFile, store: Store) -> np.ndarray:
-    """Row numbers of the problems without a committed group."""
-    committed = np.sort(np.fromiter(map(_digest, store.keys()), "S16"))
-    missing = []
-    for start, (ids,) in zip(problems.starts, problems.columns("problem_id"), strict=False):
-        wanted = np.array([_digest(one) for one in ids], "S16")
-        found = np.searchsorted(committed, wanted)
-        is_there = np.zeros(len(ids), bool)
-        inside = found < len(committed)
-        is_there[inside] = committed[found[inside]] == wanted[inside]
-        missing.append(start + np.flatnonzero(~is_there))
-    return np.concatenate([np.empty(0, np.int64), *missing])
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.blake2b(key.encode(), digest_size=16).digest()
 
 
 def log_commits(

@@ -7,9 +7,11 @@ any format counts), so that learning the format is not taken for learning to rea
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from ray.data import ActorPoolStrategy
@@ -17,20 +19,20 @@ from ray.data import ActorPoolStrategy
 from fastdistill_ray.config import EvaluationKnobs, PoolsKnobs
 from fastdistill_ray.generation import (
     EngineSpec,
-    TableRequests,
-    build_requests,
+    ProblemRequests,
     completions,
+    has_one_that_fits,
     num_bundles,
-    split_by_length,
     unbundle,
 )
 from fastdistill_ray.generation.outputs import RAW_COMPLETION
 from fastdistill_ray.generation.vllm_engine import RELOAD_COLUMN
 from fastdistill_ray.groups import Commit, Store
-from fastdistill_ray.models import fetch_model, load_tokenizer
+from fastdistill_ray.models import fetch_model
+from fastdistill_ray.problems import ProblemFile, digests
 from fastdistill_ray.progress import Progress
 from fastdistill_ray.prompts import PromptKnobs
-from fastdistill_ray.records import PROBLEM_FIELDS, REQUEST_SCHEMA, Problem
+from fastdistill_ray.records import PROBLEM_FIELDS, REQUEST_SCHEMA
 from fastdistill_ray.rewards import check_format
 from fastdistill_ray.run_dir import StageResult
 from fastdistill_ray.teachers import SamplingKnobs
@@ -80,8 +82,11 @@ class AnswerWriter:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = [self._judged(row) for row in unbundle(batch).to_pylist()]
-        commit = self.store.write(pa.Table.from_pylist(rows, schema=ANSWERED_SCHEMA))
-        return pa.table({"commit": [json.dumps(commit._asdict())]})
+        lines = []
+        if rows:
+            commit = self.store.write(pa.Table.from_pylist(rows, schema=ANSWERED_SCHEMA))
+            lines.append(json.dumps(commit._asdict()))
+        return pa.table({"commit": pa.array(lines, pa.string())})
 
     def _judged(self, row: dict[str, Any]) -> dict[str, Any]:
         answers = []
@@ -111,9 +116,43 @@ class AnswerWriter:
         }
 
 
+@dataclass(frozen=True)
+class ModelRequests:
+    """Requests of models, one after the other: each one's weights are loaded once."""
+
+    parts: list[tuple[Model, ProblemRequests]]
+
+    def __len__(self) -> int:
+        return sum(len(requests) for _, requests in self.parts)
+
+    def take(self, numbers: np.ndarray) -> pa.Table:
+        ends = np.cumsum([len(requests) for _, requests in self.parts])
+        places = np.searchsorted(ends, numbers, side="right")
+        tables = []
+        for place in np.unique(places):
+            model, requests = self.parts[place]
+            start = ends[place] - len(requests)
+            rows = requests.take(numbers[places == place] - start).to_pylist()
+            tables.append(
+                pa.Table.from_pylist(
+                    [
+                        {
+                            **row,
+                            "request_id": f"{model.name}/{row['problem_id']}",
+                            "model": model.name,
+                            RELOAD_COLUMN: model.weights,
+                        }
+                        for row in rows
+                    ],
+                    schema=ASKED_SCHEMA,
+                )
+            )
+        return pa.concat_tables(tables)
+
+
 def evaluate(
     models: list[Model],
-    problems: list[Problem],
+    files: list[ProblemFile],
     knobs: EvaluationKnobs,
     verifier: VerifierKnobs,
     pools: PoolsKnobs,
@@ -124,52 +163,56 @@ def evaluate(
     store = Store(out / "answers", key="request_id")
     store.folder.mkdir(exist_ok=True)
     store.recover()
-    answered = set(store.keys())
-    room = knobs.engine.max_model_len - knobs.max_new_tokens
-    num_too_long = 0
     for shared in _by_architecture(models):
-        requests = [request for model in shared for request in _requests(model, problems, knobs)]
-        requests, too_long = split_by_length(requests, room)
-        num_too_long += len(too_long)
-        missing = [request for request in requests if request["request_id"] not in answered]
-        if missing:
-            _answer(missing, shared, knobs, verifier, pools, store)
+        missing = missing_requests(shared, files, store, knobs)
+        if len(missing):
+            _answer(missing, len(shared), knobs, verifier, pools, store)
+    unanswered = missing_requests(models, files, store, knobs)
+    assert not has_one_that_fits(unanswered), "a problem whose prompt fits has no answer"
+    num_too_long = len(unanswered)
+    num_asked = len(models) * sum(map(len, files))
     tables = _write_tables(store, models, out)
     return StageResult(
-        rows_in=len(models) * len(problems),
-        rows_out=len(models) * len(problems) - num_too_long,
+        rows_in=num_asked,
+        rows_out=num_asked - num_too_long,
         set_aside={"prompt_too_long": num_too_long} if num_too_long else {},
         prompt_tokens=sum(commit.prompt_tokens for commit in store.commits()),
         completion_tokens=sum(sum(table["num_tokens"].to_pylist()) for table in tables),
     )
 
 
-def _requests(
-    model: Model, problems: list[Problem], knobs: EvaluationKnobs
-) -> list[dict[str, Any]]:
-    tokenizer = load_tokenizer(fetch_model(model.weights))
-    return [
-        {
-            **row,
-            "request_id": f"{model.name}/{row['problem_id']}",
-            "model": model.name,
-            RELOAD_COLUMN: model.weights,
-        }
-        for row in build_requests(problems, model.prompt, tokenizer, knobs.seed)
-    ]
+def missing_requests(
+    models: list[Model], files: list[ProblemFile], store: Store, knobs: EvaluationKnobs
+) -> ModelRequests:
+    """What is not answered, by weights; after all were asked, those whose prompt is too long."""
+    answered = digests(store.keys())
+    room = knobs.engine.max_model_len - knobs.max_new_tokens
+    return ModelRequests(
+        [
+            (
+                model,
+                ProblemRequests(
+                    file,
+                    file.rows_without(answered, f"{model.name}/"),
+                    *(model.weights, model.prompt, knobs.seed, room),
+                ),
+            )
+            for model in sorted(models, key=lambda model: model.weights)
+            for file in files
+        ]
+    )
 
 
 def _answer(
-    requests: list[dict[str, Any]],
-    models: list[Model],
+    requests: ModelRequests,
+    num_models: int,
     knobs: EvaluationKnobs,
     verifier: VerifierKnobs,
     pools: PoolsKnobs,
     store: Store,
 ) -> None:
-    requests = sorted(requests, key=lambda row: row[RELOAD_COLUMN])  # each weights loaded once
     spec = EngineSpec(
-        requests[0][RELOAD_COLUMN],
+        next(model.weights for model, part in requests.parts if len(part)),
         knobs.engine,
         SamplingKnobs(
             n=knobs.n,
@@ -180,8 +223,7 @@ def _answer(
         ),
         verifier,
     )
-    asked = TableRequests(pa.Table.from_pylist(requests, schema=ASKED_SCHEMA))
-    dataset = completions(asked, spec, pools.evaluation).map_batches(
+    dataset = completions(requests, spec, pools.evaluation).map_batches(
         AnswerWriter,
         fn_constructor_args=(str(store.folder), verifier),
         batch_size=num_bundles(min(ROWS_PER_FILE, len(requests) // 16), spec, pools.evaluation),
@@ -189,7 +231,7 @@ def _answer(
         compute=ActorPoolStrategy(size=pools.judges.workers),
         **pools.judges.remote_args(),
     )
-    progress = Progress(f"evaluate {len(models)} models", len(requests))
+    progress = Progress(f"evaluate {num_models} models", len(requests))
     for row in dataset.iter_rows():
         commit = Commit(**json.loads(row["commit"]))
         store.append(commit)

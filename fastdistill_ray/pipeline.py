@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterable
 from pathlib import Path
 
 from fastdistill_ray import training
@@ -20,7 +19,7 @@ from fastdistill_ray.judging import judging_of
 from fastdistill_ray.lineup import ComparedModel, Student
 from fastdistill_ray.problems import ProblemFile, write_problems
 from fastdistill_ray.progress import FollowMetrics
-from fastdistill_ray.records import SPLITS, Problem, Split
+from fastdistill_ray.records import SPLITS, Split
 from fastdistill_ray.rescoring import reselect
 from fastdistill_ray.run_dir import RunDir, StageResult, write_text
 from fastdistill_ray.tasks import TaskKnobs, load_problems
@@ -79,7 +78,7 @@ def generate_and_train(recipe: Recipe, run: RunDir, problems: ProblemFile) -> li
     return trials
 
 
-def _generate_or_mark_failed(recipe: Recipe, run: RunDir, problems: list[Problem]) -> None:
+def _generate_or_mark_failed(recipe: Recipe, run: RunDir, problems: ProblemFile) -> None:
     try:
         generate_groups(recipe, run, problems)
     except BaseException as error:  # the trainer follows the store and must not wait for ever
@@ -191,13 +190,13 @@ def _number(folder: Path) -> int:
 
 
 def choose_students(
-    recipe: Recipe, run: RunDir, trials: list[Trial], problems: Iterable[Problem]
+    recipe: Recipe, run: RunDir, trials: list[Trial], problems: ProblemFile
 ) -> dict[str, Trial]:
     """The best trial of each student on validation problems, put into students/<name>."""
     validated = None
     if recipe.compare.learning_rates or recipe.compare.epochs:
         models = [Model(trial.name, trial.weights, recipe.student.prompt) for trial in trials]
-        validated = _evaluate(recipe, run, "validate", models, problems)
+        validated = _evaluate(recipe, run, "validate", models, [problems])
     chosen = choose(trials, validated, out=run.path / "stages" / "choose.json")
     for name, trial in chosen.items():
         _place(Path(trial.weights), run.path / "students" / name)
@@ -205,7 +204,7 @@ def choose_students(
 
 
 def evaluate_models(
-    recipe: Recipe, run: RunDir, chosen: dict[str, Trial], problems: Iterable[Problem]
+    recipe: Recipe, run: RunDir, chosen: dict[str, Trial], problems: list[ProblemFile]
 ) -> None:
     """Baselines and students on the same problems; writes results.json."""
     student, teacher = recipe.student, recipe.teacher
@@ -233,13 +232,13 @@ def evaluate_models(
 
 
 def _evaluate(
-    recipe: Recipe, run: RunDir, stage: str, models: list[Model], problems: Iterable[Problem]
+    recipe: Recipe, run: RunDir, stage: str, models: list[Model], problems: list[ProblemFile]
 ) -> Path:
     return run.stage(
         stage,
         evaluate,
         models,
-        list(problems),
+        problems,
         recipe.evaluation,
         recipe.reward.verifier,
         recipe.pools,

@@ -3,7 +3,8 @@
 No process holds them all: a reader keeps a few row groups.
 """
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 from fastdistill_ray.records import PROBLEM_SCHEMA, Problem
 
 ROWS_PER_ROW_GROUP = 1024
+DIGEST = "S16"
 
 
 def write_problems(problems: list[Problem], file: Path) -> None:
@@ -50,6 +52,27 @@ class ProblemFile:
             _problems(_row_group(self.file, int(i)).slice(row - self.starts[i], 1))[0]
             for i, row in zip(groups, rows, strict=True)
         ]
+
+    def rows_without(self, known: np.ndarray, prefix: str = "") -> np.ndarray:
+        """Row numbers of the problems whose prefixed id is not among the `known` digests."""
+        missing = []
+        for start, (ids,) in zip(self.starts, self.columns("problem_id"), strict=False):
+            wanted = np.array([_digest(prefix + one) for one in ids], DIGEST)
+            found = np.searchsorted(known, wanted)
+            is_there = np.zeros(len(ids), bool)
+            inside = found < len(known)
+            is_there[inside] = known[found[inside]] == wanted[inside]
+            missing.append(start + np.flatnonzero(~is_there))
+        return np.concatenate([np.empty(0, np.int64), *missing])
+
+
+def digests(keys: Iterable[str]) -> np.ndarray:
+    """Sorted, 16 bytes each, in place of millions of strings."""
+    return np.sort(np.fromiter(map(_digest, keys), DIGEST))
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.blake2b(key.encode(), digest_size=16).digest()
 
 
 def _problems(table: pa.Table) -> list[Problem]:

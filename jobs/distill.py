@@ -22,7 +22,7 @@ def distill(job: Job) -> None:
     job.check(problems)
     trials = generate_and_train(recipe, run, problems["train"])
     chosen = choose_students(recipe, run, trials, problems["validation"])
-    evaluate_models(recipe, run, chosen, [*problems["test"], *problems["ood"]])
+    evaluate_models(recipe, run, chosen, [problems["test"], problems["ood"]])
     print(f"\n{write_report(str(run.path))}")
 
 

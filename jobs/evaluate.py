@@ -16,7 +16,7 @@ def evaluate(job: Job) -> None:
     job.check(problems)
     trials = train_students(job.recipe, job.run, len(problems["train"]))
     chosen = choose_students(job.recipe, job.run, trials, problems["validation"])
-    evaluate_models(job.recipe, job.run, chosen, [*problems["test"], *problems["ood"]])
+    evaluate_models(job.recipe, job.run, chosen, [problems["test"], problems["ood"]])
     print(job.run.path / "results.json")
 
 

@@ -12,11 +12,14 @@ import pytest
 from models_for_tests import make_tiny_model
 
 from fastdistill_ray.advantages import AdvantageKnobs, SelectionKnobs
-from fastdistill_ray.curation import GroupWriter, log_commits, missing_rows
+from fastdistill_ray.config import EvaluationKnobs
+from fastdistill_ray.curation import GroupWriter, log_commits
+from fastdistill_ray.evaluation import ASKED_SCHEMA, AnswerWriter, Model, missing_requests
 from fastdistill_ray.generation import (
     ProblemRequests,
     build_requests,
     bundle,
+    has_one_that_fits,
     request_seed,
     split_by_length,
     unbundle,
@@ -29,10 +32,11 @@ from fastdistill_ray.generation.outputs import (
     with_completions,
 )
 from fastdistill_ray.generation.rounds import Draw, Part, answer, draws
+from fastdistill_ray.generation.vllm_engine import RELOAD_COLUMN
 from fastdistill_ray.groups import Commit, Store
 from fastdistill_ray.judging import REFUSED, Judging
 from fastdistill_ray.models import load_tokenizer
-from fastdistill_ray.problems import ROWS_PER_ROW_GROUP, ProblemFile, write_problems
+from fastdistill_ray.problems import ROWS_PER_ROW_GROUP, ProblemFile, digests, write_problems
 from fastdistill_ray.prompts import PromptKnobs
 from fastdistill_ray.records import REQUEST_SCHEMA, Problem
 from fastdistill_ray.rewards import RewardKnobs
@@ -111,6 +115,9 @@ def test_bundle_of_a_task_whose_prompts_are_all_too_long_commits_nothing(tmp_pat
     judging = Judging(RewardKnobs(), AdvantageKnobs(), SelectionKnobs(), tau=0.5)
     nothing = with_completions(pa.Table.from_pylist([], schema=REQUEST_SCHEMA), [], "someone")
     lines = GroupWriter(str(tmp_path), judging, "{}", 4)(bundle(nothing))
+    assert (lines.num_rows, list(tmp_path.glob("part-*"))) == (0, [])
+    nothing = with_completions(pa.Table.from_pylist([], schema=ASKED_SCHEMA), [], "someone")
+    lines = AnswerWriter(str(tmp_path), VerifierKnobs())(bundle(nothing))
     assert (lines.num_rows, list(tmp_path.glob("part-*"))) == (0, [])
 
 
@@ -226,11 +233,13 @@ def test_missing_rows_are_those_no_commit_names(tmp_path):
     problems = made_up_problems(ROWS_PER_ROW_GROUP + 50)
     write_problems(problems, tmp_path / "train.parquet")
     file, store = ProblemFile(tmp_path / "train.parquet"), Store(tmp_path)
-    assert missing_rows(file, store).tolist() == list(range(len(problems)))
+    assert file.rows_without(digests(store.keys())).tolist() == list(range(len(problems)))
     done = set(range(0, len(problems), 3))
     keys = [problems[i].problem_id for i in done]
     store.append(Commit("part-1.parquet", keys, [""] * len(keys), 1, 1, 0.0))
-    assert missing_rows(file, store).tolist() == [i for i in range(len(problems)) if i not in done]
+    assert file.rows_without(digests(store.keys())).tolist() == [
+        i for i in range(len(problems)) if i not in done
+    ]
 
 
 def test_problem_requests_are_rendered_by_number_without_those_that_are_too_long(tmp_path):
@@ -246,6 +255,39 @@ def test_problem_requests_are_rendered_by_number_without_those_that_are_too_long
     expected = build_requests([problems[1]], PromptKnobs(), load_tokenizer(model), 7)
     assert taken.slice(0, 1).to_pylist() == expected
     assert requests.take(np.array([1])).num_rows == 0
+
+
+def test_evaluation_asks_each_model_what_it_has_not_answered_in_its_own_prompt(tmp_path):
+    model = make_tiny_model(str(tmp_path / "model"))
+    problems = made_up_problems(5)
+    problems[4] = Problem("long", "made_up", "ood", "why " * 2000, "1", "number")
+    write_problems(problems[:3], tmp_path / "test.parquet")
+    write_problems(problems[3:], tmp_path / "ood.parquet")
+    files = [ProblemFile(tmp_path / name) for name in ("test.parquet", "ood.parquet")]
+    plain, asked = PromptKnobs(system=""), PromptKnobs(system="Answer.")
+    models = [Model("student", model, asked), Model("base_plain", model, plain)]
+    store = Store(tmp_path, key="request_id")
+    store.append(Commit("part-1.parquet", ["student/p00001"], [""], 1, 1, 0.0))
+    engine = {"max_model_len": 1024}
+    knobs = EvaluationKnobs(max_new_tokens=32, engine=engine, seed=3)
+    missing = missing_requests(models, files, store, knobs)
+    assert len(missing) == 9
+    taken = [missing.take(np.arange(*span)).to_pylist() for span in ((0, 4), (4, 9))]
+    rows = [row for rows in taken for row in rows]
+    expected = [
+        {**row, "request_id": f"{one.name}/{row['problem_id']}", "model": one.name}
+        for one in models
+        for row in build_requests(problems[:4], one.prompt, load_tokenizer(model), 3)
+    ]
+    del expected[1]
+    assert [{k: v for k, v in row.items() if k != RELOAD_COLUMN} for row in rows] == expected
+    assert {row[RELOAD_COLUMN] for row in rows} == {model}
+    assert has_one_that_fits(missing)
+    keys = [row["request_id"] for row in rows]
+    store.append(Commit("part-2.parquet", keys, [""] * len(keys), 1, 1, 0.0))
+    left = missing_requests(models, files, store, knobs)
+    assert len(left) == 2
+    assert not has_one_that_fits(left)
 
 
 def test_progress_line_tells_share_kept_pace_and_what_was_paid(tmp_path, capsys):

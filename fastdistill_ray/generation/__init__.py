@@ -35,6 +35,7 @@ IN_FLIGHT_FACTOR = 2  # queued beside what the engine can decode at once
 # takes several requests, and a finished group waits for those few.
 TASKS_AT_ONCE = 256
 NUMBERS_AT_ONCE = 4096  # handed out by one task
+ROWS_AT_ONCE = 1024  # rendered only to see whether one fits
 ENGINE_RESTARTS = 10  # of one actor; an engine that dies every time ends the stage
 
 
@@ -53,19 +54,6 @@ class Requests(Protocol):
     def __len__(self) -> int: ...
 
     def take(self, numbers: np.ndarray) -> pa.Table: ...
-
-
-@dataclass(frozen=True)
-class TableRequests:
-    """Requests that are rendered already."""
-
-    table: pa.Table
-
-    def __len__(self) -> int:
-        return self.table.num_rows
-
-    def take(self, numbers: np.ndarray) -> pa.Table:
-        return self.table.take(numbers)
 
 
 @dataclass(frozen=True)
@@ -159,6 +147,14 @@ def split_by_length(
     """(rows whose prompt leaves room for a whole completion, the others)."""
     fit = [row for row in rows if len(row["prompt_token_ids"]) <= max_prompt_tokens]
     return fit, [row for row in rows if len(row["prompt_token_ids"]) > max_prompt_tokens]
+
+
+def has_one_that_fits(requests: Requests) -> bool:
+    """Whether an engine would be asked any of them."""
+    return any(
+        requests.take(np.arange(first, min(first + ROWS_AT_ONCE, len(requests)))).num_rows
+        for first in range(0, len(requests), ROWS_AT_ONCE)
+    )
 
 
 def _task_sizes(spec: EngineSpec, num_actors: int) -> tuple[int, int]:

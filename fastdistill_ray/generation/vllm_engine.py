@@ -2,12 +2,13 @@
 
 import asyncio
 import os
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from fastdistill_ray.generation.outputs import NO_IDS, RawCompletion, with_completions
+from fastdistill_ray.generation.outputs import NO_IDS, Answer, RawCompletion, with_completions
 from fastdistill_ray.generation.rounds import Draw, Part, answer
 from fastdistill_ray.models import fetch_model, load_tokenizer
 from fastdistill_ray.teachers import LOOP_TOKENS
@@ -33,18 +34,20 @@ class VLLMEngine:
     async def __call__(self, batch: pa.Table) -> pa.Table:
         if self.turn is None:
             self.turn = asyncio.Condition()
-        weights = batch[RELOAD_COLUMN][0].as_py() if RELOAD_COLUMN in batch.column_names else ""
-        await self._take_turn(weights or self.spec.model)
-        try:
-            answers = [
-                answer(row, self.spec.sampling, self._ask, self.judge) for row in batch.to_pylist()
-            ]
-            answered = await asyncio.gather(*answers)
-        finally:
-            async with self.turn:
-                self.running -= 1
-                self.turn.notify_all()
-        return with_completions(batch, answered, self.spec.model)
+        answers: list[Answer] = []
+        for weights, rows in groupby(batch.to_pylist(), self._weights_of):
+            await self._take_turn(weights)
+            asked = [answer(row, self.spec.sampling, self._ask, self.judge) for row in rows]
+            try:
+                answers += await asyncio.gather(*asked)
+            finally:
+                async with self.turn:
+                    self.running -= 1
+                    self.turn.notify_all()
+        return with_completions(batch, answers, self.spec.model)
+
+    def _weights_of(self, row: dict[str, Any]) -> str:
+        return row.get(RELOAD_COLUMN) or self.spec.model
 
     async def _take_turn(self, weights: str) -> None:
         """Wait until the engine holds these weights, loading them when nothing else runs."""
@@ -52,9 +55,7 @@ class VLLMEngine:
         async with self.turn:
             await self.turn.wait_for(lambda: self.weights == weights or self.running == 0)
             if self.weights != weights:
-                await self.engine.collective_rpc(
-                    "reload_weights", kwargs={"weights_path": fetch_model(weights)}
-                )
+                await self.engine.collective_rpc("exchange_weights", args=(fetch_model(weights),))
                 await self.engine.reset_prefix_cache()
                 self.weights = weights
             self.running += 1
@@ -163,6 +164,7 @@ def engine_arguments(model: str, knobs: Any) -> dict[str, Any]:
         "enable_prefix_caching": True,
         "generation_config": "vllm",  # the recipe alone decides how to sample
         "disable_log_stats": True,
+        "worker_extension_cls": "fastdistill_ray.generation.exchange.Exchange",
         **device,
         **knobs.extra,
     }

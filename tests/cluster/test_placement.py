@@ -110,7 +110,7 @@ def test_pools_land_on_the_nodes_their_resources_and_labels_name(tmp_path, clust
     with NodeWatch(raylets) as training:
         trials = train_students(recipe, run, len(problems["train"]))
         chosen = choose_students(recipe, run, trials, problems["validation"])
-        evaluate_models(recipe, run, chosen, problems["test"])
+        evaluate_models(recipe, run, chosen, [problems["test"]])
     assert training.seen["TrainWorker"] == training.seen["Asking"] == {"training"}
     assert training.seen["AnswerWriter"] == {"writing"}
 

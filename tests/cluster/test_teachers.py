@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from fastdistill_ray.generation import EngineSpec, build_requests
 from fastdistill_ray.generation.endpoint import EndpointEngine
 from fastdistill_ray.generation.outputs import completion_logprobs
-from fastdistill_ray.generation.vllm_engine import VLLMEngine
+from fastdistill_ray.generation.vllm_engine import RELOAD_COLUMN, VLLMEngine
 from fastdistill_ray.prompts import PromptKnobs
 from fastdistill_ray.records import REQUEST_SCHEMA, Problem
 from fastdistill_ray.teachers import EndpointKnobs, EngineKnobs, SamplingKnobs
@@ -137,9 +137,8 @@ def test_engine_ends_a_loop_where_it_has_repeated_as_often_as_asked(real):
     assert [one["finish_reason"] for one in ended] == reasons
 
 
-def test_engine_logprobs_are_those_of_transformers_at_temperature_one(real):
-    rows = real.ask(n=2, temperature=0.7, logprobs=3)
-    model = AutoModelForCausalLM.from_pretrained(real.model, dtype=torch.float64)
+def assert_logprobs_are_those_of(folder: str, rows: list[dict], tokenizer) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
     for row in rows:
         parts = completion_logprobs(
             np.array(row["logprob_ids"]),
@@ -149,7 +148,7 @@ def test_engine_logprobs_are_those_of_transformers_at_temperature_one(real):
         for one, (ids, logprobs) in zip(row["completions"], parts, strict=True):
             assert ids.shape == (24, 4)
             assert ids[:, 0].tolist() == one["token_ids"]
-            assert one["text"] == real.tokenizer.decode(one["token_ids"], skip_special_tokens=True)
+            assert one["text"] == tokenizer.decode(one["token_ids"], skip_special_tokens=True)
             prompt = row["prompt_token_ids"]
             with torch.no_grad():
                 logits = model(torch.tensor([prompt + one["token_ids"]])).logits[0]
@@ -158,6 +157,25 @@ def test_engine_logprobs_are_those_of_transformers_at_temperature_one(real):
             np.testing.assert_allclose(logprobs, taken, atol=1e-4)
             best = expected.topk(3).values
             np.testing.assert_allclose(logprobs[:, 1:], best, atol=1e-4)
+
+
+def test_engine_logprobs_are_those_of_transformers_at_temperature_one(real):
+    rows = real.ask(n=2, temperature=0.7, logprobs=3)
+    assert_logprobs_are_those_of(real.model, rows, real.tokenizer)
+
+
+def test_engine_answers_each_row_with_the_weights_it_names(real, tmp_path):
+    """Also where a task goes from one model's problems on to the next one's; a tied head too."""
+    other = make_tiny_model(str(tmp_path / "other"), seed=7)
+    sampling = {"n": 1, "logprobs": 3}
+    own = real.ask(**sampling)
+    rows = build_requests(PROBLEMS, PromptKnobs(), real.tokenizer, 0)
+    batch = pa.Table.from_pylist(rows, schema=REQUEST_SCHEMA)
+    batch = batch.append_column(RELOAD_COLUMN, pa.array([real.model, other, other]))
+    answered = real.loop.run_until_complete(real.engine(batch)).to_pylist()
+    assert ids_of(answered[:1]) == ids_of(own[:1])
+    assert_logprobs_are_those_of(other, answered[1:], real.tokenizer)
+    assert ids_of(real.ask(**sampling)) == ids_of(own), "rows that name none: the teacher's"
 
 
 def test_engine_goes_on_to_the_limit_where_nothing_is_correct(real):

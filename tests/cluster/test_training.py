@@ -31,7 +31,7 @@ from fastdistill_ray.config import (
 from fastdistill_ray.generation import (
     TASKS_AT_ONCE,
     EngineSpec,
-    TableRequests,
+    ProblemRequests,
     build_requests,
     completions,
     num_bundles,
@@ -39,8 +39,9 @@ from fastdistill_ray.generation import (
 from fastdistill_ray.generation.queues import bound_queues
 from fastdistill_ray.groups import LOG, StepPlan, Store, num_steps
 from fastdistill_ray.objectives import AdvDistill
+from fastdistill_ray.problems import ProblemFile, write_problems
 from fastdistill_ray.prompts import PromptKnobs
-from fastdistill_ray.records import GROUP_SCHEMA, REQUEST_SCHEMA, Problem
+from fastdistill_ray.records import GROUP_SCHEMA, Problem
 from fastdistill_ray.run_dir import MANIFEST, StageResult
 from fastdistill_ray.stream import rank_dataset
 from fastdistill_ray.teachers import EngineKnobs, SamplingKnobs
@@ -124,15 +125,21 @@ def test_bounded_queue_stops_a_producer_whose_rows_nobody_takes(tmp_path):
     assert [row["number"] for row in rows] == list(range(901, 1000))
 
 
+def unrendered(problems: list[Problem], folder: Path) -> ProblemRequests:
+    """Requests whose messages the engine is given as they are."""
+    write_problems(problems, folder / "problems.parquet")
+    file = ProblemFile(folder / "problems.parquet")
+    return ProblemRequests(file, np.arange(len(file)), "", PromptKnobs(), 0, None)
+
+
 @pytest.mark.parametrize("gpus", [0, 2])
-def test_requests_of_a_task_come_back_as_one_block(model, gpus):
+def test_requests_of_a_task_come_back_as_one_block(model, tmp_path, gpus):
     problems = [Problem(f"p{i}", "sums", "train", f"{i}?", f"{i}", "number") for i in range(80)]
     requests = build_requests(problems, PromptKnobs(), None, 0)
     engine = EngineKnobs(kind="scripted", max_num_seqs=4 * TASKS_AT_ONCE)
     spec = EngineSpec(model, engine, SamplingKnobs(n=1, max_new_tokens=8), VerifierKnobs())
     pool = PoolKnobs(workers=1, cpus=0.5, gpus=gpus)
-    table = TableRequests(pa.Table.from_pylist(requests, schema=REQUEST_SCHEMA))
-    bundles = completions(table, spec, pool).materialize()
+    bundles = completions(unrendered(problems, tmp_path), spec, pool).materialize()
     assert (bundles.num_blocks(), bundles.count()) == (10, 10)
     assert num_bundles(64, spec, pool) == 8
     rows = [row for one in bundles.iter_rows() for row in one["rows"]]
@@ -143,16 +150,14 @@ def test_requests_of_a_task_come_back_as_one_block(model, gpus):
 
 
 def test_an_engine_that_dies_every_time_ends_the_stage(
-    model: str, monkeypatch: pytest.MonkeyPatch
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fastdistill_ray.generation.ENGINE_RESTARTS", 1)
     problems = [Problem("p", "sums", "train", "1?", "1", "number")]
-    table = pa.Table.from_pylist(
-        build_requests(problems, PromptKnobs(), None, 0), schema=REQUEST_SCHEMA
-    )
+    requests = unrendered(problems, tmp_path)
     engine = EngineKnobs(kind="scripted", extra={"seconds_per_request": 1000})
     spec = EngineSpec(model, engine, SamplingKnobs(n=1, max_new_tokens=8), VerifierKnobs())
-    dataset = completions(TableRequests(table), spec, PoolKnobs(workers=1, cpus=0.5))
+    dataset = completions(requests, spec, PoolKnobs(workers=1, cpus=0.5))
     killed: set[int] = set()
     is_over = threading.Event()
 
