@@ -55,8 +55,10 @@ class VLLMEngine:
         async with self.turn:
             await self.turn.wait_for(lambda: self.weights == weights or self.running == 0)
             if self.weights != weights:
+                self.weights = ""  # unknown until all is exchanged
                 await self.engine.collective_rpc("exchange_weights", args=(fetch_model(weights),))
-                await self.engine.reset_prefix_cache()
+                # Raises where a block of the old weights would stay; by default it goes on then.
+                await self.engine.reset_prefix_cache(reset_running_requests=True)
                 self.weights = weights
             self.running += 1
 

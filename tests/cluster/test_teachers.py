@@ -74,6 +74,7 @@ def real(tmp_path_factory):
     real = RealEngine(make_tiny_model(str(tmp_path_factory.mktemp("tiny"))))
     yield real
     real.engine.engine.shutdown()
+    real.engine.engine = None  # deleted here, not when the interpreter ends
     real.loop.close()
 
 
