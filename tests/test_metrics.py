@@ -277,9 +277,13 @@ def test_paired_difference_is_the_difference_of_means_and_narrower_than_unpaired
     assert result.num_problems == 200
 
 
-def test_paired_difference_of_a_model_with_itself_is_zero() -> None:
-    rows = [make_row("a"), make_row("b", "wrong")]
-    assert paired_difference(rows, rows, "strict_accuracy") == (0.0, 0.0, 0.0, 2)
+def test_paired_difference_of_models_that_agree_everywhere_is_zero_but_not_for_certain() -> None:
+    """The exact (Clopper-Pearson) upper end for 0 of 2 and of 200: 84.19 % and 1.828 %."""
+    for num_problems, most in ((2, 0.8419), (200, 0.01828)):
+        rows = [make_row(f"p{i}") for i in range(num_problems)]
+        value, low, high, number = paired_difference(rows, rows, "strict_accuracy")
+        assert (value, number) == (0.0, num_problems)
+        assert (-low, high) == (pytest.approx(most, rel=1e-3), pytest.approx(most, rel=1e-3))
 
 
 def test_paired_difference_of_other_problems_is_refused() -> None:
