@@ -32,7 +32,7 @@ from fastdistill_ray.models import fetch_model
 from fastdistill_ray.problems import ProblemFile, digests
 from fastdistill_ray.progress import Progress
 from fastdistill_ray.prompts import PromptKnobs
-from fastdistill_ray.records import PROBLEM_FIELDS, REQUEST_SCHEMA
+from fastdistill_ray.records import PROBLEM_FIELDS
 from fastdistill_ray.rewards import check_format
 from fastdistill_ray.run_dir import StageResult
 from fastdistill_ray.teachers import SamplingKnobs
@@ -65,10 +65,14 @@ ANSWER = pa.struct(
         ("format_whole", pa.bool_()),
     ]
 )
-KEYS = [("request_id", pa.string()), ("model", pa.string())]
-ASKED_SCHEMA = pa.schema([*REQUEST_SCHEMA, *KEYS, (RELOAD_COLUMN, pa.string())])
 ANSWERED_SCHEMA = pa.schema(
-    [*PROBLEM_FIELDS, *KEYS, ("prompt_num_tokens", pa.int32()), ("completions", pa.list_(ANSWER))]
+    [
+        *PROBLEM_FIELDS,
+        ("request_id", pa.string()),
+        ("model", pa.string()),
+        ("prompt_num_tokens", pa.int32()),
+        ("completions", pa.list_(ANSWER)),
+    ]
 )
 
 
@@ -132,21 +136,16 @@ class ModelRequests:
         for place in np.unique(places):
             model, requests = self.parts[place]
             start = ends[place] - len(requests)
-            rows = requests.take(numbers[places == place] - start).to_pylist()
-            tables.append(
-                pa.Table.from_pylist(
-                    [
-                        {
-                            **row,
-                            "request_id": f"{model.name}/{row['problem_id']}",
-                            "model": model.name,
-                            RELOAD_COLUMN: model.weights,
-                        }
-                        for row in rows
-                    ],
-                    schema=ASKED_SCHEMA,
-                )
-            )
+            table = requests.take(numbers[places == place] - start)
+            keys = [f"{model.name}/{one}" for one in table["problem_id"].to_pylist()]
+            columns = {
+                "request_id": keys,
+                "model": [model.name] * len(keys),
+                RELOAD_COLUMN: [model.weights] * len(keys),
+            }
+            for name, values in columns.items():
+                table = table.append_column(name, pa.array(values, pa.string()))
+            tables.append(table)
         return pa.concat_tables(tables)
 
 

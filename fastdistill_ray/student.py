@@ -140,7 +140,7 @@ def _chosen_and_normaliser(
     """Of one chunk; a label outside it has chosen 0."""
     is_inside, columns = _columns(logits, labels)
     logits = _capped(logits.float(), softcap)
-    chosen = logits.gather(1, columns[:, None])[:, 0] * is_inside
+    chosen = torch.where(is_inside, logits.gather(1, columns[:, None])[:, 0], 0.0)
     return chosen, logits.logsumexp(-1)
 
 

@@ -14,7 +14,7 @@ from models_for_tests import make_tiny_model
 from fastdistill_ray.advantages import AdvantageKnobs, SelectionKnobs
 from fastdistill_ray.config import EvaluationKnobs
 from fastdistill_ray.curation import GroupWriter, log_commits
-from fastdistill_ray.evaluation import ASKED_SCHEMA, AnswerWriter, Model, missing_requests
+from fastdistill_ray.evaluation import AnswerWriter, Model, missing_requests
 from fastdistill_ray.generation import (
     ProblemRequests,
     build_requests,
@@ -116,7 +116,6 @@ def test_bundle_of_a_task_whose_prompts_are_all_too_long_commits_nothing(tmp_pat
     nothing = with_completions(pa.Table.from_pylist([], schema=REQUEST_SCHEMA), [], "someone")
     lines = GroupWriter(str(tmp_path), judging, "{}", 4)(bundle(nothing))
     assert (lines.num_rows, list(tmp_path.glob("part-*"))) == (0, [])
-    nothing = with_completions(pa.Table.from_pylist([], schema=ASKED_SCHEMA), [], "someone")
     lines = AnswerWriter(str(tmp_path), VerifierKnobs())(bundle(nothing))
     assert (lines.num_rows, list(tmp_path.glob("part-*"))) == (0, [])
 
