@@ -151,10 +151,10 @@ def allocator(use_gpu: bool) -> dict[str, str]:
         return {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
     return {
         "LD_PRELOAD": str(Path(ray.__file__).parent / "core/libjemalloc.so"),
-        # One arena, or what one thread frees is of no use to another; freed pages are kept, also
-        # those of large blocks, which serve requests of any size: by default only those of at
-        # least a 64th of theirs.
-        "MALLOC_CONF": "narenas:1,oversize_threshold:0,dirty_decay_ms:-1,"
+        # One arena, or what one thread frees is of no use to another; freed pages are kept and
+        # serve requests of any size (by default only of at least a 64th of theirs), but for those
+        # of the few blocks from 128 MiB on, for which no gap is long enough.
+        "MALLOC_CONF": "narenas:1,oversize_threshold:134217728,dirty_decay_ms:-1,"
         "lg_extent_max_active_fit:30",
     }
 

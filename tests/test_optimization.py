@@ -25,7 +25,12 @@ from fastdistill_ray.checkpoints import (
 from fastdistill_ray.config import LoraKnobs, OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.models import load_tokenizer
 from fastdistill_ray.objectives import AdvDistill
-from fastdistill_ray.optimization import Learner, learning_rate_at, train_step
+from fastdistill_ray.optimization import (
+    Learner,
+    learning_rate_at,
+    make_batches,
+    train_step,
+)
 from fastdistill_ray.prompts import PromptKnobs
 from fastdistill_ray.sharding import prefetch_next, shard_student
 from fastdistill_ray.student import load_student
@@ -197,6 +202,27 @@ def test_bf16_training_follows_fp32_and_keeps_fp32_weights(folder: str) -> None:
     actual = losses(learner, folder, range(3))
     np.testing.assert_allclose(actual, losses(make_learner(folder), folder, range(3)), rtol=0.05)
     assert {one.dtype for one in learner.student.parameters()} == {torch.float32}
+
+
+def test_gradients_of_micro_batches_are_added_without_float32_copies_of_them(
+    tmp_path: Path,
+) -> None:
+    folder, rows, width = make_tiny_model(str(tmp_path), tie_word_embeddings=False), 40_000, 64
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    model.save_pretrained(folder)
+    learner = make_learner(folder, precision="bf16", micro_batch_tokens=64)
+    row = make_row(folder, 0, num_groups=4)
+    assert len(make_batches(learner, row["groups"])) == 4
+    with torch.profiler.profile(profile_memory=True) as profile:
+        train_step(learner, row, 10)
+    taken = [
+        event.nbytes()
+        for event in profile.profiler.kineto_results.events()
+        if event.name() == "[memory]"
+    ]
+    # Sums over micro-batches and two moments, of head and embedding.
+    assert taken.count(4 * rows * width) == 2 * 3
 
 
 def test_flex_mask_passes_through_sharded_blocks(folder: str) -> None:
