@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -23,9 +24,8 @@ class VLLMEngine:
 
     def __init__(self, spec: Any) -> None:
         self.spec = spec
-        folder = fetch_model(spec.model)
-        self.engine = start_engine(folder, spec.engine)
-        self.tokenizer = load_tokenizer(folder)
+        self.folder = fetch_model(spec.model)
+        self.engine = start_engine(self.folder, spec.engine)
         self.judge = Judge(spec.verifier)
         self.weights = spec.model
         self.running = 0
@@ -61,6 +61,10 @@ class VLLMEngine:
                 await self.engine.reset_prefix_cache(reset_running_requests=True)
                 self.weights = weights
             self.running += 1
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return load_tokenizer(self.folder)
 
     async def _ask(self, row: dict[str, Any], draw: Draw) -> Part:
         from vllm import SamplingParams
@@ -108,7 +112,7 @@ class VLLMEngine:
         if not k:
             return plain
         ids, logprobs = flat_logprobs(output.logprobs, len(token_ids), k)
-        text = self.tokenizer.decode(token_ids, skip_special_tokens=True)
+        text = self._tokenizer.decode(token_ids, skip_special_tokens=True)
         return plain._replace(text=text, logprob_ids=ids, logprobs=logprobs)
 
 
