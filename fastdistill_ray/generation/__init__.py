@@ -92,6 +92,7 @@ class Asking:
 
     def __init__(self, spec: EngineSpec, requests: ray.ObjectRef) -> None:
         self.requests: Requests = ray.get(requests)
+        self.requests.take(np.arange(1))  # loads the tokenizer before an engine waits for it
         self.engine = ENGINES[spec.engine.kind](spec)
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
