@@ -76,9 +76,10 @@ def add_in_slices(parameter: FSDPParam) -> None:
     To add bfloat16 to float32 torch first copies all of it to float32 there: of a head with a
     vocabulary of 152k, a third of a gigabyte at the fullest moment of a step.
     """
-    total, gradient = parameter.unsharded_accumulated_grad, parameter.unsharded_param.grad
-    if total is None or gradient is None:
+    total = parameter.unsharded_accumulated_grad
+    if total is None or parameter.unsharded_param.grad is None:
         return
+    gradient = parameter.unsharded_param.grad
     rows = max(1, ADDED_AT_ONCE * len(total) // total.numel())
     for part, added in zip(total.split(rows), gradient.split(rows), strict=True):
         part += added

@@ -9,7 +9,7 @@ from transformers import AutoConfig
 
 from fastdistill_ray.groups import Store
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def test_distill_trains_every_student_on_its_own_groups_and_asks_every_model(tmp_path):

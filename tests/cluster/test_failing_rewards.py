@@ -11,7 +11,7 @@ from models_for_tests import make_tiny_model
 from fastdistill_ray.groups import Store
 from fastdistill_ray.rescoring import rescore_run
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
 
 FUNCTION = """
 def mine(completion):
