@@ -49,7 +49,6 @@ def main() -> None:
             assert len({line["tokens"] for line in rows}) == 1, "not the same work"
     result = {
         "reserved_cores": arguments.reserved_cores,
-        "cores": os.cpu_count(),
         "rows": rows,
         "ratios": ratios(rows),
     }

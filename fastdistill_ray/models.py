@@ -11,6 +11,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,12 @@ def load_tokenizer(path: str) -> Any:
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"model {path}: its tokenizer cannot be loaded: {reason}") from error
+
+
+@cache
+def tokenizer_of(reference: str) -> Any:
+    """Loaded once in a process, for all who only read it."""
+    return load_tokenizer(fetch_model(reference))
 
 
 def check_chat_template(tokenizer: Any, name: str) -> None:

@@ -154,7 +154,7 @@ def allocator(use_gpu: bool) -> dict[str, str]:
         # One arena, or what one thread frees is of no use to another; freed pages are kept and
         # serve requests of any size (by default only of at least a 64th of theirs), but for those
         # of the few blocks from 128 MiB on, for which no gap is long enough.
-        "MALLOC_CONF": "narenas:1,oversize_threshold:134217728,dirty_decay_ms:-1,"
+        "MALLOC_CONF": f"narenas:1,oversize_threshold:{128 * 2**20},dirty_decay_ms:-1,"
         "lg_extent_max_active_fit:30",
     }
 

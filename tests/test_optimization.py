@@ -25,12 +25,7 @@ from fastdistill_ray.checkpoints import (
 from fastdistill_ray.config import LoraKnobs, OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.models import load_tokenizer
 from fastdistill_ray.objectives import AdvDistill
-from fastdistill_ray.optimization import (
-    Learner,
-    learning_rate_at,
-    make_batches,
-    train_step,
-)
+from fastdistill_ray.optimization import Learner, learning_rate_at, make_batches, train_step
 from fastdistill_ray.prompts import PromptKnobs
 from fastdistill_ray.sharding import prefetch_next, shard_student
 from fastdistill_ray.student import load_student

@@ -8,7 +8,6 @@ together: one row of the dataset, one block.
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -22,7 +21,7 @@ from fastdistill_ray.generation.endpoint import EndpointEngine
 from fastdistill_ray.generation.queues import bound_queues
 from fastdistill_ray.generation.scripted import ScriptedEngine
 from fastdistill_ray.generation.vllm_engine import VLLMEngine
-from fastdistill_ray.models import fetch_model, load_tokenizer
+from fastdistill_ray.models import tokenizer_of
 from fastdistill_ray.problems import ProblemFile
 from fastdistill_ray.prompts import PromptKnobs, build_messages, render, template_hash
 from fastdistill_ray.records import REQUEST_SCHEMA, Problem
@@ -75,16 +74,11 @@ class ProblemRequests:
 
     def take(self, numbers: np.ndarray) -> pa.Table:
         problems = self.problems.take(self.rows[numbers])
-        tokenizer = _tokenizer(self.model) if self.model else None
+        tokenizer = tokenizer_of(self.model) if self.model else None
         requests = build_requests(problems, self.prompt, tokenizer, self.seed)
         if self.max_prompt_tokens is not None:
             requests, _ = split_by_length(requests, self.max_prompt_tokens)
         return pa.Table.from_pylist(requests, schema=REQUEST_SCHEMA)
-
-
-@cache
-def _tokenizer(model: str) -> Any:
-    return load_tokenizer(fetch_model(model))
 
 
 class Asking:

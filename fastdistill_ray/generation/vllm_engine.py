@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -11,7 +10,7 @@ import pyarrow as pa
 
 from fastdistill_ray.generation.outputs import NO_IDS, Answer, RawCompletion, with_completions
 from fastdistill_ray.generation.rounds import Draw, Part, answer
-from fastdistill_ray.models import fetch_model, load_tokenizer
+from fastdistill_ray.models import fetch_model, tokenizer_of
 from fastdistill_ray.teachers import LOOP_TOKENS
 from fastdistill_ray.verifiers import Judge
 
@@ -24,8 +23,7 @@ class VLLMEngine:
 
     def __init__(self, spec: Any) -> None:
         self.spec = spec
-        self.folder = fetch_model(spec.model)
-        self.engine = start_engine(self.folder, spec.engine)
+        self.engine = start_engine(fetch_model(spec.model), spec.engine)
         self.judge = Judge(spec.verifier)
         self.weights = spec.model
         self.running = 0
@@ -61,10 +59,6 @@ class VLLMEngine:
                 await self.engine.reset_prefix_cache(reset_running_requests=True)
                 self.weights = weights
             self.running += 1
-
-    @cached_property
-    def _tokenizer(self) -> Any:
-        return load_tokenizer(self.folder)
 
     async def _ask(self, row: dict[str, Any], draw: Draw) -> Part:
         from vllm import SamplingParams
@@ -112,7 +106,7 @@ class VLLMEngine:
         if not k:
             return plain
         ids, logprobs = flat_logprobs(output.logprobs, len(token_ids), k)
-        text = self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        text = tokenizer_of(self.spec.model).decode(token_ids, skip_special_tokens=True)
         return plain._replace(text=text, logprob_ids=ids, logprobs=logprobs)
 
 
