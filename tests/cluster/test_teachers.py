@@ -43,7 +43,7 @@ class RealEngine:
 
     def __init__(self, model: str) -> None:
         self.model = model
-        self.loop = asyncio.new_event_loop()
+        self.runner = asyncio.Runner()
         knobs = EngineKnobs(
             max_model_len=512,
             max_num_seqs=16,
@@ -52,7 +52,7 @@ class RealEngine:
             cpu_kv_cache_gib=1,
         )
         spec = EngineSpec(model, knobs, SamplingKnobs(), VerifierKnobs())
-        self.engine = self.loop.run_until_complete(self._start(spec))
+        self.engine = self.runner.run(self._start(spec))
         self.tokenizer = AutoTokenizer.from_pretrained(model)
 
     async def _start(self, spec: EngineSpec) -> VLLMEngine:
@@ -63,7 +63,7 @@ class RealEngine:
         self.engine.spec = self.engine.spec._replace(sampling=knobs)
         rows = build_requests(PROBLEMS, PromptKnobs(), self.tokenizer, seed)
         batch = pa.Table.from_pylist(rows, schema=REQUEST_SCHEMA)
-        return self.loop.run_until_complete(self.engine(batch)).to_pylist()
+        return self.runner.run(self.engine(batch)).to_pylist()
 
     def greedy(self) -> list[dict]:
         return [row["completions"][0] for row in self.ask(n=1, temperature=0.0)]
@@ -75,7 +75,7 @@ def real(tmp_path_factory):
     yield real
     real.engine.engine.shutdown()
     real.engine.engine = None  # deleted here, not when the interpreter ends
-    real.loop.close()
+    real.runner.close()  # ends the engine's tasks too, which else fail wherever they are collected
 
 
 def ids_of(rows: list[dict]) -> list[list[list[int]]]:
@@ -173,7 +173,7 @@ def test_engine_answers_each_row_with_the_weights_it_names(real, tmp_path):
     rows = build_requests(PROBLEMS, PromptKnobs(), real.tokenizer, 0)
     batch = pa.Table.from_pylist(rows, schema=REQUEST_SCHEMA)
     batch = batch.append_column(RELOAD_COLUMN, pa.array([real.model, other, other]))
-    answered = real.loop.run_until_complete(real.engine(batch)).to_pylist()
+    answered = real.runner.run(real.engine(batch)).to_pylist()
     assert ids_of(answered[:1]) == ids_of(own[:1])
     assert_logprobs_are_those_of(other, answered[1:], real.tokenizer)
     assert ids_of(real.ask(**sampling)) == ids_of(own), "rows that name none: the teacher's"
