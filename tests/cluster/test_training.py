@@ -139,8 +139,18 @@ def test_requests_of_a_task_come_back_as_one_block(model, tmp_path, gpus):
     engine = EngineKnobs(kind="scripted", max_num_seqs=4 * TASKS_AT_ONCE)
     spec = EngineSpec(model, engine, SamplingKnobs(n=1, max_new_tokens=8), VerifierKnobs())
     pool = PoolKnobs(workers=1, cpus=0.5, gpus=gpus)
-    bundles = completions(unrendered(problems, tmp_path), spec, pool).materialize()
+
+    class LoggedRequests(ProblemRequests):
+        def take(self, numbers: np.ndarray) -> pa.Table:
+            with open(tmp_path / "taken", "a", encoding="utf-8") as log:
+                log.write(f"{len(numbers)} ")
+            return super().take(numbers)
+
+    asked = LoggedRequests(**vars(unrendered(problems, tmp_path)))
+    bundles = completions(asked, spec, pool).materialize()
     assert (bundles.num_blocks(), bundles.count()) == (10, 10)
+    taken = (tmp_path / "taken").read_text()
+    assert taken == "1 " + 10 * "8 ", "an actor loads what rendering takes before it is ready"
     assert num_bundles(64, spec, pool) == 8
     rows = [row for one in bundles.iter_rows() for row in one["rows"]]
     assert {row["problem_id"]: row["seed"] for row in rows} == {
