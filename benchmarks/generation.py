@@ -3,26 +3,35 @@
     python -m benchmarks.generation [--json FILE] [--prompts 256] [--n 8] [--repeats 3]
 
 SmolLM2-135M, the demo's problems without its examples, the same engine arguments and seeds. Each
-method runs in a process of its own, in turn: vllm (LLM.generate on all prompts at once), ray_llm
-(ray.data.llm asked n times for one completion), ours (the stage `generate`: completions judged and
-committed). Once with fixed lengths, once natural. Completion tokens per second count from a ready
-engine on. The CPU build of vLLM computes on all cores but one, as is its default;
-`--reserved-cores 0` has every core compute, and whatever else runs takes from it.
+method is a process of its own: vllm (LLM.generate on all prompts at once), ray_llm (ray.data.llm
+asked n times for one completion), ours (the stage `generate`: completions judged and committed).
+They take turns of a few seconds, the others stopped meanwhile, so that all meet the same machine,
+however its speed changes. Once with fixed lengths, once natural. Completion tokens per second count
+from a ready engine on, in a method's own turns. The CPU build of vLLM computes on all cores but
+one, as is its default; `--reserved-cores 0` has every core compute, and whatever else runs takes
+from it.
 """
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 ROOT = Path(__file__).parent.parent
 METHODS = ("vllm", "ray_llm", "ours")
 TOKENS = {"fixed": 32, "natural": 96}  # at most, of a completion
+TURN_SECONDS = 4  # stopped for much longer, a Ray cluster takes itself for dead
+LONGEST_SECONDS = 1800  # of a method's turns together
 
 
 def main() -> None:
@@ -39,11 +48,11 @@ def main() -> None:
     rows = []
     for lengths in arguments.lengths:
         found: dict[str, list[dict[str, float]]] = {method: [] for method in arguments.methods}
+        work = {"prompts": arguments.prompts, "n": arguments.n, "lengths": lengths}
         for _ in range(arguments.repeats):
-            for method in arguments.methods:
-                work = {"prompts": arguments.prompts, "n": arguments.n, "lengths": lengths}
-                found[method].append(run_method(method, work))
-                print(json.dumps({"method": method, **work, **found[method][-1]}), flush=True)
+            for method, measured in by_turns(arguments.methods, work).items():
+                found[method].append(measured)
+                print(json.dumps({"method": method, **work, **measured}), flush=True)
         rows += [row(method, lengths, repeats) for method, repeats in found.items()]
         if lengths == "fixed":
             assert len({line["tokens"] for line in rows}) == 1, "not the same work"
@@ -59,21 +68,84 @@ def main() -> None:
         Path(arguments.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def run_method(method: str, work: dict[str, Any]) -> dict[str, float]:
-    """A fresh process of benchmarks.generation_methods -> what it measured."""
+def by_turns(methods: list[str], work: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """All methods once, each in a fresh process of benchmarks.generation_methods."""
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "out.json"
-        arguments = [method, json.dumps({**work, "max_new_tokens": TOKENS[work["lengths"]]})]
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.generation_methods", *arguments, str(out)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=1800,
-        )
-        if done.returncode:
-            raise RuntimeError(f"{method}: {done.stdout[-2000:]}{done.stderr[-3000:]}")
-        return json.loads(out.read_text(encoding="utf-8"))
+        runs = {method: Run(method, work, Path(folder)) for method in methods}
+        try:
+            while waiting := [run for run in runs.values() if not run.is_over()]:
+                for run in waiting:
+                    run.take_turn()
+            return {method: run.measured() for method, run in runs.items()}
+        finally:
+            for run in runs.values():
+                run.kill()
+
+
+class Run:
+    """A method's process and all it starts: stopped but for its turns."""
+
+    def __init__(self, method: str, work: dict[str, Any], folder: Path) -> None:
+        self.method = method
+        self.out, self.log = folder / f"{method}.json", folder / f"{method}.log"
+        work = {**work, "max_new_tokens": TOKENS[work["lengths"]]}
+        self.command = [method, json.dumps(work), str(self.out)]
+        self.process: subprocess.Popen[bytes] | None = None
+        self.turns: list[tuple[float, float]] = []
+
+    def is_over(self) -> bool:
+        return self.process is not None and self.process.poll() is not None
+
+    def take_turn(self) -> None:
+        start = time.time()
+        if self.process is None:
+            with open(self.log, "wb") as log:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", "benchmarks.generation_methods", *self.command],
+                    cwd=ROOT,
+                    stdout=log,
+                    stderr=log,
+                )
+        else:
+            self._signal(signal.SIGCONT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(TURN_SECONDS)
+        if not self.is_over():
+            self._signal(signal.SIGSTOP)
+        self.turns.append((start, time.time()))
+        if self.process.returncode or self.seconds(0, start) > LONGEST_SECONDS:
+            raise RuntimeError(f"{self.method}: {self.log.read_text(encoding='utf-8')[-5000:]}")
+
+    def _signal(self, number: int) -> None:
+        """To the process and all below it, those included that start meanwhile."""
+        sent: set[int] = set()
+        while new := {one.pid for one in self._tree()} - sent:
+            for pid in new:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            sent |= new
+
+    def _tree(self) -> list[psutil.Process]:
+        assert self.process is not None
+        top = psutil.Process(self.process.pid)
+        return [top, *top.children(recursive=True)]
+
+    def seconds(self, start: float, end: float) -> float:
+        """Of the time between, what was in turns."""
+        return sum(max(0.0, min(end, last) - max(start, first)) for first, last in self.turns)
+
+    def measured(self) -> dict[str, float]:
+        at = json.loads(self.out.read_text(encoding="utf-8"))
+        return {
+            "tokens": at["tokens"],
+            "seconds": self.seconds(at["ready"], at["end"]),
+            "start_seconds": self.seconds(at["start"], at["ready"]),
+        }
+
+    def kill(self) -> None:
+        if self.process is not None and not self.is_over():
+            self._signal(signal.SIGKILL)
+            self.process.wait()
 
 
 def row(method: str, lengths: str, repeats: list[dict[str, float]]) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""One method of benchmarks.generation in its own process: METHOD WORK OUT."""
+"""One method of benchmarks.generation in its own process: METHOD WORK OUT.
+
+OUT tells the tokens it wrote, and when it started, had a ready engine, and had ended.
+"""
 
 import contextlib
 import datetime
@@ -107,7 +110,7 @@ def run_vllm(recipe: Recipe, folder: str) -> dict[str, float]:
     engine.llm_engine.engine_core.shutdown()  # else its processes outlive the work
     ready = engine_ready([Path(folder) / "log"])
     tokens = sum(len(one.token_ids) for output in outputs for one in output.outputs)
-    return {"tokens": tokens, "seconds": end - ready, "start_seconds": ready - start}
+    return {"tokens": tokens, "start": start, "ready": ready, "end": end}
 
 
 @contextlib.contextmanager
@@ -169,7 +172,7 @@ def run_ray_llm(recipe: Recipe, folder: str) -> dict[str, float]:
         tokens += int(row["num_tokens"])
     end = time.time()
     ready = engine_ready(ray_logs())
-    return {"tokens": tokens, "seconds": end - ready, "start_seconds": ready - start}
+    return {"tokens": tokens, "start": start, "ready": ready, "end": end}
 
 
 def run_ours(recipe: Recipe, folder: str) -> dict[str, float]:
@@ -185,11 +188,7 @@ def run_ours(recipe: Recipe, folder: str) -> dict[str, float]:
     manifest = json.loads((generate_groups(recipe, run, problems) / "manifest.json").read_text())
     end = time.time()
     ready = engine_ready(ray_logs())
-    return {
-        "tokens": manifest["completion_tokens"],
-        "seconds": end - ready,
-        "start_seconds": ready - start,
-    }
+    return {"tokens": manifest["completion_tokens"], "start": start, "ready": ready, "end": end}
 
 
 def start_ray() -> None:
