@@ -30,7 +30,7 @@ import psutil
 ROOT = Path(__file__).parent.parent
 METHODS = ("vllm", "ray_llm", "ours")
 TOKENS = {"fixed": 32, "natural": 96}  # at most, of a completion
-TURN_SECONDS = 4  # stopped for much longer, a Ray cluster takes itself for dead
+TURN_SECONDS = 4  # the machine changes its speed within half a minute
 LONGEST_SECONDS = 1800  # of a method's turns together
 
 
@@ -114,7 +114,8 @@ class Run:
             self._signal(signal.SIGSTOP)
         self.turns.append((start, time.time()))
         if self.process.returncode or self.seconds(0, start) > LONGEST_SECONDS:
-            raise RuntimeError(f"{self.method}: {self.log.read_text(encoding='utf-8')[-5000:]}")
+            log = self.log.read_text(encoding="utf-8", errors="replace")
+            raise RuntimeError(f"{self.method}: {log[-5000:]}")
 
     def _signal(self, number: int) -> None:
         """To the process and all below it, those included that start meanwhile."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdistill_ray.config import Recipe, load_recipe
-from fastdistill_ray.models import fetch_model, load_tokenizer
+from fastdistill_ray.models import fetch_model, load_tokenizer, tokenizer_of
 from fastdistill_ray.records import Problem
 from fastdistill_ray.tasks import load_problems
 
@@ -74,7 +74,7 @@ def problems_of(recipe: Recipe) -> list[Problem]:
 def requests_of(recipe: Recipe) -> list[dict[str, Any]]:
     from fastdistill_ray.generation import build_requests
 
-    tokenizer = load_tokenizer(fetch_model(recipe.teacher.model))
+    tokenizer = tokenizer_of(recipe.teacher.model)
     return build_requests(
         problems_of(recipe), recipe.teacher.prompt, tokenizer, recipe.sampling.seed
     )
