@@ -29,7 +29,7 @@ from fastdistill_ray.generation import bundle
 from fastdistill_ray.generation.outputs import Answer, RawCompletion, with_completions
 from fastdistill_ray.generation.vllm_engine import flat_logprobs
 from fastdistill_ray.judging import Judging
-from fastdistill_ray.models import fetch_model, load_tokenizer
+from fastdistill_ray.models import tokenizer_of
 from fastdistill_ray.records import REQUEST_SCHEMA
 from fastdistill_ray.rewards import RewardKnobs
 
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=5)
     knobs = parser.parse_args()
-    tokenizer = load_tokenizer(fetch_model(MODEL))
+    tokenizer = tokenizer_of(MODEL)
     sent = core_outputs(knobs.tokens, knobs.k)
     rows: list[dict[str, Any]] = []
     for _ in range(knobs.repeats):

@@ -21,7 +21,7 @@ from fastdistill_ray.models import (
     check_chat_template,
     context_length,
     fetch_model,
-    load_tokenizer,
+    tokenizer_of,
 )
 from fastdistill_ray.prompts import PromptKnobs
 from fastdistill_ray.records import Problem, Split
@@ -56,7 +56,7 @@ def check_models(recipe: Recipe) -> None:
             models[f"{name}.model", teacher.model] = (f"{name}.engine", teacher.engine)
     for (field, reference), (section, engine) in models.items():
         folder = fetch_model(reference)
-        check_chat_template(load_tokenizer(folder), reference)
+        check_chat_template(tokenizer_of(reference), reference)
         longest = context_length(folder)
         if engine.max_model_len > longest:
             raise ValueError(
@@ -119,7 +119,7 @@ def _check_prompt(
     problems: Collection[Problem],
 ) -> None:
     shortest = min(problems, key=lambda problem: len(problem.question))
-    row = build_requests([shortest], prompt, load_tokenizer(fetch_model(model)), 0)[0]
+    row = build_requests([shortest], prompt, tokenizer_of(model), 0)[0]
     num_tokens = len(row["prompt_token_ids"])
     if num_tokens + new_tokens > engine.max_model_len:
         raise ValueError(

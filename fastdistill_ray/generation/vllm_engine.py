@@ -148,11 +148,12 @@ def engine_arguments(model: str, knobs: Any) -> dict[str, Any]:
         device: dict[str, Any] = {
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(8192, knobs.max_model_len),
+            "distributed_executor_backend": "fastdistill_ray.generation.executor.PatientExecutor",
         }
     else:
         device = {"gpu_memory_utilization": knobs.gpu_memory_utilization}
-    if knobs.num_devices > 1:
-        device["distributed_executor_backend"] = "mp"  # an actor's GPUs are on its node
+        if knobs.num_devices > 1:
+            device["distributed_executor_backend"] = "mp"  # an actor's GPUs are on its node
     return {
         "model": model,
         "dtype": knobs.dtype,

@@ -11,6 +11,7 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -177,6 +178,32 @@ def test_engine_answers_each_row_with_the_weights_it_names(real, tmp_path):
     assert ids_of(answered[:1]) == ids_of(own[:1])
     assert_logprobs_are_those_of(other, answered[1:], real.tokenizer)
     assert ids_of(real.ask(**sampling)) == ids_of(own), "rows that name none: the teacher's"
+
+
+def test_engine_takes_no_core_while_its_worker_computes(real):
+    """A worker that is stopped stands for one in the middle of a step."""
+    engine = real.engine.engine
+    (started,) = engine.engine_core.resources.engine_manager.processes
+    scheduler = psutil.Process(started.pid)
+    worker = max(scheduler.children(), key=lambda process: process.memory_info().rss)
+
+    async def cpu_seconds_of_waiting() -> float:
+        again = ("exchange_weights", None, (real.model,))
+        await engine.collective_rpc(*again)
+        worker.suspend()
+        try:
+            waiting = asyncio.create_task(engine.collective_rpc(*again))
+            await asyncio.sleep(0.2)
+            before = sum(scheduler.cpu_times()[:2])
+            await asyncio.sleep(0.6)
+            used = sum(scheduler.cpu_times()[:2]) - before
+            assert not waiting.done()
+        finally:
+            worker.resume()
+        await waiting
+        return used
+
+    assert real.runner.run(cpu_seconds_of_waiting()) < 0.1
 
 
 def test_engine_goes_on_to_the_limit_where_nothing_is_correct(real):
