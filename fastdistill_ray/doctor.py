@@ -21,6 +21,7 @@ from fastdistill_ray.models import (
     check_chat_template,
     context_length,
     fetch_model,
+    load_tokenizer,
     tokenizer_of,
 )
 from fastdistill_ray.prompts import PromptKnobs
@@ -56,7 +57,7 @@ def check_models(recipe: Recipe) -> None:
             models[f"{name}.model", teacher.model] = (f"{name}.engine", teacher.engine)
     for (field, reference), (section, engine) in models.items():
         folder = fetch_model(reference)
-        check_chat_template(tokenizer_of(reference), reference)
+        check_chat_template(load_tokenizer(folder), reference)
         longest = context_length(folder)
         if engine.max_model_len > longest:
             raise ValueError(
