@@ -33,7 +33,7 @@ from fastdistill_ray.checkpoints import (
 )
 from fastdistill_ray.config import OptimizerKnobs, PoolKnobs, TrainingKnobs
 from fastdistill_ray.groups import StepPlan
-from fastdistill_ray.models import fetch_model, load_tokenizer, same_tokenizer, tokenizer_of
+from fastdistill_ray.models import fetch_model, load_tokenizer, same_tokenizer
 from fastdistill_ray.objectives import Objective
 from fastdistill_ray.optimization import Learner, build_optimizer, train_step
 from fastdistill_ray.packing import StudentText
@@ -313,7 +313,7 @@ def student_text(student: Student, tokenizer: Any, prompt: PromptKnobs) -> Stude
 
     @cache
     def has_ids_of(teacher: str) -> bool:
-        return same_tokenizer(tokenizer, tokenizer_of(teacher))
+        return same_tokenizer(tokenizer, load_tokenizer(fetch_model(teacher)))
 
     return StudentText(
         encode_prompt=lambda row: render(
