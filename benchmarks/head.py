@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import linear, linear_cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-from fastdistill_ray.student import CHUNK_BYTES, ChunkedLogprob
+from fastdistill_ray.training.head import CHUNK_BYTES, ChunkedLogprob
 
 Way = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 

@@ -28,8 +28,8 @@ from latex2sympy2_extended import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse, verify
 
 from fastdistill_ray.records import Kind
+from fastdistill_ray.text import find_boxes
 from fastdistill_ray.verifiers import Judge, VerifierKnobs
-from fastdistill_ray.verifiers.extraction import find_boxes
 
 GSM8K = "gsm8k/example_model_solutions.jsonl"
 MATH = ("math/train.parquet", "math/test.parquet")

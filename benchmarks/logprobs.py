@@ -23,15 +23,15 @@ from vllm.logprobs import FlatLogprobs
 from vllm.v1.engine.logprobs import LogprobsProcessor
 from vllm.v1.outputs import LogprobsLists
 
-from fastdistill_ray.advantages import AdvantageKnobs, SelectionKnobs
-from fastdistill_ray.curation import GroupWriter
-from fastdistill_ray.generation import bundle
+from fastdistill_ray.generation.completions import bundle
 from fastdistill_ray.generation.outputs import Answer, RawCompletion, with_completions
 from fastdistill_ray.generation.vllm_engine import flat_logprobs
-from fastdistill_ray.judging import Judging
+from fastdistill_ray.groups.curation import GroupWriter
 from fastdistill_ray.models import tokenizer_of
 from fastdistill_ray.records import REQUEST_SCHEMA
 from fastdistill_ray.rewards import RewardKnobs
+from fastdistill_ray.rewards.advantages import AdvantageKnobs
+from fastdistill_ray.rewards.selection import Judging, SelectionKnobs
 
 MODEL = "smollm2-135m-instruct"
 N = 8

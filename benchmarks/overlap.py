@@ -76,7 +76,7 @@ def compare(folder: Path) -> dict[str, Any]:
 
 def events(run: Path) -> dict[str, Any]:
     """When each group was committed, each step ended and the first one began."""
-    from fastdistill_ray.groups import Store
+    from fastdistill_ray.groups.store import Store
 
     commits = Store(run / "stages/groups").commits()
     (file,) = run.glob("stages/train/*/*/steps.jsonl")
@@ -95,16 +95,16 @@ def run_stage(stage: str, run_dir: str, num_problems: int) -> None:
     """In this process, which is the driver."""
     import ray
 
-    from fastdistill_ray.config import load_recipe
-    from fastdistill_ray.driver import quiet
-    from fastdistill_ray.pipeline import (
+    from fastdistill_ray.recipe.loading import load_recipe
+    from fastdistill_ray.report.sections import write_report
+    from fastdistill_ray.run.driver import quiet
+    from fastdistill_ray.run.folder import RunDir
+    from fastdistill_ray.run.pipeline import (
         generate_and_train,
         generate_groups,
         prepare_problems,
         train_students,
     )
-    from fastdistill_ray.report import write_report
-    from fastdistill_ray.run_dir import RunDir
 
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "0"
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  Ray's own spelling

@@ -104,11 +104,11 @@ def measure(work: dict[str, Any]) -> dict[str, Any]:
     """One run of the stage in this process, which is its driver."""
     import ray.data
 
-    from fastdistill_ray.config import parse_recipe
-    from fastdistill_ray.driver import quiet
-    from fastdistill_ray.pipeline import generate_groups
-    from fastdistill_ray.problems import ProblemFile, write_problems
-    from fastdistill_ray.run_dir import RunDir
+    from fastdistill_ray.recipe.loading import parse_recipe
+    from fastdistill_ray.run.driver import quiet
+    from fastdistill_ray.run.folder import RunDir
+    from fastdistill_ray.run.pipeline import generate_groups
+    from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
 
     quiet()
     cluster = start_cluster(work["nodes"], work["actors"])
@@ -141,8 +141,9 @@ def list_commits(commits: int, rows: int) -> dict[str, Any]:
     """Seconds of each way to read the log, and memory it adds at most, read in this order."""
     import resource
 
-    from fastdistill_ray.groups import LogFollower, Store, read_index
-    from fastdistill_ray.problems import ProblemFile, digests
+    from fastdistill_ray.groups.steps import read_index
+    from fastdistill_ray.groups.store import LogFollower, Store
+    from fastdistill_ray.tasks.problem_file import ProblemFile, digests
 
     found: dict[str, Any] = {"commits": commits, "rows": rows}
     with tempfile.TemporaryDirectory() as folder:
@@ -170,8 +171,8 @@ def list_commits(commits: int, rows: int) -> dict[str, Any]:
 
 def write_log(folder: str, commits: int, rows: int) -> None:
     """As of a store, without its files."""
-    from fastdistill_ray.groups import Commit
-    from fastdistill_ray.problems import write_problems
+    from fastdistill_ray.groups.store import Commit
+    from fastdistill_ray.tasks.problem_file import write_problems
 
     write_problems(made_up_problems(commits * rows), Path(folder) / "train.parquet")
     with open(Path(folder) / "log.jsonl", "w", encoding="utf-8") as log:
@@ -249,7 +250,7 @@ class Memory:
 
 
 def times(out: Path, work: dict[str, Any], memory: Memory) -> dict[str, Any]:
-    from fastdistill_ray.groups import Store
+    from fastdistill_ray.groups.store import Store
 
     parts = [
         (time, rows)

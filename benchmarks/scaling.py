@@ -21,13 +21,13 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from fastdistill_ray.advantages import AdvantageKnobs
-from fastdistill_ray.config import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.objectives import AdvDistill
-from fastdistill_ray.optimization import Learner, build_optimizer, train_step
-from fastdistill_ray.packing import StudentText
-from fastdistill_ray.sharding import shard_student
-from fastdistill_ray.student import load_student
+from fastdistill_ray.rewards.advantages import AdvantageKnobs
+from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
+from fastdistill_ray.training.packing import StudentText
+from fastdistill_ray.training.sharding import shard_student
+from fastdistill_ray.training.step import Learner, build_optimizer, train_step
+from fastdistill_ray.training.student import load_student
 
 RANKS = (1, 2, 4)
 GROUPS_PER_STEP = 9  # so that ranks differ in groups

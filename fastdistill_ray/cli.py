@@ -82,12 +82,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run_job(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    from fastdistill_ray.config import load_recipe
-    from fastdistill_ray.run_dir import RunDir
+    from fastdistill_ray.recipe.loading import load_recipe
+    from fastdistill_ray.run.folder import RunDir
 
     recipe = load_recipe(arguments.recipe, overrides)
     if arguments.dry_run:
-        from fastdistill_ray.plan import describe
+        from fastdistill_ray.run.plan import describe
 
         print(describe(recipe))
         return 0
@@ -97,7 +97,7 @@ def run_job(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if not arguments.address:  # the folder of another machine is checked there
         run_dir = str(RunDir(run_dir, recipe).path)
     use_token()
-    from fastdistill_ray.submission import submit
+    from fastdistill_ray.run.submission import submit
 
     return submit(arguments.verb, with_absolute_paths(recipe), run_dir, arguments.address)
 
@@ -143,7 +143,7 @@ def _absolute(path: str) -> str:
 
 
 def run_report(arguments: argparse.Namespace, _overrides: list[str]) -> int:
-    from fastdistill_ray.report import write_report
+    from fastdistill_ray.report.sections import write_report
 
     if not (Path(arguments.run_dir) / "recipe.yaml").is_file():
         raise ValueError(f"report {arguments.run_dir}: no run folder, it holds no recipe.yaml")
@@ -154,15 +154,15 @@ def run_report(arguments: argparse.Namespace, _overrides: list[str]) -> int:
 def run_score(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if Path(arguments.source).is_dir():
         return _score_run(arguments, overrides)
-    from fastdistill_ray.advantages import AdvantageKnobs
     from fastdistill_ray.objectives import AdvDistill
     from fastdistill_ray.rewards import RewardKnobs
-    from fastdistill_ray.scoring import score_file
+    from fastdistill_ray.rewards.advantages import AdvantageKnobs
+    from fastdistill_ray.rewards.score_file import score_file
 
     reward, advantage, tau = RewardKnobs(), AdvantageKnobs(), AdvDistill().tau
     if arguments.recipe:
-        from fastdistill_ray.config import load_recipe
-        from fastdistill_ray.judging import judging_of
+        from fastdistill_ray.recipe.derived import judging_of
+        from fastdistill_ray.recipe.loading import load_recipe
 
         reward, advantage, _, tau = judging_of(load_recipe(arguments.recipe, overrides))
     elif overrides:
@@ -176,7 +176,7 @@ def run_score(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _score_run(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    from fastdistill_ray.rescoring import next_step, rescore_run, summary
+    from fastdistill_ray.run.rescoring import next_step, rescore_run, summary
 
     if arguments.recipe:
         raise ValueError("--recipe: a run has its own; change it with --section.field=value")
@@ -186,7 +186,7 @@ def _score_run(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def run_audit(arguments: argparse.Namespace, _overrides: list[str]) -> int:
-    from fastdistill_ray.audit import write_audit
+    from fastdistill_ray.report.audit import write_audit
 
     if arguments.per_verdict < 1:
         raise ValueError(f"--per-verdict: {arguments.per_verdict}, expected 1 or more")
@@ -198,7 +198,7 @@ def run_audit(arguments: argparse.Namespace, _overrides: list[str]) -> int:
 
 
 def run_fields(_arguments: argparse.Namespace, _overrides: list[str]) -> int:
-    from fastdistill_ray.plan import describe_fields
+    from fastdistill_ray.run.plan import describe_fields
 
     print(describe_fields())
     return 0

@@ -6,14 +6,14 @@ problems -> prompts -> n completions each -> verdicts, rewards, advantages -> gr
     ray job submit --working-dir . -- python jobs/distill.py jobs/recipes/gsm8k.yaml --run-dir RUN
 """
 
-from fastdistill_ray.driver import Job, main
-from fastdistill_ray.pipeline import (
+from fastdistill_ray.report.sections import write_report
+from fastdistill_ray.run.driver import Job, main
+from fastdistill_ray.run.pipeline import (
     choose_students,
     evaluate_models,
     generate_and_train,
     prepare_problems,
 )
-from fastdistill_ray.report import write_report
 
 
 def distill(job: Job) -> None:

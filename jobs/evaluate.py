@@ -1,7 +1,7 @@
 """Baselines and trained students of a run on its test problems; writes results.json."""
 
-from fastdistill_ray.driver import Job, main
-from fastdistill_ray.pipeline import (
+from fastdistill_ray.run.driver import Job, main
+from fastdistill_ray.run.pipeline import (
     choose_students,
     evaluate_models,
     prepare_problems,

@@ -1,7 +1,7 @@
 """The teacher's judged and weighted groups of a recipe's training problems, in the run's store."""
 
-from fastdistill_ray.driver import Job, main
-from fastdistill_ray.pipeline import generate_groups, prepare_problems
+from fastdistill_ray.run.driver import Job, main
+from fastdistill_ray.run.pipeline import generate_groups, prepare_problems
 
 
 def generate(job: Job) -> None:

@@ -1,7 +1,7 @@
 """The students of a recipe, from the groups that generate.py committed in the same run folder."""
 
-from fastdistill_ray.driver import Job, main
-from fastdistill_ray.pipeline import choose_students, prepare_problems, train_students
+from fastdistill_ray.run.driver import Job, main
+from fastdistill_ray.run.pipeline import choose_students, prepare_problems, train_students
 
 
 def train(job: Job) -> None:

@@ -10,7 +10,7 @@ import pytest
 import ray
 from ray.exceptions import ActorDiedError
 
-from fastdistill_ray.driver import Job, main
+from fastdistill_ray.run.driver import Job, main
 
 RECIPES = Path("jobs/recipes")
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from models_for_tests import CHAT_TEMPLATE, SPECIALS, make_tiny_model
 from safetensors.torch import load_file
+from support.models import CHAT_TEMPLATE, SPECIALS, make_tiny_model
 from transformers import LlamaForCausalLM
 
 from fastdistill_ray.models import (

@@ -2,7 +2,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from models_for_tests import make_tiny_model
+from support.models import make_tiny_model
 
 from fastdistill_ray.models import load_tokenizer
 from fastdistill_ray.prompts import PromptKnobs, Shot, build_messages, render, template_hash

@@ -17,9 +17,9 @@ from typing import Any
 import aiohttp
 import pyarrow as pa
 
+from fastdistill_ray.generation.draws import Draw, Part, answer
+from fastdistill_ray.generation.knobs import EndpointKnobs
 from fastdistill_ray.generation.outputs import NO_IDS, Answer, RawCompletion, with_completions
-from fastdistill_ray.generation.rounds import Draw, Part, answer
-from fastdistill_ray.teachers import EndpointKnobs
 from fastdistill_ray.verifiers import Judge
 
 FIRST_WAIT, LONGEST_WAIT = 0.25, 60.0  # seconds between attempts

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from fastdistill_ray.generation.draws import Draw, Part, answer
 from fastdistill_ray.generation.outputs import RawCompletion, with_completions
-from fastdistill_ray.generation.rounds import Draw, Part, answer
 from fastdistill_ray.verifiers import Judge
 
 

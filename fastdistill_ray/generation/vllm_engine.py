@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from fastdistill_ray.generation.draws import Draw, Part, answer
+from fastdistill_ray.generation.knobs import LOOP_TOKENS
 from fastdistill_ray.generation.outputs import NO_IDS, Answer, RawCompletion, with_completions
-from fastdistill_ray.generation.rounds import Draw, Part, answer
 from fastdistill_ray.models import fetch_model, tokenizer_of
-from fastdistill_ray.teachers import LOOP_TOKENS
 from fastdistill_ray.verifiers import Judge
 
 RELOAD_COLUMN = "weights"
+# Classes that vLLM imports in its own processes, by name.
+EXECUTOR = "fastdistill_ray.generation.vllm_executor.PatientExecutor"
+EXCHANGE = "fastdistill_ray.generation.vllm_exchange.Exchange"
 
 
 class VLLMEngine:
@@ -148,7 +151,7 @@ def engine_arguments(model: str, knobs: Any) -> dict[str, Any]:
         device: dict[str, Any] = {
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(8192, knobs.max_model_len),
-            "distributed_executor_backend": "fastdistill_ray.generation.executor.PatientExecutor",
+            "distributed_executor_backend": EXECUTOR,
         }
     else:
         device = {"gpu_memory_utilization": knobs.gpu_memory_utilization}
@@ -165,7 +168,7 @@ def engine_arguments(model: str, knobs: Any) -> dict[str, Any]:
         "enable_prefix_caching": True,
         "generation_config": "vllm",  # the recipe alone decides how to sample
         "disable_log_stats": True,
-        "worker_extension_cls": "fastdistill_ray.generation.exchange.Exchange",
+        "worker_extension_cls": EXCHANGE,
         **device,
         **knobs.extra,
     }

@@ -5,9 +5,9 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from fastdistill_ray.advantages import softmax_weights
 from fastdistill_ray.knobs import Knobs
 from fastdistill_ray.objectives.contract import LossBatch, Outputs, Scored, Target, Tensor, Term
+from fastdistill_ray.rewards.advantages import softmax_weights
 
 
 class CrossEntropyKnobs(Knobs):

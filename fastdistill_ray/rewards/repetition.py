@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from fastdistill_ray.knobs import Knobs
-from fastdistill_ray.metrics import rep_n
+from fastdistill_ray.text import rep_n
 
 
 class RepetitionKnobs(Knobs):

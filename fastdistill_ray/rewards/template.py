@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from fastdistill_ray.knobs import Knobs
-from fastdistill_ray.verifiers.extraction import Tag, is_blank, scan
+from fastdistill_ray.text import Tag, is_blank, scan
 
 
 class FormatKnobs(Knobs):

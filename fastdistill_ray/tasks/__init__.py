@@ -15,16 +15,8 @@ from fastdistill_ray.tasks import (
     theoremqa,
     word_problems,
 )
-from fastdistill_ray.tasks.base import (
-    OodKnobs,
-    Problems,
-    TaskKnobs,
-    asked,
-    check_problems,
-    keep,
-    normalise,
-    take_ood,
-)
+from fastdistill_ray.tasks.base import Problems, asked, check_problems, keep, normalise, take_ood
+from fastdistill_ray.tasks.knobs import OodKnobs, TaskKnobs
 
 __all__ = ["HELD_OUT", "TASKS", "OodKnobs", "TaskKnobs", "load_problems", "resolve"]
 

@@ -5,7 +5,8 @@
 import re
 
 from fastdistill_ray.records import Kind, Problem
-from fastdistill_ray.tasks.base import Problems, TaskKnobs
+from fastdistill_ray.tasks.base import Problems
+from fastdistill_ray.tasks.knobs import TaskKnobs
 from fastdistill_ray.tasks.source import Hub, Row, load_table, plain_number, rounding
 
 SVAMP = Hub("ChilleD/SVAMP", {"train": ("train",), "test": ("test", "SVAMP")}, optional=("train",))

@@ -11,9 +11,10 @@ import re
 from typing import NamedTuple
 
 from fastdistill_ray.records import Kind, Problem
-from fastdistill_ray.tasks.base import Problems, TaskKnobs, divide, take
+from fastdistill_ray.tasks.base import Problems, divide, take
+from fastdistill_ray.tasks.knobs import TaskKnobs
 from fastdistill_ray.tasks.source import Hub, Row, load_table, plain_number, read_table, slug
-from fastdistill_ray.verifiers.extraction import is_blank, scan
+from fastdistill_ray.text import is_blank, scan
 
 BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s+([^\s${}.,]+)")
 

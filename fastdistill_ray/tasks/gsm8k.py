@@ -7,7 +7,8 @@ questions in eight ways, one of which makes them unanswerable: the reference is 
 import re
 
 from fastdistill_ray.records import Problem
-from fastdistill_ray.tasks.base import Problems, TaskKnobs
+from fastdistill_ray.tasks.base import Problems
+from fastdistill_ray.tasks.knobs import TaskKnobs
 from fastdistill_ray.tasks.source import Hub, Row, load_table, read_table, rounding, slug
 
 GSM8K = Hub("openai/gsm8k", {"train": ("train",), "test": ("test",)}, config="main")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from fastdistill_ray.records import KINDS, SPLITS, Kind, Problem, Split
-from fastdistill_ray.tasks.base import JsonlField, Problems, TaskKnobs, divide, require_text
+from fastdistill_ray.tasks.base import Problems, divide, require_text
+from fastdistill_ray.tasks.knobs import JsonlField, TaskKnobs
 from fastdistill_ray.tasks.source import read_rows
 
 FIELDS: tuple[JsonlField, ...] = get_args(JsonlField)

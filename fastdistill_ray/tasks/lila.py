@@ -4,7 +4,8 @@ An answer is a number, a list or a text; rows without an answer are left out.
 """
 
 from fastdistill_ray.records import Kind, Problem
-from fastdistill_ray.tasks.base import Problems, TaskKnobs
+from fastdistill_ray.tasks.base import Problems
+from fastdistill_ray.tasks.knobs import TaskKnobs
 from fastdistill_ray.tasks.source import Hub, Row, load_table, plain_number, rounding, slug
 
 # The dataset's loading script no longer runs; its conversion to Parquet has a folder per config.

@@ -8,7 +8,8 @@ import re
 import string
 
 from fastdistill_ray.records import Problem
-from fastdistill_ray.tasks.base import Problems, TaskKnobs
+from fastdistill_ray.tasks.base import Problems
+from fastdistill_ray.tasks.knobs import TaskKnobs
 from fastdistill_ray.tasks.source import Hub, Row, load_table, slug
 
 MMLU_PRO = Hub("TIGER-Lab/MMLU-Pro", {"train": ("test",)})

@@ -1,7 +1,8 @@
 """OlympiadBench (Hothan/OlympiadBench, MIT): open-ended English competition problems in text."""
 
 from fastdistill_ray.records import Problem
-from fastdistill_ray.tasks.base import Problems, TaskKnobs
+from fastdistill_ray.tasks.base import Problems
+from fastdistill_ray.tasks.knobs import TaskKnobs
 from fastdistill_ray.tasks.source import Hub, Row, load_table
 
 HUB = Hub("Hothan/OlympiadBench", {"test": ("train", "test")}, config="OE_TO_maths_en_COMP")

@@ -10,7 +10,8 @@ import re
 from typing import Any
 
 from fastdistill_ray.records import Problem, Split
-from fastdistill_ray.tasks.base import Problems, TaskKnobs, normalise
+from fastdistill_ray.tasks.base import Problems, normalise
+from fastdistill_ray.tasks.knobs import TaskKnobs
 
 PREFIX = "reasoning_gym:"
 SEEDS_PER_SPLIT = 10_000_000

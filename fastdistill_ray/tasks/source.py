@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fastdistill_ray.records import SPLITS, Problem, Split
-from fastdistill_ray.tasks.base import Problems, TaskKnobs, divide
+from fastdistill_ray.tasks.base import Problems, divide
+from fastdistill_ray.tasks.knobs import TaskKnobs
 
 logger = logging.getLogger(__name__)
 SUFFIXES = (".jsonl", ".json", ".parquet", ".xml")

@@ -7,7 +7,8 @@ import math
 from typing import NamedTuple
 
 from fastdistill_ray.records import Kind, Problem
-from fastdistill_ray.tasks.base import Problems, TaskKnobs
+from fastdistill_ray.tasks.base import Problems
+from fastdistill_ray.tasks.knobs import TaskKnobs
 from fastdistill_ray.tasks.source import Hub, Row, load_table, plain_number
 
 HUB = Hub("TIGER-Lab/TheoremQA", {"test": ("test", "theoremqa_test")})

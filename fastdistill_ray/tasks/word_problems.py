@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from fastdistill_ray.records import Problem, Split
-from fastdistill_ray.tasks.base import Problems, TaskKnobs, normalise
+from fastdistill_ray.tasks.base import Problems, normalise
+from fastdistill_ray.tasks.knobs import TaskKnobs
 
 Range = tuple[int, int]
 

@@ -6,10 +6,10 @@ One left-to-right pass with a stack finds tags and boxes, so the time is linear 
 import re
 from typing import NamedTuple
 
-_TOKEN = re.compile(r"(?i:</?(?:think|answer)\s*>)|\\\\?(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
-_TAG = re.compile(r"<(/?)(think|answer)\s*>", re.IGNORECASE)
+from fastdistill_ray.text import _BOX_START, Box, find_boxes, is_blank
+
 _ANSWER_TAG = re.compile(r"<(/?)(?i:answer)\s*>")
-_BLANK = re.compile(r"(?:\\[,;:! ]|[\s${}~*])*+")
+
 _STATED = re.compile(
     r"####|(?i:\banswers?[*_]*\s*(?:is\b|are\b|:|=))|\u7b54\u6848\s*(?:\u662f|\u4e3a|:|\uff1a)"
 )
@@ -24,26 +24,6 @@ _STATED_LEAD = re.compile(
     re.IGNORECASE,
 )
 _PLAIN_BOX = re.compile(r"\\boxed\{([^{}<\\]*)\}")
-_BOX_START = re.compile(r"(?<!\\)\\++(?:boxed|fbox)")
-
-
-class Tag(NamedTuple):
-    name: str
-    is_closing: bool
-    start: int
-    end: int
-
-
-class Box(NamedTuple):
-    """A complete box; `start` and `end` delimit what stands between its braces."""
-
-    start: int
-    end: int
-
-
-class Scan(NamedTuple):
-    tags: list[Tag]
-    boxes: list[Box]
 
 
 class Extraction(NamedTuple):
@@ -51,43 +31,6 @@ class Extraction(NamedTuple):
 
     answer: str
     reason: str
-
-
-def scan(text: str) -> Scan:
-    return Scan(find_tags(text), find_boxes(text))
-
-
-def find_tags(text: str) -> list[Tag]:
-    """All think and answer tags, in order."""
-    return [
-        Tag(match[2].lower(), bool(match[1]), match.start(), match.end())
-        for match in _TAG.finditer(text)
-    ]
-
-
-def find_boxes(text: str) -> list[Box]:
-    """All complete boxes in order of their ends; a box never spans a tag."""
-    first = _BOX_START.search(text)
-    boxes: list[Box] = []
-    open_braces: list[int] = []  # start of a box's content, or -1 for a plain brace
-    for match in _TOKEN.finditer(text, first.start()) if first else ():
-        token = match.group()
-        if token[0] == "<":
-            open_braces.clear()
-        elif token == "{":
-            open_braces.append(-1)
-        elif token == "}":
-            start = open_braces.pop() if open_braces else -1
-            if start >= 0:
-                boxes.append(Box(start, match.start()))
-        elif token.endswith("{") and len(token) > 2:
-            open_braces.append(match.end())
-    return boxes
-
-
-def is_blank(answer: str) -> bool:
-    """Nothing but white space, dollar signs, braces and LaTeX spaces."""
-    return _BLANK.fullmatch(answer) is not None
 
 
 class Rules(NamedTuple):

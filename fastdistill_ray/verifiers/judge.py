@@ -5,14 +5,12 @@ import time
 from fractions import Fraction
 from typing import NamedTuple, Self
 
-from pydantic import Field
-
-from fastdistill_ray.knobs import Knobs
 from fastdistill_ray.records import KINDS, Judgement, Kind, Verdict
 from fastdistill_ray.verifiers import expressions
 from fastdistill_ray.verifiers.choices import NotAChoice, SeveralChoices, parse_choice
 from fastdistill_ray.verifiers.cleaning import comparable, unwrap
 from fastdistill_ray.verifiers.extraction import Rules, extract_answer, last_number
+from fastdistill_ray.verifiers.knobs import VerifierKnobs
 from fastdistill_ray.verifiers.numbers import (
     NotANumber,
     TooLarge,
@@ -25,23 +23,6 @@ from fastdistill_ray.verifiers.process import ExpressionProcess
 MAX_CLEANED = 2_000  # characters; a longer text is compared as it stands
 MAX_CACHED = 100_000  # decisions
 MAX_SHOWN = 1_000  # characters of an answer that are kept in a judgement
-
-
-class VerifierKnobs(Knobs):
-    time_limit: float = Field(1.0, gt=0, description="Seconds of wall clock per answer.")
-    memory_limit_gib: float = Field(2.0, gt=0, description="Address space of a judging worker.")
-    stated_answers: bool = Field(
-        True, description="Without a block or a box, accept 'the answer is ...' and '#### ...'."
-    )
-    unboxed_blocks: bool = Field(
-        True, description="In an <answer> block without a box, accept the block's text."
-    )
-    boxes_outside_answer: bool = Field(
-        True, description="Without an <answer> block, accept the last complete box of the text."
-    )
-    last_number: bool = Field(
-        False, description="Without any of these, the last number (evaluation only)."
-    )
 
 
 class Decision(NamedTuple):

@@ -15,27 +15,31 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from models_for_tests import make_tiny_model
-from test_attention import FAMILIES, make_student
-from test_memory import MEASURE, TOLERANCE
-from test_optimization import losses, make_learner, make_row
-from test_student import chunks_of, loss_and_gradients
+from support.learner import (
+    FAMILIES,
+    MEASURE,
+    TOLERANCE,
+    chunks_of,
+    loss_and_gradients,
+    losses,
+    make_learner,
+    make_row,
+    make_student,
+)
+from support.models import make_tiny_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from fastdistill_ray.attention import FLEX_BLOCK
-from fastdistill_ray.config import LoraKnobs, OptimizerKnobs, TrainingKnobs
-from fastdistill_ray.memory import plan_memory
-from fastdistill_ray.optimization import Learner, train_step
-from fastdistill_ray.packing import packed_batch, plain_batch
-from fastdistill_ray.student import (
-    ChunkedLogprob,
-    Student,
-    check_packed_attention,
-    load_student,
-    probe_group,
-)
-from fastdistill_ray.training import allocator, check_student
-from fastdistill_ray.validation import hold_out, validate
+from fastdistill_ray.training.attention import FLEX_BLOCK
+from fastdistill_ray.training.head import ChunkedLogprob
+from fastdistill_ray.training.held_out import hold_out, validate
+from fastdistill_ray.training.job import allocator
+from fastdistill_ray.training.knobs import LoraKnobs, OptimizerKnobs, TrainingKnobs
+from fastdistill_ray.training.memory import plan_memory
+from fastdistill_ray.training.packing import packed_batch, plain_batch
+from fastdistill_ray.training.packing_check import check_packed_attention, probe_group
+from fastdistill_ray.training.step import Learner, train_step
+from fastdistill_ray.training.student import Student, load_student
+from fastdistill_ray.training.worker import check_student
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from jobs_for_tests import lines_of, run_job, start_job, tiny_recipe, write_recipe
-from models_for_tests import make_tiny_model
+from support.jobs import lines_of, run_job, start_job, tiny_recipe, write_recipe
+from support.models import make_tiny_model
 
 pytestmark = [
     pytest.mark.gpu,

@@ -1,0 +1,53 @@
+"""The resources of each pool of actors or ranks, in Ray's words."""
+
+from typing import Any
+
+from pydantic import Field
+
+from fastdistill_ray.knobs import Knobs
+
+
+class PoolKnobs(Knobs):
+    workers: int = Field(1, ge=1, description="Actors or ranks.")
+    cpus: float = Field(1.0, ge=0, description="CPUs of each.")
+    gpus: int = Field(0, ge=0, description="GPUs of each.")
+    memory_gib: float = Field(0.0, ge=0, description="Memory reserved for each; 0: not counted.")
+    resources: dict[str, float] = Field(
+        {}, description="Custom resources of each, as nodes declare them: {name: amount}."
+    )
+    labels: dict[str, str] = Field(
+        {}, description="Labels its nodes must have, as Ray selects: value, !value, in(a, b)."
+    )
+
+    def remote_args(self) -> dict[str, Any]:
+        """What one actor takes and where it may run, in Ray's words."""
+        where = {"resources": self.resources, "label_selector": self.labels}
+        where |= {"memory": self.memory_gib * 2**30}
+        return {
+            "num_cpus": self.cpus,
+            "num_gpus": self.gpus,
+            **{name: value for name, value in where.items() if value},
+        }
+
+
+class PoolsKnobs(Knobs):
+    teacher: PoolKnobs = PoolKnobs()
+    teachers: list[PoolKnobs] = Field(
+        [], description="Of the further `teachers`, in their order; empty: each as `teacher`."
+    )
+    judges: PoolKnobs = PoolKnobs(cpus=0.5)
+    student: PoolKnobs = PoolKnobs()
+    evaluation: PoolKnobs = PoolKnobs()
+    autoscaling: bool = Field(
+        False, description="The cluster adds nodes on demand: pools may exceed what is there now."
+    )
+    gpu_hour_price: float = Field(0.0, ge=0, description="Money, for the report; 0: hours only.")
+    cpu_hour_price: float = Field(0.0, ge=0, description="Money, for the report; 0: hours only.")
+
+    def of_teacher(self, place: int) -> PoolKnobs:
+        """0: `teacher`, then `teachers` in their order."""
+        return self.teachers[place - 1] if place and self.teachers else self.teacher
+
+    def price_per_hour(self, pool: PoolKnobs) -> float:
+        per_worker = pool.gpus * self.gpu_hour_price + pool.cpus * self.cpu_hour_price
+        return pool.workers * per_worker

@@ -1,0 +1,67 @@
+"""Which completions a request asks for, with which seed and temperature, and when it has enough."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from fastdistill_ray.generation.knobs import SamplingKnobs
+from fastdistill_ray.generation.outputs import Answer, RawCompletion
+from fastdistill_ray.verifiers import Judge
+
+
+class Draw(NamedTuple):
+    """Completions first, first + 1, ... of a problem, at one temperature."""
+
+    first: int
+    count: int
+    temperature: float
+
+
+class Part(NamedTuple):
+    """What an engine gives for one draw."""
+
+    completions: list[RawCompletion]
+    prompt_num_tokens: int
+    cost: float = 0.0
+
+
+Ask = Callable[[dict[str, Any], Draw], Awaitable[Part]]
+
+
+def draws(sampling: SamplingKnobs, done: int) -> list[Draw]:
+    """The next round of a problem that has `done` completions."""
+    numbers = range(done, min(done + sampling.n, sampling.most))
+    runs = (list(run) for _, run in groupby(numbers, key=sampling.temperature_of))
+    return [Draw(run[0], len(run), sampling.temperature_of(run[0])) for run in runs]
+
+
+async def answer(
+    row: dict[str, Any], sampling: SamplingKnobs, ask: Ask, judge: Judge | None
+) -> Answer:
+    """Rounds of n completions until enough are correct or there are max_n."""
+    done: list[RawCompletion] = []
+    parts: list[Part] = []
+    num_correct = 0
+    while len(done) < sampling.most:
+        new = await asyncio.gather(*(ask(row, draw) for draw in draws(sampling, len(done))))
+        parts += new
+        fresh = [one for part in new for one in part.completions]
+        done += fresh
+        if sampling.max_n:
+            assert judge is not None
+            num_correct += await asyncio.to_thread(_num_correct, judge, row, fresh)
+            if num_correct >= sampling.enough:
+                break
+    return Answer(done, parts[0].prompt_num_tokens, sum(part.cost for part in parts))
+
+
+def _num_correct(judge: Judge, row: dict[str, Any], completions: list[RawCompletion]) -> int:
+    verdicts = [
+        judge.judge(
+            *(row["kind"], one.text, row["reference"], row["options"], one.finish_reason),
+            tolerance=row["tolerance"],
+        ).verdict
+        for one in completions
+    ]
+    return verdicts.count("correct")

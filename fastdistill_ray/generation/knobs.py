@@ -1,0 +1,204 @@
+"""Who writes completions and how they are drawn: engines, endpoints, sampling. No Ray, no vLLM."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Discriminator, Field, Tag
+
+from fastdistill_ray.knobs import Knobs
+from fastdistill_ray.prompts import PromptKnobs
+
+SEED_STRIDE = 1024  # completion k of a problem is drawn with the problem's seed + k
+LOOP_TOKENS = (8, 64)  # shortest and longest text that counts as a loop when it repeats
+
+
+def _not_once(repeats: int) -> int:
+    if repeats == 1:
+        raise ValueError("once is no loop; set 2 or more, or 0")
+    return repeats
+
+
+LoopRepeats = Annotated[
+    int,
+    AfterValidator(_not_once),
+    Field(
+        ge=0,
+        description=f"A completion that says the same {LOOP_TOKENS[0]} to {LOOP_TOKENS[1]} tokens "
+        "this often in a row is ended there, as one that is cut; 0: never.",
+    ),
+]
+ENGINE_TAG, ENDPOINT_TAG = "an engine", "an endpoint"
+
+
+class EngineKnobs(Knobs):
+    """Arguments of a vLLM engine; names are vLLM's own."""
+
+    kind: Literal["vllm", "scripted"] = Field(
+        "vllm", description="scripted: no model, answers made from the references (for tests)."
+    )
+    max_model_len: int = Field(4096, gt=0, description="Tokens of prompt and completion.")
+    max_num_seqs: int = Field(256, gt=0, description="Sequences decoded at once.")
+    tensor_parallel_size: int = Field(1, ge=1, description="GPUs one layer is split over.")
+    pipeline_parallel_size: int = Field(
+        1, ge=1, description="Parts the layers are dealt to; an actor has GPUs for all parts."
+    )
+    dtype: Literal["bfloat16", "float16", "float32"] = Field(
+        "bfloat16", description="Of weights and activations."
+    )
+    enforce_eager: bool = Field(False, description="No CUDA graphs, no torch.compile.")
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="Share of a GPU's memory.")
+    cpu_kv_cache_gib: int = Field(2, ge=1, description="KV cache of an engine without a GPU.")
+    extra: dict[str, Any] = Field({}, description="Any further argument of vLLM's engine.")
+
+    @property
+    def num_devices(self) -> int:
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+
+class EndpointKnobs(Knobs):
+    """A server that speaks OpenAI's chat completions; `teacher.model` is its name for the model."""
+
+    kind: Literal["endpoint"] = Field("endpoint", description="The server's model writes.")
+    url: str = Field(pattern=r"^https?://[^\s?#@]+$", description="Up to and with /v1.")
+    api_key_env: str = Field(
+        "", pattern=r"^\w*$", description="Environment variable that holds the key; empty: no key."
+    )
+    max_concurrency: int = Field(16, ge=1, description="Requests in flight.")
+    requests_per_minute: int = Field(0, ge=0, description="Limit; 0: none.")
+    tokens_per_minute: int = Field(
+        0, ge=0, description="Limit of prompt and completion tokens; 0: none."
+    )
+    timeout: float = Field(600.0, gt=0, description="Seconds a request may take.")
+    give_up_after: float = Field(
+        600.0, gt=0, description="Seconds one request may go on failing before the run ends."
+    )
+    price_prompt: float = Field(0.0, ge=0, description="Of a million prompt tokens.")
+    price_completion: float = Field(0.0, ge=0, description="Of a million completion tokens.")
+    length_field: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens", description="What the server calls sampling.max_new_tokens."
+    )
+    extra: dict[str, Any] = Field({}, description="Any further field of the request's body.")
+
+
+def _engine_tag(value: Any) -> str:
+    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", "")
+    return ENDPOINT_TAG if kind == "endpoint" else ENGINE_TAG
+
+
+class TeacherKnobs(Knobs):
+    model: str = Field(min_length=1, description="Hub id, folder or .gguf file.")
+    prompt: PromptKnobs = PromptKnobs()
+    engine: Annotated[
+        Annotated[EngineKnobs, Tag(ENGINE_TAG)] | Annotated[EndpointKnobs, Tag(ENDPOINT_TAG)],
+        Discriminator(_engine_tag),
+    ] = EngineKnobs()
+    share: float = Field(
+        1.0, gt=0, description="Of the problems, relative to the other teachers that take them."
+    )
+    tasks: list[str] = Field(
+        [], description="Takes only problems of these tasks; empty: of every task."
+    )
+
+    @property
+    def is_remote(self) -> bool:
+        return isinstance(self.engine, EndpointKnobs)
+
+
+class SamplingKnobs(Knobs):
+    n: int = Field(8, ge=1, le=SEED_STRIDE, description="Completions per problem.")
+    max_n: int = Field(
+        0,
+        ge=0,
+        le=SEED_STRIDE,
+        description="While fewer than `enough` are correct, n more are drawn, up to this many; "
+        "0: n, whatever they are.",
+    )
+    enough: int = Field(1, ge=1, description="Correct completions that end a problem, with max_n.")
+    temperature: float = Field(0.9, ge=0, description="0: greedy.")
+    temperatures: list[Annotated[float, Field(ge=0)]] = Field(
+        [],
+        description="Completion k is drawn at entry k modulo their number, instead of "
+        "`temperature`; empty: all at `temperature`.",
+    )
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus.")
+    top_k: int = Field(0, ge=0, description="Most likely tokens drawn from; 0: all.")
+    min_p: float = Field(
+        0.0, ge=0, le=1, description="Least probability, relative to the likeliest token's."
+    )
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(
+        [], description="Texts that end a completion; they are not part of it."
+    )
+    max_new_tokens: int = Field(2048, gt=0, description="Longest completion.")
+    loop_repeats: LoopRepeats = 0
+    seed: int = Field(0, description="With the problem's id it seeds each request.")
+    logprobs: int = Field(
+        0,
+        ge=0,
+        le=20,
+        description="Stored for each token: log-probabilities (at temperature 1) of it and of this "
+        "many likeliest ones; 0: none.",
+    )
+
+    @property
+    def most(self) -> int:
+        """Completions a problem can get."""
+        return self.max_n or self.n
+
+    def temperature_of(self, k: int) -> float:
+        values = self.temperatures or [self.temperature]
+        return values[k % len(values)]
+
+
+def sampling_errors(sampling: SamplingKnobs) -> list[str]:
+    """Settings that cannot be had together."""
+    n, most, errors = sampling.n, sampling.most, []
+    greedy = sum(sampling.temperature_of(k) == 0 for k in range(most))
+    if greedy > 1:
+        name = "temperatures" if sampling.temperatures else "temperature"
+        errors.append(f"sampling.{name}: 0 makes the n completions of a problem identical")
+    if sampling.max_n and sampling.max_n < n:
+        errors.append(f"sampling.max_n: {sampling.max_n} is less than n = {n}; 0 stands for n")
+    if sampling.enough > 1 and not sampling.max_n:
+        errors.append("sampling.enough: counts only with sampling.max_n; set that too")
+    if sampling.enough > most:
+        errors.append(f"sampling.enough: {sampling.enough} correct of {most} cannot be")
+    if sampling.stop and sampling.logprobs:
+        errors.append(
+            "sampling.stop: it cuts inside a token, so log-probabilities would not match the "
+            "text; set sampling.logprobs: 0 or sampling.stop: []"
+        )
+    return errors
+
+
+def teacher_errors(name: str, teacher: TeacherKnobs, sampling: SamplingKnobs) -> list[str]:
+    """What a teacher of the recipe's section `name` cannot do."""
+    engine, errors = teacher.engine, []
+    if isinstance(engine, EndpointKnobs):
+        if sampling.logprobs:
+            errors.append(
+                f"sampling.logprobs: {name} is an endpoint, which gives no token ids; set 0"
+            )
+        if sampling.loop_repeats:
+            errors.append(
+                f"sampling.loop_repeats: {name} is an endpoint, which looks for no loops; set 0"
+            )
+    elif sampling.max_new_tokens >= engine.max_model_len:
+        errors.append(
+            f"sampling.max_new_tokens: {sampling.max_new_tokens} leaves no room for the prompt in "
+            f"{name}.engine.max_model_len = {engine.max_model_len}"
+        )
+    return errors
+
+
+def pool_error(pool: str, engine: EngineKnobs | EndpointKnobs, workers: int, gpus: int) -> str:
+    """Why the pool's actors cannot hold the engine; "" when they can."""
+    if isinstance(engine, EndpointKnobs):
+        if workers > 1:
+            return f"{pool}.workers: one actor asks an endpoint; raise its max_concurrency instead"
+        return f"{pool}.gpus: an endpoint's actor uses none, set 0" if gpus else ""
+    if engine.num_devices == max(gpus, 1):
+        return ""
+    return (
+        f"{pool}.gpus: {gpus} GPUs per actor, but the engine's tensor_parallel_size x "
+        f"pipeline_parallel_size is {engine.tensor_parallel_size} x "
+        f"{engine.pipeline_parallel_size}; set them equal"
+    )

@@ -1,0 +1,111 @@
+"""Problems -> numbered requests: rendered for one model, seeded, assigned to a teacher."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from fastdistill_ray.generation.knobs import SEED_STRIDE, TeacherKnobs
+from fastdistill_ray.models import tokenizer_of
+from fastdistill_ray.prompts import PromptKnobs, build_messages, render, template_hash
+from fastdistill_ray.records import REQUEST_SCHEMA, Problem
+from fastdistill_ray.tasks.problem_file import ProblemFile
+
+ROWS_AT_ONCE = 1024  # rendered only to see whether one fits
+
+
+class Requests(Protocol):
+    """Numbered requests; actors read the rows of the numbers they are given."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, numbers: np.ndarray) -> pa.Table: ...
+
+
+@dataclass(frozen=True)
+class ProblemRequests:
+    """Requests for some problems of a file, rendered by the actor that asks them.
+
+    A prompt that leaves no room for a whole completion is left out.
+    """
+
+    problems: ProblemFile
+    rows: np.ndarray  # row number of each request's problem
+    model: str  # whose tokenizer and chat template; "": whoever is asked renders the messages
+    prompt: PromptKnobs
+    seed: int
+    max_prompt_tokens: int | None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, numbers: np.ndarray) -> pa.Table:
+        problems = self.problems.take(self.rows[numbers])
+        tokenizer = tokenizer_of(self.model) if self.model else None
+        requests = build_requests(problems, self.prompt, tokenizer, self.seed)
+        if self.max_prompt_tokens is not None:
+            requests, _ = split_by_length(requests, self.max_prompt_tokens)
+        return pa.Table.from_pylist(requests, schema=REQUEST_SCHEMA)
+
+
+def request_seed(seed: int, key: str) -> int:
+    """A multiple of SEED_STRIDE in [0, 2^62), equal in every process and run."""
+    digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") % (1 << 52) * SEED_STRIDE
+
+
+def build_requests(
+    problems: Iterable[Problem], prompt: PromptKnobs, tokenizer: Any, seed: int
+) -> list[dict[str, Any]]:
+    """Problems rendered for one model, as rows of REQUEST_SCHEMA.
+
+    No tokenizer: whoever is asked renders the messages itself, and there are no token ids.
+    """
+    hashed = template_hash(tokenizer, prompt)
+    rows = []
+    for problem in problems:
+        messages = build_messages(problem.question, prompt, problem.options)
+        rows.append(
+            {
+                **{name: getattr(problem, name) for name in Problem.__dataclass_fields__},
+                "messages": messages,
+                "prompt_token_ids": render(messages, tokenizer) if tokenizer else [],
+                "template_hash": hashed,
+                "seed": request_seed(seed, problem.problem_id),
+            }
+        )
+    assert len({row["seed"] for row in rows}) == len(rows), "two requests share a seed"
+    return rows
+
+
+def split_by_length(
+    rows: list[dict[str, Any]], max_prompt_tokens: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(rows whose prompt leaves room for a whole completion, the others)."""
+    fit = [row for row in rows if len(row["prompt_token_ids"]) <= max_prompt_tokens]
+    return fit, [row for row in rows if len(row["prompt_token_ids"]) > max_prompt_tokens]
+
+
+def has_one_that_fits(requests: Requests) -> bool:
+    """Whether an engine would be asked any of them."""
+    return any(
+        requests.take(np.arange(first, min(first + ROWS_AT_ONCE, len(requests)))).num_rows
+        for first in range(0, len(requests), ROWS_AT_ONCE)
+    )
+
+
+def assign(teachers: list[TeacherKnobs], problem_id: str, task: str) -> int:
+    """Which teacher writes a problem's group: by task, then by share; the same in every run."""
+    able = [i for i, knobs in enumerate(teachers) if not knobs.tasks or task in knobs.tasks]
+    if not able:
+        raise ValueError(f"teacher.tasks: no teacher takes problems of task {task}")
+    digest = hashlib.sha256(f"teacher/{problem_id}".encode()).digest()
+    point = int.from_bytes(digest[:8], "big") / 2**64 * sum(teachers[i].share for i in able)
+    for i in able:
+        point -= teachers[i].share
+        if point < 0:
+            return i
+    return able[-1]

@@ -1,0 +1,79 @@
+"""Counts of a store: verdicts, failures, and the count law of its stage."""
+
+from collections import Counter
+
+import pyarrow.parquet as pq
+
+from fastdistill_ray.groups.store import Store
+from fastdistill_ray.run_files import StageResult
+
+FAILED_VERDICTS = ("error", "timeout")
+
+FEWEST_JUDGED = 200  # completions a share of failures is taken of, so that a few mean nothing
+
+
+def check_failures(verdicts: Counter[str], max_share: float, store: Store) -> None:
+    """ValueError when too many of a store's completions could not be judged."""
+    total = verdicts.total()
+    failed = sum(verdicts[verdict] for verdict in FAILED_VERDICTS)
+    if failed <= max_share * max(total, FEWEST_JUDGED):
+        return
+    reasons = _failure_reasons(store).most_common(1)
+    run = store.folder.parent.parent
+    raise ValueError(
+        f"reward.max_failed_share: {failed} of {total} completions ({failed / total:.1%}) have "
+        f"verdict error or timeout, more than {max_share:.1%}"
+        + "".join(f"; the most frequent reason, {n} times: {text}" for text, n in reasons)
+        + f". What is committed stays: see it with 'fastdistill audit {run}'; then raise "
+        "reward.max_failed_share and start again, or mend the reward and take the completions "
+        f"along with 'fastdistill score {run} --output NEW_RUN'"
+    )
+
+
+def count_verdicts(store: Store) -> Counter[str]:
+    verdicts: Counter[str] = Counter()
+    for commit in store.commits():
+        verdicts.update(commit.verdicts)
+    return verdicts
+
+
+def _failure_reasons(store: Store) -> Counter[str]:
+    reasons: Counter[str] = Counter()
+    columns = [f"completions.list.element.{name}" for name in ("verdict", "reason")]
+    for commit in store.commits():
+        with pq.ParquetFile(store.folder / commit.file) as file:
+            groups = file.read(columns=columns)["completions"].to_pylist()
+        for group in groups:
+            reasons.update(
+                " ".join(one["reason"].split())[:160]
+                for one in group
+                if one["verdict"] in FAILED_VERDICTS
+            )
+    return reasons
+
+
+def store_result(store: Store, num_problems: int, set_aside: dict[str, int]) -> StageResult:
+    """The count law of a store; `set_aside` are problems that are not in it."""
+    reasons: Counter[str] = Counter()
+    prompt_tokens = completion_tokens = 0
+    cost = 0.0
+    for commit in store.commits():
+        reasons.update(commit.dropped)
+        prompt_tokens += commit.prompt_tokens
+        completion_tokens += commit.num_tokens
+        cost += commit.cost
+    kept = reasons.pop("", 0)
+    lost = dict(reasons) | set_aside
+    if not kept:
+        raise ValueError(
+            f"no group of {reasons.total()} was kept ({lost}); look at the completions in "
+            f"{store.folder} and at teacher.prompt, reward.verifier and selection"
+        )
+    return StageResult(
+        rows_in=num_problems,
+        rows_out=kept,
+        set_aside=lost,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        facts={"cost": cost} if cost else {},
+    )

@@ -1,0 +1,209 @@
+"""Which groups make up each training step; the same on every rank and after every restart."""
+
+import hashlib
+import time
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from fastdistill_ray.groups.store import (
+    POLL_SECONDS,
+    ROWS_PER_ROW_GROUP,
+    Location,
+    LogFollower,
+    Store,
+    _raise_if_failed,
+    wait_until_complete,
+)
+from fastdistill_ray.records import SIGNALS
+
+CACHED_ROW_GROUPS = 64
+
+INDEX_ROWS = 1024
+
+
+class StepPlan(NamedTuple):
+    """Which groups make up each step; the same on every rank and after every restart."""
+
+    folder: str
+    groups_per_step: int
+    epochs: int
+    max_steps: int | None
+    seed: int
+    follow: bool  # epoch 0 in arrival order, while the store may still grow
+    held_out: float = 0.0  # share of the kept groups that no step trains; a complete store's
+
+
+def num_steps(plan: StepPlan, num_groups: int) -> int:
+    """Steps of the whole plan over `num_groups` kept groups; a short last step counts."""
+    trained = num_groups - num_held_out(plan.held_out, num_groups)
+    steps = plan.epochs * -(-trained // plan.groups_per_step)
+    return min(steps, plan.max_steps) if plan.max_steps else steps
+
+
+class Step(NamedTuple):
+    step: int
+    epoch: int
+    ends_epoch: bool
+    locations: list[Location]
+
+
+def steps(plan: StepPlan) -> Iterator[Step]:
+    """All steps in order; waits for groups that are still being written."""
+    store = Store(plan.folder)
+    step = 0
+    for epoch in range(plan.epochs):
+        arrivals = _arriving(store) if plan.follow and epoch == 0 else _shuffled(store, plan, epoch)
+        for chunk, ends_epoch in _chunks(arrivals, plan.groups_per_step):
+            yield Step(step, epoch, ends_epoch, chunk)
+            step += 1
+            if step == plan.max_steps:
+                return
+
+
+def rank_rows(plan: StepPlan, rank: int, world_size: int) -> Iterator[dict[str, Any]]:
+    """One row per step with the groups at positions rank, rank + world_size, ... of its slice."""
+    reader = RowReader(Store(plan.folder))
+    for step in steps(plan):
+        yield {
+            "step": step.step,
+            "epoch": step.epoch,
+            "ends_epoch": step.ends_epoch,
+            "num_groups": len(step.locations),
+            "groups": [reader.read(location) for location in step.locations[rank::world_size]],
+            "group_ids": [location.key for location in step.locations],
+        }
+
+
+def _arriving(store: Store) -> Iterator[Location]:
+    follower = LogFollower(store)
+    while True:
+        is_complete = store.is_complete()  # asked before reading: nothing is logged after it
+        before = follower.given
+        yield from follower.new()
+        if is_complete:
+            return
+        _raise_if_failed(store)
+        if follower.given == before:
+            time.sleep(POLL_SECONDS)
+
+
+def _shuffled(store: Store, plan: StepPlan, epoch: int) -> Iterator[Location]:
+    wait_until_complete(store)
+    index = read_index(store)
+    index = index.filter(pc.invert(held_out(index["key"], plan.held_out, plan.seed)))
+    order = np.random.default_rng([plan.seed, epoch]).permutation(index.num_rows)
+    for start in range(0, len(order), INDEX_ROWS):
+        for row in index.take(order[start : start + INDEX_ROWS]).to_pylist():
+            yield Location(**row)
+
+
+def read_index(store: Store) -> pa.Table:
+    """Where each kept row is, in order of the keys; columns as in Location, about 40 bytes each."""
+    names = Strings()
+    keys = Strings()
+    files, rows = array("i"), array("i")
+    for number, commit in enumerate(store.commits()):
+        names.append(commit.file)
+        for row, dropped in enumerate(commit.dropped):
+            if not dropped:
+                keys.append(commit.keys[row])
+                files.append(number)
+                rows.append(row)
+    file = pa.DictionaryArray.from_arrays(pa.array(np.asarray(files)), names.array())
+    index = pa.table({"key": keys.array(), "file": file, "row": np.asarray(rows)})
+    return index.take(pc.sort_indices(index["key"]))
+
+
+def _chunks(items: Iterator[Location], size: int) -> Iterator[tuple[list[Location], bool]]:
+    """Chunks of `size` and whether each is the last; a chunk waits for the next one's head."""
+    chunk: list[Location] = []
+    for item in items:
+        if len(chunk) == size:
+            yield chunk, False
+            chunk = []
+        chunk.append(item)
+    if chunk:
+        yield chunk, True
+
+
+class RowReader:
+    """Single rows of many files, the last used row groups kept in memory."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.row_groups: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
+        self.moved: dict[str, tuple[str, int]] = {}
+
+    def read(self, location: Location) -> dict[str, Any]:
+        name, start = self.moved.get(location.file, (location.file, 0))
+        try:
+            table, row = self._row_group(name, start + location.row)
+        except FileNotFoundError:
+            # Merged into a larger file since the location was read from the log.
+            self.moved = self.store.moved()
+            if location.file not in self.moved:
+                raise
+            name, start = self.moved[location.file]
+            table, row = self._row_group(name, start + location.row)
+        return table.slice(row, 1).to_pylist()[0]
+
+    def _row_group(self, name: str, row: int) -> tuple[pa.Table, int]:
+        """The row group that holds a row of a file, and the row's place in it."""
+        number, place = divmod(row, ROWS_PER_ROW_GROUP)
+        at = (name, number)
+        if at not in self.row_groups:
+            with pq.ParquetFile(self.store.folder / name) as file:
+                # Signals are many; whoever trains on them reads them as arrays.
+                signals = [name for name, _ in SIGNALS]
+                names = [name for name in file.schema_arrow.names if name not in signals]
+                self.row_groups[at] = file.read_row_group(number, columns=names)
+            if len(self.row_groups) > CACHED_ROW_GROUPS:
+                self.row_groups.popitem(last=False)
+        self.row_groups.move_to_end(at)
+        return self.row_groups[at], place
+
+
+def num_held_out(share: float, num_groups: int) -> int:
+    """At least one where a share is asked for and one is left to train."""
+    if share == 0 or num_groups < 2:
+        return 0
+    return max(1, round(share * num_groups))
+
+
+def held_out(keys: pa.ChunkedArray, share: float, seed: int) -> pa.Array:
+    """A mask over the keys; a hash of seed and key decides, whatever their order."""
+    mask = np.zeros(len(keys), dtype=bool)
+    if number := num_held_out(share, len(keys)):
+        texts = (f"{seed}/{key}".encode() for key in keys.to_pylist())
+        draws = [hashlib.sha256(text).digest() for text in texts]
+        mask[sorted(range(len(draws)), key=lambda row: draws[row])[:number]] = True
+    return pa.array(mask)
+
+
+STRINGS_AT_ONCE = 65_536
+
+
+class Strings:
+    def __init__(self) -> None:
+        self.chunks: list[pa.Array] = []
+        self.last: list[str] = []
+
+    def append(self, text: str) -> None:
+        self.last.append(text)
+        if len(self.last) == STRINGS_AT_ONCE:
+            self._flush()
+
+    def array(self) -> pa.Array:
+        self._flush()
+        return pa.concat_arrays(self.chunks)
+
+    def _flush(self) -> None:
+        self.chunks.append(pa.array(self.last, pa.string()))
+        self.last = []

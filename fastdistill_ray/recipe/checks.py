@@ -1,0 +1,125 @@
+"""Settings that are each valid and together impossible; each line names what to change."""
+
+from typing import get_args
+
+from fastdistill_ray.generation.knobs import pool_error, sampling_errors, teacher_errors
+from fastdistill_ray.recipe.compare import Baseline, ComparedModel
+from fastdistill_ray.recipe.derived import all_teachers, students
+from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.rewards.scorer import weight_errors
+
+
+def combination_errors(recipe: Recipe) -> list[str]:
+    """Settings that are each valid and together impossible; each line names what to change."""
+    sampling, training, compare = recipe.sampling, recipe.training, recipe.compare
+    size = min(sampling.n, recipe.selection.group_size or sampling.n)
+    most = min(sampling.most, recipe.selection.group_size or sampling.most)
+    errors = _lineup_errors(recipe, size)
+    if size < recipe.selection.min_size:
+        errors.append(
+            f"selection.min_size: {recipe.selection.min_size} completions cannot be had from "
+            f"groups of {size}; every group would be dropped"
+        )
+    if recipe.selection.min_correct > most:
+        errors.append(f"selection.min_correct: {recipe.selection.min_correct} of {most} cannot be")
+    if not training.mask_prompt and training.shared_prompt:
+        errors.append("training.mask_prompt: false needs training.shared_prompt: false")
+    if bad := [epoch for epoch in compare.epochs if not 1 <= epoch <= training.epochs]:
+        errors.append(f"compare.epochs: {bad} not within training.epochs = {training.epochs}")
+    if (compare.learning_rates or compare.epochs) and recipe.task.num_validation == 0:
+        errors.append("task.num_validation: choosing by compare.* needs validation problems")
+    errors += sampling_errors(sampling)
+    if training.overlap and compare.learning_rates:
+        errors.append("training.overlap: true trains once; set compare.learning_rates: []")
+    evaluation = recipe.evaluation
+    if evaluation.max_new_tokens >= evaluation.engine.max_model_len:
+        errors.append(
+            f"evaluation.max_new_tokens: {evaluation.max_new_tokens} leaves no room for the prompt "
+            f"in the engine's max_model_len = {evaluation.engine.max_model_len}"
+        )
+    errors += _teaching_errors(recipe)
+    errors += training_errors(recipe)
+    return errors + weight_errors(recipe.reward)
+
+
+def _lineup_errors(recipe: Recipe, size: int) -> list[str]:
+    """Of the students and baselines; `size` is that of the recipe's groups."""
+    errors, own = [], students(recipe)
+    for place, student in enumerate(own):
+        where = "sampling.n" if place == 0 else f"compare.students.{place - 1}.group_size"
+        has = student.group_size or size
+        if has > size:
+            errors.append(f"{where}: {has} completions cannot be had from groups of {size}")
+        if student.objective.min_completions > has:
+            errors.append(
+                f"{where}: {student.objective.kind} compares completions, n must be 2 or "
+                f"more, is {has}"
+            )
+        if has < recipe.selection.min_size and place > 0:
+            errors.append(f"{where}: {has} is below selection.min_size; every group would leave")
+    words = [name for name in recipe.compare.baselines if isinstance(name, str)]
+    others = [one.name for one in recipe.compare.baselines if isinstance(one, ComparedModel)]
+    names = [*words, *others, *(student.name for student in own)]
+    reserved = set(others) & set(get_args(Baseline))
+    if repeated := sorted({name for name in names if names.count(name) > 1} | reserved):
+        errors.append(
+            f"compare: the name {repeated[0]} may appear once among baselines and students; give "
+            "the other a name of its own"
+        )
+    return errors
+
+
+def _teaching_errors(recipe: Recipe) -> list[str]:
+    pools, teachers = recipe.pools, all_teachers(recipe)
+    if pools.teachers and len(pools.teachers) != len(recipe.teachers):
+        return [
+            f"pools.teachers: {len(pools.teachers)} pools for {len(recipe.teachers)} further "
+            "teachers; give one each, or none"
+        ]
+    errors = []
+    for place, (name, teacher) in enumerate(teachers.items()):
+        errors += teacher_errors(name, teacher, recipe.sampling)
+        pool = pools.of_teacher(place)
+        errors.append(pool_error(f"pools.{name}", teacher.engine, pool.workers, pool.gpus))
+    pool = pools.evaluation
+    errors.append(pool_error("pools.evaluation", recipe.evaluation.engine, pool.workers, pool.gpus))
+    if recipe.teacher.is_remote and "teacher" in recipe.compare.baselines:
+        errors.append(
+            "compare.baselines: an endpoint is not evaluated; leave out 'teacher' or make a local "
+            "model the first teacher"
+        )
+    return [error for error in errors if error]
+
+
+def training_errors(recipe: Recipe) -> list[str]:
+    training, validation = recipe.training, recipe.training.validation
+    errors = []
+    if validation.best_metric != "none" and not validation.share:
+        errors.append(
+            "training.validation.best_metric: needs held-out groups; set training.validation.share"
+        )
+    if validation.patience and validation.best_metric == "none":
+        errors.append(
+            "training.validation.patience: needs a value to watch; set "
+            "training.validation.best_metric"
+        )
+    if validation.share and training.overlap:
+        errors.append(
+            "training.validation.share: held-out groups must be complete before training; set "
+            "training.overlap: false"
+        )
+    if validation.best_metric != "none" and recipe.compare.epochs:
+        errors.append(
+            "compare.epochs: validation.best_metric already chooses the step; set compare.epochs: "
+            "[] or training.validation.best_metric: none"
+        )
+    if training.compile and training.shared_prompt and not recipe.pools.student.gpus:
+        errors.append(
+            "training.compile: without GPUs every packed batch would be compiled anew; set "
+            "training.shared_prompt: false or training.compile: false"
+        )
+    if training.cpu_offload and not recipe.pools.student.gpus:
+        errors.append(
+            "training.cpu_offload: there is no GPU memory to save; set pools.student.gpus or false"
+        )
+    return errors

@@ -1,0 +1,88 @@
+"""YAML and `--section.field=value` overrides -> a checked recipe, and back. No torch, no Ray."""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from fastdistill_ray.generation.knobs import ENDPOINT_TAG, ENGINE_TAG
+from fastdistill_ray.knobs import models_in
+from fastdistill_ray.recipe.checks import combination_errors
+from fastdistill_ray.recipe.tree import Recipe
+
+
+def load_recipe(path: str, overrides: list[str]) -> Recipe:
+    """YAML file plus `section.field=value` overrides -> Recipe; ValueError is one clear line."""
+    file = Path(path)
+    if not file.is_file():
+        raise ValueError(f"recipe {path}: no such file")
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"recipe {path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise ValueError(f"recipe {path}: expected sections such as 'task:' and 'teacher:'")
+    for override in overrides:
+        _apply_override(tree, override)
+    return parse_recipe(tree, path)
+
+
+def parse_recipe(tree: dict[str, Any], origin: str) -> Recipe:
+    """A plain tree -> Recipe; unknown keys are told before missing ones."""
+    try:
+        recipe = Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise ValueError(f"recipe {origin}: {_first_error(error)}") from error
+    for problem in combination_errors(recipe):
+        raise ValueError(f"recipe {origin}: {problem}")
+    return recipe
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML; `load_recipe` of it gives the same recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json", by_alias=True), sort_keys=False)
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    key, separator, text = override.removeprefix("--").partition("=")
+    if not separator or not key:
+        raise ValueError(f"override {override!r}: expected --section.field=value")
+    *sections, name = key.split(".")
+    node = tree
+    for section in sections:
+        if node.get(section) is None:  # absent, or null in a written recipe
+            node[section] = {}
+        node = node[section]
+        if not isinstance(node, dict):
+            raise ValueError(f"override {override!r}: {section} is not a section")
+    try:
+        node[name] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"override {override!r}: {text!r} is not a YAML value") from error
+
+
+def _first_error(error: ValidationError) -> str:
+    order = {"extra_forbidden": 0, "missing": 2}
+    first = min(error.errors(), key=lambda item: order.get(item["type"], 1))
+    # Tags of discriminated unions are not part of the key the user wrote.
+    tags = ("advdistill", "sft", "<word>", "<table>", ENGINE_TAG, ENDPOINT_TAG)
+    where = ".".join(str(part) for part in first["loc"] if part not in tags)
+    if first["type"] == "extra_forbidden":
+        return f"{where}: unknown key{_suggestion(first['loc'])}"
+    if first["type"] == "missing":
+        return f"{where}: required, not given"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {message} (got {first['input']!r:.200})" if where else message
+
+
+def _suggestion(loc: tuple[int | str, ...]) -> str:
+    sections: list[type[BaseModel]] = [Recipe]
+    for part in loc[:-1]:
+        fields = [section.model_fields.get(str(part)) for section in sections]
+        # Tags and list indices stay in the section they stand in.
+        sections = [m for f in fields if f for m in models_in(f.annotation)] or sections
+    names = [f.alias or name for section in sections for name, f in section.model_fields.items()]
+    close = difflib.get_close_matches(str(loc[-1]), [n for n in names if n != loc[-1]], n=1)
+    return f", did you mean {close[0]}?" if close else ""

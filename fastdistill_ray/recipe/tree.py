@@ -1,0 +1,37 @@
+"""The recipe: one frozen tree of sections. A default lives on its field and nowhere else."""
+
+from pydantic import Field
+
+from fastdistill_ray.cluster.pools import PoolsKnobs
+from fastdistill_ray.evaluation.knobs import EvaluationKnobs
+from fastdistill_ray.generation.knobs import SamplingKnobs, TeacherKnobs
+from fastdistill_ray.knobs import Knobs
+from fastdistill_ray.objectives import Objective
+from fastdistill_ray.recipe.compare import NAME, CompareKnobs
+from fastdistill_ray.rewards import RewardKnobs
+from fastdistill_ray.rewards.advantages import AdvantageKnobs
+from fastdistill_ray.rewards.selection import SelectionKnobs
+from fastdistill_ray.tasks import TaskKnobs
+from fastdistill_ray.training.knobs import OptimizerKnobs, StudentKnobs, TrainingKnobs
+from fastdistill_ray.training.trackers import TrackingKnobs
+
+
+class Recipe(Knobs):
+    name: str = Field(pattern=NAME, description="Names the run folder.")
+    task: TaskKnobs
+    teacher: TeacherKnobs
+    teachers: list[TeacherKnobs] = Field(
+        [], description="Further teachers; each problem is written by one, by task and share."
+    )
+    student: StudentKnobs
+    sampling: SamplingKnobs = SamplingKnobs()
+    reward: RewardKnobs = RewardKnobs()
+    advantage: AdvantageKnobs = AdvantageKnobs()
+    selection: SelectionKnobs = SelectionKnobs()
+    objective: Objective
+    optimizer: OptimizerKnobs = OptimizerKnobs()
+    training: TrainingKnobs = TrainingKnobs()
+    pools: PoolsKnobs = PoolsKnobs()
+    evaluation: EvaluationKnobs = EvaluationKnobs()
+    compare: CompareKnobs = CompareKnobs()
+    tracking: TrackingKnobs = TrackingKnobs()

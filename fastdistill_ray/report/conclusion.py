@@ -1,0 +1,174 @@
+"""The one paragraph a reader needs: what the numbers of a run say, in plain words. Pure.
+
+Says "beats" only where the interval of the paired difference lies above 0.
+"""
+
+import os
+from typing import Any
+
+from fastdistill_ray.report.reading import Measure, Results, baseline_names, student_entries
+
+STUDENT_NAMES = {"advdistill": "AdvDistill", "sft": "SFT"}
+LONG_NAMES = {**STUDENT_NAMES, "sft": "SFT on best completion"}
+
+
+def conclusion(results: Results, recipe: dict[str, Any]) -> str:
+    student = main_student(results, recipe)
+    if student is None:
+        return "No student of this run has been evaluated yet."
+    sentences = []
+    for split in results.splits:
+        if (student, split, "accuracy") in results.rows:
+            sentences += _split_sentences(results, student, split, recipe)
+    sentences += _format_sentence(results, student)
+    if has_same_weights(recipe):
+        sentences.append("Teacher and base are the same weights: this is prompt distillation.")
+    return " ".join(sentences)
+
+
+def main_student(results: Results, recipe: dict[str, Any]) -> str | None:
+    """The student of the recipe's own objective, or another where that was not evaluated."""
+    students = [model for model in results.models if model not in baseline_names(recipe)]
+    kind = recipe["objective"]["kind"]
+    return kind if kind in students else next(iter(students), None)
+
+
+def has_same_weights(recipe: dict[str, Any]) -> bool:
+    teacher, student = (_resolve(recipe[part]["model"]) for part in ("teacher", "student"))
+    return teacher == student
+
+
+def model_label(model: str, recipe: dict[str, Any]) -> str:
+    shots = len(recipe["teacher"]["prompt"]["shots"])
+    labels = {
+        "base_plain": "Base student, plain prompt",
+        "base": "Base student",
+        "teacher": f"Teacher, {shots} shots" if shots else "Teacher",
+    }
+    students = student_entries(recipe)
+    if model in students:
+        return _student_label(model, students[model])
+    for other in recipe["compare"]["baselines"]:
+        if not isinstance(other, str) and other["name"] == model:
+            return _compared_label(other, recipe)
+    return labels.get(model, model)
+
+
+def _student_label(name: str, entry: dict[str, Any]) -> str:
+    """By what sets it apart from the recipe's own: model and completions per group."""
+    parts = [LONG_NAMES.get(entry["kind"], entry["kind"])]
+    parts += [os.path.basename(entry["model"].rstrip("/"))] if entry["model"] else []
+    parts += [f"{entry['group_size']} completions"] if entry["group_size"] else []
+    is_plain = len(parts) == 1 and name != entry["kind"]
+    return f"{parts[0]} ({name})" if is_plain else ", ".join(parts)
+
+
+def _compared_label(entry: dict[str, Any], recipe: dict[str, Any]) -> str:
+    known = {recipe["teacher"]["model"]: "Teacher", recipe["student"]["model"]: "Base student"}
+    who = known.get(entry["model"], os.path.basename(entry["model"].rstrip("/")))
+    shots = len(entry["prompt"]["shots"])
+    return f"{who}, {shots} shots" if shots else f"{who} ({entry['name']})"
+
+
+def split_label(split: str) -> str:
+    return {"test": "test", "ood": "perturbed (ood)"}.get(split, split)
+
+
+def percent(value: float | None) -> str:
+    return "\u2013" if value is None else f"{100 * value:.1f}"
+
+
+def points(value: float | None) -> str:
+    """A signed difference of shares in percentage points; never a negative zero."""
+    return "\u2013" if value is None else f"{round(100 * value, 1) + 0.0:+.1f}"
+
+
+def outcome(difference: Measure) -> str:
+    """better, worse or unclear, by whether the interval excludes 0."""
+    if difference.low is None or difference.high is None:
+        return "unclear"
+    if difference.low > 0:
+        return "better"
+    return "worse" if difference.high < 0 else "unclear"
+
+
+def _split_sentences(
+    results: Results, student: str, split: str, recipe: dict[str, Any]
+) -> list[str]:
+    name, own = STUDENT_NAMES.get(student, student), results.rows[student, split, "accuracy"]
+    interval = (
+        "" if own.low is None else f" (95 % interval {percent(own.low)} to {percent(own.high)})"
+    )
+    sentences = [
+        f"On {own.num_problems:,} {split_label(split)} problems {name} solves "
+        f"{percent(own.value)} %{interval}."
+    ]
+    beaten = []
+    for rival in _rivals(results, student, split):
+        difference = results.differences[student, rival, split, "accuracy"]
+        theirs = results.rows[rival, split, "accuracy"]
+        label = f"{_article(rival, recipe)} ({percent(theirs.value)} %)"
+        low, high = points(difference.low), points(difference.high)
+        verdict = outcome(difference)
+        if verdict == "better":
+            beaten.append(f"{label} by {points(difference.value)[1:]} points ({low} to {high})")
+        elif verdict == "worse":
+            sentences.append(
+                f"{name} does not beat {label}: it is worse by "
+                f"{points(difference.value)[1:]} points ({low} to {high})."
+            )
+        else:
+            sentences.append(
+                f"{name} does not beat {label}: the difference of {points(difference.value)} "
+                f"points ({low} to {high}) may be chance."
+            )
+    if beaten:
+        sentences.insert(1, f"It beats {_join(beaten)}.")
+    return sentences
+
+
+def _rivals(results: Results, student: str, split: str) -> list[str]:
+    """Whom the student is measured against: the better base, the teacher, other students."""
+
+    def share(model: str) -> float:
+        return results.rows[model, split, "accuracy"].value or 0.0
+
+    known = [
+        model
+        for model in results.models
+        if (student, model, split, "accuracy") in results.differences
+        and results.rows[model, split, "accuracy"].value is not None
+    ]
+    bases = sorted((model for model in known if model in ("base", "base_plain")), key=share)
+    return [*bases[-1:], *(model for model in known if model not in ("base", "base_plain"))]
+
+
+def _format_sentence(results: Results, student: str) -> list[str]:
+    split = results.splits[0]
+    own = results.rows.get((student, split, "template_adherence"))
+    if own is None or own.value is None:
+        return []
+    base = results.rows.get(("base", split, "template_adherence"))
+    other = "" if base is None else f" (base student: {percent(base.value)} %)"
+    share = f"{percent(own.value)} % of the {split_label(split)} problems"
+    return [f"It keeps the format asked for in {share}{other}."]
+
+
+def _article(rival: str, recipe: dict[str, Any]) -> str:
+    few_shot = "few-shot " if recipe["teacher"]["prompt"]["shots"] else ""
+    articles = {
+        "base": "the base student",
+        "base_plain": "the base student with a plain prompt",
+        "teacher": f"the {few_shot}teacher",
+        "sft": "the SFT baseline",
+    }
+    return articles.get(rival, model_label(rival, recipe))
+
+
+def _join(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _resolve(model: str) -> str:
+    path = os.path.expanduser(model)
+    return os.path.realpath(path) if os.path.exists(path) else path.rstrip("/")

@@ -1,0 +1,394 @@
+"""What a run folder holds, read as plain numbers and a few examples. Judges and renders nothing.
+
+Groups are read file by file and column by column: token ids are never loaded, texts only of the
+few groups and problems shown.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import yaml
+
+from fastdistill_ray.groups.store import Store
+
+BASELINES = ("base_plain", "base", "teacher")  # in the order of the report
+NUM_GROUPS_SEARCHED = 512  # for examples
+
+
+class Measure(NamedTuple):
+    """A metric, or a difference of two models' metrics; None where it is undefined."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    num_problems: int
+
+
+class Results(NamedTuple):
+    """results.json by key."""
+
+    rows: dict[tuple[str, str, str], Measure]  # model, split, metric
+    differences: dict[tuple[str, str, str, str], Measure]  # model, minus, split, metric
+    costs: dict[str, dict[str, float]]
+    parts: dict[tuple[str, str, str], Measure] = {}  # model, split, sort of problem
+
+    @property
+    def models(self) -> list[str]:
+        return list(dict.fromkeys(model for model, _, _ in self.rows))
+
+    @property
+    def splits(self) -> list[str]:
+        return list(dict.fromkeys(split for _, split, _ in self.rows))
+
+
+class GroupNumbers(NamedTuple):
+    """Every completion of the group store; flat arrays, one entry per completion."""
+
+    rewards: np.ndarray
+    advantages: np.ndarray
+    num_tokens: np.ndarray
+    is_correct: np.ndarray
+    is_kept: np.ndarray  # its group is trained on
+    num_correct: np.ndarray  # per group
+    sizes: np.ndarray  # per group
+    dropped: Counter[str]  # groups by reason; "" is kept
+    verdicts: Counter[str]
+
+
+class Teacher(NamedTuple):
+    """What one teacher wrote, and what that cost in money."""
+
+    num_groups: float
+    num_completions: float
+    num_correct: float
+    num_tokens: float
+    prompt_tokens: float
+    cost: float
+
+
+class Timeline(NamedTuple):
+    """What was done by when, as (seconds of the clock, share done) per stage."""
+
+    generation: tuple[np.ndarray, np.ndarray]
+    trainings: dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+class Training(NamedTuple):
+    student: str
+    learning_rate: float | None
+    steps: dict[str, tuple[np.ndarray, np.ndarray]]  # quantity -> steps, values
+
+
+class ProblemAnswers(NamedTuple):
+    """One evaluated problem and every model's first answer to it."""
+
+    heading: str
+    question: str
+    reference: str
+    answers: dict[str, dict[str, Any]]
+
+
+class Run(NamedTuple):
+    path: Path
+    recipe: dict[str, Any]
+    recipe_text: str
+    versions: dict[str, str]
+    results: Results
+    trials: list[dict[str, Any]]
+    manifests: list[dict[str, Any]]
+    trainings: list[Training]
+    timeline: Timeline
+    groups: GroupNumbers | None
+    answers: dict[str, pa.Table]  # model -> judged answers, without their texts
+    memory: dict[str, dict[str, int]]  # student's model -> bytes of a rank by purpose, as planned
+
+
+def read_run(run_path: str) -> Run:
+    """Everything the report needs; only recipe.yaml must exist."""
+    path = Path(run_path)
+    recipe_file = path / "recipe.yaml"
+    if not recipe_file.is_file():
+        raise ValueError(f"run folder {run_path}: no recipe.yaml in it; is it a run's folder?")
+    text = recipe_file.read_text(encoding="utf-8")
+    recipe = yaml.safe_load(text)
+    order = [*baseline_names(recipe), *student_entries(recipe)]
+    stages = path / "stages"
+    manifests = [_read_json(file, {}) for file in stages.rglob("manifest.json")]
+    return Run(
+        path=path,
+        recipe=recipe,
+        recipe_text=text,
+        versions=_read_json(path / "versions.json", {}),
+        results=_read_results(path / "results.json", order),
+        trials=_read_json(stages / "choose.json", {"trials": []})["trials"],
+        manifests=sorted(manifests, key=lambda manifest: manifest["finished"]),
+        trainings=_read_trainings(stages / "train", order),
+        timeline=_read_timeline(stages),
+        groups=read_group_numbers(stages / "groups"),
+        answers=_read_answers(stages / "evaluate", order),
+        memory=_read_json(path / "memory.json", {}),
+    )
+
+
+def _read_timeline(stages: Path) -> Timeline:
+    commits = [
+        (time, rows)
+        for commit in Store(stages / "groups").commits()
+        for _, rows, time in commit.parts or [("", len(commit.keys), commit.time)]
+    ]
+    trainings = {}
+    for file in sorted((stages / "train").glob("*/*/steps.jsonl")):
+        name = f"{file.parent.parent.name} {file.parent.name.removeprefix('lr_')}"
+        trainings[name] = _done(_step_events(file))
+    return Timeline(_done(commits), trainings)
+
+
+def _step_events(file: Path) -> list[tuple[float, int]]:
+    """When the first step began, then when each one ended."""
+    ends = [json.loads(line)["time"] for line in file.read_text(encoding="utf-8").splitlines()]
+    if not ends:
+        return []
+    with file.with_name("metrics.jsonl").open(encoding="utf-8") as metrics:
+        begin = ends[0] - json.loads(next(metrics))["time/step"]
+    return [(begin, 0), *((end, 1) for end in ends)]
+
+
+def _done(events: list[tuple[float, int]]) -> tuple[np.ndarray, np.ndarray]:
+    times, amounts = (
+        (np.array(column, float) for column in zip(*events, strict=True))
+        if events
+        else (np.empty(0), np.empty(0))
+    )
+    return times, np.cumsum(amounts) / max(amounts.sum(), 1)
+
+
+def read_group_numbers(folder: Path) -> GroupNumbers | None:
+    """The store's numbers, a batch at a time; None when no group is committed."""
+    fields = ("reward", "advantage", "num_tokens", "verdict")
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in (*fields, "size", "dropped")}
+    for batch in group_batches(folder, ["dropped"], fields):
+        completions = batch.column("completions")
+        values = completions.flatten()
+        for name in fields:
+            columns[name].append(values.field(name).to_numpy(zero_copy_only=False))
+        columns["size"].append(completions.value_lengths().to_numpy(zero_copy_only=False))
+        columns["dropped"].append(batch.column("dropped").to_numpy(zero_copy_only=False))
+    if not columns["size"]:
+        return None
+    flat = {name: np.concatenate(parts) for name, parts in columns.items()}
+    sizes, is_correct = flat["size"].astype(int), flat["verdict"] == "correct"
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    return GroupNumbers(
+        rewards=flat["reward"].astype(float),
+        advantages=flat["advantage"].astype(float),
+        num_tokens=flat["num_tokens"].astype(float),
+        is_correct=is_correct,
+        is_kept=(flat["dropped"] == "")[owner],
+        num_correct=np.bincount(owner, weights=is_correct, minlength=len(sizes)).astype(int),
+        sizes=sizes,
+        dropped=Counter(flat["dropped"].tolist()),
+        verdicts=Counter(flat["verdict"].tolist()),
+    )
+
+
+def read_teachers(folder: Path) -> dict[str, Teacher]:
+    """Every teacher named in the store, in the order of its names."""
+    found: dict[str, np.ndarray] = {}
+    columns = ["teacher", "prompt_num_tokens", "cost"]
+    for batch in group_batches(folder, columns, ("num_tokens", "verdict")):
+        completions = batch.column("completions")
+        sizes = completions.value_lengths().to_numpy(zero_copy_only=False).astype(int)
+        owner = np.repeat(np.arange(len(sizes)), sizes)
+        flat = completions.flatten()
+        is_correct = pc.equal(flat.field("verdict"), "correct").to_numpy(zero_copy_only=False)
+        num_tokens = flat.field("num_tokens").to_numpy(zero_copy_only=False)
+        of_groups = np.stack(
+            [
+                np.ones(len(sizes)),
+                sizes,
+                np.bincount(owner, weights=is_correct, minlength=len(sizes)),
+                np.bincount(owner, weights=num_tokens, minlength=len(sizes)),
+                batch.column("prompt_num_tokens").to_numpy(zero_copy_only=False),
+                batch.column("cost").fill_null(0.0).to_numpy(zero_copy_only=False),
+            ]
+        )
+        names = np.array(batch.column("teacher").to_pylist())
+        for name in np.unique(names).tolist():
+            sums = of_groups[:, names == name].sum(axis=1)
+            found[name] = found[name] + sums if name in found else sums
+    return {name: Teacher(*sums.tolist()) for name, sums in sorted(found.items())}
+
+
+def example_groups(run: Run) -> list[tuple[str, dict[str, Any]]]:
+    """The first group of each sort: of mixed verdicts, all correct, none correct, dropped."""
+    order = ("Mixed group", "All correct", "None correct", "Dropped")
+    found: dict[str, dict[str, Any]] = {}
+    columns = ["question", "reference", "dropped"]
+    fields = ("text", "num_tokens", "finish_reason", "verdict", "reward", "advantage", "weight")
+    batches = group_batches(run.path / "stages" / "groups", columns, fields, batch_size=64)
+    num_seen = 0
+    for batch in batches:
+        for group in batch.to_pylist():
+            found.setdefault(_sort_of(group), group)
+        num_seen += batch.num_rows
+        if len(found) == len(order) or num_seen >= NUM_GROUPS_SEARCHED:
+            break
+    return [(name, found[name]) for name in order if name in found]
+
+
+def example_answers(run: Run, student: str) -> list[ProblemAnswers]:
+    """Test problems that `student` gained over the base, and one it gets wrong."""
+    if student not in run.answers:
+        return []
+    split = run.answers[student]["split"][0].as_py()
+    right = {model: _first_answers(run.answers[model], split) for model in run.answers}
+    base = right.get("base", {})
+    gained = [i for i, ok in right[student].items() if ok and not base.get(i, True)]
+    lost = [i for i, ok in right[student].items() if not ok]
+    chosen = [("gained", i) for i in gained[:2]] + [("lost", i) for i in lost[:1]]
+    ids = [problem_id for _, problem_id in chosen]
+    texts = {model: _texts(run.path, model, split, ids) for model in run.answers}
+    examples = []
+    for heading, problem_id in chosen:
+        answers = {m: texts[m][problem_id] for m in texts if problem_id in texts[m]}
+        first = answers[student]
+        examples.append(ProblemAnswers(heading, first["question"], first["reference"], answers))
+    return examples
+
+
+def baseline_names(recipe: dict[str, Any]) -> list[str]:
+    """Those that the recipe compares with, in the order of the report."""
+    given = recipe["compare"]["baselines"]
+    named = [entry["name"] for entry in given if not isinstance(entry, str)]
+    return [*(name for name in BASELINES if name in given), *named]
+
+
+def student_entries(recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Each student's name and what the recipe says of it, the recipe's own last."""
+    others = {entry["name"] or entry["kind"]: entry for entry in recipe["compare"]["students"]}
+    own = {"name": "", "model": "", "group_size": None, **recipe["objective"]}
+    return {**others, own["kind"]: own}
+
+
+def _place(model: str, order: list[str]) -> int:
+    """Unknown ones come last."""
+    return order.index(model) if model in order else len(order)
+
+
+def _read_results(file: Path, order: list[str]) -> Results:
+    empty = {"rows": [], "differences": [], "parts": [], "costs": []}
+    tree = {**empty, **_read_json(file, {})}
+    rows = sorted(tree["rows"], key=lambda row: _place(row["model"], order))
+    return Results(
+        rows={(r["model"], r["split"], r["metric"]): _measure(r) for r in rows},
+        differences={
+            (r["model"], r["minus"], r["split"], r["metric"]): _measure(r)
+            for r in tree["differences"]
+        },
+        costs={cost["model"]: cost for cost in tree["costs"]},
+        parts={(r["model"], r["split"], r["part"]): _measure(r) for r in tree["parts"]},
+    )
+
+
+def _measure(row: dict[str, Any]) -> Measure:
+    return Measure(row["value"], row["low"], row["high"], row["num_problems"])
+
+
+def _read_trainings(folder: Path, order: list[str]) -> list[Training]:
+    trainings = []
+    for file in sorted(folder.glob("*/*/metrics.jsonl")):
+        rate = file.parent.name.removeprefix("lr_")
+        try:
+            learning_rate = float(rate)
+        except ValueError:
+            learning_rate = None
+        trainings.append(Training(file.parent.parent.name, learning_rate, _read_steps(file)))
+    return sorted(trainings, key=lambda t: (_place(t.student, order), t.learning_rate or 0.0))
+
+
+def _read_steps(file: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    # A resumed training logs its last steps again: the later line counts.
+    lines: dict[int, dict[str, float]] = {}
+    for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{file}:{number}: not JSON; remove the line") from error
+        lines[line["step"]] = line
+    names = dict.fromkeys(name for line in lines.values() for name in line if "/" in name)
+    series = {}
+    for name in names:
+        steps = [step for step in sorted(lines) if lines[step].get(name) is not None]
+        series[name] = (np.array(steps), np.array([lines[step][name] for step in steps], float))
+    return series
+
+
+def _read_answers(folder: Path, order: list[str]) -> dict[str, pa.Table]:
+    columns = ["problem_id", "split", "k", "num_tokens", "verdict", "lenient_verdict"]
+    files = {file.stem: file for file in folder.glob("*.parquet")}
+    # A file without rows has no columns either.
+    models = sorted(files, key=lambda model: (_place(model, order), model))
+    models = [model for model in models if pq.read_metadata(files[model]).num_rows]
+    return {model: pq.read_table(files[model], columns=columns) for model in models}
+
+
+def _first_answers(table: pa.Table, split: str) -> dict[str, bool]:
+    first = table.filter((pc.field("split") == split) & (pc.field("k") == 0))
+    pairs = zip(*(first[c].to_pylist() for c in ("problem_id", "lenient_verdict")), strict=True)
+    return {problem_id: verdict == "correct" for problem_id, verdict in pairs}
+
+
+def _texts(path: Path, model: str, split: str, ids: list[str]) -> dict[str, dict[str, Any]]:
+    columns = ["problem_id", "question", "reference", "text", "num_tokens", "finish_reason"]
+    rows = pq.read_table(
+        path / "stages" / "evaluate" / f"{model}.parquet",
+        columns=[*columns, "verdict", "lenient_verdict"],
+        filters=[("problem_id", "in", ids), ("split", "=", split), ("k", "=", 0)],
+    )
+    return {row["problem_id"]: row for row in rows.to_pylist()}
+
+
+def group_batches(
+    folder: Path, columns: list[str], fields: tuple[str, ...], batch_size: int = 4096
+) -> Iterator[pa.RecordBatch]:
+    """The named columns and fields of the completions from every file, each group once."""
+    seen: set[str] = set()
+    for path in sorted(folder.glob("part-*.parquet")):
+        with pq.ParquetFile(path) as file:
+            leaves = [file.schema.column(i).path for i in range(len(file.schema))]
+            wanted = ["problem_id", *columns]
+            for leaf in leaves:
+                if leaf.startswith("completions.") and leaf.split(".", 3)[-1] in fields:
+                    wanted.append(leaf)
+            for batch in file.iter_batches(columns=wanted, batch_size=batch_size):
+                ids = batch.column("problem_id").to_pylist()
+                fresh = [problem_id not in seen for problem_id in ids]
+                seen.update(ids)
+                yield batch if all(fresh) else batch.filter(pa.array(fresh))
+
+
+def _sort_of(group: dict[str, Any]) -> str:
+    if group["dropped"]:
+        return "Dropped"
+    verdicts = {completion["verdict"] == "correct" for completion in group["completions"]}
+    if len(verdicts) == 2:
+        return "Mixed group"
+    return "All correct" if True in verdicts else "None correct"
+
+
+def _read_json(file: Path, absent: dict[str, Any]) -> dict[str, Any]:
+    if not file.is_file():
+        return absent
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{file}: not JSON ({error}); run the stage that writes it again"
+        ) from error

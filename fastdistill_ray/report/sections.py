@@ -1,0 +1,396 @@
+"""Run folder -> report.html, one self-contained page, and report.md with the same tables.
+
+Shows what results.json says; of its own it only counts the group store. No torch, Ray or vLLM.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fastdistill_ray.records import VERDICTS
+from fastdistill_ray.report import plots
+from fastdistill_ray.report.conclusion import (
+    conclusion,
+    main_student,
+    model_label,
+    percent,
+    split_label,
+)
+from fastdistill_ray.report.page import (
+    Answer,
+    Block,
+    Cell,
+    Example,
+    Figure,
+    Listing,
+    Page,
+    Section,
+    Table,
+    Text,
+    to_html,
+    to_markdown,
+)
+from fastdistill_ray.report.reading import (
+    GroupNumbers,
+    Run,
+    example_answers,
+    example_groups,
+    read_run,
+    read_teachers,
+)
+from fastdistill_ray.report.tables import (
+    UNDEFINED,
+    adherence_blocks,
+    decimal,
+    degeneracy_blocks,
+    difference_blocks,
+    hundredth,
+    length_table,
+    result_blocks,
+    training_tables,
+    trial_blocks,
+)
+
+TEACHER_GROUPS = "Teacher, training problems"
+# With at least one correct completion of 8 by Qwen2.5-7B-Instruct: arXiv 2507.00054.
+PAPER_KEPT = {"gsm8k": 7279, "open_s1": 2474, "mmlu_pro": 6973}
+
+
+def write_report(run_path: str) -> str:
+    """Writes report.html and report.md into the run folder; the path of the former."""
+    run = read_run(run_path)
+    page = Page(
+        title=f"{run.recipe['name']}: distillation report",
+        subtitle=_subtitle(run),
+        conclusion=conclusion(run.results, run.recipe),
+        sections=[
+            Section("Results", result_blocks(run)),
+            Section("Differences", difference_blocks(run)),
+            Section("Trials", trial_blocks(run)),
+            Section("Rewards and groups", _group_blocks(run)),
+            Section("Verdicts", _verdict_blocks(run)),
+            Section("Training", [*_training_blocks(run), *training_tables(run)]),
+            Section("Length", _length_blocks(run)),
+            Section("Degeneracy", degeneracy_blocks(run)),
+            Section("Template adherence", adherence_blocks(run)),
+            Section("Examples", _example_blocks(run)),
+            Section("Timeline", _timeline_blocks(run)),
+            Section("Cost", _cost_blocks(run)),
+            Section("Recipe and versions", _origin_blocks(run)),
+        ],
+    )
+    path = Path(run_path) / "report.html"
+    path.write_text(to_html(page), encoding="utf-8")
+    path.with_suffix(".md").write_text(to_markdown(page), encoding="utf-8")
+    return str(path)
+
+
+def _subtitle(run: Run) -> str:
+    recipe = run.recipe
+    teacher, student = (Path(recipe[part]["model"]).name for part in ("teacher", "student"))
+    dates = [manifest["finished"][:10] for manifest in run.manifests[-1:]]
+    facts = [
+        f"teacher {teacher}",
+        f"student {student}",
+        f"task {recipe['task']['name']}",
+        f"{recipe['sampling']['n']} completions per problem",
+    ]
+    return " \u00b7 ".join(dates + facts)
+
+
+def _group_blocks(run: Run) -> list[Block]:
+    groups = run.groups
+    if groups is None:
+        return []
+    size = int(groups.sizes.max())
+    return [
+        Figure(
+            plots.correct_per_group_svg(groups.num_correct, size),
+            f"Correct completions per group over {len(groups.sizes):,} groups. Groups in the "
+            "middle teach most: they show right and wrong answers to the same problem.",
+        ),
+        _dropped_table(groups, PAPER_KEPT.get(run.recipe["task"]["name"])),
+        *_reward_figure(groups),
+    ]
+
+
+def _dropped_table(groups: GroupNumbers, paper_kept: int | None) -> Table:
+    total = len(groups.sizes)
+    reasons = sorted(groups.dropped.items(), key=lambda item: (item[0] != "", -item[1]))
+    rows = [
+        [f"Dropped: {_words(reason)}" if reason else "Kept", f"{count:,}", percent(count / total)]
+        for reason, count in reasons
+    ]
+    caption = "Groups the students were trained on, and those left out with the reason."
+    if paper_kept:
+        rows.append(["Kept in the paper (arXiv 2507.00054)", f"{paper_kept:,}", ""])
+    return Table(["Groups", "Number", "Share %"], rows, caption)
+
+
+def _reward_figure(groups: GroupNumbers) -> list[Block]:
+    judged = np.isfinite(groups.rewards)
+    trained = groups.is_kept & np.isfinite(groups.advantages)
+    if not judged.any() or not trained.any():
+        return []
+    correct = groups.is_correct
+    svg = plots.reward_svg(
+        (groups.rewards[judged & correct], groups.rewards[judged & ~correct]),
+        (groups.advantages[trained & correct], groups.advantages[trained & ~correct]),
+    )
+    caption = (
+        f"Rewards of all {int(judged.sum()):,} completions and, on the right, advantages of the "
+        f"{int(trained.sum()):,} in kept groups. An advantage compares a completion with its own "
+        "group: in a group where all are right, the longer half lies below 0."
+    )
+    return [Figure(svg, caption)]
+
+
+def _verdict_blocks(run: Run) -> list[Block]:
+    shares: dict[str, dict[str, float]] = {}
+    if run.groups is not None:
+        shares[TEACHER_GROUPS] = _shares(run.groups.verdicts)
+    for model, split, answers in _answers_by_split(run):
+        name = f"{model_label(model, run.recipe)}, {split_label(split)}"
+        shares[name] = _shares(Counter(answers["verdict"].to_pylist()))
+    if not shares:
+        return []
+    seen = [name for name in VERDICTS if any(row[name] for row in shares.values())]
+    rows = [[who, *(f"{row[name]:.1f}" for name in seen)] for who, row in shares.items()]
+    caption = "Strict verdicts of all completions, in percent of each writer's."
+    table = Table(["Writer", *(f"{name.capitalize()} %" for name in seen)], rows)
+    return [Figure(plots.verdict_svg(shares), caption), table]
+
+
+def _training_blocks(run: Run) -> list[Block]:
+    curves = []
+    for training in run.trainings:
+        rate = training.learning_rate
+        label = model_label(training.student, run.recipe) + ("" if rate is None else f", {rate:g}")
+        is_chosen = _is_chosen(run, training.student, rate)
+        curves.append(plots.Curve(training.student, label, is_chosen, training.steps))
+    return [
+        Figure(plots.training_svg(curves, panels, name), caption)
+        for name, (panels, caption) in plots.TRAINING_FIGURES.items()
+        if plots.shown_panels(curves, panels)
+    ]
+
+
+def _length_blocks(run: Run) -> list[Block]:
+    first = [] if run.groups is None else [_teacher_row(run.groups)]
+    writers = _length_writers(run)
+    caption = (
+        "Tokens of correct and wrong answers: median, quartiles, whiskers at the 5th and 95th "
+        "percentile. Judged strictly: wrong is every answer whose verdict is not correct."
+    )
+    boxes: list[Block] = [Figure(plots.length_svg(writers), caption)] if writers else []
+    return boxes + length_table(run, first)
+
+
+def _teacher_row(groups: GroupNumbers) -> list[Cell | str]:
+    tokens, correct = groups.num_tokens, groups.num_tokens[groups.is_correct]
+    wrong = groups.num_tokens[~groups.is_correct]
+    means = [float(part.mean()) if len(part) else None for part in (tokens, correct, wrong)]
+    ratio = means[2] / means[1] if means[1] and means[2] is not None else None
+    who = [Cell("Teacher", mark=plots.model_colour("teacher")), "Training"]
+    return [*who, *(decimal(mean) for mean in means), hundredth(ratio)]
+
+
+def _length_writers(run: Run) -> list[plots.Lengths]:
+    writers = []
+    if (groups := run.groups) is not None:
+        lengths = (groups.num_tokens[groups.is_correct], groups.num_tokens[~groups.is_correct])
+        writers.append(plots.Lengths(TEACHER_GROUPS, *lengths))
+    for model, split, answers in _answers_by_split(run):
+        is_correct = np.array(answers["verdict"].to_pylist()) == "correct"
+        tokens = answers["num_tokens"].to_numpy()
+        name = f"{model_label(model, run.recipe)}, {split_label(split)}"
+        writers.append(plots.Lengths(name, tokens[is_correct], tokens[~is_correct]))
+    return writers
+
+
+def _answers_by_split(run: Run) -> list[tuple[str, str, pa.Table]]:
+    return [
+        (model, split, table.filter(pc.field("split") == split))
+        for model, table in run.answers.items()
+        for split in table["split"].unique().to_pylist()
+    ]
+
+
+def _example_blocks(run: Run) -> list[Block]:
+    blocks: list[Block] = []
+    student = main_student(run.results, run.recipe)
+    if student is not None:
+        label = model_label(student, run.recipe)
+        headings = {"gained": f"Base wrong, {label} right", "lost": f"{label} wrong"}
+        for found in example_answers(run, student):
+            answers = [_answer(run, model, row) for model, row in found.answers.items()]
+            heading = headings[found.heading]
+            blocks.append(Example(heading, found.question, found.reference, answers))
+    for heading, group in example_groups(run):
+        reason = f": {_words(group['dropped'])}" if group["dropped"] else ""
+        title = f"{heading}{reason} \u2013 the teacher's completions of a training problem"
+        answers = _completions(group["completions"])
+        blocks.append(Example(title, group["question"], group["reference"], answers))
+    return blocks
+
+
+def _timeline_blocks(run: Run) -> list[Block]:
+    generation, trainings = run.timeline
+    if not len(generation[0]) or not trainings:
+        return []
+    caption = "Groups committed and steps trained, from the first commit on."
+    blocks: list[Block] = [Figure(plots.timeline_svg(generation, trainings), caption)]
+    if run.recipe["training"]["overlap"]:
+        times = [generation[0], *(times for times, _ in trainings.values())]
+        first, *others = [float(one[-1] - one[0]) / 60 for one in times]
+        together = (max(one[-1] for one in times) - generation[0][0]) / 60
+        blocks.append(
+            Text(
+                f"Generation took {first:.1f} minutes, training {sum(others):.1f}, side by side "
+                f"{together:.1f}: {together / max(first, sum(others)):.2f} times the longer."
+            )
+        )
+    return blocks
+
+
+def _cost_blocks(run: Run) -> list[Block]:
+    sums = ("seconds", "cpu_hours", "gpu_hours", "prompt_tokens", "completion_tokens")
+    total = {name: sum(manifest[name] for manifest in run.manifests) for name in sums}
+    pools = run.recipe["pools"]
+    rows = [
+        [
+            manifest["stage"],
+            *_resource_cells(manifest, pools),
+            f"{manifest['rows_in']:,}",
+            f"{manifest['rows_out']:,}",
+            _remarks(manifest),
+        ]
+        for manifest in run.manifests
+    ]
+    header = ["Stage", "Seconds", "CPU hours", "GPU hours"]
+    caption = (
+        "In the order the stages finished. Hours are of resources held. The seconds of stages that "
+        "ran at the same time are added up."
+    )
+    if _has_prices(pools):
+        header.append("Cost")
+        caption += (
+            f" Cost is {pools['gpu_hour_price']:g} per GPU-hour and "
+            f"{pools['cpu_hour_price']:g} per CPU-hour."
+        )
+    header += ["Prompt tokens", "Completion tokens", "Rows in", "Rows out", "Set aside"]
+    rows.append(["All stages", *_resource_cells(total, pools), "", "", ""])
+    table = Table(header, rows, caption)
+    return [*([table] if run.manifests else []), *_teacher_blocks(run)]
+
+
+def _teacher_blocks(run: Run) -> list[Block]:
+    """Who wrote the groups, where there were several teachers or one was paid."""
+    teachers = read_teachers(run.path / "stages" / "groups")
+    if len(teachers) < 2 and not any(teacher.cost for teacher in teachers.values()):
+        return []
+    rows: list[list[Cell | str]] = [
+        [
+            Path(name).name,
+            f"{teacher.num_groups:,.0f}",
+            f"{teacher.num_completions:,.0f}",
+            percent(teacher.num_correct / max(teacher.num_completions, 1)),
+            f"{teacher.prompt_tokens:,.0f}",
+            f"{teacher.num_tokens:,.0f}",
+            f"{teacher.cost:,.4f}",
+        ]
+        for name, teacher in teachers.items()
+    ]
+    header = ["Teacher", "Groups", "Completions", "Correct %", "Prompt tokens"]
+    caption = "Paid: tokens as the server counted them, at the recipe's prices."
+    return [Table([*header, "Completion tokens", "Paid"], rows, caption)]
+
+
+def _remarks(manifest: dict[str, Any]) -> str:
+    """Rows set aside and why; of a schedule that was longer than the data, the share used."""
+    remarks = [f"{n:,} {_words(reason)}" for reason, n in manifest["set_aside"].items()]
+    facts = manifest.get("facts", {})
+    if facts.get("steps", 0) < facts.get("planned_steps", 0):
+        remarks.append(f"used {facts['steps']:,} of {facts['planned_steps']:,} planned steps")
+    return ", ".join(remarks) or "0"
+
+
+def _origin_blocks(run: Run) -> list[Block]:
+    rows: list[list[Cell | str]] = [[name, version] for name, version in run.versions.items()]
+    versions: list[Block] = [Table(["Package", "Version"], rows)] if rows else []
+    return [Listing("The resolved recipe", run.recipe_text), *versions]
+
+
+def _words(reason: str) -> str:
+    return reason.replace("_", " ")
+
+
+def _shares(verdicts: Counter[str]) -> dict[str, float]:
+    total = max(verdicts.total(), 1)
+    return {name: 100 * verdicts[name] / total for name in VERDICTS}
+
+
+def _is_chosen(run: Run, student: str, rate: float | None) -> bool:
+    """Whether this training made the student evaluated; true where there was no choice."""
+    rates = [t["learning_rate"] for t in run.trials if t["student"] == student and t["chosen"]]
+    return not rates or (rate is not None and math.isclose(rates[0], rate))
+
+
+def _answer(run: Run, model: str, row: dict[str, Any]) -> Answer:
+    facts = [f"{row['num_tokens']:,} tokens"]
+    if row["lenient_verdict"] != row["verdict"]:
+        facts.append(f"leniently {row['lenient_verdict']}")
+    if row["finish_reason"] != "stop":
+        facts.append(f"finish: {row['finish_reason']}")
+    return Answer(
+        model_label(model, run.recipe),
+        row["verdict"],
+        facts,
+        row["text"],
+        mark=plots.model_colour(model),
+        is_open=model in ("base", main_student(run.results, run.recipe)),
+    )
+
+
+def _completions(completions: list[dict[str, Any]]) -> list[Answer]:
+    """All of a group; the first of each verdict is shown open."""
+    firsts = {c["verdict"]: place for place, c in reversed(list(enumerate(completions)))}
+    opened = set(firsts.values())
+    return [_completion(place, c, place in opened) for place, c in enumerate(completions)]
+
+
+def _completion(place: int, completion: dict[str, Any], is_open: bool) -> Answer:
+    facts = [
+        f"{name} {UNDEFINED if completion[name] is None else format(completion[name], spec)}"
+        for name, spec in (("reward", ".3f"), ("advantage", "+.3f"), ("weight", ".3f"))
+    ]
+    facts.append(f"{completion['num_tokens']:,} tokens")
+    if completion["finish_reason"] != "stop":
+        facts.append(f"finish: {completion['finish_reason']}")
+    name, verdict = f"Completion {place + 1}", completion["verdict"]
+    return Answer(name, verdict, facts, completion["text"], is_open=is_open)
+
+
+def _has_prices(pools: Mapping[str, Any]) -> bool:
+    return bool(pools["gpu_hour_price"] or pools["cpu_hour_price"])
+
+
+def _resource_cells(numbers: Mapping[str, float], pools: Mapping[str, Any]) -> list[Cell | str]:
+    cost = (
+        numbers["gpu_hours"] * pools["gpu_hour_price"]
+        + numbers["cpu_hours"] * pools["cpu_hour_price"]
+    )
+    return [
+        f"{numbers['seconds']:,.1f}",
+        f"{numbers['cpu_hours']:,.3f}",
+        f"{numbers['gpu_hours']:,.3f}",
+        *([f"{cost:,.2f}"] if _has_prices(pools) else []),
+        f"{numbers['prompt_tokens']:,}",
+        f"{numbers['completion_tokens']:,}",
+    ]

@@ -1,0 +1,317 @@
+"""Tables and figures of what results.json says of every model; computes no metric of its own."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from fastdistill_ray.report import plots
+from fastdistill_ray.report.conclusion import model_label, outcome, percent, points, split_label
+from fastdistill_ray.report.page import Block, Cell, Figure, Table, Text
+from fastdistill_ray.report.reading import Measure, Run
+
+UNDEFINED = "\u2013"
+ABSENT = Measure(None, None, None, 0)
+
+
+class Column(NamedTuple):
+    """A metric of results.json in a table: its title and how a value is written."""
+
+    metric: str
+    title: str
+    show: Callable[[float | None], str]
+
+
+def result_blocks(run: Run) -> list[Block]:
+    if not run.results.rows:
+        return []
+    tables = [_result_table(run, split) for split in run.results.splits]
+    return [
+        *tables,
+        Text(_explain_accuracy(run)),
+        *_pass_at_k(run),
+        *_accuracy_figure(run),
+        *(table for split in run.results.splits for table in _part_table(run, split)),
+    ]
+
+
+def training_tables(run: Run) -> list[Table]:
+    """What the packing saved, and memory: measured and as planned."""
+    rows = []
+    for training in run.trainings:
+        counts = {name: values.sum() for name, (_, values) in training.steps.items()}
+        if "train/computed_tokens" not in counts:
+            continue
+        computed, unique = counts["train/computed_tokens"], counts["train/unique_tokens"]
+        rate = "" if training.learning_rate is None else f", {training.learning_rate:g}"
+        rows.append(
+            [
+                model_label(training.student, run.recipe) + rate,
+                f"{counts['train/trained_tokens']:,.0f}",
+                f"{computed:,.0f}",
+                percent(1 - unique / counts["train/row_tokens"]),
+                percent(1 - unique / computed),
+                f"{training.steps['memory/peak_gib'][1].max():.1f}",
+            ]
+        )
+    header = ["Training", "Trained tokens", "Computed tokens", "Shared prompts save %"]
+    caption = (
+        "Of all steps. Shared prompts save: tokens that a row per completion would have computed "
+        "again. Padding: computed tokens that stand for nothing. Memory is at most, of rank 0."
+    )
+    columns = [*header, "Padding %", "Peak GiB"]
+    tables = [Table(columns, rows, caption, title="What training computed")] if rows else []
+    return tables + _memory_tables(run)
+
+
+def _memory_tables(run: Run) -> list[Table]:
+    plans = {
+        model: {name: size for name, size in plan.items() if name != "micro_batch_tokens"}
+        for model, plan in run.memory.items()
+    }
+    if not plans:
+        return []
+    names = list(next(iter(plans.values())))
+    rows = [
+        [
+            model,
+            *(f"{plan[name] / 2**30:.2f}" for name in names),
+            f"{sum(plan.values()) / 2**30:.1f}",
+        ]
+        for model, plan in plans.items()
+    ]
+    caption = "Estimated before training, at full micro-batches."
+    columns = ["Student", *(name.capitalize() for name in names), "All"]
+    return [Table(columns, rows, caption, title="Memory of a rank in GiB, as planned")]
+
+
+def _result_table(run: Run, split: str) -> Table:
+    """One row per model; cost stands beside it because equal accuracy may not be equally dear."""
+    rows, num_problems = [], 0
+    for model in run.results.models:
+        accuracy = measure(run, model, split, "accuracy")
+        num_problems = max(num_problems, accuracy.num_problems)
+        cost = run.results.costs.get(model)
+        trained = ["0", "0"] if cost is None else _cost_cells(cost)
+        rows.append(
+            [
+                model_cell(run, model),
+                _interval_cell(accuracy),
+                _interval_cell(measure(run, model, split, "strict_accuracy")),
+                percent(measure(run, model, split, "template_adherence").value),
+                decimal(measure(run, model, split, "mean_tokens").value),
+                percent(measure(run, model, split, "truncation_rate").value),
+                *trained,
+            ]
+        )
+    header = ["Model", "Accuracy %", "Strict accuracy %", "Format %", "Mean tokens"]
+    return Table(
+        [*header, "Truncated %", "Trained tokens", "Training s"],
+        rows,
+        title=f"{split_label(split).capitalize()}: {num_problems:,} problems",
+    )
+
+
+def _part_table(run: Run, split: str) -> list[Table]:
+    """Accuracy by sort of problem, a column per model."""
+    found = {key: m for key, m in run.results.parts.items() if key[1] == split}
+    names = list(dict.fromkeys(name for _, _, name in found))
+    models = [model for model in run.results.models if any(key[0] == model for key in found)]
+    rows: list[list[Cell | str]] = []
+    for name in names:
+        measures = [found.get((model, split, name), ABSENT) for model in models]
+        num_problems = max(measure.num_problems for measure in measures)
+        rows.append(
+            [name.replace("_", " "), f"{num_problems:,}", *(_interval_cell(m) for m in measures)]
+        )
+    header = ["Problems", "Number", *(f"{model_label(model, run.recipe)} %" for model in models)]
+    title = f"{split_label(split).capitalize()}: accuracy by sort of problem"
+    return [Table(header, rows, title=title)] if rows else []
+
+
+def _explain_accuracy(run: Run) -> str:
+    text = (
+        "Small figures are 95 % intervals. Accuracy judges leniently: a correct last number counts "
+        "wherever it stands, so that learning the format is not sold as learning to reason. "
+        "Strict accuracy is the contract: the answer must stand in the format asked for. Format is "
+        "the share of answers in that format, whether correct or not. Truncated answers were cut "
+        "at the evaluation's token limit."
+    )
+    cut = _over_splits(run, "base", "truncation_rate")
+    if cut is None:
+        return text
+    loops = _over_splits(run, "base", "loop_end_rate")
+    judged = "under" if cut < 0.05 else "which is not under"
+    return (
+        f"{text} Of the base student's answers, over all splits, {percent(cut)} % were cut at the "
+        f"limit, {judged} 5 %, and {percent(loops)} % were ended in a loop."
+    )
+
+
+def _over_splits(run: Run, model: str, metric: str) -> float | None:
+    """The share among the problems of all splits; None where no split has it."""
+    found = [measure(run, model, split, metric) for split in run.results.splits]
+    num_problems = sum(one.num_problems for one in found if one.value is not None)
+    hits = sum(one.value * one.num_problems for one in found if one.value is not None)
+    return hits / num_problems if num_problems else None
+
+
+def _pass_at_k(run: Run) -> list[Block]:
+    names = dict.fromkeys(name for _, _, name in run.results.rows if name.startswith("pass@"))
+    caption = "pass@k: share of problems that at least one of k sampled answers solves."
+    return metric_table(run, [Column(name, f"{name} %", percent) for name in names], caption)
+
+
+def _accuracy_figure(run: Run) -> list[Block]:
+    panels = {}
+    for split in run.results.splits:
+        estimates = []
+        for model in run.results.models:
+            value, low, high, _ = measure(run, model, split, "accuracy")
+            if value is not None:
+                low, high = (value if bound is None else bound for bound in (low, high))
+                numbers = (100 * value, 100 * low, 100 * high)
+                estimates.append(plots.Estimate(model, model_label(model, run.recipe), *numbers))
+        if estimates:
+            panels[split_label(split).capitalize()] = estimates
+    if not panels:
+        return []
+    caption = "Accuracy of each model on the same problems; whiskers are 95 % intervals."
+    return [Figure(plots.accuracy_svg(panels), caption)]
+
+
+def difference_blocks(run: Run) -> list[Block]:
+    words = {"better": "yes, better", "worse": "yes, worse", "unclear": "no"}
+    metrics = {"accuracy": "Accuracy", "strict_accuracy": "Strict accuracy"}
+    rows = []
+    found = run.results.differences.items()
+    in_order = sorted(found, key=lambda item: (item[0][3], item[0][2] != "test"))
+    for (model, minus, split, metric), difference in in_order:
+        low, high = points(difference.low), points(difference.high)
+        rows.append(
+            [
+                split_label(split).capitalize(),
+                metrics.get(metric, metric),
+                f"{model_label(model, run.recipe)} minus {model_label(minus, run.recipe)}",
+                points(difference.value),
+                UNDEFINED if difference.low is None else f"{low} to {high}",
+                words[outcome(difference)],
+            ]
+        )
+    header = ["Split", "Metric", "Comparison", "Points", "95 % interval", "Interval excludes 0"]
+    caption = (
+        "Differences in percentage points, paired by problem: both models answered the same ones. "
+        "Where the interval holds 0, the run does not show which model is better."
+    )
+    return [Table(header, rows, caption, num_text_columns=3)] if rows else []
+
+
+def trial_blocks(run: Run) -> list[Block]:
+    rows = [
+        [
+            model_cell(run, trial["student"]),
+            f"{trial['learning_rate']:g}",
+            str(trial["epoch"]),
+            percent(trial["validation_accuracy"]),
+            f"{trial['num_problems']:,}",
+            *_cost_cells(trial),
+            "chosen" if trial["chosen"] else "",
+        ]
+        for trial in run.trials
+    ]
+    header = ["Student", "Learning rate", "Epochs", "Validation accuracy %", "Problems"]
+    caption = (
+        "Learning rate and epochs of every student were chosen by strict accuracy on validation "
+        "problems, never on test. Tokens and seconds count training up to that epoch."
+    )
+    table = Table([*header, "Trained tokens", "Training s", ""], rows, caption)
+    return [table] if rows else []
+
+
+def length_table(run: Run, first_rows: list[list[Cell | str]]) -> list[Block]:
+    """Mean lengths and their ratio, below rows of the same shape given by the caller."""
+    columns = [
+        Column("mean_tokens", "Mean tokens", decimal),
+        Column("mean_tokens_correct", "Correct", decimal),
+        Column("mean_tokens_wrong", "Wrong", decimal),
+        Column("verbosity_ratio", "Verbosity ratio", hundredth),
+    ]
+    caption = (
+        "Verbosity ratio: mean tokens of wrong answers over mean tokens of correct ones, "
+        "judged strictly; "
+        f"{UNDEFINED} where one of them does not occur."
+    )
+    return metric_table(run, columns, caption, first_rows)
+
+
+def degeneracy_blocks(run: Run) -> list[Block]:
+    columns = [
+        Column("rep_4", "Repeated 4-grams %", percent),
+        Column("rep_4_correct", "in correct", percent),
+        Column("rep_4_wrong", "in wrong", percent),
+        Column("degenerate_rate", "Looping answers %", percent),
+        Column("degenerate_rate_correct", "of correct", percent),
+        Column("degenerate_rate_wrong", "of wrong", percent),
+        Column("mean_loops", "Loops per answer", hundredth),
+        Column("loop_end_rate", "Ended in one %", percent),
+    ]
+    caption = (
+        "Repeated 4-grams: 1 minus unique over all 4-grams of an answer, averaged. A looping "
+        "answer says a phrase of four or more words three times in a row or more; one that the "
+        "engine found to say the same tokens for ever was ended there."
+    )
+    return metric_table(run, columns, caption)
+
+
+def adherence_blocks(run: Run) -> list[Block]:
+    columns = [
+        Column("template_think", "<think> %", percent),
+        Column("template_answer", "<answer> %", percent),
+        Column("template_box", "\\boxed %", percent),
+        Column("template_adherence", "Whole format %", percent),
+    ]
+    return metric_table(run, columns, "Share of answers that hold each part asked for.")
+
+
+def metric_table(
+    run: Run,
+    columns: list[Column],
+    caption: str,
+    first_rows: list[list[Cell | str]] | None = None,
+) -> list[Block]:
+    """Models by metrics, a row per split; columns without any value are left out."""
+    known = {metric for (_, _, metric), m in run.results.rows.items() if m.value is not None}
+    columns = [column for column in columns if column.metric in known]
+    rows = list(first_rows or [])
+    for split in run.results.splits:
+        for model in run.results.models:
+            values = [measure(run, model, split, column.metric).value for column in columns]
+            if any(value is not None for value in values):
+                cells = [column.show(v) for column, v in zip(columns, values, strict=True)]
+                rows.append([model_cell(run, model), split_label(split).capitalize(), *cells])
+    header = ["Model", "Problems", *(column.title for column in columns)]
+    return [Table(header, rows, caption, num_text_columns=2)] if columns else []
+
+
+def measure(run: Run, model: str, split: str, metric: str) -> Measure:
+    return run.results.rows.get((model, split, metric), ABSENT)
+
+
+def model_cell(run: Run, model: str) -> Cell:
+    return Cell(model_label(model, run.recipe), mark=plots.model_colour(model))
+
+
+def decimal(value: float | None) -> str:
+    return UNDEFINED if value is None else f"{value:,.1f}"
+
+
+def hundredth(value: float | None) -> str:
+    return UNDEFINED if value is None else f"{value:.2f}"
+
+
+def _interval_cell(found: Measure) -> Cell:
+    low, high = found.low, found.high
+    interval = "" if low is None or high is None else f"{percent(low)} to {percent(high)}"
+    return Cell(percent(found.value), interval)
+
+
+def _cost_cells(cost: dict[str, float]) -> list[Cell | str]:
+    return [f"{cost['trained_tokens']:,}", f"{cost['seconds']:,.0f}"]

@@ -1,0 +1,129 @@
+"""Rows with raw completions -> judged, rewarded, selected. No torch, no Ray."""
+
+import hashlib
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from fastdistill_ray.knobs import Knobs
+from fastdistill_ray.rewards import RewardKnobs, Scorer
+from fastdistill_ray.rewards.advantages import AdvantageKnobs
+from fastdistill_ray.rewards.assess import Assessed, Response, ToScore, assess, relative
+from fastdistill_ray.verifiers import Judge
+
+
+class SelectionKnobs(Knobs):
+    min_correct: int = Field(1, ge=0, description="Fewest correct completions of a kept group.")
+    max_correct: int | None = Field(None, description="Most correct ones; none: all may be.")
+    drop_zero_variance: bool = Field(False, description="Drop groups whose rewards are all equal.")
+    min_size: int = Field(2, ge=1, description="Fewest completions of a kept group.")
+    dedup: bool = Field(False, description="Drop repeated texts inside a group, keeping the first.")
+    group_size: int | None = Field(
+        None, ge=1, description="Use this many completions of each group; none: all."
+    )
+    group_select: Literal["random", "first"] = Field(
+        "random", description="Which ones when group_size is set: seeded random, or the first."
+    )
+    seed: int = Field(0, description="Of the random choice.")
+
+
+def select_completions(texts: list[str], knobs: SelectionKnobs, problem_id: str) -> list[int]:
+    """Positions of the completions a group keeps, ascending; rewards are relative to these."""
+    kept = list(range(len(texts)))
+    if knobs.dedup:
+        kept = sorted({text: i for i, text in reversed(list(enumerate(texts)))}.values())
+    if knobs.group_size is None or len(kept) <= knobs.group_size:
+        return kept
+    if knobs.group_select == "first":
+        return kept[: knobs.group_size]
+    # Not hash(): it differs between processes.
+    digest = hashlib.sha256(f"{knobs.seed}:{problem_id}".encode()).digest()
+    generator = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+    return sorted(generator.choice(kept, knobs.group_size, replace=False).tolist())
+
+
+def drop_reason(
+    is_correct: list[bool], rewards: NDArray[np.float64] | list[float], knobs: SelectionKnobs
+) -> str:
+    """Why the group is not trained on: "" or one of four words that reports count."""
+    num_correct = sum(is_correct)
+    if len(is_correct) < knobs.min_size:
+        return "too_few_completions"
+    if num_correct < knobs.min_correct:
+        return "too_few_correct"
+    if knobs.max_correct is not None and num_correct > knobs.max_correct:
+        return "too_many_correct"
+    if knobs.drop_zero_variance and np.ptp(np.asarray(rewards, dtype=np.float64)) == 0:
+        return "zero_variance"
+    return ""
+
+
+REFUSED = "refused_by_teacher"
+
+
+class Judging(NamedTuple):
+    reward: RewardKnobs
+    advantage: AdvantageKnobs
+    selection: SelectionKnobs
+    tau: float
+
+
+def judge_rows(
+    rows: list[dict[str, Any]], judging: Judging, judge: Judge, scorer: Scorer
+) -> list[dict[str, Any]]:
+    """Rows of GROUP_SCHEMA from rows with `completions`, whose earlier judgements are replaced."""
+    groups = [
+        ToScore(
+            row["kind"],
+            row["reference"],
+            row["options"],
+            [
+                Response(one["text"], one["num_tokens"], one["finish_reason"])
+                for one in row["completions"]
+            ],
+            row["tolerance"],
+            row["question"],
+        )
+        for row in rows
+    ]
+    judged = zip(rows, assess(groups, judge, scorer), strict=True)
+    return [
+        select(_with_judgements(row, group), judging.selection, judging.advantage, judging.tau)
+        for row, group in judged
+    ]
+
+
+def _with_judgements(row: dict[str, Any], group: list[Assessed]) -> dict[str, Any]:
+    completions = []
+    for raw, one in zip(row["completions"], group, strict=True):
+        scores = [{"name": name, "value": value} for name, value in (one.scores or {}).items()]
+        completions.append({**raw, **one._asdict(), "scores": scores})
+    return {**row, "completions": completions}
+
+
+def select(
+    row: dict[str, Any], selection: SelectionKnobs, advantage: AdvantageKnobs, tau: float
+) -> dict[str, Any]:
+    """The judged row with its chosen completions weighted, and why it is dropped if it is.
+
+    A completion that is left out, or that has no reward, takes no part in its group's statistics:
+    it has no advantage and no weight.
+    """
+    completions = row["completions"]
+    chosen = select_completions([one["text"] for one in completions], selection, row["problem_id"])
+    members = [completions[i] for i in chosen]
+    signals = relative([one["reward"] for one in members], advantage, tau)
+    places = dict(zip(chosen, signals, strict=True))
+    weighted = []
+    for i, one in enumerate(completions):
+        value, weight = places.get(i, (None, None))
+        weighted.append({**one, "advantage": value, "weight": weight})
+    rewarded = [one for one in members if one["reward"] is not None]
+    dropped = drop_reason(
+        [one["verdict"] == "correct" for one in rewarded],
+        [one["reward"] for one in rewarded],
+        selection,
+    )
+    return {**row, "completions": weighted, "dropped": dropped if completions else REFUSED}

@@ -1,0 +1,267 @@
+"""What can be known to go wrong before anything expensive starts, and the plan of a recipe.
+
+Every check raises ValueError with one line: the field, what is wrong, what to do.
+"""
+
+import importlib.util
+import uuid
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import ray
+import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from fastdistill_ray.cluster.pools import PoolKnobs
+from fastdistill_ray.generation.endpoint import check_endpoint
+from fastdistill_ray.generation.knobs import EndpointKnobs, EngineKnobs
+from fastdistill_ray.generation.requests import build_requests
+from fastdistill_ray.models import (
+    check_chat_template,
+    context_length,
+    fetch_model,
+    load_tokenizer,
+    tokenizer_of,
+)
+from fastdistill_ray.prompts import PromptKnobs
+from fastdistill_ray.recipe.compare import ComparedModel
+from fastdistill_ray.recipe.derived import all_teachers, students
+from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.records import Problem, Split
+from fastdistill_ray.rewards import Scorer
+from fastdistill_ray.training.feed import FEED_CPUS
+from fastdistill_ray.training.memory import MemoryPlan, advice, plan_memory
+from fastdistill_ray.training.trackers import tracker_packages
+
+
+def check_packages(recipe: Recipe) -> None:
+    """What a recipe names beyond the project's own requirements is installed."""
+    needed = tracker_packages(recipe.tracking)
+    if recipe.optimizer.kind == "adamw8bit":
+        needed["torchao"] = "optimizer.kind"
+    for package, field in needed.items():
+        if importlib.util.find_spec(package) is None:
+            raise ValueError(f"{field}: the package {package} is missing; pip install {package}")
+
+
+def check_models(recipe: Recipe) -> None:
+    """Models are there, have a chat template, and their context holds what the engine is told."""
+    asked = ("evaluation.engine", recipe.evaluation.engine)
+    models = {("student.model", recipe.student.model): asked}
+    models |= {("compare.students", student.model): asked for student in students(recipe)[1:]}
+    models |= {
+        ("compare.baselines", other.model): asked
+        for other in recipe.compare.baselines
+        if isinstance(other, ComparedModel)
+    }
+    for name, teacher in all_teachers(recipe).items():
+        if not isinstance(teacher.engine, EndpointKnobs):
+            models[f"{name}.model", teacher.model] = (f"{name}.engine", teacher.engine)
+    for (field, reference), (section, engine) in models.items():
+        folder = fetch_model(reference)
+        check_chat_template(load_tokenizer(folder), reference)
+        longest = context_length(folder)
+        if engine.max_model_len > longest:
+            raise ValueError(
+                f"{section}.max_model_len: {engine.max_model_len} is more than the context of "
+                f"{field} {reference}, {longest}"
+            )
+
+
+def check_endpoints(recipe: Recipe) -> None:
+    for name, teacher in all_teachers(recipe).items():
+        if isinstance(teacher.engine, EndpointKnobs):
+            check_endpoint(name, teacher.model, teacher.engine)
+
+
+def check_rewards(recipe: Recipe) -> None:
+    """The user's functions load, and the key of an endpoint is there."""
+    with Scorer(recipe.reward) as scorer:
+        scorer.check()
+
+
+def check_prompts(recipe: Recipe, problems: Mapping[Split, Collection[Problem]]) -> None:
+    """There are problems, and at least one prompt of each role leaves room for a completion."""
+    if not problems["train"]:
+        raise ValueError(f"task.name {recipe.task.name}: it has no training problems")
+    if not problems["test"] and not problems["ood"]:
+        raise ValueError(f"task.name {recipe.task.name}: it has no test problems")
+    for name, teacher in all_teachers(recipe).items():
+        if not isinstance(teacher.engine, EndpointKnobs):
+            _check_prompt(
+                f"{name}.engine",
+                teacher.model,
+                teacher.prompt,
+                teacher.engine,
+                recipe.sampling.max_new_tokens,
+                problems["train"],
+            )
+    _check_prompt(
+        "evaluation.engine",
+        recipe.student.model,
+        recipe.student.prompt,
+        recipe.evaluation.engine,
+        recipe.evaluation.max_new_tokens,
+        problems["test"] or problems["ood"],
+    )
+    for other in recipe.compare.baselines:
+        if isinstance(other, ComparedModel):
+            _check_prompt(
+                *("evaluation.engine", other.model, other.prompt, recipe.evaluation.engine),
+                recipe.evaluation.max_new_tokens,
+                problems["test"] or problems["ood"],
+            )
+
+
+def _check_prompt(
+    section: str,
+    model: str,
+    prompt: PromptKnobs,
+    engine: EngineKnobs,
+    new_tokens: int,
+    problems: Collection[Problem],
+) -> None:
+    shortest = min(problems, key=lambda problem: len(problem.question))
+    row = build_requests([shortest], prompt, tokenizer_of(model), 0)[0]
+    num_tokens = len(row["prompt_token_ids"])
+    if num_tokens + new_tokens > engine.max_model_len:
+        raise ValueError(
+            f"{section}.max_model_len: {engine.max_model_len} does not hold even the prompt of "
+            f"{shortest.problem_id} ({num_tokens} tokens) and {new_tokens} new tokens"
+        )
+
+
+def check_pools(recipe: Recipe, available: dict[str, float]) -> None:
+    """The pools that run at once fit the cluster, each number said with the one to change."""
+    pools = recipe.pools
+    if pools.autoscaling:
+        return
+    feed = PoolKnobs(workers=pools.student.workers, cpus=FEED_CPUS)
+    teaching = {
+        name: pools.of_teacher(place) for place, name in enumerate(all_teachers(recipe))
+    } | {"judges": pools.judges}
+    training = {"student": pools.student, "the student's data feed": feed}
+    evaluating = {"evaluation": pools.evaluation, "judges": pools.judges}
+    at_once = [teaching | training] if recipe.training.overlap else [teaching, training]
+    everyone = {name: pool for group in (*at_once, evaluating) for name, pool in group.items()}
+    custom = {name for pool in everyone.values() for name in pool.resources}
+    for group in [*at_once, evaluating]:
+        for field, resource, have in (
+            ("cpus", "CPUs", available.get("CPU", 0.0)),
+            ("gpus", "GPUs", available.get("GPU", 0.0)),
+            ("memory_gib", "GiB of memory", available.get("memory", 0.0) / 2**30),
+            *((f"resources.{name}", name, available.get(name, 0.0)) for name in sorted(custom)),
+        ):
+            wanted = {name: pool.workers * _amount(pool, field) for name, pool in group.items()}
+            if sum(wanted.values()) > have + 1e-6:
+                most = max(wanted, key=lambda name: wanted[name])
+                parts = ", ".join(f"{name} {value:g}" for name, value in wanted.items() if value)
+                raise ValueError(
+                    f"pools.{most}: the pools that run at once want {sum(wanted.values()):g} "
+                    f"{resource} ({parts}), the cluster has {have:g}; lower pools.{most}.workers "
+                    f"or pools.{most}.{field}"
+                    + ("" if not recipe.training.overlap else ", or set training.overlap: false")
+                )
+
+
+def _amount(pool: PoolKnobs, field: str) -> float:
+    section, _, name = field.partition(".")
+    return pool.resources.get(name, 0.0) if name else getattr(pool, section)
+
+
+def check_labels(recipe: Recipe, nodes: list[dict[str, str]]) -> None:
+    """Every pool's labels are those of a node, `nodes` being the labels of each."""
+    if recipe.pools.autoscaling:
+        return
+    for name, pool in recipe.pools:
+        if isinstance(pool, PoolKnobs) and not any(
+            _has_labels(node, pool.labels) for node in nodes
+        ):
+            raise ValueError(
+                f"pools.{name}.labels: no node of the cluster has {pool.labels}; start one with "
+                "`ray start --labels` or change them"
+            )
+
+
+def _has_labels(node: dict[str, str], wanted: dict[str, str]) -> bool:
+    for label, selector in wanted.items():
+        body = selector.removeprefix("!")
+        values = body[3:-1].split(",") if body.startswith("in(") else [body]
+        if (node.get(label) in [value.strip() for value in values]) == selector.startswith("!"):
+            return False
+    return True
+
+
+def check_memory(recipe: Recipe) -> dict[str, MemoryPlan]:
+    """Every student's training fits its ranks; -> what each would take, by its model."""
+    pool = recipe.pools.student
+    device = "cuda" if pool.gpus else "cpu"
+    plans = {
+        model: plan_memory(
+            fetch_model(model),
+            recipe.training,
+            recipe.optimizer,
+            workers=pool.workers,
+            device=device,
+        )
+        for model in dict.fromkeys(student.model for student in students(recipe))
+    }
+    available = None if recipe.pools.autoscaling else rank_memory(pool)
+    for model, plan in plans.items():
+        if available is not None and plan.total > available:
+            raise ValueError(
+                f"pools.student: training {model} needs about {plan.describe()}, a rank has "
+                f"{available / 2**30:.1f}; {advice(plan, available, device)}"
+            )
+    return plans
+
+
+def rank_memory(pool: PoolKnobs) -> float:
+    """Bytes a rank can use: of its GPU, as reserved, or its share of the largest node."""
+    if pool.gpus:
+        return ray.get(ray.remote(_gpu_memory).options(**pool.remote_args()).remote())
+    if pool.memory_gib:
+        return pool.memory_gib * 2**30
+    nodes = [node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["Alive"]]
+    return max(nodes) / -(-pool.workers // len(nodes))
+
+
+def _gpu_memory() -> float:
+    return float(torch.cuda.get_device_properties(0).total_memory)
+
+
+def check_shared_folder(path: Path) -> None:
+    """Every node sees the run folder: a file written here is read on each of them."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2:
+        return
+    token = uuid.uuid4().hex
+    probe = path / f".probe-{token}"
+    probe.write_text(token, encoding="utf-8")
+    try:
+        answers = [
+            ray.remote(_reads)
+            .options(
+                num_cpus=0,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+            )
+            .remote(str(probe), token)
+            for node in nodes
+        ]
+        blind = [
+            node["NodeManagerAddress"]
+            for node, sees in zip(nodes, ray.get(answers), strict=True)
+            if not sees
+        ]
+    finally:
+        probe.unlink(missing_ok=True)
+    if blind:
+        raise ValueError(
+            f"--run-dir {path}: node {blind[0]} and {len(blind) - 1} others do not see this "
+            "folder; name one on a mount that all nodes share (NFS, or a bucket mounted on each)"
+        )
+
+
+def _reads(path: str, token: str) -> bool:
+    file = Path(path)
+    return file.is_file() and file.read_text(encoding="utf-8") == token

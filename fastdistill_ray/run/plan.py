@@ -1,0 +1,124 @@
+"""A recipe in words: what would run, where, and about how much; and every field there is."""
+
+import json
+from collections.abc import Iterator
+from typing import get_origin
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from fastdistill_ray.cluster.pools import PoolKnobs
+from fastdistill_ray.generation.knobs import EndpointKnobs, SamplingKnobs, TeacherKnobs
+from fastdistill_ray.knobs import models_in
+from fastdistill_ray.recipe.derived import all_teachers, students
+from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.tasks.sizes import count_problems
+
+
+def describe(recipe: Recipe) -> str:
+    """The plan that --dry-run prints. Tokens are upper bounds: every completion at its limit."""
+    counts = count_problems(recipe.task)
+    train, held_out = counts["train"], counts["validation"]
+    tests = counts["test"] + counts["ood"]
+    trained = students(recipe)
+    steps = recipe.training.epochs * -(-train // recipe.training.groups_per_step)
+    steps = min(steps, recipe.training.max_steps or steps)
+    ends = len(recipe.compare.epochs or [recipe.training.epochs])
+    trials = ends * sum(len(student.learning_rates) for student in trained)
+    models = len(recipe.compare.baselines) + len(trained)
+    written = train * recipe.sampling.most * recipe.sampling.max_new_tokens
+    answered = tests * models * recipe.evaluation.n * recipe.evaluation.max_new_tokens
+    teachers = list(all_teachers(recipe).values())
+    teaching = ", ".join(_pool(recipe.pools.of_teacher(i)) for i in range(len(teachers)))
+    lines = [
+        f"recipe     {recipe.name}: {' + '.join(t.model for t in teachers)} -> "
+        f"{recipe.student.model}",
+        f"problems   {train} train, {held_out} validation, {counts['test']} test, "
+        f"{counts['ood']} ood of task {recipe.task.name}"
+        + (f" and {recipe.task.ood.name}" if recipe.task.ood else ""),
+        f"generate   {train} groups of {_size(recipe.sampling)} completions, at most {written:,} "
+        f"tokens{_price(teachers, written)}"
+        f"  [{teaching}; judges {_pool(recipe.pools.judges)}]",
+    ]
+    for student in trained:
+        size = f" on {student.group_size} completions each" if student.group_size else ""
+        for rate in student.learning_rates:
+            lines.append(
+                f"train      {student.name} from {student.model}{size} at learning rate {rate:g}: "
+                f"at most {steps} steps of {recipe.training.groups_per_step} groups, "
+                f"{recipe.training.epochs} epochs  [{_pool(recipe.pools.student)}]"
+            )
+    if held_out and (recipe.compare.learning_rates or recipe.compare.epochs):
+        lines.append(
+            f"validate   {trials} trials on {held_out} problems  [{_pool(recipe.pools.evaluation)}]"
+        )
+    lines += [
+        f"evaluate   {models} models on {tests} problems, at most {answered:,} tokens"
+        f"  [{_pool(recipe.pools.evaluation)}]",
+        "report     report.html, report.md, results.json",
+        *_memory_lines(recipe),
+        f"overlap    {'while the teacher writes' if recipe.training.overlap else 'no, in turn'}",
+    ]
+    return "\n".join(lines)
+
+
+def _size(sampling: SamplingKnobs) -> str:
+    return f"{sampling.n} to {sampling.max_n}" if sampling.max_n else str(sampling.n)
+
+
+def _price(teachers: list[TeacherKnobs], num_tokens: int) -> str:
+    """Of the completions, were each teacher's share of them as long as allowed."""
+    shares = sum(teacher.share for teacher in teachers)
+    price = sum(
+        teacher.engine.price_completion * teacher.share / shares
+        for teacher in teachers
+        if isinstance(teacher.engine, EndpointKnobs)
+    )
+    return f" (at most {price * num_tokens / 1e6:,.2f} to pay, prompts apart)" if price else ""
+
+
+def _memory_lines(recipe: Recipe) -> list[str]:
+    """What training takes of a rank, of every student whose config.json is on this machine."""
+    from fastdistill_ray.models import folder_at_hand  # noqa: PLC0415
+
+    models = {student.model: folder_at_hand(student.model) for student in students(recipe)}
+    lines = []
+    for model, folder in models.items():
+        if folder is None:
+            lines.append(f"memory     of {model} not known: the model is not on this machine yet")
+            continue
+        from fastdistill_ray.training.memory import plan_memory  # noqa: PLC0415  loads torch
+
+        pool = recipe.pools.student
+        device = "cuda" if pool.gpus else "cpu"
+        plan = plan_memory(
+            folder, recipe.training, recipe.optimizer, workers=pool.workers, device=device
+        )
+        lines.append(f"memory     {model}: {plan.describe()}")
+    return lines
+
+
+def _pool(pool: PoolKnobs) -> str:
+    devices = f"{pool.gpus} GPU, " if pool.gpus else ""
+    return f"{pool.workers} x {devices}{pool.cpus:g} CPU"
+
+
+def describe_fields() -> str:
+    """`section.field = default  description`, one line each."""
+    return "\n".join(_field_lines(Recipe, ""))
+
+
+def _field_lines(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        if field.exclude:  # a model whose fields stand beside the others
+            yield f"{prefix}kind = required  {field.description}"
+            continue
+        key = prefix + (field.alias or name)
+        if sections := models_in(field.annotation):
+            inner = f"{key}.NAME." if get_origin(field.annotation) is dict else f"{key}."
+            for section in sections:
+                yield from _field_lines(section, inner)
+            continue
+        default = field.get_default(call_default_factory=True)
+        shown = "required" if default is PydanticUndefined else json.dumps(default, default=str)
+        yield f"{key} = {shown}  {field.description or ''}".rstrip()

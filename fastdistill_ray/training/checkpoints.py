@@ -1,0 +1,94 @@
+"""Distributed save and load of a training, and export to a folder that transformers and vLLM load.
+
+Every function here is called by all ranks at once.
+"""
+
+import math
+from concurrent.futures import Future
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
+
+from fastdistill_ray.training.student import Student
+
+# An adapter's frozen base comes from the model's own folder again.
+PARTIAL = StateDictOptions(ignore_frozen_params=True, strict=False)
+
+
+class TrainProgress(NamedTuple):
+    """What a training has done, and the length of its schedule as fixed when it first started."""
+
+    step: int
+    total_steps: int
+    best_step: int = 0  # the best validation so far; 0: none yet
+    best_score: float = -math.inf
+    num_worse: int = 0  # validations since
+
+
+class CheckpointWriter:
+    """Writes a copy of the state while training goes on; one checkpoint at a time."""
+
+    def __init__(self, is_async: bool = True) -> None:
+        """Not async: training waits, as torch cannot copy the state of torchao's optimizers."""
+        self.is_async = is_async
+        # Collectives of a save run in a thread: in a group of their own they cannot mix with ours.
+        self.group = dist.new_group(backend="gloo")
+        self.pending: Future[None] | None = None
+
+    def start(
+        self,
+        student: Student,
+        optimizer: torch.optim.Optimizer,
+        progress: TrainProgress,
+        folder: str | Path,
+    ) -> Future[None]:
+        """Copies the state and returns; all ranks name the same folder, on a shared mount."""
+        self.wait()
+        model_state, optimizer_state = get_state_dict(student, optimizer, options=PARTIAL)
+        state = {"model": model_state, "optimizer": optimizer_state, "progress": progress._asdict()}
+        if self.is_async:
+            self.pending = dcp.async_save(state, checkpoint_id=folder, process_group=self.group)
+        else:
+            self.pending = Future()
+            self.pending.set_result(dcp.save(state, checkpoint_id=folder, process_group=self.group))
+        return self.pending
+
+    def wait(self) -> None:
+        """Until the last checkpoint is whole."""
+        if self.pending:
+            self.pending.result()
+
+
+def load_checkpoint(
+    student: Student, optimizer: torch.optim.Optimizer, folder: str
+) -> TrainProgress:
+    """Fills the student and the optimizer in place; any number of ranks may have saved it."""
+    model_state, optimizer_state = get_state_dict(student, optimizer, options=PARTIAL)
+    progress = TrainProgress(0, 0)._asdict()
+    state = {"model": model_state, "optimizer": optimizer_state, "progress": progress}
+    dcp.load(state, checkpoint_id=folder)
+    set_state_dict(
+        student,
+        optimizer,
+        model_state_dict=state["model"],
+        optim_state_dict=state["optimizer"],
+        options=PARTIAL,
+    )
+    return TrainProgress(**state["progress"])
+
+
+def load_weights(student: Student, folder: str | Path) -> None:
+    """The student of a checkpoint; the optimizer stays."""
+    state = {"model": get_model_state_dict(student, options=PARTIAL)}
+    dcp.load(state, checkpoint_id=folder)
+    set_model_state_dict(student, state["model"], options=PARTIAL)

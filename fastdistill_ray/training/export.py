@@ -1,0 +1,90 @@
+"""A trained student -> a Hugging Face folder that transformers and vLLM load."""
+
+import copy
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+import torch.distributed as dist
+from huggingface_hub import save_torch_state_dict
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+from fastdistill_ray.training.student import Student
+
+WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".index.json")
+ADAPTER = "adapter"  # in an exported folder: the adapter alone, as peft loads it
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def export_student(student: Student, source: str, out: Path) -> None:
+    """Rank 0 writes full bf16 weights beside the source's own config, tokenizer and template.
+
+    An adapter is merged, and beside that in a folder of its own. The folder appears whole or not
+    at all.
+    """
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state = get_model_state_dict(student, options=options)
+    if dist.get_rank() > 0:
+        return
+    # The tied head is a second name of one parameter; loaders want the tensor once.
+    names = {name for name, _ in student.named_parameters()} & set(state)
+    parts = {name.removeprefix("model."): state[name].float() for name in names}
+    weights = merge_adapter(parts, student.adapter_scale)
+    partial = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
+    partial.mkdir(parents=True)
+    save_torch_state_dict({name: one.bfloat16() for name, one in weights.items()}, partial)
+    _copy_beside_weights(Path(source), partial)
+    if student.adapter_scale:
+        _save_adapter(student, parts, source, partial / ADAPTER)
+    shutil.rmtree(out, ignore_errors=True)
+    os.replace(partial, out)
+
+
+def merge_adapter(weights: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
+    """LoRA, arXiv 2106.09685: W + scale * B A, under the names of the model without adapter."""
+    merged = {}
+    for name, tensor in weights.items():
+        if ".lora_" in name:
+            continue
+        stem, is_base, leaf = name.partition(".base_layer.")
+        if is_base and leaf == "weight":
+            down = weights[f"{stem}.lora_A.default.weight"]
+            up = weights[f"{stem}.lora_B.default.weight"]
+            tensor = tensor + scale * (up @ down)
+        merged[f"{stem}.{leaf}" if is_base else name] = tensor
+    return merged
+
+
+def _save_adapter(student: Student, parts: dict[str, Tensor], source: str, out: Path) -> None:
+    """In peft's layout; its base is the folder the student was loaded from."""
+    out.mkdir()
+    adapter = {
+        f"base_model.model.{name.replace('.default.', '.')}": tensor.contiguous()
+        for name, tensor in parts.items()
+        if ".lora_" in name
+    }
+    save_file(adapter, out / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = copy.copy(student.model.peft_config["default"])
+    config.base_model_name_or_path, config.task_type = source, "CAUSAL_LM"
+    config.inference_mode = True
+    config.save_pretrained(str(out))
+
+
+def _copy_beside_weights(source: Path, out: Path) -> None:
+    """All files but weights; the config says bf16, the generation config holds token ids only."""
+    for file in source.iterdir():
+        if file.is_file() and not file.name.endswith(WEIGHT_FILES):
+            shutil.copy2(file, out / file.name)
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config.pop("torch_dtype", None)
+    config["dtype"] = "bfloat16"
+    (out / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    file = source / "generation_config.json"
+    # vLLM takes sampling defaults from that file, and transformers refuses some sets of them.
+    generation = json.loads(file.read_text(encoding="utf-8")) if file.exists() else config
+    ids = {name: generation[name] for name in TOKEN_IDS if generation.get(name) is not None}
+    (out / "generation_config.json").write_text(json.dumps(ids, indent=2), encoding="utf-8")

@@ -1,0 +1,68 @@
+"""Committed groups -> one Ray Dataset per training rank, one row per optimizer step.
+
+Ray's own splitting deals rows to ranks as blocks arrive. Here every rank derives its share of each
+step from the store's log, so that a restart, a second run or another rank sees the same steps.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+import ray.train
+
+from fastdistill_ray.cluster.queues import bound_queues
+from fastdistill_ray.groups.steps import StepPlan, rank_rows
+from fastdistill_ray.records import GROUP_SCHEMA
+
+STEP_SCHEMA = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("epoch", pa.int64()),
+        ("ends_epoch", pa.bool_()),
+        ("num_groups", pa.int64()),
+        ("groups", pa.list_(pa.struct(list(GROUP_SCHEMA)))),
+        ("group_ids", pa.list_(pa.string())),
+    ]
+)
+FEED_CPUS = 0.1  # of the task that reads a rank's groups
+STEPS_AHEAD = 8  # read before a rank asks for them
+
+
+class FollowSteps:
+    """Ray Data UDF: a row naming a rank -> the rows of all its steps, as they become known."""
+
+    def __init__(self, plan: StepPlan, world_size: int) -> None:
+        self.plan = plan
+        self.world_size = world_size
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        for rank in batch["rank"].to_pylist():
+            for row in rank_rows(self.plan, rank, self.world_size):
+                yield pa.Table.from_pylist([row], schema=STEP_SCHEMA)
+
+
+def rank_dataset(plan: StepPlan, rank: int, world_size: int) -> ray.data.Dataset:
+    """The lazy dataset of one rank; it reads a few steps ahead."""
+    steps = FollowSteps(plan, world_size)
+    dataset = ray.data.from_items([{"rank": rank}]).map_batches(
+        steps.__call__, batch_format="pyarrow", num_cpus=FEED_CPUS
+    )
+    bound_queues(dataset.context, max_blocks=STEPS_AHEAD)
+    return dataset
+
+
+class RankStreams(ray.train.DataConfig):
+    """Gives each rank its own dataset; called again at every restart of the workers."""
+
+    def __init__(self, plan: StepPlan) -> None:
+        super().__init__(datasets_to_split=[])
+        self.plan = plan
+
+    def configure(
+        self, datasets: Any, world_size: int, *_args: Any, **_kwargs: Any
+    ) -> list[dict[str, ray.data.DataIterator]]:
+        return [
+            {"train": rank_dataset(self.plan, rank, world_size).iterator()}
+            for rank in range(world_size)
+        ]

@@ -1,0 +1,184 @@
+"""What training takes of a rank's memory, counted before any weight is loaded.
+
+The student's own forward runs on tensors without data, and what autograd would keep of it is
+summed: no formula of an architecture. Numbers are bytes at the fullest moment, which is the end of
+a forward pass with the gradients of earlier micro-batches at hand.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoModelForCausalLM
+
+from fastdistill_ray.models import load_config
+from fastdistill_ray.training.attention import GROUPED
+from fastdistill_ray.training.head import CHUNK_BYTES
+from fastdistill_ray.training.knobs import LoraKnobs, OptimizerKnobs, TrainingKnobs
+from fastdistill_ray.training.packing import (
+    Inputs,
+    TrainCompletion,
+    TrainGroup,
+    packed_batch,
+    plain_batch,
+)
+from fastdistill_ray.training.student import Student, prepare_model, to_device
+
+GIB = 2**30
+MOMENTS = {"adamw": 8, "adamw8bit": 2}  # bytes of a parameter's two
+RUNTIME = {"cpu": 700 * 2**20, "cuda": 900 * 2**20}  # libraries and, on CUDA, the context
+# Temporaries of the backward pass and what the allocator keeps, as a share of the rest: measured
+# with the allocators of training workers, 12 to 29 % on the CPU; 2 and 13 % on an H100.
+SLACK = {"cpu": 0.2, "cuda": 0.16}
+NUM_COMPLETIONS = 8  # of the group that is counted
+
+
+class MemoryPlan(NamedTuple):
+    """Bytes of one rank, by purpose; `micro_batch_tokens` is what activations are counted for."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    gathered: int  # copies of weights in compute precision, gradients before they are reduced
+    activations: int
+    logits: int  # of one chunk
+    slack: int
+    runtime: int
+    micro_batch_tokens: int
+
+    @property
+    def total(self) -> int:
+        return sum(self) - self.micro_batch_tokens
+
+    def parts(self) -> dict[str, int]:
+        return {name: value for name, value in self._asdict().items() if "tokens" not in name}
+
+    def describe(self) -> str:
+        parts = ", ".join(f"{name} {size / GIB:.2g}" for name, size in self.parts().items())
+        return (
+            f"{self.total / GIB:.1f} GiB a rank at {self.micro_batch_tokens} tokens a micro-batch "
+            f"({parts})"
+        )
+
+
+def plan_memory(
+    folder: str, training: TrainingKnobs, optimizer: OptimizerKnobs, *, workers: int, device: str
+) -> MemoryPlan:
+    """Of a rank among `workers` on "cpu" or "cuda"; only config.json of the folder is read."""
+    with FakeTensorMode(allow_non_fake_inputs=True):  # an adapter adds next to nothing
+        student = _student(folder, training, LoraKnobs())
+        activations = _saved_bytes(student, training)
+    with torch.device("meta"):
+        counts = _count(_student(folder, training, training.lora))
+    width = 2 if training.precision == "bf16" else 4
+    tokens = training.micro_batch_tokens
+    if training.activation_checkpointing:  # every block's input, and one block computed again
+        hidden = student.model.config.get_text_config().hidden_size
+        activations = counts.num_blocks * tokens * hidden * width + activations // counts.num_blocks
+    chunk = min(CHUNK_BYTES[device], 4 * tokens * student.vocab_size)
+    logits = chunk + chunk // 2  # in float32 and once more in bf16; on CUDA three times in bf16
+    is_streamed = device == "cuda" and workers > 1  # a block, the next one, and the root
+    gathered = width * (2 * counts.block + counts.root if is_streamed else counts.all)
+    if not is_streamed and workers > 1:
+        gathered += 4 * counts.trained  # reduced once a step
+    # Gradients of the root are reduced last, when activations are gone.
+    reduced = (width + 8) * max(counts.root, counts.block)
+    gathered += max(0, reduced - activations - logits)
+    resting = 0 if training.cpu_offload else 1  # in the device's own memory
+    weights, trained = resting * counts.all // workers, resting * counts.trained // workers
+    moments = MOMENTS[optimizer.kind]
+    counted = 4 * weights + (4 + moments) * trained + gathered + activations + logits
+    return MemoryPlan(
+        weights=4 * weights,
+        gradients=4 * trained,
+        optimizer=moments * trained,
+        gathered=gathered,
+        activations=activations,
+        logits=logits,
+        slack=int(SLACK[device] * counted),
+        runtime=RUNTIME[device],
+        micro_batch_tokens=tokens,
+    )
+
+
+class _Counts(NamedTuple):
+    """Parameters: all, trained ones, of the largest block, outside the blocks."""
+
+    all: int
+    trained: int
+    block: int
+    root: int
+    num_blocks: int
+
+
+def _count(student: Student) -> _Counts:
+    names = set(student.model._no_split_modules)
+    blocks = [
+        sum(parameter.numel() for parameter in module.parameters())
+        for module in student.modules()
+        if type(module).__name__ in names
+    ]
+    total = sum(parameter.numel() for parameter in student.parameters())
+    trained = sum(one.numel() for one in student.parameters() if one.requires_grad)
+    return _Counts(total, trained, max(blocks), total - sum(blocks), len(blocks))
+
+
+def _student(folder: str, training: TrainingKnobs, lora: LoraKnobs) -> Student:
+    """Without data, in the precision it computes in."""
+    config = load_config(folder)
+    model = AutoModelForCausalLM.from_config(
+        config,
+        dtype=torch.bfloat16 if training.precision == "bf16" else torch.float32,
+        attn_implementation=GROUPED if training.shared_prompt else "sdpa",
+    )
+    return Student(prepare_model(model, lora), config.get_text_config().vocab_size)
+
+
+def _saved_bytes(student: Student, training: TrainingKnobs) -> int:
+    """What autograd keeps of a forward pass over one micro-batch, weights apart."""
+    weights = {one.untyped_storage()._cdata for one in student.parameters()}
+    saved: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            saved[storage._cdata] = storage.nbytes()
+        return tensor
+
+    inputs = to_device(_micro_batch(training), torch.device("cpu"))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        kept = student(inputs)  # alive until the bytes are summed
+    del kept
+    return sum(saved.values())
+
+
+def _micro_batch(training: TrainingKnobs) -> Inputs:
+    """A full one: a group whose prompt is as long as each of its completions."""
+    length = max(1, training.micro_batch_tokens // (NUM_COMPLETIONS + 1))
+    if not training.shared_prompt:
+        length = max(1, training.micro_batch_tokens // (2 * NUM_COMPLETIONS))
+    ids = np.zeros(length, dtype=np.int64)
+    group = TrainGroup("", ids, [TrainCompletion(ids, 1.0, 0.0)] * NUM_COMPLETIONS)
+    if training.shared_prompt:
+        return packed_batch([group], 1).inputs
+    return plain_batch([group], training.mask_prompt).inputs
+
+
+def advice(plan: MemoryPlan, available: float, device: str) -> str:
+    """Which knob to turn when the plan does not fit."""
+    moving = plan.activations + plan.logits
+    left = available - (plan.total - moving)
+    if left > moving / 8:
+        tokens = int(plan.micro_batch_tokens * left / moving / 64) * 64
+        return (
+            f"lower training.micro_batch_tokens to {tokens}, or set "
+            "training.activation_checkpointing: true"
+        )
+    if device == "cpu":
+        return "set training.lora.rank, or give pools.student nodes with more memory"
+    return (
+        "raise pools.student.workers (weights are shared among them), or set "
+        "training.cpu_offload: true, optimizer.kind: adamw8bit or training.lora.rank"
+    )

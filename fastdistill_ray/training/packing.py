@@ -1,0 +1,258 @@
+"""Groups -> micro-batches of arrays. Pure numpy; knows no model and no device.
+
+Packed: [prompt | completion 1 | ... | completion n] per group, several groups in one row; each
+completion's positions continue at its prompt's length. Plain: one padded row per completion.
+The first token of every completion is predicted from the last prompt token, which the group
+shares; so targets are pairs (source position, label).
+Legend: R rows of L tokens, K target tokens, C completions.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastdistill_ray.objectives import Objective
+from fastdistill_ray.objectives.contract import LossBatch, Scored
+from fastdistill_ray.rewards.advantages import AdvantageKnobs, group_advantages
+
+Array = Any  # numpy here, a torch.Tensor once the batch is on its device
+PROMPT = -1  # in place of a completion's number
+PADDING = -1  # in place of a group's number
+
+
+class StudentText(NamedTuple):
+    """How the student reads a group row."""
+
+    encode_prompt: Callable[[dict[str, Any]], list[int]]
+    encode_text: Callable[[str], list[int]]  # without special tokens
+    has_ids_of: Callable[[str], bool]  # whether a teacher's token ids mean the same to the student
+    eos_id: int  # the target after a completion that stopped by itself
+    eos_ids: frozenset[int]  # ids that already end a completion
+
+
+class TrainCompletion(NamedTuple):
+    token_ids: np.ndarray
+    weight: float
+    penalty: float
+
+
+class TrainGroup(NamedTuple):
+    group_id: str
+    prompt_ids: np.ndarray
+    completions: list[TrainCompletion]
+
+
+class Segment(NamedTuple):
+    """A prompt (then prompt_start == prompt_end) or a completion of a packed row."""
+
+    start: int
+    end: int
+    prompt_start: int
+    prompt_end: int
+
+
+class Inputs(NamedTuple):
+    """What the student computes log-probabilities from."""
+
+    input_ids: Array  # [R, L] int64
+    position_ids: Array  # [R, L] int64
+    group: Array  # [R, L] int32
+    completion: Array  # [R, L] int32, PROMPT on prompt tokens
+    sources: Array  # [K] int64, flat position whose hidden state predicts the label
+    labels: Array  # [K] int64
+    is_packed: bool
+    segments: list[Segment]  # of a packed row, without its padding
+
+
+class MicroBatch(NamedTuple):
+    inputs: Inputs
+    loss: LossBatch
+    # groups, completions, tokens (trained), unique_tokens (prompts once), row_tokens (prompts with
+    # every completion), computed_tokens (padding too)
+    counts: dict[str, int]
+
+
+def prepare_group(
+    row: dict[str, Any],
+    text: StudentText,
+    objective: Objective,
+    *,
+    advantage: AdvantageKnobs,
+    max_seq_len: int,
+) -> TrainGroup | None:
+    """A GROUP_SCHEMA row -> what is trained of it; None when nothing is.
+
+    Completions that do not fit `max_seq_len` leave, and advantages and weights are those of the
+    rest (methods A20, A28); a group that so loses its last correct completion leaves too.
+    """
+    prompt = text.encode_prompt(row)
+    if not prompt:
+        raise ValueError(f"problem {row['problem_id']}: the student's prompt has no tokens")
+    # Selection takes a completion's advantage away when it leaves it out.
+    selected = [one for one in row["completions"] if one["advantage"] is not None]
+    encoded = [(one, completion_ids(one, row["teacher"], text)) for one in selected]
+    kept = [(one, ids) for one, ids in encoded if ids and len(prompt) + len(ids) <= max_seq_len]
+    is_correct = [one["verdict"] == "correct" for one, _ in kept]
+    has_lost_correct = any(one["verdict"] == "correct" for one in selected) and not any(is_correct)
+    if len(kept) < objective.min_completions or has_lost_correct:
+        return None
+    rewards = np.array([one["reward"] for one, _ in kept])
+    scored = [
+        Scored(correct, one["reward"], float(value), one["num_tokens"])
+        for correct, (one, _), value in zip(
+            is_correct, kept, group_advantages(rewards, advantage), strict=True
+        )
+    ]
+    trained = [
+        TrainCompletion(np.array(kept[target.index][1]), target.weight, target.penalty)
+        for target in objective.targets(scored)
+    ]
+    return TrainGroup(row["problem_id"], np.array(prompt), trained) if trained else None
+
+
+def completion_ids(completion: dict[str, Any], teacher: str, text: StudentText) -> list[int]:
+    """The student's target ids; EOS is one only where the completion stopped by itself.
+
+    A completion without ids, as of an endpoint, is read from its text.
+    """
+    if len(completion["token_ids"]) and text.has_ids_of(teacher):
+        ids = list(completion["token_ids"])
+    else:
+        ids = text.encode_text(completion["text"])
+    if completion["finish_reason"] == "stop" and not (ids and ids[-1] in text.eos_ids):
+        ids.append(text.eos_id)
+    return ids
+
+
+def pack_groups(
+    groups: list[TrainGroup],
+    *,
+    micro_batch_tokens: int,
+    shared_prompt: bool,
+    mask_prompt: bool,
+    multiple_of: int = 1,
+) -> list[MicroBatch]:
+    """First fit into micro-batches of at most that many tokens, padding included.
+
+    A group is never split; one larger than the budget is a micro-batch of its own. Packed rows
+    are padded to a multiple of `multiple_of` tokens.
+    """
+    size = num_packed_tokens if shared_prompt else num_padded_tokens
+    bins: list[list[TrainGroup]] = []
+    for group in groups:
+        for members in bins:
+            if size([*members, group]) <= micro_batch_tokens:
+                members.append(group)
+                break
+        else:
+            bins.append([group])
+    if shared_prompt:
+        return [packed_batch(members, multiple_of) for members in bins]
+    return [plain_batch(members, mask_prompt) for members in bins]
+
+
+def empty_batch(shared_prompt: bool, multiple_of: int = 1) -> MicroBatch:
+    """A micro-batch of zero weight that counts nothing, for a rank that has run out of groups."""
+    token = np.zeros(1, dtype=np.int64)
+    group = TrainGroup("", token, [TrainCompletion(token, 0.0, 0.0)])
+    batch = packed_batch([group], multiple_of) if shared_prompt else plain_batch([group], True)
+    return batch._replace(counts=dict.fromkeys(batch.counts, 0))
+
+
+def num_packed_tokens(groups: list[TrainGroup]) -> int:
+    return sum(
+        len(group.prompt_ids) + sum(len(one.token_ids) for one in group.completions)
+        for group in groups
+    )
+
+
+def num_padded_tokens(groups: list[TrainGroup]) -> int:
+    lengths = [
+        len(group.prompt_ids) + len(one.token_ids) for group in groups for one in group.completions
+    ]
+    return len(lengths) * max(lengths)
+
+
+def packed_batch(groups: list[TrainGroup], multiple_of: int) -> MicroBatch:
+    """One row [1, L] with every prompt once."""
+    num_tokens = num_packed_tokens(groups)
+    length = -(-num_tokens // multiple_of) * multiple_of
+    input_ids, position_ids = np.zeros((2, 1, length), dtype=np.int64)
+    group_of = np.full((1, length), PADDING, dtype=np.int32)
+    completion_of = np.full((1, length), PROMPT, dtype=np.int32)
+    sources, segments, start, number = [], [], 0, 0
+    for index, group in enumerate(groups):
+        prompt_length = len(group.prompt_ids)
+        prompt_end = start + prompt_length
+        input_ids[0, start:prompt_end] = group.prompt_ids
+        position_ids[0, start:prompt_end] = np.arange(prompt_length)
+        segments.append(Segment(start, prompt_end, start, start))
+        end = prompt_end
+        for one in group.completions:
+            begin, end = end, end + len(one.token_ids)
+            input_ids[0, begin:end] = one.token_ids
+            position_ids[0, begin:end] = prompt_length + np.arange(end - begin)
+            completion_of[0, begin:end] = number
+            sources.append(np.r_[prompt_end - 1, begin : end - 1])
+            segments.append(Segment(begin, end, start, prompt_end))
+            number += 1
+        group_of[0, start:end] = index
+        start = end
+    labels = [one.token_ids for group in groups for one in group.completions]
+    tokens = (input_ids, position_ids, group_of, completion_of)
+    return _micro_batch(groups, tokens, sources, labels, num_tokens, segments)
+
+
+def plain_batch(groups: list[TrainGroup], mask_prompt: bool) -> MicroBatch:
+    """One row per completion, padded on the right; prompt tokens are targets if not masked."""
+    rows = [(group.prompt_ids, one.token_ids) for group in groups for one in group.completions]
+    shape = (len(rows), max(len(prompt) + len(ids) for prompt, ids in rows))
+    input_ids = np.zeros(shape, dtype=np.int64)
+    position_ids = np.tile(np.arange(shape[1]), (shape[0], 1))
+    group_of = np.full(shape, PADDING, dtype=np.int32)
+    completion_of = np.full(shape, PROMPT, dtype=np.int32)
+    sources, labels, num_tokens = [], [], 0
+    for index, (prompt, ids) in enumerate(rows):
+        both = np.concatenate([prompt, ids])
+        first = len(prompt) if mask_prompt else 1
+        input_ids[index, : len(both)] = both
+        group_of[index, : len(both)] = index
+        sources.append(index * shape[1] + np.arange(first - 1, len(both) - 1))
+        labels.append(both[first:])
+        num_tokens += len(both)
+    tokens = (input_ids, position_ids, group_of, completion_of)
+    return _micro_batch(groups, tokens, sources, labels, num_tokens, [])
+
+
+def _micro_batch(
+    groups: list[TrainGroup],
+    tokens: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    sources: list[np.ndarray],
+    labels: list[np.ndarray],
+    num_tokens: int,
+    segments: list[Segment],
+) -> MicroBatch:
+    completions = [one for group in groups for one in group.completions]
+    lengths = np.array([len(ids) for ids in labels])
+    loss = LossBatch(
+        completion=np.repeat(np.arange(len(completions)), lengths),
+        lengths=lengths.astype(np.float32),
+        weight=np.array([one.weight for one in completions], dtype=np.float32),
+        penalty=np.array([one.penalty for one in completions], dtype=np.float32),
+    )
+    counts = {
+        "groups": len(groups),
+        "completions": len(completions),
+        "tokens": int(lengths.sum()),
+        "unique_tokens": num_tokens,
+        "row_tokens": sum(
+            len(group.prompt_ids) + len(one.token_ids)
+            for group in groups
+            for one in group.completions
+        ),
+        "computed_tokens": tokens[0].size,
+    }
+    targets = np.concatenate(sources), np.concatenate(labels)
+    inputs = Inputs(*tokens, *targets, bool(segments), segments)
+    return MicroBatch(inputs, loss, counts)

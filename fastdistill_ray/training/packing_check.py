@@ -1,0 +1,50 @@
+"""Whether packed groups are computed as the model's own padded rows are."""
+
+import numpy as np
+import torch
+
+from fastdistill_ray.training.attention import row_multiple, short_window
+from fastdistill_ray.training.packing import TrainCompletion, TrainGroup, packed_batch, plain_batch
+from fastdistill_ray.training.student import Student, to_device
+
+
+def probe_group(vocab_size: int) -> TrainGroup:
+    """A prompt and three completions of seeded random tokens, the same on every rank."""
+    random = np.random.default_rng(0)
+    prompt, *completions = (random.integers(0, vocab_size, size) for size in (24, 16, 9, 20))
+    return TrainGroup("probe", prompt, [TrainCompletion(ids, 1.0, 0.0) for ids in completions])
+
+
+def check_packed_attention(
+    student: Student, group: TrainGroup, device: torch.device, *, precision: str
+) -> float:
+    """Packed log-probabilities against the model's own on padded rows; the mean difference.
+
+    ValueError when they are not the same function, in which case packing would train nonsense.
+    """
+    packed = to_device(packed_batch([group], row_multiple(device)).inputs, device)
+    plain = to_device(plain_batch([group], mask_prompt=True).inputs, device)
+    config = student.model.config
+    attention, kind = config._attn_implementation, config.model_type
+    remedy = "set training.shared_prompt: false"
+    student.eval()  # an adapter's dropout would differ
+    try:
+        with torch.no_grad(), short_window(student.model, 16):
+            logprob = student(packed).logprob
+            config._attn_implementation = "eager"  # every model's own words
+            difference = (logprob - student.reference_logprob(plain)).abs().mean()
+    except (TypeError, AttributeError) as error:  # other arguments than ours, or no mask
+        raise ValueError(
+            f"student {kind} cannot be given packed groups: {error}; {remedy}"
+        ) from error
+    finally:
+        config._attn_implementation = attention
+        student.train()
+    tolerance = 1e-3 if precision == "fp32" else 0.1
+    if not (difference <= tolerance):
+        raise ValueError(
+            f"student {kind}: log-probabilities of packed and padded completions differ by "
+            f"{difference:.3g} (allowed: {tolerance}); this architecture does not honour the "
+            f"packed mask: {remedy}"
+        )
+    return float(difference)

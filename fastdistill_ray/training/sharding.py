@@ -1,0 +1,86 @@
+"""A student's weights over ranks: FSDP2, precision, recomputation, compilation and offload."""
+
+from functools import partial
+from itertools import pairwise
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+
+# No public way to choose how gradients are added up in the pinned torch 2.13.
+from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
+
+from fastdistill_ray.training.knobs import TrainingKnobs
+from fastdistill_ray.training.student import Student
+
+ADDED_AT_ONCE = 2**20  # numbers
+
+
+def shard_student(student: Student, training: TrainingKnobs, device: torch.device) -> None:
+    """FSDP2 per decoder block, then the rest; weights and reductions stay float32."""
+    if training.activation_checkpointing:
+        student.model.gradient_checkpointing_enable({"use_reentrant": False})
+    world_size = dist.get_world_size()
+    offload = OffloadPolicy()
+    if training.cpu_offload:
+        offload = CPUOffloadPolicy(pin_memory=device.type == "cuda")
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if training.precision == "bf16" else None,
+        reduce_dtype=torch.float32,
+    )
+    shard = partial(
+        fully_shard,
+        mesh=init_device_mesh(device.type, (world_size,)),
+        mp_policy=policy,
+        offload_policy=offload,
+        reshard_after_forward=world_size > 1,
+    )
+    # Blocks with and without a window, checked, trained and validated, at one length and at any: by
+    # default the ninth program of a function runs uncompiled.
+    torch._dynamo.config.recompile_limit = 64
+    if device.type == "cpu":
+        FSDPParam.accumulate_unsharded_grad_if_needed = add_in_slices
+    kinds = set(student.model._no_split_modules)
+    blocks = [module for module in student.modules() if type(module).__name__ in kinds]
+    if training.compile and training.activation_checkpointing:
+        # Lengths vary: recomputing must find the compiled graph that the forward used.
+        torch._C._dynamo.eval_frame._set_lru_cache(False)
+    for block in blocks:
+        if training.compile:  # what FSDP does around it stays outside
+            block.forward = torch.compile(block.forward)
+        shard(block)
+    shard(student)
+    if device.type == "cuda" and world_size > 1:
+        prefetch_next(blocks)
+    register_fsdp_forward_method(student, "reference_logprob")
+
+
+def prefetch_next(blocks: list[FSDPModule]) -> None:
+    """A block asks for its successor's weights before it computes, in both directions."""
+    for block, successor in pairwise(blocks):
+        block.set_modules_to_forward_prefetch([successor])
+        successor.set_modules_to_backward_prefetch([block])
+
+
+def add_in_slices(parameter: FSDPParam) -> None:
+    """The gradient of a micro-batch to those before it, as FSDP does, on the CPU.
+
+    To add bfloat16 to float32 torch first copies all of it to float32 there: of a head with a
+    vocabulary of 152k, a third of a gigabyte at the fullest moment of a step.
+    """
+    total = parameter.unsharded_accumulated_grad
+    if total is None or parameter.unsharded_param.grad is None:
+        return
+    gradient = parameter.unsharded_param.grad
+    rows = max(1, ADDED_AT_ONCE * len(total) // total.numel())
+    for part, added in zip(total.split(rows), gradient.split(rows), strict=True):
+        part += added
+    parameter.unsharded_param.grad = None

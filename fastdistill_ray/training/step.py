@@ -1,0 +1,205 @@
+"""One optimizer update from all ranks' groups: micro-batches, normalised loss, clip, schedule.
+
+Collectives here are the same in number and order on every rank, whatever groups it has.
+"""
+
+import importlib
+import math
+import resource
+import time
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+
+from fastdistill_ray.objectives import Objective
+from fastdistill_ray.objectives.contract import Term
+from fastdistill_ray.rewards.advantages import AdvantageKnobs
+from fastdistill_ray.training.attention import row_multiple
+from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
+from fastdistill_ray.training.packing import (
+    MicroBatch,
+    StudentText,
+    empty_batch,
+    pack_groups,
+    prepare_group,
+)
+from fastdistill_ray.training.student import Student, to_device
+from fastdistill_ray.training.utilisation import num_operations
+
+COUNTS = ("groups", "completions", "tokens", "unique_tokens", "row_tokens", "computed_tokens")
+
+
+class Learner(NamedTuple):
+    """What a rank trains and how."""
+
+    student: Student
+    optimizer: torch.optim.Optimizer
+    text: StudentText
+    device: torch.device
+    objective: Objective
+    advantage: AdvantageKnobs
+    knobs: OptimizerKnobs
+    training: TrainingKnobs
+    peak: float = 0.0  # operations per second of the device; 0: not measured
+
+
+def build_optimizer(student: Student, knobs: OptimizerKnobs) -> torch.optim.Optimizer:
+    trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    decayed = [parameter for parameter in trained if parameter.ndim >= 2]
+    others = [parameter for parameter in trained if parameter.ndim < 2]
+    groups = [
+        {"params": decayed, "weight_decay": knobs.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    shared = {"lr": knobs.learning_rate, "betas": (knobs.beta1, knobs.beta2), "eps": knobs.eps}
+    groups = [group for group in groups if group["params"]]
+    if knobs.kind == "adamw8bit":
+        return importlib.import_module("torchao.optim").AdamW8bit(groups, **shared)
+    return torch.optim.AdamW(groups, fused=True, **shared)
+
+
+def train_step(learner: Learner, row: dict[str, Any], total_steps: int) -> dict[str, float]:
+    """One optimizer update from all ranks' groups; FloatingPointError before a bad one."""
+    start = time.perf_counter()
+    step = row["step"]
+    torch.manual_seed(hash((learner.training.seed, step, dist.get_rank())))  # adapters' dropout
+    batches = make_batches(learner, row["groups"])
+    counts = sum_over_ranks([sum(batch.counts[name] for batch in batches) for name in COUNTS])
+    counts = dict(zip(COUNTS, map(int, counts), strict=True))
+    num_batches = max(1, max_over_ranks(len(batches)))
+    batches += [empty_micro_batch(learner)] * (num_batches - len(batches))
+    losses = backward(learner, batches, counts)
+    learning_rate = learning_rate_at(step, total_steps, learner.knobs)
+    norm = clip_gradients(learner.student, learner.knobs.max_grad_norm)
+    loss = sum(term.coefficient * term.total for term in losses)
+    if not math.isfinite(loss) or not math.isfinite(norm):
+        raise FloatingPointError(
+            f"training stopped at step {step + 1}: loss {loss}, gradient norm {norm}; lower "
+            "optimizer.learning_rate or set training.precision: fp32"
+        )
+    set_learning_rate(learner.optimizer, learning_rate)
+    learner.optimizer.step()
+    learner.optimizer.zero_grad()
+    seconds = time.perf_counter() - start
+    used = {}
+    if learner.peak:
+        operations = sum_over_ranks([num_operations(learner.student.model, batches)])[0]
+        used["time/mfu"] = operations / (seconds * dist.get_world_size() * learner.peak)
+    return {
+        "train/loss": loss,
+        **{f"train/{term.name}": term.total for term in losses},
+        "train/grad_norm": norm,
+        "train/learning_rate": learning_rate,
+        "train/num_groups": counts["groups"],
+        "train/empty_groups": row["num_groups"] - counts["groups"],
+        "train/num_completions": counts["completions"],
+        "train/trained_tokens": counts["tokens"],
+        "train/unique_tokens": counts["unique_tokens"],
+        "train/row_tokens": counts["row_tokens"],
+        "train/computed_tokens": counts["computed_tokens"],
+        "memory/peak_gib": peak_memory(learner.device) / 2**30,
+        "time/step": seconds,
+        "train/tokens_per_second": counts["tokens"] / seconds,
+        **used,
+    }
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes at most in use by this rank so far: of the GPU, or resident on the host."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def make_batches(learner: Learner, rows: list[dict[str, Any]]) -> list[MicroBatch]:
+    training = learner.training
+    prepared = [
+        prepare_group(
+            row,
+            learner.text,
+            learner.objective,
+            advantage=learner.advantage,
+            max_seq_len=training.max_seq_len,
+        )
+        for row in rows
+    ]
+    return pack_groups(
+        [group for group in prepared if group],
+        micro_batch_tokens=training.micro_batch_tokens,
+        shared_prompt=training.shared_prompt,
+        mask_prompt=training.mask_prompt,
+        multiple_of=row_multiple(learner.device),
+    )
+
+
+def empty_micro_batch(learner: Learner) -> MicroBatch:
+    return empty_batch(learner.training.shared_prompt, row_multiple(learner.device))
+
+
+def backward(learner: Learner, batches: list[MicroBatch], counts: dict[str, int]) -> list[Term]:
+    """Accumulates gradients of the step's loss; -> its terms, normalised, over all ranks."""
+    world_size = dist.get_world_size()
+    # Where memory is the host's, ranks exchange weights and gradients once per step; on GPUs once
+    # per micro-batch, so that none holds a whole model's gradients.
+    is_lean = learner.device.type == "cuda" and world_size > 1
+    totals: dict[str, Term] = {}
+    for index, batch in enumerate(batches):
+        is_exchanged = is_lean or index == len(batches) - 1
+        learner.student.set_requires_gradient_sync(is_exchanged)
+        learner.student.set_reshard_after_backward(is_exchanged)
+        outputs = learner.student(to_device(batch.inputs, learner.device))
+        terms = [
+            term._replace(total=term.total / max(1, counts.get(term.denominator, 1)))
+            for term in learner.objective(outputs, to_device(batch.loss, learner.device))
+        ]
+        # FSDP2 averages gradients over ranks; the denominators already span them.
+        (world_size * sum(term.coefficient * term.total for term in terms)).backward()
+        for term in terms:
+            before = totals[term.name].total if term.name in totals else 0.0
+            totals[term.name] = term._replace(total=before + term.total.detach())
+    values = sum_over_ranks([term.total.item() for term in totals.values()])
+    return [term._replace(total=value) for term, value in zip(totals.values(), values, strict=True)]
+
+
+def clip_gradients(student: Student, max_norm: float) -> float:
+    """Scales the gradients to at most `max_norm` over all ranks; -> the norm before."""
+    norm = torch.nn.utils.clip_grad_norm_(student.parameters(), max_norm)
+    return norm.full_tensor().item()
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):  # of an optimizer whose step is compiled
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def learning_rate_at(step: int, total_steps: int, knobs: OptimizerKnobs) -> float:
+    """Of update `step`, from 0: linear warm-up that never starts at 0, then the schedule."""
+    warmup = math.ceil(knobs.warmup_ratio * total_steps)
+    if step < warmup:
+        return knobs.learning_rate * (step + 1) / warmup
+    share = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+    factors = {
+        "cosine": (1 + math.cos(math.pi * share)) / 2,
+        "linear": 1 - share,
+        "constant": 1.0,
+    }
+    return knobs.learning_rate * factors[knobs.schedule]
+
+
+def sum_over_ranks(values: list[float]) -> list[float]:
+    return _reduce(values, dist.ReduceOp.SUM)
+
+
+def max_over_ranks(value: int) -> int:
+    return int(_reduce([value], dist.ReduceOp.MAX)[0])
+
+
+def _reduce(values: list[float], operation: Any) -> list[float]:
+    device = "cpu" if "gloo" in dist.get_backend_config() else "cuda"
+    tensor = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(tensor, operation)
+    return tensor.tolist()

@@ -1,0 +1,98 @@
+"""A causal language model -> log-probabilities of target tokens; logits exist one chunk at a time.
+
+Backbone and head run inside one module's forward, so that FSDP2 gathers the head's weight and
+tied weights stay one parameter. Legend: R rows of L tokens, K target tokens, D hidden, V
+vocabulary of the tokenizer (a model's head is often padded beyond it).
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from fastdistill_ray.objectives.contract import Outputs
+from fastdistill_ray.training.attention import GROUPED, attention_arguments
+from fastdistill_ray.training.head import ChunkedLogprob
+from fastdistill_ray.training.knobs import LoraKnobs
+from fastdistill_ray.training.packing import PADDING, Inputs
+
+
+class Student(nn.Module):
+    def __init__(self, model: PreTrainedModel, vocab_size: int, adapter_scale: float = 0.0) -> None:
+        super().__init__()
+        self.model = model
+        self.vocab_size = vocab_size
+        self.adapter_scale = adapter_scale  # LoRA's alpha / rank; 0: no adapter
+
+    def forward(self, inputs: Inputs) -> Outputs:
+        hidden = self.model.get_decoder()(
+            input_ids=inputs.input_ids,
+            position_ids=inputs.position_ids,
+            use_cache=False,
+            **attention_arguments(inputs, self.model.config),
+        ).last_hidden_state
+        head = self.model.get_output_embeddings()
+        weight, bias = head.weight, head.bias
+        if len(weight) > self.vocab_size:  # the slice's backward copies the gradient once more
+            weight = weight[: self.vocab_size]
+            bias = None if bias is None else bias[: self.vocab_size]
+        softcap = getattr(self.model.config, "final_logit_softcapping", None)
+        # Unlike that of indexing, its backward adds in the same order every time.
+        hidden = nn.functional.embedding(inputs.sources, hidden.flatten(0, 1))
+        return Outputs(ChunkedLogprob.apply(hidden, weight, bias, inputs.labels, softcap))
+
+    def reference_logprob(self, inputs: Inputs) -> Tensor:
+        """The same [K] from the model's own forward and full logits; plain layout only."""
+        logits = self.model(
+            input_ids=inputs.input_ids,
+            attention_mask=(inputs.group != PADDING).long(),
+            use_cache=False,
+        ).logits
+        logits = logits.flatten(0, 1)[inputs.sources, : self.vocab_size].float()
+        return logits.log_softmax(-1).gather(1, inputs.labels[:, None])[:, 0]
+
+
+def load_student(
+    folder: str, *, vocab_size: int, device: torch.device, shared_prompt: bool, lora: LoraKnobs
+) -> Student:
+    """The model in float32 on its device, without dropout; with an adapter, only that trains."""
+    if shared_prompt:
+        attention = "flex_attention" if device.type == "cuda" else GROUPED
+    else:  # of transformers' own only eager has the soft cap of attention scores
+        is_capped = getattr(AutoConfig.from_pretrained(folder), "attn_logit_softcapping", None)
+        attention = "eager" if is_capped else "sdpa"
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation=attention, attention_dropout=0.0
+    )
+    scale = lora.alpha / lora.rank if lora.rank > 0 else 0.0
+    student = Student(prepare_model(model, lora), min(vocab_size, model.config.vocab_size), scale)
+    return student.to(device).train()
+
+
+def prepare_model(model: PreTrainedModel, lora: LoraKnobs) -> PreTrainedModel:
+    """No dropout but the adapter's; with an adapter, only that trains."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    if lora.rank == 0:
+        return model
+    adapter = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+    )
+    return inject_adapter_in_model(adapter, model)
+
+
+def to_device(arrays: Any, device: torch.device) -> Any:
+    """A NamedTuple of arrays as tensors; other fields stay."""
+    return type(arrays)(
+        *(
+            torch.from_numpy(field).to(device) if isinstance(field, np.ndarray) else field
+            for field in arrays
+        )
+    )

@@ -1,0 +1,258 @@
+"""Ray Train workers with FSDP2: rows of groups in, exported epochs and metrics.jsonl out.
+
+A dataset row is one optimizer step's share of a rank; all ranks see the same steps. The loss is
+normalised by counts over the whole step and all ranks, so packing, accumulation and the number of
+ranks cannot change it.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+import transformers
+from ray.train import CheckpointUploadMode
+
+from fastdistill_ray.groups.steps import StepPlan
+from fastdistill_ray.models import fetch_model, load_tokenizer, same_tokenizer
+from fastdistill_ray.objectives import Objective
+from fastdistill_ray.prompts import PromptKnobs, build_messages, render
+from fastdistill_ray.rewards.advantages import AdvantageKnobs
+from fastdistill_ray.run_files import write_text
+from fastdistill_ray.training.checkpoints import (
+    CheckpointWriter,
+    TrainProgress,
+    load_checkpoint,
+    load_weights,
+)
+from fastdistill_ray.training.export import export_student
+from fastdistill_ray.training.held_out import held_out_rows, hold_out, is_stopped, judge, validate
+from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
+from fastdistill_ray.training.packing import StudentText
+from fastdistill_ray.training.packing_check import check_packed_attention, probe_group
+from fastdistill_ray.training.sharding import shard_student
+from fastdistill_ray.training.step import Learner, build_optimizer, train_step
+from fastdistill_ray.training.student import Student, load_student
+from fastdistill_ray.training.utilisation import matrix_peak
+
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """All a worker needs beside its rows."""
+
+    model: str
+    prompt: PromptKnobs
+    objective: Objective
+    advantage: AdvantageKnobs
+    optimizer: OptimizerKnobs
+    training: TrainingKnobs
+    plan: StepPlan
+    total_steps: int
+    export_epochs: list[int]
+    use_gpu: bool
+    out: Path
+
+
+def run_worker(job: TrainJob) -> str:
+    """One rank's whole training -> why it stopped for good, "" when it finished.
+
+    Such reasons are the same on all ranks and are returned: Ray would retry an exception.
+    """
+    source = fetch_model(job.model)
+    learner = build_learner(job, source)
+    progress = resume(learner, job)
+    knobs = job.training.validation
+    held_out = None
+    try:
+        check_student(learner)
+        if knobs.share:
+            ranks = dist.get_rank(), dist.get_world_size()
+            held_out = hold_out(learner, held_out_rows(job.plan, *ranks))
+    except ValueError as error:
+        return str(error)
+    writer = CheckpointWriter(is_async=job.optimizer.kind == "adamw")
+    row = None
+    for row in step_rows(ray.train.get_dataset_shard("train")):
+        if row["step"] < progress.step:
+            continue
+        if is_stopped(progress, knobs):
+            break
+        try:
+            metrics = train_step(learner, row, progress.total_steps)
+        except FloatingPointError as error:
+            return str(error)
+        progress = progress._replace(step=row["step"] + 1)
+        if held_out and (progress.step % knobs.every == 0 or is_last(job, row)):
+            metrics |= validate(learner, held_out)
+            progress = judge(progress, metrics, knobs)
+        record_step(job.out, row, metrics)
+        if row["ends_epoch"] and row["epoch"] + 1 in job.export_epochs:
+            export_student(learner.student, source, epoch_folder(job.out, row["epoch"]))
+        is_due = progress.step % job.training.checkpoint_every == 0
+        if is_due or progress.step == progress.best_step:
+            report_checkpoint(writer, learner, progress, job.out)
+    writer.wait()
+    export_last(learner, job, source, progress, row)
+    return ""
+
+
+def is_last(job: TrainJob, row: dict[str, Any]) -> bool:
+    return row["step"] + 1 == job.plan.max_steps or (
+        row["ends_epoch"] and row["epoch"] + 1 == job.plan.epochs
+    )
+
+
+def export_last(
+    learner: Learner,
+    job: TrainJob,
+    source: str,
+    progress: TrainProgress,
+    row: dict[str, Any] | None,
+) -> None:
+    """The best step's student where there is one; else one whose epoch max_steps cut short."""
+    if progress.best_step:
+        load_weights(learner.student, step_folder(job.out, progress.best_step))
+        export_student(learner.student, source, job.out / f"best_step_{progress.best_step}")
+    elif row and not row["ends_epoch"]:
+        export_student(learner.student, source, epoch_folder(job.out, row["epoch"]))
+
+
+def epoch_folder(out: Path, epoch: int) -> Path:
+    return out / f"epoch_{epoch + 1}"
+
+
+def step_folder(out: Path, step: int) -> Path:
+    return out / CHECKPOINTS / f"step_{step}"
+
+
+def step_rows(shard: ray.data.DataIterator) -> Iterator[dict[str, Any]]:
+    # The feed reads ahead by itself. A step that is to be prefetched too must be known before any
+    # is given out, and the groups of a later step may not be written yet.
+    for batch in shard.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
+        yield from batch.to_pylist()
+
+
+def build_learner(job: TrainJob, source: str) -> Learner:
+    # A worker that has no GPU may still see those of its node.
+    device = ray.train.torch.get_device() if job.use_gpu else torch.device("cpu")
+    if device.type == "cpu":
+        ranks_here = ray.train.get_context().get_local_world_size()
+        # Pools count logical CPUs and Ray sets OMP_NUM_THREADS by them; compute takes real ones.
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here))
+    torch.manual_seed(job.training.seed)  # the same adapter on every rank
+    transformers.utils.logging.disable_progress_bar()
+    tokenizer = load_tokenizer(source)
+    student = load_student(
+        source,
+        vocab_size=len(tokenizer),
+        device=device,
+        shared_prompt=job.training.shared_prompt,
+        lora=job.training.lora,
+    )
+    shard_student(student, job.training, device)
+    optimizer = build_optimizer(student, job.optimizer)
+    text = student_text(student, tokenizer, job.prompt)
+    return Learner(
+        student,
+        optimizer,
+        text,
+        device,
+        job.objective,
+        job.advantage,
+        job.optimizer,
+        job.training,
+        matrix_peak(device) if device.type == "cuda" else 0.0,
+    )
+
+
+def check_student(learner: Learner) -> None:
+    """ValueError when packed groups would not be computed as the model's own rows are."""
+    if learner.training.shared_prompt:
+        check_packed_attention(
+            learner.student,
+            probe_group(learner.student.vocab_size),
+            learner.device,
+            precision=learner.training.precision,
+        )
+
+
+def student_text(student: Student, tokenizer: Any, prompt: PromptKnobs) -> StudentText:
+    """The student's prompt for a group row, and whether a teacher's token ids are its own."""
+    generation = student.model.generation_config.eos_token_id
+    eos_ids = generation if isinstance(generation, list) else [generation]
+
+    @cache
+    def has_ids_of(teacher: str) -> bool:
+        return same_tokenizer(tokenizer, load_tokenizer(fetch_model(teacher)))
+
+    return StudentText(
+        encode_prompt=lambda row: render(
+            build_messages(row["question"], prompt, row["options"]), tokenizer
+        ),
+        encode_text=lambda text: tokenizer.encode(text, add_special_tokens=False),
+        has_ids_of=has_ids_of,
+        eos_id=tokenizer.eos_token_id,
+        eos_ids=frozenset([tokenizer.eos_token_id, *eos_ids]),
+    )
+
+
+def resume(learner: Learner, job: TrainJob) -> TrainProgress:
+    """State of the last checkpoint, if any; the records of later steps are cut off."""
+    progress = TrainProgress(0, job.total_steps)
+    if checkpoint := ray.train.get_checkpoint():
+        with checkpoint.as_directory() as folder:
+            progress = load_checkpoint(learner.student, learner.optimizer, folder)
+    if dist.get_rank() == 0:
+        _keep_lines(job.out / "metrics.jsonl", progress.step)
+        _keep_lines(job.out / "steps.jsonl", progress.step - 1)
+    return progress
+
+
+def _keep_lines(file: Path, last_step: int) -> None:
+    lines = file.read_text(encoding="utf-8").splitlines(True) if file.exists() else []
+    whole = [line for line in lines if line.endswith("\n")]
+    write_text(file, "".join(line for line in whole if json.loads(line)["step"] <= last_step))
+
+
+def record_step(out: Path, row: dict[str, Any], metrics: dict[str, float]) -> None:
+    """metrics.jsonl counts steps done, steps.jsonl names the step's groups by its row number."""
+    if dist.get_rank() > 0:
+        return
+    line = {"step": row["step"] + 1, "epoch": row["epoch"], **metrics}
+    journal = {name: row[name] for name in ("step", "epoch", "group_ids")} | {"time": time.time()}
+    for name, record in (("metrics.jsonl", line), ("steps.jsonl", journal)):
+        with open(out / name, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def report_checkpoint(
+    writer: CheckpointWriter, learner: Learner, progress: TrainProgress, out: Path
+) -> None:
+    """Written beside the following steps, where it stays; Ray learns of it once it is whole."""
+    folder = step_folder(out, progress.step)
+    saved = writer.start(learner.student, learner.optimizer, progress, folder)
+
+    def wait_until_saved(checkpoint: ray.train.Checkpoint, _: str) -> ray.train.Checkpoint:
+        saved.result()
+        return checkpoint
+
+    # Without a metric the last one is the best.
+    is_best = progress.step == progress.best_step or not progress.best_step
+    ray.train.report(
+        {"mark": progress.step if is_best else 0},
+        checkpoint=ray.train.Checkpoint.from_directory(folder),
+        checkpoint_dir_name=folder.name,
+        checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+        checkpoint_upload_fn=wait_until_saved,
+        delete_local_checkpoint_after_upload=False,
+    )

@@ -1,0 +1,238 @@
+"""A server that fails in every way: nothing lost, nothing doubled, and a clear end."""
+
+import asyncio
+import email.utils
+import threading
+import time
+
+import pyarrow as pa
+import pytest
+from support.chat_server import PROMPT_TOKENS, TOKENS_EACH, ChatProcess, ChatServer
+
+from fastdistill_ray.generation.completions import EngineSpec
+from fastdistill_ray.generation.endpoint import (
+    MAX_REFUSED,
+    EndpointEngine,
+    check_endpoint,
+    retry_after,
+)
+from fastdistill_ray.generation.knobs import EndpointKnobs, SamplingKnobs
+from fastdistill_ray.generation.requests import build_requests
+from fastdistill_ray.prompts import PromptKnobs
+from fastdistill_ray.records import REQUEST_SCHEMA, Problem
+from fastdistill_ray.verifiers import VerifierKnobs
+
+SAMPLING = SamplingKnobs(n=4, max_new_tokens=64)
+KEY = "sk-very-secret"
+
+
+def requests(count: int) -> list[dict]:
+    problems = [
+        Problem(f"p{i}", "t", "train", f"What is {i} + 1?", "7", "number") for i in range(count)
+    ]
+    return build_requests(problems, PromptKnobs(system=""), None, 3)
+
+
+def ask(rows: list[dict], url: str, sampling: SamplingKnobs = SAMPLING, **knobs) -> list[dict]:
+    """Every row as a batch of its own, all at once, as the actor of a cluster gets them."""
+    knobs = {"give_up_after": 20.0, "timeout": 10.0, **knobs}
+    spec = EngineSpec("served", EndpointKnobs(url=url, **knobs), sampling, VerifierKnobs())
+    engine = EndpointEngine(spec)
+
+    async def run() -> list[pa.Table]:
+        batches = [pa.Table.from_pylist([row], schema=REQUEST_SCHEMA) for row in rows]
+        try:
+            return await asyncio.gather(*(engine(batch) for batch in batches))
+        finally:
+            await engine.session.close()
+
+    return pa.concat_tables(asyncio.run(run())).to_pylist()
+
+
+def assert_answered_once(rows: list[dict], answered: list[dict], n: int = 4) -> None:
+    assert [row["problem_id"] for row in answered] == [row["problem_id"] for row in rows]
+    for row, done in zip(rows, answered, strict=True):
+        assert done["failure"] == ""
+        seeds = [one["seed"] for one in done["completions"]]
+        assert seeds == list(range(row["seed"], row["seed"] + n))
+        assert all(f"seed {one['seed']}<" in one["text"] for one in done["completions"])
+
+
+def test_endpoint_faulty_server_answers_every_problem_once_and_counts_what_it_used():
+    faults = ["429", "", "malformed", "", "cut", "", "500", "503", "", "no_usage", *[""] * 9]
+    rows = requests(20)
+    with ChatServer(faults) as server:
+        answered = ask(rows, server.url, price_prompt=2, price_completion=5, give_up_after=60)
+    assert_answered_once(rows, answered)
+    for done in answered:
+        assert done["prompt_num_tokens"] == PROMPT_TOKENS
+        assert sum(one["num_tokens"] for one in done["completions"]) == 4 * TOKENS_EACH
+        assert done["cost"] == pytest.approx((PROMPT_TOKENS * 2 + 4 * TOKENS_EACH * 5) / 1e6)
+        assert all(one["token_ids"] == [] for one in done["completions"])
+        assert {one["finish_reason"] for one in done["completions"]} == {"stop"}
+    assert sum(entry["fault"] == "" for entry in server.requests) == 20, "paid for once each"
+
+
+def test_endpoint_killed_and_restarted_server_loses_and_doubles_nothing(tmp_path):
+    rows = requests(24)
+    log = tmp_path / "log.jsonl"
+    server = ChatProcess(log, [""])
+
+    def restart() -> None:
+        while not log.exists() or len(log.read_text().splitlines()) < 6:
+            time.sleep(0.02)
+        server.kill()
+        time.sleep(1.0)
+        server.start()
+
+    thread = threading.Thread(target=restart)
+    thread.start()
+    try:
+        answered = ask(rows, server.url, max_concurrency=3)
+    finally:
+        thread.join()
+        server.kill()
+    assert_answered_once(rows, answered)
+    assert len(log.read_text().splitlines()) > 24, "requests in flight at the kill are asked again"
+
+
+def test_endpoint_server_gone_gives_up_with_one_line_and_asks_no_more():
+    with ChatServer([""]) as server:
+        url = server.url
+    begin = time.monotonic()
+    answered = ask(requests(6), url, give_up_after=1.5, max_concurrency=2)
+    assert 1.0 < time.monotonic() - begin < 10
+    for row in answered:
+        assert row["completions"] == []
+        assert "teacher served at http://127.0.0.1" in row["failure"]
+        assert "engine.give_up_after: 1.5 s" in row["failure"]
+        assert "\n" not in row["failure"]
+
+
+def test_endpoint_unusable_answers_end_the_run_before_they_cost_a_fortune():
+    with ChatServer(["malformed"]) as server:
+        (answered,) = ask(requests(1), server.url)
+    assert "gave 5 unusable answers: not JSON" in answered["failure"]
+    assert len(server.requests) == 5
+
+
+def test_endpoint_key_comes_from_the_environment_and_is_never_repeated(monkeypatch):
+    monkeypatch.setenv("SOME_KEY", KEY)
+    with ChatServer([""]) as server:
+        assert_answered_once(requests(1), ask(requests(1), server.url, api_key_env="SOME_KEY"))
+        assert server.requests[0]["authorization"] == f"Bearer {KEY}"
+    with ChatServer(["401"]) as server:  # it says the key in its answer
+        answered = ask(requests(20), server.url, api_key_env="SOME_KEY", max_concurrency=2)
+    assert all("HTTP 401" in row["failure"] and KEY not in str(row) for row in answered)
+    assert len(server.requests) <= 2, "a server that says no is not asked again"
+    monkeypatch.delenv("SOME_KEY")
+    with pytest.raises(ValueError, match=r"teacher.engine.api_key_env: SOME_KEY is not set"):
+        check_endpoint(
+            "teacher", "served", EndpointKnobs(url="http://h/v1", api_key_env="SOME_KEY")
+        )
+
+
+def test_endpoint_check_names_what_is_wrong():
+    with ChatServer([""]) as server:
+        knobs = EndpointKnobs(url=server.url)
+        check_endpoint("teacher", "served", knobs)
+        with pytest.raises(ValueError, match=r"teachers.0.model: .* has no model other; it names"):
+            check_endpoint("teachers.0", "other", knobs)
+    with pytest.raises(ValueError, match=r"teacher.engine.url: nothing answers at http"):
+        check_endpoint("teacher", "served", knobs)
+
+
+def test_endpoint_paces_requests_and_waits_as_long_as_it_is_told():
+    with ChatServer([""]) as server:
+        ask(requests(8), server.url, requests_per_minute=600)
+    times = [entry["time"] for entry in server.requests]
+    assert times[-1] - times[0] > 0.65, "ten a second"
+    with ChatServer(["429", ""]) as server:
+        ask(requests(1), server.url)
+    assert server.requests[1]["time"] - server.requests[0]["time"] >= 0.3
+    with ChatServer([""]) as server:  # 11 + 28 tokens a request, of 39 a second
+        ask(requests(4), server.url, tokens_per_minute=39 * 60, max_concurrency=1)
+    times = [entry["time"] for entry in server.requests]
+    assert times[3] - times[1] > 1.5
+
+
+def test_endpoint_concurrency_is_bounded():
+    with ChatServer([""], seconds=0.05) as server:
+        ask(requests(12), server.url, max_concurrency=3)
+    assert server.most_running == 3
+
+
+def test_endpoint_refused_problem_is_set_aside_and_a_refused_recipe_ends_the_run():
+    rows = requests(6)
+    question = rows[4]["messages"][-1]["content"]
+    with ChatServer([""], refused=[question]) as server:
+        answered = ask(rows, server.url)
+    assert [len(row["completions"]) for row in answered] == [4, 4, 4, 4, 0, 4]
+    assert {row["failure"] for row in answered} == {""}
+    with ChatServer(["422"]) as server:
+        answered = ask(requests(30), server.url, max_concurrency=1)
+    assert "refuses every request: HTTP 422" in answered[-1]["failure"]
+    assert len(server.requests) == MAX_REFUSED
+
+
+def test_endpoint_server_that_gives_fewer_choices_is_asked_for_the_rest():
+    rows = requests(2)
+    with ChatServer([""], most_choices=3) as server:
+        answered = ask(rows, server.url)
+    assert_answered_once(rows, answered)
+    asked = sorted((entry["body"]["seed"], entry["body"]["n"]) for entry in server.requests)
+    assert asked == sorted(
+        pair for row in rows for pair in [(row["seed"], 4), (row["seed"] + 3, 1)]
+    )
+
+
+def test_endpoint_request_holds_what_the_recipe_sets_and_nothing_else():
+    sampling = SamplingKnobs(n=2, temperature=0.5, top_p=0.9, stop=["\n\n"], max_new_tokens=9)
+    (row,) = requests(1)
+    with ChatServer([""]) as server:
+        ask([row], server.url, sampling, extra={"user": "me"}, length_field="max_completion_tokens")
+        ask([row], server.url, sampling.model_copy(update={"stop": [], "top_k": 5}))
+    assert server.requests[0]["body"] == {
+        "model": "served",
+        "messages": [{"role": "user", "content": "What is 0 + 1?"}],
+        "n": 2,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "max_completion_tokens": 9,
+        "seed": row["seed"],
+        "stop": ["\n\n"],
+        "user": "me",
+    }
+    assert server.requests[1]["body"]["top_k"] == 5
+    assert "stop" not in server.requests[1]["body"]
+
+
+def test_endpoint_goes_on_until_enough_are_correct_and_stops_at_the_limit():
+    rows = requests(2)
+    rows[1]["reference"] = "no such answer"  # seeds are even: completion 0 is 7, completion 1 is 8
+    sampling = SamplingKnobs(n=1, max_n=4, enough=2)
+    with ChatServer([""]) as server:
+        answered = ask(rows, server.url, sampling)
+    assert [len(row["completions"]) for row in answered] == [3, 4]
+    seeds = [[one["seed"] - row["seed"] for one in row["completions"]] for row in answered]
+    assert seeds == [[0, 1, 2], [0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("header", "low", "high"),
+    [
+        ("7", 7, 7),
+        ("0.5", 0.5, 0.5),
+        ("", 0, 0),
+        ("soon", 0, 0),
+        ("-3", 0, 0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date_that_has_passed(header, low, high):
+    assert low <= retry_after(header) <= high
+
+
+def test_retry_after_is_a_date_to_come():
+    in_an_hour = email.utils.formatdate(time.time() + 3600, usegmt=True)
+    assert 3500 <= retry_after(in_an_hour) <= 3600

@@ -1,0 +1,255 @@
+"""The store: nothing lost, nothing doubled, the same steps for every rank and after every kill."""
+
+import threading
+import time
+
+import pyarrow as pa
+import pytest
+
+from fastdistill_ray.groups.compaction import merge_files, replace_log, small_runs
+from fastdistill_ray.groups.steps import StepPlan, num_steps, rank_rows, read_index, steps
+from fastdistill_ray.groups.store import Location, LogFollower, Store
+from fastdistill_ray.records import GROUP_SCHEMA
+from fastdistill_ray.training.held_out import held_out_rows
+
+
+def group(problem_id: str, dropped: str = "") -> dict:
+    completion = {"text": problem_id, "token_ids": [1, 2, 3], "num_tokens": 3, "verdict": "wrong"}
+    return {
+        **{field.name: "" for field in GROUP_SCHEMA if field.type == pa.string()},
+        "problem_id": problem_id,
+        "options": [],
+        "messages": [],
+        "prompt_num_tokens": 5,
+        "completions": [completion, completion],
+        "dropped": dropped,
+    }
+
+
+def table(*rows: dict) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), schema=GROUP_SCHEMA)
+
+
+def fill(folder, ids: list[str], per_file: int = 3) -> Store:
+    store = Store(folder)
+    for start in range(0, len(ids), per_file):
+        store.append(store.write(table(*map(group, ids[start : start + per_file]))))
+    return store
+
+
+def arrived(store: Store) -> list[Location]:
+    return list(LogFollower(store).new())
+
+
+def compact(store: Store) -> None:
+    runs = list(small_runs(store))
+    replace_log(store, {run[0]: (merge_files(store, run), len(run)) for run in runs})
+
+
+def finish(folder) -> None:
+    (folder / "manifest.json").write_text("{}")
+
+
+def test_store_commit_counts_tokens_and_keeps_order(tmp_path):
+    store = Store(tmp_path)
+    commit = store.write(table(group("b"), group("a", dropped="too_few_correct")))
+    store.append(commit)
+    assert commit.keys == ["b", "a"]
+    assert (commit.num_tokens, commit.prompt_tokens) == (12, 10)
+    assert arrived(store) == [Location("b", commit.file, 0)]
+    assert store.num_kept() == 1
+
+
+def test_store_recover_after_kill_between_file_and_log_finds_the_file(tmp_path):
+    store = fill(tmp_path, ["a", "b"])
+    store.write(table(group("c")))  # killed before the driver logged it
+    (tmp_path / ".part-torn.parquet.123").write_bytes(b"PAR1 half")
+    with open(tmp_path / "log.jsonl", "a") as log:
+        log.write('{"file": "part-')  # killed while it wrote the log
+    for _ in range(2):
+        store.recover()
+        assert list(store.keys()) == ["a", "b", "c"]
+    assert [location.key for location in arrived(store)] == ["a", "b", "c"]
+    assert not list(tmp_path.glob(".part-*"))
+
+
+def test_store_recover_logs_no_key_twice(tmp_path):
+    store = fill(tmp_path, ["a", "b"])
+    store.write(table(group("b"), group("c")))  # a worker of a killed run, other neighbours
+    store.write(table(group("a")))
+    store.recover()
+    assert list(store.keys()) == ["a", "b", "c"]
+    read = [key for part in store.tables() for key in part["problem_id"].to_pylist()]
+    assert read == ["a", "b", "c"]
+    assert len(list(tmp_path.glob("part-*.parquet"))) == 2
+
+
+def test_follower_gives_each_row_once_while_the_log_grows_and_is_compacted(tmp_path):
+    ids = [f"p{i}" for i in range(9)]
+    store = fill(tmp_path, ids[:2], per_file=1)
+    follower = LogFollower(store)
+    seen = [location.key for location in follower.new()]
+    store.append(store.write(table(group(ids[2]), group("x", dropped="too_few_correct"))))
+    with open(tmp_path / "log.jsonl", "a") as log:
+        log.write('{"file": "half')
+    seen += [location.key for location in follower.new()]
+    assert seen == ids[:3]
+    store.recover()
+    fill(tmp_path, ids[3:5], per_file=1)
+    compact(store)
+    seen += [location.key for location in follower.new()]
+    fill(tmp_path, ids[5:])
+    seen += [location.key for location in follower.new()]
+    assert seen == ids
+    assert list(follower.new()) == []
+
+
+def test_compaction_keeps_order_rows_and_old_locations(tmp_path):
+    ids = [f"p{i:02d}" for i in range(50)]
+    store = fill(tmp_path, ids, per_file=7)
+    finish(tmp_path)
+    plan = StepPlan(str(tmp_path), 4, 2, None, 0, follow=True)
+    ranks = [rank_rows(plan, rank, 2) for rank in range(2)]
+    before = [next(rank) for rank in ranks]  # they hold locations of the small files
+    tokens = sum(commit.num_tokens for commit in store.commits())
+    compact(store)
+    (commit,) = store.commits()
+    assert [path.name for path in tmp_path.glob("part-*")] == [commit.file]
+    assert commit.keys == ids
+    assert commit.num_tokens == tokens
+    assert sum(rows for _, rows, _ in commit.parts) == 50
+    rest = [list(rank) for rank in ranks]
+    for rank in range(2):
+        for row in [before[rank], *rest[rank]]:
+            assert [one["problem_id"] for one in row["groups"]] == row["group_ids"][rank::2]
+    epoch_0 = [key for row in [before[0], *rest[0]][:13] for key in row["group_ids"]]
+    assert epoch_0 == ids
+    assert list(small_runs(store)) == []
+    fill(tmp_path, ["q1", "q2"], per_file=1)
+    assert [len(run) for run in small_runs(store)] == [2], "a merged file is not merged again"
+
+
+@pytest.mark.parametrize("is_log_replaced", [False, True])
+def test_compaction_killed_halfway_loses_and_doubles_nothing(tmp_path, is_log_replaced):
+    ids = [f"p{i}" for i in range(9)]
+    store = fill(tmp_path, ids, per_file=2)
+    (run,) = small_runs(store)
+    parts = {name: (tmp_path / name).read_bytes() for name in run}
+    merged = merge_files(store, run)
+    if is_log_replaced:
+        replace_log(store, {run[0]: (merged, len(run))})
+        for name, data in parts.items():
+            (tmp_path / name).write_bytes(data)  # killed before the parts went
+    store.recover()
+    assert list(store.keys()) == ids
+    assert len(list(tmp_path.glob("part-*"))) == (1 if is_log_replaced else 5)
+    compact(store)
+    assert [one["problem_id"] for part in store.tables() for one in part.to_pylist()] == ids
+
+
+def test_index_is_sorted_by_key_and_leaves_dropped_rows_out(tmp_path):
+    store = fill(tmp_path, ["b", "d"])
+    commit = store.write(table(group("x", dropped="too_few_correct"), group("a"), group("c")))
+    store.append(commit)
+    index = read_index(store)
+    assert index["key"].to_pylist() == ["a", "b", "c", "d"]
+    assert index.take([0, 2]).to_pylist() == [
+        {"key": "a", "file": commit.file, "row": 1},
+        {"key": "c", "file": commit.file, "row": 2},
+    ]
+    assert read_index(Store(tmp_path / "none")).num_rows == 0
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+def test_rank_rows_deal_each_group_once_per_epoch_and_agree_on_steps(tmp_path, world_size):
+    ids = [f"p{i:02d}" for i in range(11)]
+    fill(tmp_path, ids)
+    finish(tmp_path)
+    plan = StepPlan(str(tmp_path), 4, epochs=2, max_steps=None, seed=3, follow=False)
+    ranks = [list(rank_rows(plan, rank, world_size)) for rank in range(world_size)]
+    assert {len(rows) for rows in ranks} == {num_steps(plan, 11)} == {6}
+    for epoch in range(2):
+        dealt = [
+            row["problem_id"]
+            for rows in ranks
+            for step in rows
+            if step["epoch"] == epoch
+            for row in step["groups"]
+        ]
+        assert sorted(dealt) == ids
+    for step in range(6):
+        shares = [rows[step] for rows in ranks]
+        assert len({tuple(share["group_ids"]) for share in shares}) == 1
+        assert sum(len(share["groups"]) for share in shares) == shares[0]["num_groups"]
+        for rank, share in enumerate(shares):
+            mine = [row["problem_id"] for row in share["groups"]]
+            assert mine == share["group_ids"][rank::world_size]
+    assert [row["ends_epoch"] for row in ranks[0]] == [False, False, True] * 2
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 7])
+def test_held_out_groups_are_a_seeded_share_that_no_step_trains(tmp_path, world_size):
+    ids = [f"p{i:02d}" for i in range(20)]
+    fill(tmp_path, ids)
+    finish(tmp_path)
+    plan = StepPlan(str(tmp_path), 5, 2, None, seed=3, follow=False, held_out=0.2)
+    dealt = [held_out_rows(plan, rank, world_size) for rank in range(world_size)]
+    held_out = sorted(row["problem_id"] for rows in dealt for row in rows)
+    assert len(held_out) == 4
+    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
+    for epoch in range(2):
+        trained = [at.key for step in steps(plan) if step.epoch == epoch for at in step.locations]
+        assert sorted([*trained, *held_out]) == ids
+    assert num_steps(plan, 20) == len(list(steps(plan))) == 8
+    other = held_out_rows(plan._replace(seed=4), 0, 1)
+    assert sorted(row["problem_id"] for row in other) != held_out
+    assert held_out_rows(plan._replace(held_out=0.0), 0, 1) == []
+    assert len(held_out_rows(plan._replace(held_out=0.001), 0, 1)) == 1
+
+
+def test_steps_order_is_seeded_and_differs_between_epochs(tmp_path):
+    fill(tmp_path, [f"p{i:02d}" for i in range(20)])
+    finish(tmp_path)
+    plan = StepPlan(str(tmp_path), 5, 2, None, 1, follow=False)
+    first = [step.locations for step in steps(plan)]
+    assert first == [step.locations for step in steps(plan)]
+    assert first[:4] != first[4:]
+    assert first != [step.locations for step in steps(plan._replace(seed=2))]
+
+
+def test_steps_while_store_grows_follow_arrival_order(tmp_path):
+    ids = [f"p{9 - i}" for i in range(10)]
+    plan = StepPlan(str(tmp_path), 3, 2, None, 0, follow=True)
+    seen: list[tuple[float, list[str]]] = []
+
+    def follow() -> None:
+        for step in steps(plan):
+            seen.append((time.monotonic(), [location.key for location in step.locations]))
+
+    reader = threading.Thread(target=follow, daemon=True)
+    reader.start()
+    fill(tmp_path, ids[:4], per_file=1)
+    deadline = time.monotonic() + 20
+    while not seen and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert [keys for _, keys in seen] == [ids[:3]], "a whole step starts before the store is done"
+    fill(tmp_path, ids[4:], per_file=2)
+    finish(tmp_path)
+    reader.join(timeout=30)
+    assert [keys for _, keys in seen[:4]] == [ids[:3], ids[3:6], ids[6:9], ids[9:]]
+    assert sorted(key for _, keys in seen[4:] for key in keys) == sorted(ids)
+
+
+def test_steps_after_failed_generation_raise_its_reason(tmp_path):
+    fill(tmp_path, ["a"])
+    (tmp_path / "failed.txt").write_text("ValueError: no room")
+    with pytest.raises(RuntimeError, match="no room"):
+        list(steps(StepPlan(str(tmp_path), 3, 1, None, 0, follow=True)))
+
+
+def test_steps_stop_at_max_steps(tmp_path):
+    fill(tmp_path, [f"p{i}" for i in range(9)])
+    finish(tmp_path)
+    plan = StepPlan(str(tmp_path), 2, 3, 7, 0, follow=False)
+    assert [step.step for step in steps(plan)] == list(range(7))
+    assert num_steps(plan, 9) == 7

@@ -1,0 +1,199 @@
+"""Who is trained and who is only asked: names, models, group sizes; and the groups of three."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import yaml
+from support.jobs import tiny_recipe
+
+from fastdistill_ray.cli import with_absolute_paths
+from fastdistill_ray.groups.reweighting import reselect
+from fastdistill_ray.groups.store import Store
+from fastdistill_ray.recipe.derived import students
+from fastdistill_ray.recipe.loading import dump_recipe, load_recipe, parse_recipe
+from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.records import GROUP_SCHEMA
+from fastdistill_ray.rewards.advantages import AdvantageKnobs
+from fastdistill_ray.rewards.selection import SelectionKnobs, select_completions
+from fastdistill_ray.run.plan import describe
+
+
+def recipe_with(entries: list, baselines: list | None = None, **changes: dict) -> Recipe:
+    compare = {"students": entries, "baselines": baselines or ["base"]}
+    return parse_recipe(tiny_recipe("org/small", compare=compare, **changes), "x.yaml")
+
+
+def test_students_are_named_by_kind_or_name_and_take_what_is_not_said_from_the_recipe():
+    entries = [
+        {"kind": "sft"},
+        {"kind": "sft", "name": "sft_3b", "model": "org/large"},
+        {"kind": "advdistill", "name": "three", "group_size": 3, "tau": 0.7},
+        {"kind": "advdistill", "name": "four", "group_size": 4},
+    ]
+    recipe = recipe_with(entries)
+    found = [(s.name, s.model, s.group_size, s.objective.kind) for s in students(recipe)]
+    assert found == [
+        ("advdistill", "org/small", None, "advdistill"),
+        ("sft", "org/small", None, "sft"),
+        ("sft_3b", "org/large", None, "sft"),
+        ("three", "org/small", 3, "advdistill"),
+        ("four", "org/small", None, "advdistill"),  # groups have four completions anyway
+    ]
+    assert students(recipe)[3].objective.tau == 0.7
+    assert list(students(recipe)[2].stages.items()) == [("train/sft_3b/lr_0.001", 0.001)]
+    assert parse_recipe(yaml.safe_load(dump_recipe(recipe)), "dump") == recipe
+    assert yaml.safe_load(dump_recipe(recipe))["compare"]["students"][1]["kind"] == "sft"
+
+
+@pytest.mark.parametrize(
+    ("entries", "baselines", "message"),
+    [
+        ([{"kind": "advdistill"}], [], "the name advdistill may appear once"),
+        ([{"kind": "sft"}, {"kind": "sft"}], [], "the name sft may appear once"),
+        ([{"kind": "sft", "name": "base"}], ["base"], "the name base may appear once"),
+        ([], [{"name": "teacher", "model": "m"}], "the name teacher may appear once"),
+        ([{"kind": "sft", "taw": 1}], [], "compare.students.0.objective.taw: unknown key"),
+        ([{"kind": "magic"}], [], "compare.students.0.objective"),
+        ([{"name": "x"}], [], "compare.students.0.objective"),
+        ([{"kind": "advdistill", "name": "a", "group_size": 1}], [], "0.group_size: advdistill"),
+        ([{"kind": "sft", "group_size": 9}], [], "group_size: 9 completions cannot be had"),
+        ([{"kind": "sft", "group_size": 1}], [], "group_size: 1 is below selection.min_size"),
+        ([], [{"name": "a b", "model": "m"}], "compare.baselines.0.name: "),
+        ([], ["bass"], "compare.baselines.0: Input should be 'base', 'base_plain' or 'teacher'"),
+        ([], [{"name": "few"}], "compare.baselines.0.model: required, not given"),
+        ([], [{"name": "a", "model": "m", "promt": {}}], "baselines.0.promt: unknown key"),
+    ],
+)
+def test_wrong_lineup_is_one_line(entries, baselines, message):
+    with pytest.raises(ValueError, match=r"^recipe x\.yaml: ") as error:
+        recipe_with(entries, baselines)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_plan_names_every_training_and_model():
+    recipe = load_recipe("jobs/recipes/open_s1.yaml", [])
+    plan = describe(recipe)
+    assert plan.count("\ntrain      ") == 4
+    assert "sft_3b from Qwen/Qwen2.5-3B-Instruct at" in plan
+    assert "advdistill_3 from Qwen/Qwen2.5-1.5B-Instruct on 3 completions each at" in plan
+    assert "18062 train, 0 validation, 553 test, 850 ood of task open_s1 and open_rs" in plan
+    assert "evaluate   9 models on 1403 problems" in plan
+
+
+@pytest.mark.parametrize("name", ["gsm8k", "open_s1", "mmlu_pro"])
+def test_recipe_of_the_paper_has_its_rows(name):
+    recipe = load_recipe(f"jobs/recipes/{name}.yaml", [])
+    assert [student.name for student in students(recipe)] == [
+        *("advdistill", "sft", "sft_3b", "advdistill_3")
+    ]
+    few_shot = {one.name: one for one in recipe.compare.baselines if not isinstance(one, str)}
+    for row, model in (("base_few_shot", recipe.student), ("teacher_few_shot", recipe.teacher)):
+        assert few_shot[row].model == model.model
+        assert few_shot[row].prompt.system == model.prompt.system
+        for shot in few_shot[row].prompt.shots:
+            assert shot.answer.startswith("<think>")
+            assert "</think>\n<answer>\\boxed{" in shot.answer
+            assert shot.answer.endswith("}</answer>")
+    assert recipe.pools.gpu_hour_price > 0
+
+
+def test_with_absolute_paths_reaches_every_model_and_the_ood_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("small", "large", "few"):
+        Path(name).mkdir()
+    Path("ood.jsonl").touch()
+    recipe = recipe_with(
+        [{"kind": "sft", "model": "large"}],
+        [{"name": "few_shot", "model": "few"}, "base"],
+        task={"ood": {"name": "jsonl", "path": "ood.jsonl"}},
+    )
+    fixed = with_absolute_paths(recipe)
+    assert fixed.compare.students[0].model == str(tmp_path / "large")
+    assert fixed.compare.baselines[0].model == str(tmp_path / "few")
+    assert fixed.task.ood.path == str(tmp_path / "ood.jsonl")
+
+
+def group(key: str, verdicts: str, rewards: list[float]) -> dict:
+    completions = [
+        {
+            "text": f"{key}{i}",
+            "token_ids": [1, 2],
+            "finish_reason": "stop",
+            "num_tokens": 2,
+            "seed": i,
+            "verdict": "correct" if letter == "c" else "wrong",
+            "answer": "1",
+            "reason": "r",
+            "scores": [{"name": "cosine", "value": reward}],
+            "reward": reward,
+            "advantage": 9.0,
+            "weight": 9.0,
+        }
+        for i, (letter, reward) in enumerate(zip(verdicts, rewards, strict=True))
+    ]
+    row = {
+        "problem_id": key,
+        "task": "t",
+        "split": "train",
+        "question": "q?",
+        "reference": "1",
+        "kind": "number",
+        "options": [],
+        "tolerance": None,
+        "messages": [],
+        "template_hash": "h",
+        "prompt_num_tokens": 3,
+        "teacher": "m",
+        "sampling": "{}",
+        "completions": completions,
+        "dropped": "",
+    }
+    return row
+
+
+def test_reselect_takes_three_filters_and_scores_them_anew(tmp_path):
+    (tmp_path / "groups").mkdir()
+    (tmp_path / "three").mkdir()
+    rewards = [3.0, 1.0, 2.0, 0.5, 2.5, 0.0, 1.5, 0.1]
+    rows = [group(f"g{i}", "cwcwwwww", rewards) for i in range(30)]
+    source = Store(tmp_path / "groups")
+    for start in (0, 20):
+        part = pa.Table.from_pylist(rows[start : start + 20], schema=GROUP_SCHEMA)
+        source.append(source.write(part))
+    knobs = SelectionKnobs(group_size=3, seed=4)
+    arguments = (tmp_path / "groups", knobs, AdvantageKnobs(eps=0.0), 0.5)
+    result = reselect(*arguments, out=tmp_path / "three")
+    found = [row for table in Store(tmp_path / "three").tables() for row in table.to_pylist()]
+    assert [row["problem_id"] for row in found] == [row["problem_id"] for row in rows]
+    for row in found:
+        key = row["problem_id"]
+        chosen = select_completions([f"{key}{i}" for i in range(8)], knobs, key)
+        kept = {i for i, one in enumerate(row["completions"]) if one["advantage"] is not None}
+        assert kept == set(chosen)
+        assert len(kept) == 3
+        own = np.array([rewards[i] for i in chosen])
+        expected = (own - own.mean()) / own.std()
+        weights = np.exp(expected / 0.5) / np.exp(expected / 0.5).sum()
+        assert [row["completions"][i]["advantage"] for i in chosen] == pytest.approx(expected)
+        assert [row["completions"][i]["weight"] for i in chosen] == pytest.approx(weights)
+        assert (row["dropped"] == "") == bool(kept & {0, 2}), "one of the three must be correct"
+        assert [one["text"] for one in row["completions"]] == [f"{key}{i}" for i in range(8)]
+    num_kept = sum(not row["dropped"] for row in found)
+    assert 0 < num_kept < 30
+    assert (result.rows_in, result.rows_out) == (30, num_kept)
+    assert result.set_aside == {"too_few_correct": 30 - num_kept}
+    assert reselect(*arguments, out=tmp_path / "three") == result, "nothing is written twice"
+
+
+def test_reselect_that_keeps_no_group_says_so(tmp_path):
+    for folder in ("groups", "three"):
+        (tmp_path / folder).mkdir()
+    source = Store(tmp_path / "groups")
+    row = group("g", "wwww", [0.0] * 4)
+    source.append(source.write(pa.Table.from_pylist([row], schema=GROUP_SCHEMA)))
+    knobs = SelectionKnobs(group_size=3)
+    with pytest.raises(ValueError, match=r"group_size: none of the groups is kept with 3"):
+        reselect(tmp_path / "groups", knobs, AdvantageKnobs(), 0.5, out=tmp_path / "three")

@@ -1,0 +1,160 @@
+"""Recipes: every shipped one parses, wrong input is one line that names the key."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fastdistill_ray.generation.knobs import SamplingKnobs
+from fastdistill_ray.recipe.loading import dump_recipe, load_recipe, parse_recipe
+from fastdistill_ray.run.plan import describe
+
+RECIPES = sorted(Path("jobs/recipes").glob("*.yaml"))
+DEMO = "jobs/recipes/demo.yaml"
+SERVER = "{model: m, engine: {kind: endpoint, url: 'http://host/v1'}}"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe_shipped_parses_and_survives_a_round_trip(path):
+    recipe = load_recipe(str(path), [])
+    assert recipe.name == path.stem
+    assert parse_recipe(yaml.safe_load(dump_recipe(recipe)), "dump") == recipe
+
+
+def test_recipe_gsm8k_is_the_papers_run():
+    recipe = load_recipe("jobs/recipes/gsm8k.yaml", [])
+    sampling = SamplingKnobs(n=8, temperature=0.9, top_p=1.0, max_new_tokens=2048)
+    assert recipe.sampling.model_copy(update={"seed": 0}) == sampling
+    assert (recipe.teacher.model, recipe.student.model) == (
+        "Qwen/Qwen2.5-7B-Instruct",
+        "Qwen/Qwen2.5-1.5B-Instruct",
+    )
+    assert (recipe.optimizer.learning_rate, recipe.optimizer.weight_decay) == (5e-6, 0.01)
+    assert (recipe.optimizer.max_grad_norm, recipe.optimizer.warmup_ratio) == (0.5, 0.05)
+    assert (recipe.training.epochs, recipe.training.groups_per_step) == (4, 16)
+    assert (recipe.objective.tau, recipe.objective.lambda_) == (0.5, 0.5)
+    assert recipe.training.overlap
+    assert recipe.reward.weights == {"cosine": 2.0, "format": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--trainin.epochs=3", "trainin: unknown key, did you mean training?"),
+        ("--sampling.temprature=1", "sampling.temprature: unknown key, did you mean temperature?"),
+        ("--objective.taw=1", "objective.taw: unknown key"),
+        ("--sampling.n=eight", "sampling.n: Input should be a valid integer"),
+        ("--sampling.n=1", "sampling.n: advdistill compares completions, n must be 2 or more"),
+        ("--sampling.temperature=0", "sampling.temperature: 0 makes the n completions"),
+        ("--selection.min_correct=9", "selection.min_correct: 9 of 8 cannot be"),
+        ("--selection.group_size=1", "n must be 2 or more, is 1"),
+        ("--sampling.max_new_tokens=5000", "sampling.max_new_tokens: 5000 leaves no room"),
+        ("--training.mask_prompt=false", "needs training.shared_prompt: false"),
+        ("--compare.epochs=[7]", "compare.epochs: [7] not within training.epochs"),
+        ("--task.num_validation=0", "task.num_validation: choosing by compare"),
+        ("--reward.weights={cosine: 1, beauty: 2}", "no score is named ['beauty']"),
+        ("--teacher.engine.tensor_parallel_size=4", "pools.teacher.gpus: 0 GPUs"),
+        ("--teacher.engine.pipeline_parallel_size=2", "pipeline_parallel_size is 1 x 2"),
+        ("--pools.teacher.gpus=2", "pools.teacher.gpus: 2 GPUs per actor"),
+        ("--sampling.temperatures=[0, 0.5]", "sampling.temperatures: 0 makes the n"),
+        ("--sampling.temperatures=[-1]", "sampling.temperatures.0: Input should be greater"),
+        ("--sampling.max_n=4", "sampling.max_n: 4 is less than n = 8"),
+        ("--sampling.enough=2", "sampling.enough: counts only with sampling.max_n"),
+        ("--evaluation.loop_repeats=1", "evaluation.loop_repeats: once is no loop"),
+        ("--sampling={max_n: 16, enough: 17}", "sampling.enough: 17 correct of 16"),
+        ("--sampling={stop: ['x'], logprobs: 5}", "sampling.stop: it cuts inside a token"),
+        ("--sampling.logprobs=21", "sampling.logprobs: Input should be less"),
+        ("--sampling.n=2000", "sampling.n: Input should be less"),
+        (f"--teacher={SERVER}", "compare.baselines: an endpoint is not evaluated"),
+        ("--teachers=[{model: m, share: 0}]", "teachers.0.share"),
+        ("--teachers=[{model: m, tensor: 0}]", "teachers.0.tensor: unknown key"),
+        ("--teachers=[{model: m, engine: {max_modellen: 1}}]", "did you mean max_model_len?"),
+        ("--teachers=[{model: m, engine: {kind: endpoint, url: 'x'}}]", "teachers.0.engine.url"),
+        ("--pools.teachers=[{}]", "pools.teachers: 1 pools for 0 further teachers"),
+        ("--objective.p_max=1.5", "objective.p_max"),
+        ("--objective.kind=magic", "objective"),
+        ("--training.overlap=true", "compare.learning_rates"),
+        ("--training.validation.best_metric=loss", "set training.validation.share"),
+        ("--training.validation.patience=2", "set training.validation.best_metric"),
+        ("--training.validation.share=0.6", "training.validation.share"),
+        ("--training.compile=true", "set training.shared_prompt: false"),
+        ("--training.cpu_offload=true", "set pools.student.gpus or false"),
+        ("--tracking.wandb_mode=later", "tracking.wandb_mode"),
+        ("--name=a b", "name"),
+        ("sampling", "expected --section.field=value"),
+    ],
+)
+def test_recipe_wrong_override_is_one_line_naming_the_key(override, message):
+    with pytest.raises(ValueError, match=r"recipe|override") as error:
+        load_recipe(DEMO, [override])
+    text = str(error.value)
+    assert message in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["--sampling.logprobs=5"], "sampling.logprobs: teachers.0 is an endpoint"),
+        (["--pools.teachers=[{workers: 2}]"], "pools.teachers.0.workers: one actor asks"),
+        (["--pools.teachers=[{gpus: 1}]"], "pools.teachers.0.gpus: an endpoint's actor"),
+    ],
+)
+def test_recipe_wrong_combination_with_an_endpoint_is_refused(overrides, message):
+    with pytest.raises(ValueError, match="recipe") as error:
+        load_recipe(DEMO, [f"--teachers=[{SERVER}]", *overrides])
+    assert message in str(error.value)
+    recipe = load_recipe(DEMO, [f"--teachers=[{SERVER}]"])
+    assert parse_recipe(yaml.safe_load(dump_recipe(recipe)), "dump") == recipe
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["--training.validation={share: 0.1, best_metric: loss}"],
+            "compare.epochs: validation.best_metric already chooses",
+        ),
+        (
+            [
+                "--training.overlap=true",
+                "--compare.learning_rates=[]",
+                "--training.validation.share=0.1",
+            ],
+            "training.validation.share: held-out groups must be complete",
+        ),
+    ],
+)
+def test_recipe_settings_impossible_together_are_one_line(overrides, message):
+    with pytest.raises(ValueError, match="recipe") as error:
+        load_recipe(DEMO, overrides)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_recipe_unknown_keys_are_told_before_missing_ones():
+    with pytest.raises(ValueError, match="techer: unknown key, did you mean teacher"):
+        parse_recipe({"name": "x", "techer": {}}, "x.yaml")
+    with pytest.raises(ValueError, match="task: required, not given"):
+        parse_recipe({"name": "x"}, "x.yaml")
+
+
+def test_recipe_file_missing_or_not_yaml_is_one_line(tmp_path):
+    with pytest.raises(ValueError, match="no such file"):
+        load_recipe(str(tmp_path / "none.yaml"), [])
+    (tmp_path / "bad.yaml").write_text("a: [1\nb: }")
+    with pytest.raises(ValueError, match="not YAML") as error:
+        load_recipe(str(tmp_path / "bad.yaml"), [])
+    assert "\n" not in str(error.value)
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(ValueError, match="expected sections"):
+        load_recipe(str(tmp_path / "list.yaml"), [])
+
+
+def test_plan_names_every_teacher_and_what_its_share_may_cost():
+    server = SERVER.replace("/v1'", "/v1', price_completion: 10").replace("model: m", "model: api")
+    overrides = [f"--teachers=[{server}]", "--sampling.max_n=16", "--task.num_train=100"]
+    text = describe(load_recipe(DEMO, [*overrides, "--teacher.share=3"]))
+    assert "smollm2-135m-instruct + api -> " in text
+    # A quarter of 100 groups of up to 16 completions of 96 tokens at 10 per million.
+    assert "groups of 8 to 16 completions, at most 153,600 tokens (at most 0.38 to pay" in text

@@ -1,0 +1,111 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastdistill_ray.report.conclusion import conclusion, outcome, points
+from fastdistill_ray.report.reading import Measure, Results
+
+RECIPE = {
+    "objective": {"kind": "advdistill"},
+    "teacher": {"model": "org/big", "prompt": {"shots": []}},
+    "student": {"model": "org/small"},
+    "compare": {
+        "baselines": ["base_plain", "base", "teacher"],
+        "students": [{"kind": "sft", "name": "", "model": "", "group_size": None}],
+    },
+}
+
+
+def results_where(
+    advdistill: Measure, sft: Measure, difference: Measure, rival: str = "sft"
+) -> Results:
+    rows = {("advdistill", "test", "accuracy"): advdistill, (rival, "test", "accuracy"): sft}
+    return Results(rows, {("advdistill", rival, "test", "accuracy"): difference}, {})
+
+
+def measure(value: float | None, low: float | None = None, high: float | None = None) -> Measure:
+    return Measure(value, low, high, 200)
+
+
+@pytest.mark.parametrize(
+    ("difference", "sentence"),
+    [
+        (
+            measure(-0.035, -0.09, 0.02),
+            "AdvDistill does not beat the SFT baseline (71.0 %): the difference of -3.5 points "
+            "(-9.0 to +2.0) may be chance.",
+        ),
+        (
+            measure(0.03, -0.01, 0.07),
+            "AdvDistill does not beat the SFT baseline (71.0 %): the difference of +3.0 points "
+            "(-1.0 to +7.0) may be chance.",
+        ),
+        (
+            measure(-0.12, -0.2, -0.04),
+            "AdvDistill does not beat the SFT baseline (71.0 %): it is worse by 12.0 points "
+            "(-20.0 to -4.0).",
+        ),
+        (
+            measure(0.1, 0.02, 0.18),
+            "It beats the SFT baseline (71.0 %) by 10.0 points (+2.0 to +18.0).",
+        ),
+    ],
+)
+def test_conclusion_against_sft_says_beats_only_above_zero(
+    difference: Measure, sentence: str
+) -> None:
+    results = results_where(measure(0.675, 0.607, 0.736), measure(0.71), difference)
+    text = conclusion(results, RECIPE)
+    start = "On 200 test problems AdvDistill solves 67.5 % (95 % interval 60.7 to 73.6)."
+    assert text == f"{start} {sentence}"
+
+
+def test_conclusion_run_without_a_student_says_so() -> None:
+    results = Results({("base", "test", "accuracy"): measure(0.2)}, {}, {})
+    assert conclusion(results, RECIPE) == "No student of this run has been evaluated yet."
+
+
+def test_conclusion_same_folder_by_two_names_is_prompt_distillation(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    teacher, student = str(tmp_path / "link"), f"{tmp_path}/model/"
+    recipe: dict[str, Any] = {
+        "objective": {"kind": "advdistill"},
+        "teacher": {"model": teacher, "prompt": {"shots": [{}]}},
+        "student": {"model": student},
+        "compare": RECIPE["compare"],
+    }
+    gap = measure(0.3, 0.2, 0.4)
+    text = conclusion(results_where(measure(0.5), measure(0.2), gap, rival="teacher"), recipe)
+    assert "It beats the few-shot teacher (20.0 %) by 30.0 points" in text
+    assert text.endswith("this is prompt distillation.")
+
+
+def test_conclusion_measures_against_the_better_of_the_two_bases() -> None:
+    shares = {"base_plain": 0.3, "base": 0.2, "advdistill": 0.6}
+    rows = {(model, "test", "accuracy"): measure(share) for model, share in shares.items()}
+    gaps = {
+        ("advdistill", model, "test", "accuracy"): measure(0.6 - shares[model], 0.1, 0.5)
+        for model in ("base_plain", "base")
+    }
+    text = conclusion(Results(rows, gaps, {}), RECIPE)
+    assert "beats the base student with a plain prompt (30.0 %) by 30.0 points" in text
+    assert "20.0 %" not in text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.01, 0.2, "better"), (-0.2, -0.01, "worse"), (0.0, 0.2, "unclear"), (None, None, "unclear")],
+)
+def test_outcome_interval_decides(low: float | None, high: float | None, expected: str) -> None:
+    assert outcome(measure(0.1, low, high)) == expected
+
+
+def test_points_tiny_negative_has_no_negative_zero() -> None:
+    assert [points(value) for value in (-0.0001, 0.0, 0.0349, None)] == [
+        "+0.0",
+        "+0.0",
+        "+3.5",
+        "\u2013",
+    ]

@@ -1,0 +1,495 @@
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from support.run_folder import HOSTILE, NUM_COMPLETIONS, NUM_PROBLEMS, SKILL, make_run
+
+from fastdistill_ray.records import GROUP_SCHEMA
+from fastdistill_ray.report.page import Page, Section, Table, Text, to_html, to_markdown
+from fastdistill_ray.report.reading import _sort_of, read_group_numbers
+from fastdistill_ray.report.sections import write_report
+
+
+class Reader(HTMLParser):
+    """Tags, attributes that load something, and the text a browser would show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        loading = ("src", "href", "xlink:href", "data", "srcset", "action")
+        self.links += [value or "" for name, value in attrs if name in loading]
+        if tag not in ("meta", "br", "img", "link", "input"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not {"style", "script"} & set(self.open):
+            self.words.append(data)
+
+
+def read_page(text: str) -> Reader:
+    reader = Reader()
+    reader.feed(text)
+    reader.close()
+    assert reader.open == []
+    return reader
+
+
+def read_tables(markdown: str) -> dict[str, list[list[str]]]:
+    """Every Markdown table below its nearest title, as rows of unescaped cells; checks shape."""
+    tables: dict[str, list[list[str]]] = {}
+    title = ""
+    for line in markdown.splitlines():
+        if line.startswith("#"):
+            title = line.lstrip("# ")
+        if line.startswith("|"):
+            cells = re.split(r"(?<!\\)\|", line)[1:-1]
+            plain = [re.sub(r"\\(.)", r"\1", cell.strip()) for cell in cells]
+            tables.setdefault(title, []).append(plain)
+    for rows in tables.values():
+        assert all(re.fullmatch("-+:?", cell) for cell in rows[1])
+        rows.pop(1)
+    return tables
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = Path(make_run(tmp_path_factory.mktemp("run") / "synthetic"))
+    write_report(str(path))
+    return path
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run, tmp_path / "copy"))
+
+
+def read_groups(run: Path) -> pa.Table:
+    files = sorted((run / "stages/groups").glob("part-*.parquet"))
+    return pa.concat_tables([pq.read_table(file) for file in files])
+
+
+def test_report_results_tables_show_the_numbers_of_results_json(run: Path) -> None:
+    tables = read_tables((run / "report.md").read_text(encoding="utf-8"))
+    results = json.loads((run / "results.json").read_text())
+    found = {(r["model"], r["split"], r["metric"]): r for r in results["rows"]}
+    costs = {cost["model"]: cost for cost in results["costs"]}
+    titles = {"test": "Test: 120 problems", "ood": "Perturbed (ood): 120 problems"}
+    for split, title in titles.items():
+        rows = tables[title][1:]
+        assert len(rows) == len(SKILL)
+        for model, row in zip(SKILL, rows, strict=True):
+            expected = []
+            for metric in ("accuracy", "strict_accuracy"):
+                numbers = [100 * found[model, split, metric][k] for k in ("value", "low", "high")]
+                expected.append("{:.1f} ({:.1f} to {:.1f})".format(*numbers))
+            expected.append(f"{100 * found[model, split, 'template_adherence']['value']:.1f}")
+            expected.append(f"{found[model, split, 'mean_tokens']['value']:.1f}")
+            expected.append(f"{100 * found[model, split, 'truncation_rate']['value']:.1f}")
+            cost = costs.get(model, {"trained_tokens": 0, "seconds": 0})
+            expected += [f"{cost['trained_tokens']:,}", f"{cost['seconds']:.0f}"]
+            assert row[1:] == expected
+
+
+def test_report_tells_the_share_of_all_the_bases_answers_that_was_cut(run: Path) -> None:
+    answers = pq.read_table(run / "stages/evaluate/base.parquet").to_pylist()
+    cut = 100 * sum(one["finish_reason"] == "length" for one in answers) / len(answers)
+    by_split = [
+        sum(one["finish_reason"] == "length" for one in answers if one["split"] == name)
+        for name in ("test", "ood")
+    ]
+    assert by_split[0] != by_split[1], "else one split would do"
+    report = (run / "report.md").read_text(encoding="utf-8")
+    assert f"over all splits, {cut:.1f} % were cut at the limit" in report
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "dropped", "expected"),
+    [
+        (["correct", "wrong"], "", "Mixed group"),
+        (["correct", "correct"], "", "All correct"),
+        (["wrong", "unparsable"], "", "None correct"),
+        (["wrong", "wrong"], "too_few_correct", "Dropped"),
+    ],
+)
+def test_example_groups_are_called_what_they_are(
+    verdicts: list[str], dropped: str, expected: str
+) -> None:
+    group = {"dropped": dropped, "completions": [{"verdict": one} for one in verdicts]}
+    assert _sort_of(group) == expected
+
+
+def test_report_differences_table_shows_interval_and_whether_it_excludes_zero(run: Path) -> None:
+    rows = read_tables((run / "report.md").read_text(encoding="utf-8"))["Differences"][1:]
+    differences = json.loads((run / "results.json").read_text())["differences"]
+    assert len(rows) == len(differences) == 16
+    shown = {tuple(row[3:]) for row in rows}
+    for each in differences:
+        low, high = 100 * each["low"], 100 * each["high"]
+        word = "yes, better" if low > 0 else "yes, worse" if high < 0 else "no"
+        assert (f"{100 * each['value']:+.1f}", f"{low:+.1f} to {high:+.1f}", word) in shown
+
+
+def test_report_html_and_markdown_hold_the_same_cells(run: Path) -> None:
+    words = " ".join(" ".join(read_page((run / "report.html").read_text()).words).split())
+    tables = read_tables((run / "report.md").read_text(encoding="utf-8"))
+    cells = {cell for rows in tables.values() for row in rows for cell in row if cell}
+    assert len(cells) > 200
+    for cell in cells:
+        plain = cell.replace("&lt;", "<").replace("&gt;", ">")
+        assert re.sub(r" \((.* to .*)\)$", r" \1", plain) in words
+
+
+def test_report_page_loads_nothing_and_runs_nothing(run: Path) -> None:
+    text = (run / "report.html").read_text(encoding="utf-8")
+    reader = read_page(text)
+    assert not {"script", "link", "iframe", "object", "embed", "img"} & set(reader.tags)
+    assert reader.links
+    assert all(link.startswith("#") for link in reader.links)
+    assert not re.search(r"@import|url\((?!#)", text)
+    assert reader.tags.count("svg") == 8
+
+
+def test_report_text_of_models_is_escaped(run: Path) -> None:
+    text = (run / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in text
+    shown = "".join(read_page(text).words)
+    assert HOSTILE in shown
+    assert "<answer>\\boxed{" in shown
+    assert "<script" not in (run / "report.md").read_text(encoding="utf-8")
+
+
+def test_report_sections_stand_in_the_order_promised(run: Path) -> None:
+    text = (run / "report.html").read_text(encoding="utf-8")
+    titles = re.findall(r"<h2>(.*?)</h2>", text)
+    assert titles == [
+        "Results",
+        "Differences",
+        "Trials",
+        "Rewards and groups",
+        "Verdicts",
+        "Training",
+        "Length",
+        "Degeneracy",
+        "Template adherence",
+        "Examples",
+        "Cost",
+        "Recipe and versions",
+    ]
+    assert "<h1>synthetic: distillation report</h1>" in text
+    assert "2026-03-01" in text
+
+
+def test_report_examples_hold_a_gain_over_the_base_and_an_error(run: Path) -> None:
+    text = (run / "report.html").read_text(encoding="utf-8")
+    headings = re.findall(r"<article><h3>(.*?)</h3>", text)
+    assert headings.count("Base wrong, AdvDistill right") == 2
+    assert headings.count("AdvDistill wrong") == 1
+    assert sum("teacher&#x27;s completions" in heading for heading in headings) == 3
+    example = text[text.index("Mixed group") :]
+    facts = re.findall(r"<span>(\w+) [+-]?\d+\.\d{3}</span>", example.split("</article>")[0])
+    assert facts == ["reward", "advantage", "weight"] * NUM_COMPLETIONS
+
+
+def test_report_groups_table_counts_kept_and_dropped_groups(run: Path) -> None:
+    tables = read_tables((run / "report.md").read_text(encoding="utf-8"))
+    groups = read_groups(run)["dropped"].to_pylist()
+    kept, lost = groups.count(""), groups.count("too_few_correct")
+    assert kept + lost == NUM_PROBLEMS["train"]
+    shares = [f"{100 * count / len(groups):.1f}" for count in (kept, lost)]
+    assert tables["Rewards and groups"][1:] == [
+        ["Kept", str(kept), shares[0]],
+        ["Dropped: too few correct", str(lost), shares[1]],
+    ]
+
+
+def test_report_says_what_packing_saved_and_the_memory_planned(run: Path) -> None:
+    tables = read_tables((run / "report.md").read_text(encoding="utf-8"))
+    computed = tables["What training computed"][1:]
+    steps = NUM_PROBLEMS["train"] // 4 * 2
+    shares = [f"{100 * (1 - 1300 / 3700):.1f}", f"{100 * (1 - 1300 / 1400):.1f}"]
+    peak = f"{3.0 + 0.01 * steps:.1f}"
+    assert len(computed) == 4
+    for row in computed:
+        assert row[1:] == [f"{900 * steps:,}", f"{1400 * steps:,}", *shares, peak]
+    planned = tables["Memory of a rank in GiB, as planned"]
+    assert planned == [
+        ["Student", "Weights", "Activations", "All"],
+        ["HuggingFaceTB/SmolLM2-135M-Instruct", "0.50", "0.75", "1.2"],
+    ]
+
+
+def test_report_cost_table_adds_up_all_stages(run: Path) -> None:
+    rows = read_tables((run / "report.md").read_text(encoding="utf-8"))["Cost"][1:]
+    manifests = [json.loads(file.read_text()) for file in run.rglob("manifest.json")]
+    assert [row[0] for row in rows][-1] == "All stages"
+    assert {row[0] for row in rows[:-1]} == {manifest["stage"] for manifest in manifests}
+    totals = [sum(m[name] for m in manifests) for name in ("seconds", "completion_tokens")]
+    assert (rows[-1][1], rows[-1][5]) == (f"{totals[0]:,.1f}", f"{totals[1]:,}")
+
+
+def test_report_with_prices_has_costs_by_stage_and_in_all(copy: Path) -> None:
+    recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
+    recipe["pools"] |= {"gpu_hour_price": 2.5, "cpu_hour_price": 0.5}
+    (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    file = copy / "stages/groups/manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"gpu_hours": 4.0}))
+    write_report(str(copy))
+    text = (copy / "report.md").read_text(encoding="utf-8")
+    header, *rows = read_tables(text)["Cost"]
+    costs = {row[0]: row[header.index("Cost")] for row in rows}
+    assert costs["groups"] == f"{4 * 2.5 + 0.5 * 212 / 3600:.2f}"
+    cpu_hours = sum(json.loads(f.read_text())["cpu_hours"] for f in copy.rglob("manifest.json"))
+    assert costs["All stages"] == f"{4 * 2.5 + 0.5 * cpu_hours:.2f}"
+    assert "Cost is 2.5 per GPU-hour and 0.5 per CPU-hour." in text
+
+
+def test_report_of_a_dataset_of_the_paper_shows_the_groups_kept_there(copy: Path) -> None:
+    recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
+    recipe["task"]["name"] = "open_s1"
+    (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    write_report(str(copy))
+    rows = read_tables((copy / "report.md").read_text(encoding="utf-8"))["Rewards and groups"]
+    assert rows[-1] == ["Kept in the paper (arXiv 2507.00054)", "2,474", ""]
+
+
+def test_report_of_more_students_and_models_names_them_by_what_they_are(tmp_path: Path) -> None:
+    names = {"few": (0.3, 0.9, 60.0), "sft_big": (0.8, 0.9, 40.0), "three": (0.6, 0.9, 40.0)}
+    path = Path(make_run(tmp_path / "run", {**SKILL, **names}))
+    recipe = yaml.safe_load((path / "recipe.yaml").read_text())
+    entry = {"name": "sft_big", "model": "org/big-3B", "group_size": None, "kind": "sft"}
+    three = {"name": "three", "model": "", "group_size": 3, "kind": "advdistill"}
+    recipe["compare"]["students"] += [entry, three]
+    prompt = {"system": "", "shots": [{"question": "q", "answer": "a"}] * 2}
+    few = {"name": "few", "model": recipe["student"]["model"], "prompt": prompt}
+    recipe["compare"]["baselines"].append(few)
+    (path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    write_report(str(path))
+    text = (path / "report.md").read_text(encoding="utf-8")
+    assert [row[0] for row in read_tables(text)["Test: 120 problems"][1:]] == [
+        "Base student, plain prompt",
+        "Base student",
+        "Teacher, 4 shots",
+        "Base student, 2 shots",
+        "SFT on best completion",
+        "SFT on best completion, big-3B",
+        "AdvDistill, 3 completions",
+        "AdvDistill",
+    ]
+    assert re.search(r"AdvDistill (does not beat|solves)", text.split("## ")[0])
+    assert "Base student, 2 shots" in text.split("## ")[0], "measured against the student"
+
+
+def test_report_shows_accuracy_by_sort_of_problem(copy: Path) -> None:
+    results = json.loads((copy / "results.json").read_text())
+    row = {"split": "ood", "low": 0.1, "high": 0.3, "num_problems": 40}
+    results["parts"] = [
+        {**row, "model": "base", "part": "digit_expansion", "value": 0.2},
+        {**row, "model": "advdistill", "part": "digit_expansion", "value": 0.25},
+        {**row, "model": "base", "part": "reversing", "value": 0.15},
+    ]
+    (copy / "results.json").write_text(json.dumps(results))
+    write_report(str(copy))
+    tables = read_tables((copy / "report.md").read_text(encoding="utf-8"))
+    assert tables["Perturbed (ood): accuracy by sort of problem"] == [
+        ["Problems", "Number", "Base student %", "AdvDistill %"],
+        ["digit expansion", "40", "20.0 (10.0 to 30.0)", "25.0 (10.0 to 30.0)"],
+        ["reversing", "40", "15.0 (10.0 to 30.0)", "\u2013"],
+    ]
+
+
+def test_report_two_teachers_stand_beside_what_each_was_paid(copy: Path) -> None:
+    assert "Teacher" not in read_tables((copy / "report.md").read_text())["Cost"][0]
+    groups = []
+    for number, file in enumerate(sorted((copy / "stages" / "groups").glob("part-*.parquet"))):
+        rows = pq.read_table(file).to_pylist()
+        for row in rows if number == 0 else []:
+            row |= {"teacher": "served", "cost": 0.25}
+        pq.write_table(pa.Table.from_pylist(rows, schema=GROUP_SCHEMA), file)
+        groups += rows
+    write_report(str(copy))
+    text = (copy / "report.md").read_text(encoding="utf-8")
+    for name in ("served", "smollm2-135m-instruct"):
+        mine = [row for row in groups if row["teacher"] == name]
+        completions = [one for row in mine for one in row["completions"]]
+        correct = sum(one["verdict"] == "correct" for one in completions)
+        numbers = [
+            f"{len(mine):,}",
+            f"{len(completions):,}",
+            f"{100 * correct / len(completions):.1f}",
+            f"{300 * len(mine):,}",
+            f"{sum(one['num_tokens'] for one in completions):,}",
+            f"{0.25 * len(mine) * (name == 'served'):,.4f}",
+        ]
+        assert f"| {name} | {' | '.join(numbers)} |" in text
+
+
+def test_report_model_of_equal_weights_is_called_prompt_distillation(run: Path) -> None:
+    sentence = "Teacher and base are the same weights: this is prompt distillation."
+    for name in ("report.html", "report.md"):
+        assert sentence in (run / name).read_text(encoding="utf-8")
+
+
+def test_report_other_teacher_is_not_called_prompt_distillation(copy: Path) -> None:
+    recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
+    recipe["teacher"]["model"] = "org/larger"
+    (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    text = Path(write_report(str(copy))).read_text(encoding="utf-8")
+    assert "prompt distillation" not in text
+
+
+def test_report_timeline_of_an_overlapped_run_says_how_long_both_took(copy: Path) -> None:
+    recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
+    recipe["training"]["overlap"] = True
+    (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    line = {"file": "part", "keys": ["a"], "dropped": [""], "num_tokens": 1, "prompt_tokens": 1}
+    commits = [{**line, "time": 1000.0 + 60 * i} for i in range(11)]
+    merged = {**line, "keys": ["b", "c"], "dropped": ["", ""], "time": 1640.0}
+    commits.append({**merged, "parts": [["x", 1, 1620.0], ["y", 1, 1640.0]]})
+    write_lines(copy / "stages/groups/log.jsonl", commits)
+    steps = [{"step": i, "time": 1090.0 + 60 * i} for i in range(12)]
+    training = min((copy / "stages/train/advdistill").iterdir())
+    write_lines(training / "steps.jsonl", steps)
+    first, *others = map(json.loads, (training / "metrics.jsonl").read_text().splitlines())
+    write_lines(training / "metrics.jsonl", [{**first, "time/step": 30.0}, *others])
+    text = Path(write_report(str(copy))).with_suffix(".md").read_text(encoding="utf-8")
+    assert (
+        "Generation took 10.7 minutes, training 11.5, side by side 12.5: 1.09 times the longer."
+    ) in text
+    assert 'aria-label="timeline"' in (copy / "report.html").read_text(encoding="utf-8")
+
+
+def write_lines(file: Path, lines: list[dict]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def test_report_same_run_twice_gives_the_same_page(copy: Path, run: Path) -> None:
+    write_report(str(copy))
+    assert (copy / "report.html").read_bytes() == (run / "report.html").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        ["results.json"],
+        ["stages/choose.json", "stages/evaluate/advdistill.parquet", "versions.json"],
+        ["stages/groups"],
+        ["stages/train"],
+        ["stages/evaluate"],
+        ["stages"],
+    ],
+)
+def test_report_missing_parts_are_left_out(copy: Path, missing: list[str]) -> None:
+    for path in (copy / name for name in missing):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    text = Path(write_report(str(copy))).read_text(encoding="utf-8")
+    read_page(text)
+    read_tables((copy / "report.md").read_text(encoding="utf-8"))
+
+
+def test_report_without_ood_and_sft_shows_the_rest(copy: Path) -> None:
+    results = json.loads((copy / "results.json").read_text())
+    keep = [r for r in results["rows"] if r["split"] == "test" and r["model"] != "sft"]
+    gaps = [r for r in results["differences"] if r["split"] == "test" and r["minus"] != "sft"]
+    (copy / "results.json").write_text(json.dumps({"rows": keep, "differences": gaps, "costs": []}))
+    (copy / "stages/evaluate/sft.parquet").unlink()
+    write_report(str(copy))
+    text = (copy / "report.md").read_text(encoding="utf-8")
+    tables = read_tables(text)
+    assert len(tables["Test: 120 problems"]) == len(SKILL)
+    assert "Perturbed (ood): 120 problems" not in tables
+    assert "SFT baseline" not in text
+
+
+def test_report_model_without_a_correct_answer_is_shown(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run", {**SKILL, "base": (0.0, 0.0, 90.0), "sft": (1.0, 1.0, 40.0)})
+    write_report(path)
+    tables = read_tables((tmp_path / "run" / "report.md").read_text(encoding="utf-8"))
+    ratios = {(row[0], row[1]): row[-1] for row in tables["Length"]}
+    assert ratios["Base student", "Test"] == "\u2013"
+    assert ratios["AdvDistill", "Test"] != "\u2013"
+
+
+def test_report_folder_without_a_recipe_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no recipe\.yaml"):
+        write_report(str(tmp_path))
+
+
+def test_report_torn_metrics_line_is_named(copy: Path) -> None:
+    file = next(copy.rglob("metrics.jsonl"))
+    file.write_text('{"step": 1, "train/loss": 1.0}\n{"step": 2, "tr')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl:2: not JSON"):
+        write_report(str(copy))
+
+
+def test_group_numbers_group_committed_twice_counts_once(copy: Path) -> None:
+    folder = copy / "stages/groups"
+    before = read_group_numbers(folder)
+    (first, *_) = sorted(folder.glob("part-*.parquet"))
+    pq.write_table(pq.read_table(first).slice(3, 5), folder / "part-zzzz.parquet")
+    after = read_group_numbers(folder)
+    assert before is not None and after is not None
+    assert before.dropped == after.dropped
+    assert before.rewards.tolist() == after.rewards.tolist()
+
+
+def test_group_numbers_equal_those_read_row_by_row(run: Path) -> None:
+    folder = run / "stages/groups"
+    numbers = read_group_numbers(folder)
+    groups = read_groups(run).to_pylist()
+    completions = [(group, c) for group in groups for c in group["completions"]]
+    assert numbers is not None
+    assert numbers.rewards.tolist() == [c["reward"] for _, c in completions]
+    assert numbers.advantages.tolist() == [c["advantage"] for _, c in completions]
+    assert numbers.num_tokens.tolist() == [c["num_tokens"] for _, c in completions]
+    assert numbers.is_correct.tolist() == [c["verdict"] == "correct" for _, c in completions]
+    assert numbers.is_kept.tolist() == [group["dropped"] == "" for group, _ in completions]
+    counts = [sum(c["verdict"] == "correct" for c in g["completions"]) for g in groups]
+    assert numbers.num_correct.tolist() == counts
+    assert set(numbers.sizes.tolist()) == {NUM_COMPLETIONS}
+
+
+def test_page_markdown_cell_with_pipe_and_line_break_stays_one_cell() -> None:
+    table = Table(["a|b", "n"], [["x | y\n`z` <b>", "1.0"]])
+    page = Page("t", "", "", [Section("S", [table]), Section("Empty", [])])
+    rows = read_tables(to_markdown(page))["S"]
+    assert rows == [["a|b", "n"], ["x | y `z` &lt;b&gt;", "1.0"]]
+    assert "Empty" not in to_markdown(page) + to_html(page)
+
+
+def test_page_html_escapes_every_kind_of_text() -> None:
+    evil = "<b onload='x'>&\"</b>"
+    table = Table([evil], [[evil]], caption=evil, title=evil)
+    reader = read_page(to_html(Page(evil, evil, evil, [Section(evil, [table, Text(evil)])])))
+    assert "b" not in reader.tags
+    assert "".join(reader.words).count(evil) == 11
+
+
+def test_report_import_needs_no_torch_ray_or_vllm() -> None:
+    code = (
+        "import sys, fastdistill_ray.report.sections\n"
+        "print([name for name in ('torch', 'ray', 'vllm') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,142 @@
+"""Checks before anything expensive: each refusal is one line that names the field to change."""
+
+import importlib.util
+
+import pytest
+from support.jobs import tiny_recipe
+from support.models import make_tiny_model
+
+from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.run import doctor
+from fastdistill_ray.tasks import load_problems
+
+
+def recipe_with(model: str, **changes: dict) -> Recipe:
+    return Recipe.model_validate(tiny_recipe(model, **changes))
+
+
+def test_pools_that_fit_in_turn_but_not_at_once_are_refused_only_with_overlap():
+    pools = {"teacher": {"gpus": 1}, "student": {"gpus": 1}}
+    available = {"CPU": 8.0, "GPU": 1.0}
+    doctor.check_pools(recipe_with("m", pools=pools), available)
+    overlapped = recipe_with("m", pools=pools, training={"overlap": True})
+    with pytest.raises(ValueError, match=r"want 2 GPUs .*has 1; .*training\.overlap: false"):
+        doctor.check_pools(overlapped, available)
+    autoscaled = recipe_with("m", pools={**pools, "autoscaling": True}, training={"overlap": True})
+    doctor.check_pools(autoscaled, available)
+
+
+def test_pools_of_further_teachers_count_and_are_named():
+    available = {"CPU": 8.0, "GPU": 2.0, "memory": 16.0 * 2**30}
+    small = {"kind": "scripted", "max_model_len": 512, "tensor_parallel_size": 2}
+    teachers = [{"model": "m"}, {"model": "m", "engine": small}]
+    pools = {"teachers": [{"workers": 2, "cpus": 0.5}, {"workers": 1, "cpus": 0.5, "gpus": 2}]}
+    recipe = recipe_with("m", teachers=teachers, pools=pools)
+    assert [recipe.pools.of_teacher(i).workers for i in range(3)] == [1, 2, 1]
+    doctor.check_pools(recipe, available)
+    with pytest.raises(ValueError, match=r"pools\.teachers\.1: .*want 2 GPUs .*has 1; lower pools"):
+        doctor.check_pools(recipe, available | {"GPU": 1.0})
+    alike = recipe_with("m", teachers=[{"model": "n"}], pools={"teacher": {"cpus": 5.0}})
+    with pytest.raises(ValueError, match=r"want 10\.5 CPUs"):
+        doctor.check_pools(alike, available)
+
+
+@pytest.mark.parametrize(
+    ("pools", "message"),
+    [
+        ({"teacher": {"workers": 4, "cpus": 3.0}}, r"pools\.teacher: .*want 12\.5 CPUs"),
+        ({"student": {"workers": 9, "cpus": 1.0}}, r"lower pools\.student\.workers"),
+        ({"evaluation": {"workers": 2, "gpus": 1}}, r"pools\.evaluation: .*want 2 GPUs"),
+        ({"student": {"memory_gib": 64.0}}, r"GiB of memory"),
+    ],
+)
+def test_pools_too_big_for_the_cluster_are_refused_naming_the_number(pools, message):
+    available = {"CPU": 8.0, "GPU": 0.0, "memory": 16.0 * 2**30}
+    with pytest.raises(ValueError, match=message):
+        doctor.check_pools(recipe_with("m", pools=pools), available)
+
+
+def test_pools_with_custom_resources_and_labels_are_held_against_the_cluster():
+    pools = {"teacher": {"workers": 2, "resources": {"fast": 1.5}}, "judges": {}}
+    doctor.check_pools(recipe_with("m", pools=pools), {"CPU": 8.0, "fast": 3.0})
+    with pytest.raises(ValueError, match=r"want 3 fast .*lower .*pools\.teacher\.resources\.fast"):
+        doctor.check_pools(recipe_with("m", pools=pools), {"CPU": 8.0, "fast": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("labels", "is_there"),
+    [
+        ({"part": "a"}, True),
+        ({"part": "in(x, b)"}, True),
+        ({"part": "!a", "zone": "1"}, True),
+        ({"part": "c"}, False),
+        ({"part": "a", "zone": "1"}, False),
+        ({"part": "!in(a,b)"}, False),
+    ],
+)
+def test_pool_labels_that_no_node_has_are_refused(labels, is_there):
+    recipe = recipe_with("m", pools={"student": {"labels": labels}})
+    nodes = [{"part": "a"}, {"part": "b", "zone": "1"}]
+    if is_there:
+        doctor.check_labels(recipe, nodes)
+    else:
+        with pytest.raises(ValueError, match=r"pools\.student\.labels: no node"):
+            doctor.check_labels(recipe, nodes)
+
+
+def test_models_without_template_or_with_a_short_context_are_refused(tmp_path):
+    model = make_tiny_model(str(tmp_path / "model"))
+    doctor.check_models(recipe_with(model))
+    long = {"kind": "scripted", "max_model_len": 4096}
+    with pytest.raises(ValueError, match=r"evaluation\.engine\.max_model_len: 4096 is more"):
+        doctor.check_models(recipe_with(model, evaluation={"engine": long}))
+    with pytest.raises(ValueError, match="no such file"):
+        doctor.check_models(recipe_with(str(tmp_path / "none")))
+    (tmp_path / "model" / "chat_template.jinja").unlink()
+    with pytest.raises(ValueError, match="no chat template"):
+        doctor.check_models(recipe_with(model))
+
+
+def test_prompts_longer_than_the_context_are_refused_naming_the_problem(tmp_path):
+    model = make_tiny_model(str(tmp_path / "model"))
+    short = {"kind": "scripted", "max_model_len": 140}
+    recipe = recipe_with(model, teacher={"model": model, "engine": short})
+    with pytest.raises(ValueError, match=r"teacher\.engine\.max_model_len: 140 .*word_problems/"):
+        doctor.check_prompts(recipe, load_problems(recipe.task))
+
+
+def test_compared_models_and_students_are_checked_like_the_others(tmp_path):
+    model, none = make_tiny_model(str(tmp_path / "model")), str(tmp_path / "none")
+    for compare in (
+        {"students": [{"kind": "sft", "model": none}]},
+        {"baselines": [{"name": "few_shot", "model": none}]},
+    ):
+        with pytest.raises(ValueError, match="no such file"):
+            doctor.check_models(recipe_with(model, compare=compare))
+    shots = [{"question": "long " * 500, "answer": "a"}]
+    few_shot = {"name": "few_shot", "model": model, "prompt": {"shots": shots}}
+    recipe = recipe_with(model, compare={"baselines": [few_shot]})
+    with pytest.raises(ValueError, match=r"evaluation\.engine\.max_model_len: 1024 does not hold"):
+        doctor.check_prompts(recipe, load_problems(recipe.task))
+
+
+def test_packages_a_recipe_names_must_be_installed(monkeypatch):
+    doctor.check_packages(recipe_with("m"))
+    asked = recipe_with(
+        "m",
+        optimizer={"kind": "adamw8bit"},
+        tracking={"wandb_project": "p", "mlflow_experiment": "e"},
+    )
+    found = importlib.util.find_spec
+    for package, field in (
+        ("wandb", "tracking.wandb_project"),
+        ("mlflow", "tracking.mlflow_experiment"),
+        ("torchao", "optimizer.kind"),
+    ):
+        monkeypatch.setattr(
+            importlib.util,
+            "find_spec",
+            lambda name, missing=package: None if name == missing else found("json"),
+        )
+        with pytest.raises(ValueError, match=rf"{field}: .*pip install {package}"):
+            doctor.check_packages(asked)

@@ -1,0 +1,349 @@
+"""A committed store under another reward, advantage or selection, without the teacher."""
+
+import json
+from collections import Counter
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fastdistill_ray.groups.accounting import check_failures, store_result
+from fastdistill_ray.groups.store import Store
+from fastdistill_ray.recipe.derived import judging_of
+from fastdistill_ray.recipe.loading import parse_recipe
+from fastdistill_ray.records import GROUP_SCHEMA
+from fastdistill_ray.rewards import Scorer
+from fastdistill_ray.rewards.selection import (
+    Judging,
+    SelectionKnobs,
+    judge_rows,
+    select_completions,
+)
+from fastdistill_ray.run.folder import RunDir
+from fastdistill_ray.run.rescoring import next_step, rescore_run, summary
+from fastdistill_ray.run_files import StageResult
+from fastdistill_ray.verifiers import Judge
+
+WHOLE = "<think>t</think><answer>\\boxed{%s}</answer>"
+RIGHT, WRONG = WHOLE % 42, WHOLE % 41
+# Group b of the reference sheet; one all correct and almost equal; one of formats 1, 0, 0, 0.
+GROUPS: dict[str, list[tuple[str, int]]] = {
+    "b": [(RIGHT, 256), (RIGHT, 1024), (WRONG, 512), ("no", 2048)],
+    "easy": [(RIGHT, length) for length in range(180, 220, 5)],
+    "format": [(RIGHT, 100), ("\\boxed{42}", 100), ("\\boxed{41}", 100), ("\\boxed{40}", 100)],
+}
+RECIPE = {
+    "name": "old",
+    "task": {"name": "word_problems"},
+    "teacher": {"model": "t"},
+    "student": {"model": "s"},
+    "objective": {"kind": "advdistill"},
+    "advantage": {"eps": 1e-8},
+}
+
+
+def raw_row(problem_id: str) -> dict[str, Any]:
+    texts = GROUPS[problem_id]
+    return {
+        **{"problem_id": problem_id, "task": "arithmetic", "split": "train", "question": "6*7?"},
+        **{"reference": "42", "kind": "number", "options": [], "tolerance": None, "messages": []},
+        **{
+            "template_hash": "h",
+            "prompt_num_tokens": 9,
+            "teacher": "t",
+            "sampling": "{}",
+            "cost": 0.0,
+        },
+        "completions": [
+            {
+                **{"text": text, "token_ids": [k, 7], "num_tokens": n, "seed": k},
+                "finish_reason": "stop",
+            }
+            for k, (text, n) in enumerate(texts)
+        ],
+    }
+
+
+def write_groups(judging: Judging, problem_ids: list[str], *, out: Path) -> StageResult:
+    """As generation does: one file per group."""
+    store = Store(out)
+    with Judge(judging.reward.verifier) as judge, Scorer(judging.reward) as scorer:
+        for problem_id in problem_ids:
+            rows = judge_rows([raw_row(problem_id)], judging, judge, scorer)
+            store.append(store.write(pa.Table.from_pylist(rows, schema=GROUP_SCHEMA)))
+    return store_result(store, len(problem_ids), {})
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    recipe = parse_recipe(RECIPE, "test")
+    run = RunDir(str(tmp_path / "old"), recipe)
+    run.stage("problems", lambda out: (out / "train.parquet").touch() or StageResult(3, 3))
+    run.stage("groups", write_groups, judging_of(recipe), list(GROUPS))
+    return run.path
+
+
+def groups_of(run: Path) -> dict[str, dict[str, Any]]:
+    rows = [row for table in Store(run / "stages/groups").tables() for row in table.to_pylist()]
+    return {row["problem_id"]: row for row in rows}
+
+
+def rescored(old: Path, *overrides: str) -> dict[str, dict[str, Any]]:
+    return groups_of(rescore_run(str(old), str(old.parent / "new"), list(overrides)).path)
+
+
+def column(group: dict[str, Any], name: str) -> list[Any]:
+    return [one[name] for one in group["completions"]]
+
+
+def changed(before: dict[str, dict], after: dict[str, dict]) -> set[tuple[str, str]]:
+    """(problem, field) that differ; a completion's fields are fields here."""
+    assert before.keys() == after.keys()
+    found = set()
+    for key, group in before.items():
+        for name in group:
+            if name != "completions" and group[name] != after[key][name]:
+                found.add((key, name))
+        for name in group["completions"][0]:
+            if column(group, name) != column(after[key], name):
+                found.add((key, name))
+    return found
+
+
+def every(*fields: str) -> set[tuple[str, str]]:
+    return {(key, field) for key in GROUPS for field in fields}
+
+
+def test_same_recipe_gives_identical_files_in_the_same_order(old: Path) -> None:
+    new = rescore_run(str(old), str(old.parent / "new"), []).path
+    commits = [list(Store(run / "stages/groups").commits()) for run in (old, new)]
+    assert [c._replace(time=0) for c in commits[0]] == [c._replace(time=0) for c in commits[1]]
+    for commit in commits[0]:
+        tables = [pq.read_table(run / "stages/groups" / commit.file) for run in (old, new)]
+        assert tables[0].equals(tables[1])
+
+
+def test_the_reference_group_has_the_numbers_of_the_sheet(old: Path) -> None:
+    group = groups_of(old)["b"]
+    assert column(group, "reward") == pytest.approx(
+        [2.9619397663, 2.5, 0.8535533906, -1.0], abs=1e-9
+    )
+    assert column(group, "advantage") == pytest.approx(
+        [1.0493400784, 0.7525169439, -0.3054206468, -1.4964363755], abs=1e-9
+    )
+    assert column(group, "weight") == pytest.approx(
+        [0.6153744442, 0.3398772986, 0.0409646494, 0.0037836079], abs=1e-9
+    )
+
+
+def test_sample_deviation_and_eps_change_advantages_and_weights_only(old: Path) -> None:
+    new = rescored(old, "--advantage.std_ddof=1", "--advantage.eps=1e-4")
+    assert changed(groups_of(old), new) == every("advantage", "weight")
+    assert column(new["b"], "advantage") == pytest.approx(
+        [0.9087046041, 0.6516625312, -0.2644873227, -1.2958798127], abs=1e-9
+    )
+    assert column(new["b"], "weight") == pytest.approx(
+        [0.5861912076, 0.3505705196, 0.0561070894, 0.0071311834], abs=1e-9
+    )
+
+
+def test_tau_changes_weights_only(old: Path) -> None:
+    new = rescored(old, "--objective.tau=1.0")
+    assert changed(groups_of(old), new) == every("weight")
+    assert column(new["b"], "weight") == pytest.approx(
+        [0.480862, 0.357365, 0.124067, 0.037705], abs=1e-6
+    )
+
+
+def test_dr_grpo_centres_without_dividing(old: Path) -> None:
+    new = rescored(old, "--advantage.scale=none", "--reward.weights={format: 1.0, cosine: 0.0}")
+    assert column(new["format"], "advantage") == [0.75, -0.25, -0.25, -0.25]
+    assert column(new["easy"], "advantage") == [0.0] * 8
+    assert column(new["easy"], "weight") == [0.125] * 8
+    assert column(new["b"], "advantage") == [0.25, 0.25, 0.25, -0.75]
+
+
+def test_grpo_divides_by_the_deviation(old: Path) -> None:
+    new = rescored(old, "--reward.weights={format: 1.0, cosine: 0.0}")
+    before = groups_of(old)
+    assert changed(before, new) <= every("scores", "reward", "advantage", "weight")
+    assert column(new["format"], "advantage") == pytest.approx(
+        [1.7320508, -0.5773503, -0.5773503, -0.5773503], abs=1e-6
+    )
+
+
+def test_min_std_levels_the_easy_group_and_touches_no_other(old: Path) -> None:
+    before = groups_of(old)
+    assert column(before["easy"], "advantage") == pytest.approx(
+        [1.490, 1.085, 0.671, 0.245, -0.191, -0.638, -1.096, -1.564], abs=2e-3
+    )
+    assert column(before["easy"], "weight") == pytest.approx(
+        [0.5619, 0.2504, 0.1092, 0.0466, 0.0195, 0.0080, 0.0032, 0.0013], abs=2e-3
+    )
+    new = rescored(old, "--advantage.min_std=0.01")
+    assert changed(before, new) == {("easy", "advantage"), ("easy", "weight")}
+    assert column(new["easy"], "advantage") == [0.0] * 8
+    assert column(new["easy"], "weight") == [0.125] * 8
+
+
+def test_thresholds_drop_groups_and_change_nothing_inside(old: Path) -> None:
+    new = rescored(old, "--selection.min_correct=3")
+    assert changed(groups_of(old), new) == {("b", "dropped"), ("format", "dropped")}
+    assert {key: group["dropped"] for key, group in new.items()} == {
+        **{"b": "too_few_correct", "easy": "", "format": "too_few_correct"}
+    }
+
+
+def test_three_responses_are_weighted_among_themselves(old: Path) -> None:
+    before, new = groups_of(old), rescored(old, "--selection.group_size=3")
+    assert changed(before, new) == every("advantage", "weight")
+    for key, group in new.items():
+        texts = column(group, "text")
+        chosen = select_completions(texts, SelectionKnobs(group_size=3), key)
+        weights = column(group, "weight")
+        assert [i for i, weight in enumerate(weights) if weight is not None] == chosen
+        assert sum(weights[i] for i in chosen) == pytest.approx(1.0)
+        assert sum(group["completions"][i]["advantage"] for i in chosen) == pytest.approx(0)
+
+
+def test_another_cosine_preset_changes_the_rewards(old: Path) -> None:
+    new = rescored(old, "--reward.cosine.preset=yeo", "--reward.weights={cosine: 1.0}")
+    assert column(new["b"], "reward") == pytest.approx(
+        [1 + 0.9619397663, 1.5, -8.5355339059, -10.0], abs=1e-9
+    )
+
+
+def test_failing_score_leaves_its_group_and_the_rest_share_the_weight(old: Path) -> None:
+    (old.parent / "mine.py").write_text(
+        "def f(completion):\n    return 1 / (completion['num_tokens'] - 2048)\n"
+    )
+    new = rescored(
+        *(old, f"--reward.functions.mine={old.parent / 'mine.py'}:f"),
+        "--reward.weights={cosine: 2, format: 1, mine: 1e-9}",
+    )
+    last = new["b"]["completions"][3]
+    assert (last["verdict"], last["reward"], last["advantage"], last["weight"]) == (
+        *("error", None, None),
+        None,
+    )
+    assert last["reason"] == "score mine: ZeroDivisionError: division by zero"
+    assert [score["value"] for score in last["scores"]] == [-0.5, 0.0, None]
+    rewards = [2.9619397663, 2.5, 0.8535533906]
+    mean = sum(rewards) / 3
+    deviation = (sum((r - mean) ** 2 for r in rewards) / 3) ** 0.5
+    assert column(new["b"], "advantage")[:3] == pytest.approx(
+        [(r - mean) / deviation for r in rewards], abs=1e-6
+    )
+    assert sum(column(new["b"], "weight")[:3]) == pytest.approx(1.0)
+    assert new["b"]["dropped"] == ""
+
+
+def test_too_many_failures_stop_and_the_share_may_be_raised(old: Path) -> None:
+    (old.parent / "mine.py").write_text("def f(completion):\n    return 1 / 0\n")
+    overrides = [
+        f"--reward.functions.mine={old.parent / 'mine.py'}:f",
+        "--reward.weights={cosine: 2, mine: 1}",
+        "--selection.min_correct=0",
+        "--selection.min_size=1",
+    ]
+    with pytest.raises(ValueError) as error:
+        rescored(old, *overrides)
+    message = str(error.value)
+    assert "reward.max_failed_share: 16 of 16 completions (100.0%)" in message
+    assert "16 times: score mine: ZeroDivisionError: division by zero" in message
+    assert "\n" not in message
+    assert len(list(Store(old.parent / "new/stages/groups").commits())) == 3, "what is scored stays"
+    with pytest.raises(ValueError, match="no group of 3 was kept"):
+        rescored(old, *overrides, "--reward.max_failed_share=1")
+
+
+@pytest.mark.parametrize(
+    ("failed", "total", "share", "is_stopped"),
+    [
+        (4, 4, 0.02, False),  # a handful, however they are
+        (5, 5, 0.02, True),  # 5 of the first 200 are too many already
+        (20, 1000, 0.02, False),
+        (21, 1000, 0.02, True),
+        (1, 10_000, 0.0, True),
+        (500, 1000, 0.5, False),
+    ],
+)
+def test_share_of_failures_is_taken_of_enough_completions(
+    old: Path, failed: int, total: int, share: float, is_stopped: bool
+) -> None:
+    verdicts = Counter({"error": failed // 2, "timeout": failed - failed // 2})
+    verdicts["wrong"] = total - failed
+    stop = pytest.raises(ValueError, match="max_failed_share") if is_stopped else nullcontext()
+    with stop:
+        check_failures(verdicts, share, Store(old / "stages/groups"))
+
+
+def test_new_run_is_complete_costs_no_tokens_and_keeps_its_recipe(old: Path) -> None:
+    run = rescore_run(str(old), str(old.parent / "new"), ["--selection.min_correct=3"])
+    assert run.is_complete("problems") and run.is_complete("groups")
+    assert (run.folder("problems") / "train.parquet").exists()
+    manifest = json.loads((run.folder("groups") / "manifest.json").read_text())
+    assert (manifest["rows_in"], manifest["rows_out"]) == (3, 1)
+    assert manifest["set_aside"] == {"too_few_correct": 2}
+    assert (manifest["prompt_tokens"], manifest["completion_tokens"]) == (0, 0)
+    assert next_step(run) == f"fastdistill train {run.path}/recipe.yaml --run-dir {run.path}"
+    assert summary(run) == (
+        "groups: kept 1, too_few_correct 2; completions: correct 12, wrong 3, unparsable 1"
+    )
+    with pytest.raises(ValueError, match=r"selection\.min_correct was 3, now 1"):
+        rescore_run(str(old), str(run.path), [])
+    assert groups_of(old)["b"]["dropped"] == "", "the old run is as it was"
+
+
+def test_unfinished_store_is_taken_as_far_as_it_is_and_goes_on_after_a_kill(old: Path) -> None:
+    (old / "stages/groups/manifest.json").unlink()
+    run = rescore_run(str(old), str(old.parent / "new"), [])
+    assert not run.is_complete("groups")
+    assert next_step(run).startswith("fastdistill generate ")
+    log = run.folder("groups") / "log.jsonl"
+    first, second, _ = Store(run.folder("groups")).commits()
+    log.write_text(log.read_text().splitlines()[0] + "\n")  # the second is written, not logged
+    for file in run.folder("groups").glob("part-*"):
+        if file.name not in (first.file, second.file):
+            file.unlink()
+    again = rescore_run(str(old), str(run.path), [])
+    assert groups_of(again.path) == groups_of(old)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["--sampling.n=16"], "--sampling: the completions"),
+        (["--teacher.model=other"], "--teacher: the completions"),
+        (["--task.num_train=5"], "--task: the completions"),
+        (["--reward.weights={beauty: 1}"], "no score is named"),
+        (["--reward.functions.mine=tests/bad.py:f"], "cannot be read"),
+        (
+            [
+                "--reward.functions.mine={path: 'x.py:f', source: 'class f(NoSuch): x = 1'}",
+                "--reward.weights={mine: 1}",
+            ],
+            r"reward\.functions\.mine: x.py does not load",
+        ),
+    ],
+)
+def test_what_cannot_be_scored_again_leaves_no_folder(
+    old: Path, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        rescored(old, *overrides)
+    assert not (old.parent / "new").exists()
+
+
+def test_wrong_folders_are_named(old: Path) -> None:
+    with pytest.raises(ValueError, match="it is the run itself"):
+        rescore_run(str(old), str(old), [])
+    with pytest.raises(ValueError, match=r"holds no recipe\.yaml"):
+        rescore_run(str(old.parent), str(old.parent / "new"), [])
+    for file in (old / "stages/groups").iterdir():
+        file.unlink()
+    with pytest.raises(ValueError, match="no groups are committed"):
+        rescore_run(str(old), str(old.parent / "new"), [])

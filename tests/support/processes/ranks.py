@@ -1,0 +1,80 @@
+"""One of two gloo ranks: loss and whole gradients of dealt groups, as the training loop has them.
+
+python ranks.py FOLDER RANK OUT
+"""
+
+import itertools
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from fastdistill_ray.objectives import AdvDistill
+from fastdistill_ray.rewards.advantages import AdvantageKnobs
+from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
+from fastdistill_ray.training.packing import TrainCompletion, TrainGroup, empty_batch, pack_groups
+from fastdistill_ray.training.sharding import shard_student
+from fastdistill_ray.training.step import COUNTS, Learner, backward, max_over_ranks, sum_over_ranks
+from fastdistill_ray.training.student import load_student
+
+WORLD_SIZE = 2
+DEALS = {"uneven": [[0, 2], [1]], "one rank has none": [[0, 1, 2], []]}  # groups by rank
+TRAINING = TrainingKnobs(precision="fp32", micro_batch_tokens=40)
+
+
+def make_groups() -> list[TrainGroup]:
+    random = np.random.default_rng(7)
+    groups = []
+    for index, lengths in enumerate([[5, 1, 9], [3, 3], [7, 2, 4, 6]]):
+        weights = random.dirichlet(np.ones(len(lengths)))
+        completions = [
+            TrainCompletion(random.integers(0, 250, n), float(w), (i % 2) / len(lengths))
+            for i, (n, w) in enumerate(zip(lengths, weights, strict=True))
+        ]
+        groups.append(TrainGroup(str(index), random.integers(0, 250, 3 + index), completions))
+    return groups
+
+
+def make_learner(folder: str) -> Learner:
+    cpu = torch.device("cpu")
+    student = load_student(
+        folder, vocab_size=10**6, device=cpu, shared_prompt=True, lora=TRAINING.lora
+    )
+    shard_student(student, TRAINING, cpu)
+    unused: Any = None
+    return Learner(
+        student, unused, unused, cpu, AdvDistill(), AdvantageKnobs(), OptimizerKnobs(), TRAINING
+    )
+
+
+def loss_and_gradients(learner: Learner, groups: list[TrainGroup]) -> tuple[float, dict]:
+    learner.student.zero_grad()
+    budget = TRAINING.micro_batch_tokens
+    batches = pack_groups(groups, micro_batch_tokens=budget, shared_prompt=True, mask_prompt=True)
+    counts = sum_over_ranks([sum(batch.counts[name] for batch in batches) for name in COUNTS])
+    batches += [empty_batch(True)] * (max_over_ranks(len(batches)) - len(batches))
+    terms = backward(learner, batches, dict(zip(COUNTS, map(int, counts), strict=True)))
+    loss = sum(term.coefficient * term.total for term in terms)
+    return loss, {
+        name: one.grad.full_tensor() for name, one in learner.student.model.named_parameters()
+    }
+
+
+def main(folder: str, rank: int, out: str) -> None:
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD_SIZE
+    )
+    found = {}
+    for kind, (deal, shares) in itertools.product(("tied", "untied"), DEALS.items()):
+        learner = make_learner(f"{folder}/{kind}")
+        groups = make_groups()
+        found[kind, deal] = loss_and_gradients(learner, [groups[i] for i in shares[rank]])
+    if rank == 0:
+        torch.save(found, out)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])

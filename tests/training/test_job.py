@@ -1,0 +1,428 @@
+"""Training on a real local Ray: ranks, restarts and re-runs give the numbers of one quiet rank."""
+
+import gc
+import json
+import random
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pytest
+import ray
+import torch
+from ray.data.block import BlockStats
+from ray.exceptions import ActorDiedError
+from ray.train import TrainingFailedError
+from support.models import make_tiny_model
+from transformers import AutoModelForCausalLM
+
+from fastdistill_ray.cluster.pools import PoolKnobs
+from fastdistill_ray.cluster.queues import bound_queues
+from fastdistill_ray.generation.completions import (
+    TASKS_AT_ONCE,
+    EngineSpec,
+    completions,
+    num_bundles,
+)
+from fastdistill_ray.generation.knobs import EngineKnobs, SamplingKnobs
+from fastdistill_ray.generation.requests import ProblemRequests, build_requests
+from fastdistill_ray.groups.steps import StepPlan, num_steps
+from fastdistill_ray.groups.store import LOG, Store
+from fastdistill_ray.objectives import AdvDistill
+from fastdistill_ray.prompts import PromptKnobs
+from fastdistill_ray.records import GROUP_SCHEMA, Problem
+from fastdistill_ray.rewards.advantages import AdvantageKnobs
+from fastdistill_ray.run_files import MANIFEST, StageResult
+from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
+from fastdistill_ray.training.feed import rank_dataset
+from fastdistill_ray.training.job import train
+from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs, ValidationKnobs
+from fastdistill_ray.training.worker import step_rows
+from fastdistill_ray.verifiers import VerifierKnobs
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+NUM_GROUPS = 13  # in steps of 3: the last of an epoch has one group, so one of two ranks has none
+EPOCHS = 3
+MEASURED = ("time/step", "time/validation", "train/tokens_per_second", "memory/peak_gib")
+# Two groups held out; the best step is neither the last nor one of a periodic checkpoint.
+RISING = 5e-3  # a learning rate at which they get worse after some steps
+WATCHED = ValidationKnobs(share=0.15, every=2, best_metric="loss", patience=2)
+KNOWN_CHECKPOINTS = "checkpoint_manager_snapshot.json"  # Ray Train's own file
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    ray.init(address="local", num_cpus=8, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_tiny_model(str(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, model: str) -> Path:
+    folder = tmp_path_factory.mktemp("groups")
+    groups = Store(folder)
+    draw = np.random.default_rng(0)
+    for index in range(NUM_GROUPS):
+        completions = [
+            {
+                "text": "",
+                "token_ids": draw.integers(3, 250, draw.integers(1, 30)).tolist(),
+                "finish_reason": "stop",
+                "num_tokens": 1,
+                "verdict": "correct" if k % 2 else "wrong",
+                "reward": float(draw.normal()),
+                "advantage": 0.0,
+            }
+            for k in range(4)
+        ]
+        row = {
+            "problem_id": f"p{index}",
+            "question": f"{index} + 2?",
+            "options": [],
+            "teacher": model,
+            "prompt_num_tokens": 5,
+            "completions": completions,
+            "dropped": "",
+        }
+        groups.append(groups.write(pa.Table.from_pylist([row], schema=GROUP_SCHEMA)))
+    (folder / MANIFEST).write_text("{}")
+    return folder
+
+
+def test_bounded_queue_stops_a_producer_whose_rows_nobody_takes(tmp_path):
+    made = tmp_path / "made"
+
+    def produce(batch: dict) -> Iterator[dict]:
+        for number in range(1000):
+            with open(made, "a") as file:
+                file.write("x")
+            yield {"number": [number]}
+
+    dataset = ray.data.from_items([{"x": 0}]).map_batches(produce, num_cpus=0.1)
+    bound_queues(dataset.context, max_blocks=8)
+    rows = iter(dataset.iter_rows())
+    first = next(rows)["number"]
+    begin = time.process_time()
+    time.sleep(3)  # time enough to make them all
+    assert time.process_time() - begin < 1.0, "the loop that waits takes no core from its process"
+    assert made.stat().st_size <= 100
+    assert [first, *(next(rows)["number"] for _ in range(900))] == list(range(901))
+    kept = sum(isinstance(one, BlockStats) for one in gc.get_objects())
+    assert kept < 200, "the driver keeps nothing of the blocks that are consumed"
+    assert [row["number"] for row in rows] == list(range(901, 1000))
+
+
+def unrendered(problems: list[Problem], folder: Path) -> ProblemRequests:
+    """Requests whose messages the engine is given as they are."""
+    write_problems(problems, folder / "problems.parquet")
+    file = ProblemFile(folder / "problems.parquet")
+    return ProblemRequests(file, np.arange(len(file)), "", PromptKnobs(), 0, None)
+
+
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_requests_of_a_task_come_back_as_one_block(model, tmp_path, gpus):
+    problems = [Problem(f"p{i}", "sums", "train", f"{i}?", f"{i}", "number") for i in range(80)]
+    requests = build_requests(problems, PromptKnobs(), None, 0)
+    engine = EngineKnobs(kind="scripted", max_num_seqs=4 * TASKS_AT_ONCE)
+    spec = EngineSpec(model, engine, SamplingKnobs(n=1, max_new_tokens=8), VerifierKnobs())
+    pool = PoolKnobs(workers=1, cpus=0.5, gpus=gpus)
+
+    class LoggedRequests(ProblemRequests):
+        def take(self, numbers: np.ndarray) -> pa.Table:
+            with open(tmp_path / "taken", "a", encoding="utf-8") as log:
+                log.write(f"{len(numbers)} ")
+            return super().take(numbers)
+
+    asked = LoggedRequests(**vars(unrendered(problems, tmp_path)))
+    bundles = completions(asked, spec, pool).materialize()
+    assert (bundles.num_blocks(), bundles.count()) == (10, 10)
+    taken = (tmp_path / "taken").read_text()
+    assert taken == "1 " + 10 * "8 ", "an actor loads what rendering takes before it is ready"
+    assert num_bundles(64, spec, pool) == 8
+    rows = [row for one in bundles.iter_rows() for row in one["rows"]]
+    assert {row["problem_id"]: row["seed"] for row in rows} == {
+        row["problem_id"]: row["seed"] for row in requests
+    }
+    assert all(len(row["completions"]) == 1 for row in rows)
+
+
+def test_an_engine_that_dies_every_time_ends_the_stage(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastdistill_ray.generation.completions.ENGINE_RESTARTS", 1)
+    problems = [Problem("p", "sums", "train", "1?", "1", "number")]
+    requests = unrendered(problems, tmp_path)
+    engine = EngineKnobs(kind="scripted", extra={"seconds_per_request": 1000})
+    spec = EngineSpec(model, engine, SamplingKnobs(n=1, max_new_tokens=8), VerifierKnobs())
+    dataset = completions(requests, spec, PoolKnobs(workers=1, cpus=0.5))
+    killed: set[int] = set()
+    is_over = threading.Event()
+
+    def kill() -> None:
+        while not is_over.wait(0.2):
+            for process in psutil.Process().children(recursive=True):
+                if "MapWorker(MapBatches(Asking))" in process.name():
+                    process.kill()
+                    killed.add(process.pid)
+
+    threading.Thread(target=kill, daemon=True).start()
+    try:
+        with pytest.raises(ActorDiedError):
+            list(dataset.iter_rows())
+    finally:
+        is_over.set()
+    assert len(killed) >= 2, "and those of an earlier test"
+
+
+def test_step_is_handed_out_before_groups_of_later_steps_are_written(store, tmp_path):
+    growing = tmp_path / "groups"
+    shutil.copytree(store, growing, ignore=shutil.ignore_patterns(MANIFEST, LOG))
+    commits = (store / LOG).read_text().splitlines(keepends=True)
+    (growing / LOG).write_text("".join(commits[:4]))
+    rows = step_rows(rank_dataset(StepPlan(str(growing), 3, 1, None, 0, True), 0, 1).iterator())
+    seen: list[list[str]] = []
+    reader = threading.Thread(target=lambda: seen.extend(row["group_ids"] for row in rows))
+    reader.start()
+    try:
+        deadline = time.monotonic() + 60
+        while not seen and time.monotonic() < deadline:
+            time.sleep(0.05)
+        first = list(seen)
+    finally:
+        (growing / LOG).write_text("".join(commits))
+        (growing / MANIFEST).write_text("{}")
+        reader.join()
+    assert first == [["p0", "p1", "p2"]]
+    assert [len(step) for step in seen] == [3, 3, 3, 3, 1]
+
+
+def run(
+    model: str,
+    store: Path,
+    out: Path,
+    *,
+    workers: int,
+    max_failures: int = 0,
+    validation: ValidationKnobs | None = None,
+    learning_rate: float = 3e-3,
+) -> StageResult:
+    out.mkdir(exist_ok=True)
+    validation = validation or ValidationKnobs()
+    plan = StepPlan(str(store), 3, EPOCHS, None, 0, False, validation.share)
+    return train(
+        model=model,
+        prompt=PromptKnobs(system=""),
+        objective=AdvDistill(),
+        advantage=AdvantageKnobs(),
+        optimizer=OptimizerKnobs(learning_rate=learning_rate),
+        training=TrainingKnobs(
+            epochs=EPOCHS,
+            precision="fp32",
+            checkpoint_every=4,
+            micro_batch_tokens=80,
+            max_failures=max_failures,
+            validation=validation,
+        ),
+        plan=plan,
+        total_steps=num_steps(plan, NUM_GROUPS),
+        export_epochs=[1, 3] if validation.best_metric == "none" else [],
+        student_pool=PoolKnobs(workers=workers, cpus=1.0),
+        out=out,
+    )
+
+
+@pytest.fixture(scope="module")
+def quiet(model: str, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted training of two ranks."""
+    out = tmp_path_factory.mktemp("quiet")
+    result = run(model, store, out, workers=2)
+    assert (result.rows_in, result.rows_out) == (NUM_GROUPS * EPOCHS,) * 2
+    return out
+
+
+def lines(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def without_measured(file: Path) -> list[dict]:
+    return [
+        {name: value for name, value in line.items() if name not in (*MEASURED, "time")}
+        for line in lines(file)
+    ]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
+
+
+def kill_a_worker_after(out: Path, num_steps: int, *, checkpoint: bool = False) -> list[set[str]]:
+    """kill -9 of one training process once that many steps are recorded and, where asked for, Ray's
+    controller knows of a checkpoint, some time after the step; what files it had loaded comes
+    later."""
+    killed: list[set[str]] = []
+
+    def watch() -> None:
+        metrics, known = out / "metrics.jsonl", out / "checkpoints" / KNOWN_CHECKPOINTS
+        while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= num_steps):
+            time.sleep(0.005)
+        while checkpoint and not (known.exists() and known.stat().st_size):
+            time.sleep(0.005)
+        workers = [
+            process
+            for process in psutil.Process().children(recursive=True)
+            if "RayTrainWorker" in process.name()
+        ]
+        loaded = {one.path for one in workers[-1].memory_maps()}
+        workers[-1].kill()
+        killed.append(loaded)
+
+    threading.Thread(target=watch, daemon=True).start()
+    return killed
+
+
+def test_two_ranks_train_every_group_once_per_epoch_and_export_the_asked_epochs(
+    quiet: Path,
+) -> None:
+    steps = lines(quiet / "steps.jsonl")
+    assert [step["step"] for step in steps] == list(range(15))
+    for epoch in range(EPOCHS):
+        ids = [key for step in steps if step["epoch"] == epoch for key in step["group_ids"]]
+        assert sorted(ids) == sorted(f"p{index}" for index in range(NUM_GROUPS))
+    metrics = lines(quiet / "metrics.jsonl")
+    assert [line["step"] for line in metrics] == list(range(1, 16))
+    assert metrics[-1]["train/loss"] < metrics[0]["train/loss"]
+    assert sorted(one.name for one in quiet.iterdir()) == [
+        "epoch_1",
+        "epoch_3",
+        "metrics.jsonl",
+        "steps.jsonl",
+    ]
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(4, marks=pytest.mark.slow)])
+def test_two_ranks_equal_any_other_number_in_loss_and_updated_weights(
+    quiet: Path, model: str, store: Path, tmp_path: Path, workers: int
+) -> None:
+    """Loss and norm of all 15 steps within 1e-4; weights within bf16's rounding."""
+    run(model, store, tmp_path / "one", workers=workers)
+    one, two = (without_measured(out / "metrics.jsonl") for out in (tmp_path / "one", quiet))
+    for first, second in zip(one, two, strict=True):
+        assert first.keys() == second.keys()
+        for name, value in first.items():
+            assert second[name] == pytest.approx(value, rel=1e-4), (first["step"], name)
+    for epoch in ("epoch_1", "epoch_3"):
+        expected = weights(tmp_path / "one" / epoch)
+        for name, tensor in weights(quiet / epoch).items():
+            torch.testing.assert_close(tensor, expected[name], rtol=2**-7, atol=1e-4)
+
+
+def test_killed_worker_restarts_and_metrics_equal_the_quiet_run(
+    quiet: Path, model: str, store: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "killed"
+    killed = kill_a_worker_after(out, 6)
+    run(model, store, out, workers=2, max_failures=1)
+    (loaded,) = killed
+    assert any(path.endswith("libjemalloc.so") for path in loaded)
+    for name in ("metrics.jsonl", "steps.jsonl"):
+        assert without_measured(out / name) == without_measured(quiet / name)
+
+
+def test_training_called_again_after_a_failure_continues_from_its_checkpoint(
+    quiet: Path, model: str, store: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "again"
+    kill_a_worker_after(out, 6, checkpoint=True)
+    with pytest.raises(TrainingFailedError):
+        run(model, store, out, workers=2)
+    first_time = lines(out / "steps.jsonl")[0]["time"]
+    run(model, store, out, workers=2)
+    assert without_measured(out / "metrics.jsonl") == without_measured(quiet / "metrics.jsonl")
+    assert lines(out / "steps.jsonl")[0]["time"] == first_time, "the first steps were not repeated"
+    for name, tensor in weights(out / "epoch_3").items():
+        assert torch.equal(tensor, weights(quiet / "epoch_3")[name])
+
+
+@pytest.fixture(scope="module")
+def watched(model: str, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted training of two ranks that validates and stops early."""
+    out = tmp_path_factory.mktemp("watched")
+    run(model, store, out, workers=2, validation=WATCHED, learning_rate=RISING)
+    return out
+
+
+def validations(out: Path) -> dict[int, float]:
+    return {
+        line["step"]: line["validation/loss"]
+        for line in lines(out / "metrics.jsonl")
+        if "validation/loss" in line
+    }
+
+
+def test_training_stops_when_held_out_groups_get_no_better_and_exports_the_best_step(
+    watched: Path, store: Path
+) -> None:
+    losses = validations(watched)
+    best = min(losses, key=lambda step: losses[step])
+    assert best % 4, "no periodic checkpoint"
+    assert list(losses) == list(range(2, best + 5, 2)), losses
+    steps = lines(watched / "steps.jsonl")
+    assert len(steps) == best + 4 < num_steps(StepPlan(str(store), 3, EPOCHS, None, 0, False), 11)
+    trained = {key for step in steps for key in step["group_ids"]}
+    assert len(trained) == NUM_GROUPS - 2, "held-out groups are never trained"
+    assert sorted(one.name for one in watched.iterdir()) == [
+        f"best_step_{best}",
+        "metrics.jsonl",
+        "steps.jsonl",
+    ]
+
+
+def test_validation_and_the_best_step_are_those_of_one_rank(
+    watched: Path, model: str, store: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "one"
+    run(model, store, out, workers=1, validation=WATCHED, learning_rate=RISING)
+    one, two = (without_measured(folder / "metrics.jsonl") for folder in (out, watched))
+    for first, second in zip(one, two, strict=True):
+        assert second == {name: pytest.approx(value, rel=1e-3) for name, value in first.items()}
+    (best,) = out.glob("best_step_*")
+    expected = weights(best)
+    for name, tensor in weights(watched / best.name).items():
+        torch.testing.assert_close(tensor, expected[name], rtol=2**-6, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))]
+)
+def test_worker_killed_at_a_random_step_changes_no_digit(
+    watched: Path, model: str, store: Path, tmp_path: Path, seed: int
+) -> None:
+    """With checkpoints still being written, validations, early stopping: the same lines."""
+    out = tmp_path / "killed"
+    step = random.Random(seed).randrange(1, len(lines(watched / "steps.jsonl")))
+    killed = kill_a_worker_after(out, step)
+    run(
+        model,
+        store,
+        out,
+        workers=2,
+        max_failures=1,
+        validation=WATCHED,
+        learning_rate=RISING,
+    )
+    assert killed
+    for name in ("metrics.jsonl", "steps.jsonl"):
+        assert without_measured(out / name) == without_measured(watched / name), f"killed at {step}"
+    (best,) = out.glob("best_step_*")
+    for name, tensor in weights(best).items():
+        assert torch.equal(tensor, weights(watched / best.name)[name])

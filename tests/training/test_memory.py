@@ -1,0 +1,88 @@
+"""The memory plan against the peak of fresh processes that train, and against sums by hand."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from support.learner import MEASURE, TOLERANCE
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from fastdistill_ray.training.job import allocator
+from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
+from fastdistill_ray.training.memory import MemoryPlan, advice, plan_memory
+
+SHAPE = {
+    "vocab_size": 8000,
+    "hidden_size": 384,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+}
+PARAMETERS = 8000 * 384 * 2 + 8 * (384 * (384 * 2 + 128 * 2 + 3 * 1024) + 2 * 384) + 384
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = str(tmp_path_factory.mktemp("model"))
+    LlamaForCausalLM(LlamaConfig(**SHAPE)).save_pretrained(path)
+    return path
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"precision": "bf16", "micro_batch_tokens": 1152},
+        {"precision": "fp32", "micro_batch_tokens": 1152, "shared_prompt": False},
+        {"precision": "bf16", "micro_batch_tokens": 2304, "activation_checkpointing": True},
+    ],
+    ids=["packed", "padded in fp32", "checkpointed"],
+)
+def test_plan_is_near_the_measured_peak_of_a_fresh_process(folder: str, knobs: dict) -> None:
+    done = subprocess.run(
+        [sys.executable, MEASURE, folder, json.dumps(knobs), "cpu"],
+        env={**os.environ, **allocator(use_gpu=False)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not done.stderr.count("jemalloc"), done.stderr  # it is found, and knows its settings
+    measured = json.loads(done.stdout.splitlines()[-1])
+    plan = plan_memory(folder, TrainingKnobs(**knobs), OptimizerKnobs(), workers=1, device="cpu")
+    taken = measured["peak"] - measured["before"]
+    assert plan.total - plan.runtime == pytest.approx(taken, rel=TOLERANCE), plan
+
+
+def test_plan_counts_weights_and_optimizer_and_shares_them_among_ranks(folder: str) -> None:
+    one, four = (
+        plan_memory(folder, TrainingKnobs(), OptimizerKnobs(), workers=workers, device="cuda")
+        for workers in (1, 4)
+    )
+    assert (one.weights, one.gradients, one.optimizer) == tuple(
+        bytes_each * PARAMETERS for bytes_each in (4, 4, 8)
+    )
+    assert four.weights * 4 == one.weights
+    assert four.activations == one.activations
+    lora = plan_memory(
+        folder, TrainingKnobs(lora={"rank": 4}), OptimizerKnobs(), workers=1, device="cuda"
+    )
+    assert lora.optimizer < one.optimizer / 20
+    small = OptimizerKnobs(kind="adamw8bit")
+    offloaded = TrainingKnobs(cpu_offload=True)
+    assert plan_memory(folder, TrainingKnobs(), small, workers=1, device="cuda").optimizer == (
+        2 * PARAMETERS
+    )
+    there = plan_memory(folder, offloaded, small, workers=1, device="cuda")
+    assert (there.weights, there.gradients, there.optimizer) == (0, 0, 0)
+
+
+def test_advice_names_the_knob_that_is_left() -> None:
+    gib = 2**30
+    plan = MemoryPlan(4 * gib, 4 * gib, 8 * gib, gib, 8 * gib, 2 * gib, gib, gib, 8192)
+    assert plan.total == 29 * gib
+    assert "training.micro_batch_tokens to 4096" in advice(plan, 24 * gib, "cuda")
+    assert "pools.student.workers" in advice(plan, 16 * gib, "cuda")
+    assert "training.lora.rank" in advice(plan, 16 * gib, "cpu")

@@ -1,0 +1,32 @@
+"""Two FSDP2 ranks with uneven shares against per-sequence forwards in float64."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from support.learner import assert_same, reference_advdistill
+from support.models import make_tiny_model
+from support.processes.ranks import DEALS, WORLD_SIZE, make_groups
+
+
+@pytest.mark.timeout(180)
+def test_two_ranks_with_uneven_groups_equal_a_naive_float64_reference(tmp_path: Path) -> None:
+    for kind in ("tied", "untied"):
+        make_tiny_model(str(tmp_path / kind), seed=3, tie_word_embeddings=kind == "tied")
+    out = tmp_path / "found.pt"
+    script = str(Path(__file__).parents[1] / "support" / "processes" / "ranks.py")
+    ranks = [
+        subprocess.Popen([sys.executable, script, str(tmp_path), str(rank), str(out)])
+        for rank in range(WORLD_SIZE)
+    ]
+    assert [rank.wait() for rank in ranks] == [0] * WORLD_SIZE
+    found = torch.load(out)
+    expected = {
+        kind: reference_advdistill(str(tmp_path / kind), make_groups())
+        for kind in ("tied", "untied")
+    }
+    assert len(found) == 2 * len(DEALS)
+    for (kind, _deal), actual in found.items():
+        assert_same(actual, expected[kind], 1e-5)

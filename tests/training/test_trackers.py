@@ -1,0 +1,154 @@
+"""Each step reaches each tracker once, read back with the tracker's own reader."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastdistill_ray.training.monitor import FollowMetrics, step_facts
+from fastdistill_ray.training.trackers import Trackers, TrackingKnobs
+
+
+def line(step: int) -> dict[str, float]:
+    values = {"train/loss": 1 / step, "train/ce": 0.5 / step, "train/grad_norm": 2.0}
+    values |= {"train/unique_tokens": 10, "validation/loss": 7.0} if step == 2 else {}
+    return {"step": step, "epoch": 0, "train/unique_tokens": 10, **values}
+
+
+def write(folder: Path, steps: range) -> Path:
+    folder.mkdir(exist_ok=True)
+    file = folder / "metrics.jsonl"
+    file.write_text("".join(json.dumps(line(step)) + "\n" for step in steps))
+    return file
+
+
+def follow(folder: Path, steps: range, knobs: TrackingKnobs) -> None:
+    """A driver that sees a training up to the last of the steps."""
+    trackers = Trackers(knobs, folder, "demo/advdistill")
+    trackers.open()
+    with FollowMetrics(folder / "metrics.jsonl", "train", 9, trackers):
+        write(folder, steps)
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator"
+    ).EventAccumulator(str(folder))
+    accumulator.Reload()
+    return {
+        name: [(event.step, event.value) for event in accumulator.Scalars(name)]
+        for name in accumulator.Tags()["scalars"]
+    }
+
+
+def test_tensorboard_has_every_step_once_over_kills_and_restarts(tmp_path):
+    knobs = TrackingKnobs()
+    follow(tmp_path, range(1, 4), knobs)
+    follow(tmp_path, range(1, 3), knobs)  # a restart has cut the file to its last checkpoint
+    follow(tmp_path, range(1, 6), knobs)
+    found = scalars(tmp_path / "tensorboard")
+    assert found["train/loss"] == [(step, pytest.approx(1 / step)) for step in range(1, 6)]
+    assert found["validation/loss"] == [(2, 7.0)]
+    assert "step" not in found
+
+
+def test_training_complete_before_opens_no_tracker(tmp_path):
+    write(tmp_path, range(1, 4))
+    with FollowMetrics(
+        tmp_path / "metrics.jsonl", "train", 3, Trackers(TrackingKnobs(), tmp_path, "demo")
+    ):
+        pass
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_mlflow_run_goes_on_where_it_was(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    uri = (tmp_path / "store").as_uri()
+    knobs = TrackingKnobs(tensorboard=False, mlflow_experiment="distil", mlflow_uri=uri)
+    follow(tmp_path / "run", range(1, 3), knobs)
+    follow(tmp_path / "run", range(1, 5), knobs)
+    client = mlflow.MlflowClient(uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("distil").experiment_id])
+    assert run.info.run_name == "demo/advdistill"
+    assert run.info.status == "FINISHED"
+    history = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [(one.step, one.value) for one in history] == [(k, 1 / k) for k in range(1, 5)]
+
+
+class Unreachable(ValueError):
+    pass
+
+
+class Flaky:
+    """A tracker whose server is away for one call."""
+
+    errors = (Unreachable,)
+
+    def __init__(self) -> None:
+        self.told: list[int] = []
+        self.is_away = True
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        if self.is_away and step == 2:
+            self.is_away = False
+            raise Unreachable("no route")
+        self.told.append(step)
+
+    def close(self) -> None:
+        raise Unreachable("no route")
+
+
+def test_tracker_that_stops_answering_is_told_later_and_nothing_else_stops(tmp_path, caplog):
+    trackers = Trackers(TrackingKnobs(), tmp_path, "demo")
+    trackers.open()
+    flaky = Flaky()
+    trackers.opened["flaky"] = flaky
+    for step in range(1, 4):
+        trackers.log([line(step)])
+    trackers.close()
+    assert flaky.told == [1, 2, 3]
+    assert len(scalars(tmp_path / "tensorboard")["train/loss"]) == 3
+    assert "flaky" in caplog.text
+
+
+def wandb_records(file: Path) -> Iterator[Any]:
+    """Those of a file of LevelDB's log format that ends within its first block."""
+    from wandb.proto import wandb_internal_pb2
+
+    data, position = file.read_bytes(), 7
+    assert len(data) < 2**15
+    while position + 7 <= len(data):
+        size = int.from_bytes(data[position + 4 : position + 6], "little")
+        position += 7 + size
+        if position <= len(data):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(data[position - size : position])
+            yield record
+
+
+def test_wandb_offline_run_holds_the_steps(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    knobs = TrackingKnobs(tensorboard=False, wandb_project="distil", wandb_mode="offline")
+    follow(tmp_path / "run", range(1, 4), knobs)
+    (file,) = tmp_path.glob("run/wandb/offline-run-*/*.wandb")
+    records = []
+    deadline = time.monotonic() + 30  # finish() returns before the last records are on disk
+    while not any(record.HasField("exit") for record in records) and time.monotonic() < deadline:
+        time.sleep(0.05)
+        records = list(wandb_records(file))
+    losses = {}
+    for record in records:
+        items = {".".join(one.nested_key) or one.key: one.value_json for one in record.history.item}
+        if "train/loss" in items:
+            losses[record.history.step.num] = float(items["train/loss"])
+    assert losses == {step: pytest.approx(1 / step) for step in range(1, 4)}
+
+
+def test_step_facts_is_one_line_a_person_reads():
+    facts = step_facts(line(2) | {"time/mfu": 0.453})
+    assert facts == "epoch 1  loss 0.5000 (ce 0.2500)  validation 7.0000  mfu 45%"
