@@ -24,8 +24,8 @@ class Shot(Knobs):
 
 
 class PromptKnobs(Knobs):
-    system: str = Field(SYSTEM_PROMPT, description="System text; empty: none is sent.")
-    shots: list[Shot] = Field([], description="Worked examples put before the question.")
+    system: str = Field(default=SYSTEM_PROMPT, description="System text; empty: none is sent.")
+    shots: list[Shot] = Field(default=[], description="Worked examples put before the question.")
 
 
 def build_messages(question: str, knobs: PromptKnobs, options: Sequence[str] = ()) -> list[Message]:

@@ -8,15 +8,18 @@ from fastdistill_ray.knobs import Knobs
 
 
 class PoolKnobs(Knobs):
-    workers: int = Field(1, ge=1, description="Actors or ranks.")
-    cpus: float = Field(1.0, ge=0, description="CPUs of each.")
-    gpus: int = Field(0, ge=0, description="GPUs of each.")
-    memory_gib: float = Field(0.0, ge=0, description="Memory reserved for each; 0: not counted.")
+    workers: int = Field(default=1, ge=1, description="Actors or ranks.")
+    cpus: float = Field(default=1.0, ge=0, description="CPUs of each.")
+    gpus: int = Field(default=0, ge=0, description="GPUs of each.")
+    memory_gib: float = Field(
+        default=0.0, ge=0, description="Memory reserved for each; 0: not counted."
+    )
     resources: dict[str, float] = Field(
-        {}, description="Custom resources of each, as nodes declare them: {name: amount}."
+        default={}, description="Custom resources of each, as nodes declare them: {name: amount}."
     )
     labels: dict[str, str] = Field(
-        {}, description="Labels its nodes must have, as Ray selects: value, !value, in(a, b)."
+        default={},
+        description="Labels its nodes must have, as Ray selects: value, !value, in(a, b).",
     )
 
     def remote_args(self) -> dict[str, Any]:
@@ -33,16 +36,22 @@ class PoolKnobs(Knobs):
 class PoolsKnobs(Knobs):
     teacher: PoolKnobs = PoolKnobs()
     teachers: list[PoolKnobs] = Field(
-        [], description="Of the further `teachers`, in their order; empty: each as `teacher`."
+        default=[],
+        description="Of the further `teachers`, in their order; empty: each as `teacher`.",
     )
     judges: PoolKnobs = PoolKnobs(cpus=0.5)
     student: PoolKnobs = PoolKnobs()
     evaluation: PoolKnobs = PoolKnobs()
     autoscaling: bool = Field(
-        False, description="The cluster adds nodes on demand: pools may exceed what is there now."
+        default=False,
+        description="The cluster adds nodes on demand: pools may exceed what is there now.",
     )
-    gpu_hour_price: float = Field(0.0, ge=0, description="Money, for the report; 0: hours only.")
-    cpu_hour_price: float = Field(0.0, ge=0, description="Money, for the report; 0: hours only.")
+    gpu_hour_price: float = Field(
+        default=0.0, ge=0, description="Money, for the report; 0: hours only."
+    )
+    cpu_hour_price: float = Field(
+        default=0.0, ge=0, description="Money, for the report; 0: hours only."
+    )
 
     def of_teacher(self, place: int) -> PoolKnobs:
         """0: `teacher`, then `teachers` in their order."""

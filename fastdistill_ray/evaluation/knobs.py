@@ -7,10 +7,12 @@ from fastdistill_ray.knobs import Knobs
 
 
 class EvaluationKnobs(Knobs):
-    n: int = Field(1, ge=1, description="Completions per problem; more than 1 gives pass@k.")
-    temperature: float = Field(0.0, ge=0, description="0: greedy.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus.")
-    max_new_tokens: int = Field(2048, gt=0, description="Longest completion.")
+    n: int = Field(
+        default=1, ge=1, description="Completions per problem; more than 1 gives pass@k."
+    )
+    temperature: float = Field(default=0.0, ge=0, description="0: greedy.")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="Nucleus.")
+    max_new_tokens: int = Field(default=2048, gt=0, description="Longest completion.")
     loop_repeats: LoopRepeats = 0
-    seed: int = Field(0, description="Of sampling.")
+    seed: int = Field(default=0, description="Of sampling.")
     engine: EngineKnobs = EngineKnobs()

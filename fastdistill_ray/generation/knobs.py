@@ -33,21 +33,28 @@ class EngineKnobs(Knobs):
     """Arguments of a vLLM engine; names are vLLM's own."""
 
     kind: Literal["vllm", "scripted"] = Field(
-        "vllm", description="scripted: no model, answers made from the references (for tests)."
+        default="vllm",
+        description="scripted: no model, answers made from the references (for tests).",
     )
-    max_model_len: int = Field(4096, gt=0, description="Tokens of prompt and completion.")
-    max_num_seqs: int = Field(256, gt=0, description="Sequences decoded at once.")
-    tensor_parallel_size: int = Field(1, ge=1, description="GPUs one layer is split over.")
+    max_model_len: int = Field(default=4096, gt=0, description="Tokens of prompt and completion.")
+    max_num_seqs: int = Field(default=256, gt=0, description="Sequences decoded at once.")
+    tensor_parallel_size: int = Field(default=1, ge=1, description="GPUs one layer is split over.")
     pipeline_parallel_size: int = Field(
-        1, ge=1, description="Parts the layers are dealt to; an actor has GPUs for all parts."
+        default=1,
+        ge=1,
+        description="Parts the layers are dealt to; an actor has GPUs for all parts.",
     )
     dtype: Literal["bfloat16", "float16", "float32"] = Field(
-        "bfloat16", description="Of weights and activations."
+        default="bfloat16", description="Of weights and activations."
     )
-    enforce_eager: bool = Field(False, description="No CUDA graphs, no torch.compile.")
-    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="Share of a GPU's memory.")
-    cpu_kv_cache_gib: int = Field(2, ge=1, description="KV cache of an engine without a GPU.")
-    extra: dict[str, Any] = Field({}, description="Any further argument of vLLM's engine.")
+    enforce_eager: bool = Field(default=False, description="No CUDA graphs, no torch.compile.")
+    gpu_memory_utilization: float = Field(
+        default=0.9, gt=0, le=1, description="Share of a GPU's memory."
+    )
+    cpu_kv_cache_gib: int = Field(
+        default=2, ge=1, description="KV cache of an engine without a GPU."
+    )
+    extra: dict[str, Any] = Field(default={}, description="Any further argument of vLLM's engine.")
 
     @property
     def num_devices(self) -> int:
@@ -57,26 +64,34 @@ class EngineKnobs(Knobs):
 class EndpointKnobs(Knobs):
     """A server that speaks OpenAI's chat completions; `teacher.model` is its name for the model."""
 
-    kind: Literal["endpoint"] = Field("endpoint", description="The server's model writes.")
+    kind: Literal["endpoint"] = Field(default="endpoint", description="The server's model writes.")
     url: str = Field(pattern=r"^https?://[^\s?#@]+$", description="Up to and with /v1.")
     api_key_env: str = Field(
-        "", pattern=r"^\w*$", description="Environment variable that holds the key; empty: no key."
+        default="",
+        pattern=r"^\w*$",
+        description="Environment variable that holds the key; empty: no key.",
     )
-    max_concurrency: int = Field(16, ge=1, description="Requests in flight.")
-    requests_per_minute: int = Field(0, ge=0, description="Limit; 0: none.")
+    max_concurrency: int = Field(default=16, ge=1, description="Requests in flight.")
+    requests_per_minute: int = Field(default=0, ge=0, description="Limit; 0: none.")
     tokens_per_minute: int = Field(
-        0, ge=0, description="Limit of prompt and completion tokens; 0: none."
+        default=0, ge=0, description="Limit of prompt and completion tokens; 0: none."
     )
-    timeout: float = Field(600.0, gt=0, description="Seconds a request may take.")
+    timeout: float = Field(default=600.0, gt=0, description="Seconds a request may take.")
     give_up_after: float = Field(
-        600.0, gt=0, description="Seconds one request may go on failing before the run ends."
+        default=600.0,
+        gt=0,
+        description="Seconds one request may go on failing before the run ends.",
     )
-    price_prompt: float = Field(0.0, ge=0, description="Of a million prompt tokens.")
-    price_completion: float = Field(0.0, ge=0, description="Of a million completion tokens.")
+    price_prompt: float = Field(default=0.0, ge=0, description="Of a million prompt tokens.")
+    price_completion: float = Field(
+        default=0.0, ge=0, description="Of a million completion tokens."
+    )
     length_field: Literal["max_tokens", "max_completion_tokens"] = Field(
-        "max_tokens", description="What the server calls sampling.max_new_tokens."
+        default="max_tokens", description="What the server calls sampling.max_new_tokens."
     )
-    extra: dict[str, Any] = Field({}, description="Any further field of the request's body.")
+    extra: dict[str, Any] = Field(
+        default={}, description="Any further field of the request's body."
+    )
 
 
 def _engine_tag(value: Any) -> str:
@@ -92,10 +107,12 @@ class TeacherKnobs(Knobs):
         Discriminator(_engine_tag),
     ] = EngineKnobs()
     share: float = Field(
-        1.0, gt=0, description="Of the problems, relative to the other teachers that take them."
+        default=1.0,
+        gt=0,
+        description="Of the problems, relative to the other teachers that take them.",
     )
     tasks: list[str] = Field(
-        [], description="Takes only problems of these tasks; empty: of every task."
+        default=[], description="Takes only problems of these tasks; empty: of every task."
     )
 
     @property
@@ -104,34 +121,36 @@ class TeacherKnobs(Knobs):
 
 
 class SamplingKnobs(Knobs):
-    n: int = Field(8, ge=1, le=SEED_STRIDE, description="Completions per problem.")
+    n: int = Field(default=8, ge=1, le=SEED_STRIDE, description="Completions per problem.")
     max_n: int = Field(
-        0,
+        default=0,
         ge=0,
         le=SEED_STRIDE,
         description="While fewer than `enough` are correct, n more are drawn, up to this many; "
         "0: n, whatever they are.",
     )
-    enough: int = Field(1, ge=1, description="Correct completions that end a problem, with max_n.")
-    temperature: float = Field(0.9, ge=0, description="0: greedy.")
+    enough: int = Field(
+        default=1, ge=1, description="Correct completions that end a problem, with max_n."
+    )
+    temperature: float = Field(default=0.9, ge=0, description="0: greedy.")
     temperatures: list[Annotated[float, Field(ge=0)]] = Field(
-        [],
+        default=[],
         description="Completion k is drawn at entry k modulo their number, instead of "
         "`temperature`; empty: all at `temperature`.",
     )
-    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus.")
-    top_k: int = Field(0, ge=0, description="Most likely tokens drawn from; 0: all.")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="Nucleus.")
+    top_k: int = Field(default=0, ge=0, description="Most likely tokens drawn from; 0: all.")
     min_p: float = Field(
-        0.0, ge=0, le=1, description="Least probability, relative to the likeliest token's."
+        default=0.0, ge=0, le=1, description="Least probability, relative to the likeliest token's."
     )
     stop: list[Annotated[str, Field(min_length=1)]] = Field(
-        [], description="Texts that end a completion; they are not part of it."
+        default=[], description="Texts that end a completion; they are not part of it."
     )
-    max_new_tokens: int = Field(2048, gt=0, description="Longest completion.")
+    max_new_tokens: int = Field(default=2048, gt=0, description="Longest completion.")
     loop_repeats: LoopRepeats = 0
-    seed: int = Field(0, description="With the problem's id it seeds each request.")
+    seed: int = Field(default=0, description="With the problem's id it seeds each request.")
     logprobs: int = Field(
-        0,
+        default=0,
         ge=0,
         le=20,
         description="Stored for each token: log-probabilities (at temperature 1) of it and of this "

@@ -12,37 +12,51 @@ from fastdistill_ray.rewards.advantages import softmax_weights
 
 class CrossEntropyKnobs(Knobs):
     reduction: Literal["mean", "sum", "const"] = Field(
-        "mean", description="Over a completion's tokens: eq. 6; const divides by const_length."
+        default="mean",
+        description="Over a completion's tokens: eq. 6; const divides by const_length.",
     )
-    const_length: int = Field(2048, gt=0, description="The divisor of reduction const.")
+    const_length: int = Field(default=2048, gt=0, description="The divisor of reduction const.")
     on: Literal["all", "correct", "positive_advantage"] = Field(
-        "all", description="Completions with cross-entropy; the others' weights go to these."
+        default="all",
+        description="Completions with cross-entropy; the others' weights go to these.",
     )
 
 
 class ContrastiveKnobs(Knobs):
     reduction: Literal["mean_group", "mean_incorrect", "sum"] = Field(
-        "mean_group", description="Over a group's incorrect completions, eq. 8 (1/N by default)."
+        default="mean_group",
+        description="Over a group's incorrect completions, eq. 8 (1/N by default).",
     )
-    weighted: bool = Field(False, description="Multiply each penalty by its completion's weight.")
+    weighted: bool = Field(
+        default=False, description="Multiply each penalty by its completion's weight."
+    )
     incorrect_if: Literal["verdict", "negative_advantage", "low_reward"] = Field(
-        "verdict", description="Which completions are penalised."
+        default="verdict", description="Which completions are penalised."
     )
-    reward_threshold: float = Field(0.0, description="low_reward: penalised at or below this.")
+    reward_threshold: float = Field(
+        default=0.0, description="low_reward: penalised at or below this."
+    )
     average: Literal["arithmetic", "geometric", "token"] = Field(
-        "arithmetic", description="Mean token probability of eq. 9, or per-token unlikelihood."
+        default="arithmetic",
+        description="Mean token probability of eq. 9, or per-token unlikelihood.",
     )
 
 
 class AdvDistill(Knobs):
     kind: Literal["advdistill"] = "advdistill"
-    tau: float = Field(0.5, gt=0, description="Temperature of the softmax over advantages, eq. 7.")
-    lambda_: float = Field(0.5, ge=0, alias="lambda", description="Weight of the penalty, eq. 5.")
-    p_max: float = Field(0.999, gt=0, lt=1, description="Clamp of the mean probability, eq. 8.")
+    tau: float = Field(
+        default=0.5, gt=0, description="Temperature of the softmax over advantages, eq. 7."
+    )
+    lambda_: float = Field(
+        default=0.5, ge=0, alias="lambda", description="Weight of the penalty, eq. 5."
+    )
+    p_max: float = Field(
+        default=0.999, gt=0, lt=1, description="Clamp of the mean probability, eq. 8."
+    )
     ce: CrossEntropyKnobs = CrossEntropyKnobs()
     contrastive: ContrastiveKnobs = ContrastiveKnobs()
     group_reduction: Literal["mean", "sum"] = Field(
-        "mean", description="Over the groups of a step."
+        default="mean", description="Over the groups of a step."
     )
 
     # A group that shrinks below this has nothing to compare.

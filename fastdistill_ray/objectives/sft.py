@@ -11,11 +11,12 @@ from fastdistill_ray.objectives.contract import LossBatch, Outputs, Scored, Targ
 class Sft(Knobs):
     kind: Literal["sft"] = "sft"
     best_of: Literal["reward", "first_correct"] = Field(
-        "reward",
+        default="reward",
         description="The completion trained on; it must be correct. Ties of reward: the shortest.",
     )
     normalize: Literal["token", "sequence"] = Field(
-        "token", description="Mean over the step's tokens, or over completions of token means."
+        default="token",
+        description="Mean over the step's tokens, or over completions of token means.",
     )
 
     min_completions: ClassVar[int] = 1

@@ -92,26 +92,25 @@ def _teaching_errors(recipe: Recipe) -> list[str]:
 
 
 def training_errors(recipe: Recipe) -> list[str]:
-    training, validation = recipe.training, recipe.training.validation
+    training, held_out = recipe.training, recipe.training.held_out
     errors = []
-    if validation.best_metric != "none" and not validation.share:
+    if held_out.best_metric != "none" and not held_out.share:
         errors.append(
-            "training.validation.best_metric: needs held-out groups; set training.validation.share"
+            "training.held_out.best_metric: needs held-out groups; set training.held_out.share"
         )
-    if validation.patience and validation.best_metric == "none":
+    if held_out.patience and held_out.best_metric == "none":
         errors.append(
-            "training.validation.patience: needs a value to watch; set "
-            "training.validation.best_metric"
+            "training.held_out.patience: needs a value to watch; set training.held_out.best_metric"
         )
-    if validation.share and training.overlap:
+    if held_out.share and training.overlap:
         errors.append(
-            "training.validation.share: held-out groups must be complete before training; set "
+            "training.held_out.share: held-out groups must be complete before training; set "
             "training.overlap: false"
         )
-    if validation.best_metric != "none" and recipe.compare.epochs:
+    if held_out.best_metric != "none" and recipe.compare.epochs:
         errors.append(
-            "compare.epochs: validation.best_metric already chooses the step; set compare.epochs: "
-            "[] or training.validation.best_metric: none"
+            "compare.epochs: held_out.best_metric already chooses the step; set compare.epochs: "
+            "[] or training.held_out.best_metric: none"
         )
     if training.compile and training.shared_prompt and not recipe.pools.student.gpus:
         errors.append(

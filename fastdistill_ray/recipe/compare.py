@@ -24,10 +24,12 @@ NAME = r"^[A-Za-z0-9_.-]+$"
 class ComparedStudent(Knobs):
     """In a recipe the objective's own fields (kind, tau, ...) stand beside these."""
 
-    name: str = Field("", description="Of its row in the report, unique; empty: its kind.")
-    model: str = Field("", description="Hub id, folder or .gguf file; empty: student.model.")
+    name: str = Field(default="", description="Of its row in the report, unique; empty: its kind.")
+    model: str = Field(
+        default="", description="Hub id, folder or .gguf file; empty: student.model."
+    )
     group_size: int | None = Field(
-        None,
+        default=None,
         ge=1,
         description="Completions of each group it is trained on, chosen, filtered and weighted "
         "anew by selection; none: all that selection leaves.",
@@ -69,20 +71,20 @@ class CompareKnobs(Knobs):
     """The students made and the models they are compared with, on the same test problems."""
 
     students: list[ComparedStudent] = Field(
-        [], description="Objectives trained on the same groups beside the recipe's own."
+        default=[], description="Objectives trained on the same groups beside the recipe's own."
     )
     baselines: list[AnyBaseline] = Field(
-        ["base", "teacher"],
+        default=["base", "teacher"],
         description="base: the student before training; base_plain: without a system text; or "
         "{name, model, prompt}, such as a base with worked examples.",
     )
     learning_rates: list[float] = Field(
-        [],
+        default=[],
         description="Tried for every student, chosen by validation accuracy; empty: the "
         "optimizer's, no trial.",
     )
     epochs: list[int] = Field(
-        [], description="Ends of these epochs are trials too; empty: the last epoch only."
+        default=[], description="Ends of these epochs are trials too; empty: the last epoch only."
     )
 
 

@@ -21,7 +21,8 @@ class Recipe(Knobs):
     task: TaskKnobs
     teacher: TeacherKnobs
     teachers: list[TeacherKnobs] = Field(
-        [], description="Further teachers; each problem is written by one, by task and share."
+        default=[],
+        description="Further teachers; each problem is written by one, by task and share.",
     )
     student: StudentKnobs
     sampling: SamplingKnobs = SamplingKnobs()

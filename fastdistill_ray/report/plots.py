@@ -57,16 +57,16 @@ TRAINING_PANELS = {
     "train/contrastive": "Contrastive penalty",
     "train/learning_rate": "Learning rate",
 }
-VALIDATION_PANELS = {
-    "validation/loss": "Loss",
-    "validation/ce": "Cross-entropy",
-    "validation/contrastive": "Contrastive penalty",
+HELD_OUT_PANELS = {
+    "held_out/loss": "Loss",
+    "held_out/ce": "Cross-entropy",
+    "held_out/contrastive": "Contrastive penalty",
 }
 LIKELIHOOD_PANELS = {
-    "validation/likelihood_correct": "Correct",
-    "validation/weighted_likelihood_correct": "Correct, weighted",
-    "validation/likelihood_wrong": "Wrong",
-    "validation/weighted_likelihood_wrong": "Wrong, weighted",
+    "held_out/likelihood_correct": "Correct",
+    "held_out/weighted_likelihood_correct": "Correct, weighted",
+    "held_out/likelihood_wrong": "Wrong",
+    "held_out/weighted_likelihood_wrong": "Wrong, weighted",
 }
 TRAINING_FIGURES = {
     "training": (
@@ -74,7 +74,7 @@ TRAINING_FIGURES = {
         "Every training by its learning rate; the chosen ones are drawn strong and solid. Long "
         "runs are smoothed by a running mean over a fortieth of the steps.",
     ),
-    "validation": (VALIDATION_PANELS, "The same of held-out groups, which no step trained."),
+    "held_out": (HELD_OUT_PANELS, "The same of held-out groups, which no step trained."),
     "likelihood": (
         LIKELIHOOD_PANELS,
         "Likelihood of held-out completions: the geometric mean of their token probabilities, "

@@ -13,13 +13,16 @@ from fastdistill_ray.knobs import Knobs
 
 
 class AdvantageKnobs(Knobs):
-    eps: float = Field(1e-4, ge=0, description="Added to the standard deviation.")
-    std_ddof: Literal[0, 1] = Field(0, description="0: population, 1: sample deviation.")
+    eps: float = Field(default=1e-4, ge=0, description="Added to the standard deviation.")
+    std_ddof: Literal[0, 1] = Field(default=0, description="0: population, 1: sample deviation.")
     min_std: float = Field(
-        0.0, ge=0, description="A group whose deviation is below this gets advantages 0 (0: paper)."
+        default=0.0,
+        ge=0,
+        description="A group whose deviation is below this gets advantages 0 (0: paper).",
     )
     scale: Literal["std", "none"] = Field(
-        "std", description="none: no division by the deviation (Dr. GRPO, arXiv 2503.20783)."
+        default="std",
+        description="none: no division by the deviation (Dr. GRPO, arXiv 2503.20783).",
     )
 
 

@@ -36,8 +36,10 @@ class FunctionKnobs(Knobs):
 
     path: str = Field(description="FILE.py:FUNCTION; what the file imports must be installed.")
     source: str = Field(description="The file's text; none given: it is read when parsed.")
-    time_limit: float = Field(1.0, gt=0, description="Seconds of wall clock per completion.")
-    memory_limit_gib: float = Field(2.0, gt=0, description="Address space of its process.")
+    time_limit: float = Field(
+        default=1.0, gt=0, description="Seconds of wall clock per completion."
+    )
+    memory_limit_gib: float = Field(default=2.0, gt=0, description="Address space of its process.")
 
     @model_validator(mode="before")
     @classmethod

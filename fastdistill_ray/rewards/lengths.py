@@ -26,16 +26,19 @@ class CosineKnobs(Knobs):
     """Length-aware correctness, eq. 3 of arXiv 2507.00054 (CosFn of arXiv 2502.03373, App. C.1)."""
 
     preset: Literal["open_rs", "open_r1_fn", "yeo"] = Field(
-        "open_rs", description="Where the boundary values below come from when not given."
+        default="open_rs", description="Where the boundary values below come from when not given."
     )
     correct_r0: float = Field(description="Score of a correct completion of length 0.")
     correct_rL: float = Field(description="Score of a correct completion at max_length.")
     wrong_r0: float = Field(description="Score of a wrong completion of length 0.")
     wrong_rL: float = Field(description="Score of a wrong completion at max_length.")
-    max_length: int = Field(2048, gt=0, description="L_max; lengths are capped there first.")
-    shape: Literal["cosine", "linear"] = Field("cosine", description="Between r0 and rL.")
+    max_length: int = Field(
+        default=2048, gt=0, description="L_max; lengths are capped there first."
+    )
+    shape: Literal["cosine", "linear"] = Field(default="cosine", description="Between r0 and rL.")
     exceed_value: float | None = Field(
-        None, description="Score of a completion at or over max_length; none: the cap's value."
+        default=None,
+        description="Score of a completion at or over max_length; none: the cap's value.",
     )
 
     @model_validator(mode="before")
@@ -60,9 +63,11 @@ class CosineKnobs(Knobs):
 class LengthKnobs(Knobs):
     """A penalty of length alone (the soft overlong punishment of arXiv 2503.14476, eq. 13)."""
 
-    max_length: int = Field(2048, gt=0, description="From here on the score is -1.")
+    max_length: int = Field(default=2048, gt=0, description="From here on the score is -1.")
     margin: int = Field(
-        2048, gt=0, description="Up to max_length - margin the score is 0; then it falls linearly."
+        default=2048,
+        gt=0,
+        description="Up to max_length - margin the score is 0; then it falls linearly.",
     )
 
     @model_validator(mode="after")

@@ -46,18 +46,23 @@ class LlmJudgeKnobs(Knobs):
     base_url: str = Field(description="Of the endpoint, up to and with /v1.")
     model: str = Field(min_length=1, description="As the endpoint names it.")
     api_key_env: str = Field(
-        "", description="Environment variable with the key, on every node; empty: none is sent."
+        default="",
+        description="Environment variable with the key, on every node; empty: none is sent.",
     )
     instructions: str = Field(
-        INSTRUCTIONS,
+        default=INSTRUCTIONS,
         description="With {completion}, and {question}, {reference} and {max_score} where wanted; "
         "the last 'Score: N' of the reply counts.",
     )
-    max_score: float = Field(10.0, gt=0, description="The score is N / max_score, from 0 to 1.")
-    max_new_tokens: int = Field(512, gt=0, description="Of a reply.")
-    concurrency: int = Field(8, ge=1, description="Requests at once, of each judging worker.")
-    time_limit: float = Field(60.0, gt=0, description="Seconds of wall clock per try.")
-    retries: int = Field(4, ge=0, description="After failures that may pass.")
+    max_score: float = Field(
+        default=10.0, gt=0, description="The score is N / max_score, from 0 to 1."
+    )
+    max_new_tokens: int = Field(default=512, gt=0, description="Of a reply.")
+    concurrency: int = Field(
+        default=8, ge=1, description="Requests at once, of each judging worker."
+    )
+    time_limit: float = Field(default=60.0, gt=0, description="Seconds of wall clock per try.")
+    retries: int = Field(default=4, ge=0, description="After failures that may pass.")
 
     @field_validator("base_url")
     @classmethod

@@ -9,9 +9,13 @@ from fastdistill_ray.text import rep_n
 class RepetitionKnobs(Knobs):
     """Share of repeated n-grams of words (arXiv 2502.03373, App. C.2, in its scalar form)."""
 
-    ngram: int = Field(4, ge=1, description="Words of an n-gram; white space separates words.")
-    max_penalty: float = Field(-1.0, le=0, description="Score where every n-gram were a repeat.")
-    only_wrong: bool = Field(False, description="Correct completions score 0.")
+    ngram: int = Field(
+        default=4, ge=1, description="Words of an n-gram; white space separates words."
+    )
+    max_penalty: float = Field(
+        default=-1.0, le=0, description="Score where every n-gram were a repeat."
+    )
+    only_wrong: bool = Field(default=False, description="Correct completions score 0.")
 
 
 def repetition_score(text: str, is_correct: bool, knobs: RepetitionKnobs) -> float:

@@ -40,12 +40,14 @@ class RewardKnobs(Knobs):
     format: FormatKnobs = FormatKnobs()
     repetition: RepetitionKnobs = RepetitionKnobs()
     length: LengthKnobs = LengthKnobs()
-    llm_judge: LlmJudgeKnobs | None = Field(None, description="A model that grades; none: no such.")
+    llm_judge: LlmJudgeKnobs | None = Field(
+        default=None, description="A model that grades; none: no such."
+    )
     functions: dict[str, FunctionKnobs] = Field(
-        {}, description="Own scores, name: file.py:function."
+        default={}, description="Own scores, name: file.py:function."
     )
     weights: dict[str, FiniteFloat] = Field(
-        {"cosine": 2.0, "format": 1.0},
+        default={"cosine": 2.0, "format": 1.0},
         min_length=1,
         description="Score name -> weight, eq. 2: all of them, given they replace these. Only "
         "scores with a weight are computed; with weight 0 one is stored and does not count. A "
@@ -53,10 +55,11 @@ class RewardKnobs(Knobs):
         "advantages and weights are those of the others.",
     )
     length_unit: Literal["tokens", "characters"] = Field(
-        "tokens", description="What a completion's length is counted in (the teacher's tokens)."
+        default="tokens",
+        description="What a completion's length is counted in (the teacher's tokens).",
     )
     max_failed_share: float = Field(
-        0.02,
+        default=0.02,
         ge=0,
         le=1,
         description="Generation stops when more of the completions (of 200 where they are fewer) "

@@ -15,18 +15,27 @@ from fastdistill_ray.verifiers import Judge
 
 
 class SelectionKnobs(Knobs):
-    min_correct: int = Field(1, ge=0, description="Fewest correct completions of a kept group.")
-    max_correct: int | None = Field(None, description="Most correct ones; none: all may be.")
-    drop_zero_variance: bool = Field(False, description="Drop groups whose rewards are all equal.")
-    min_size: int = Field(2, ge=1, description="Fewest completions of a kept group.")
-    dedup: bool = Field(False, description="Drop repeated texts inside a group, keeping the first.")
+    min_correct: int = Field(
+        default=1, ge=0, description="Fewest correct completions of a kept group."
+    )
+    max_correct: int | None = Field(
+        default=None, description="Most correct ones; none: all may be."
+    )
+    drop_zero_variance: bool = Field(
+        default=False, description="Drop groups whose rewards are all equal."
+    )
+    min_size: int = Field(default=2, ge=1, description="Fewest completions of a kept group.")
+    dedup: bool = Field(
+        default=False, description="Drop repeated texts inside a group, keeping the first."
+    )
     group_size: int | None = Field(
-        None, ge=1, description="Use this many completions of each group; none: all."
+        default=None, ge=1, description="Use this many completions of each group; none: all."
     )
     group_select: Literal["random", "first"] = Field(
-        "random", description="Which ones when group_size is set: seeded random, or the first."
+        default="random",
+        description="Which ones when group_size is set: seeded random, or the first.",
     )
-    seed: int = Field(0, description="Of the random choice.")
+    seed: int = Field(default=0, description="Of the random choice.")
 
 
 def select_completions(texts: list[str], knobs: SelectionKnobs, problem_id: str) -> list[int]:

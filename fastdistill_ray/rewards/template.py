@@ -12,7 +12,7 @@ class FormatKnobs(Knobs):
     """One <think>..</think>, then one <answer>..</answer>, and a box after </think>."""
 
     mode: Literal["strict", "lenient", "parts"] = Field(
-        "strict",
+        default="strict",
         description="strict: nothing but white space around the two blocks; lenient: other text "
         "may stand around them; parts: one third for each of think, answer, box.",
     )

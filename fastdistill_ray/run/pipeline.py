@@ -111,7 +111,7 @@ def _train(
         knobs.max_steps,
         knobs.seed,
         follow,
-        knobs.validation.share,
+        knobs.held_out.share,
     )
     num_groups = num_problems if follow else Store(groups).num_kept()
     total_steps = num_steps(plan, num_groups)
@@ -158,7 +158,7 @@ def _groups_for(recipe: Recipe, run: RunDir, student: Student) -> Path:
 
 def _exports(recipe: Recipe) -> list[int]:
     """Epochs whose end is exported; none where a metric chooses the step."""
-    if recipe.training.validation.best_metric != "none":
+    if recipe.training.held_out.best_metric != "none":
         return []
     return recipe.compare.epochs or [recipe.training.epochs]
 
@@ -174,7 +174,7 @@ def _trials(out: Path, name: str, rate: float) -> list[Trial]:
             learning_rate=rate,
             epoch=epoch,
             weights=str(folder),
-            seconds=sum(line["time/step"] + line.get("time/validation", 0.0) for line in spent),
+            seconds=sum(line["time/step"] + line.get("time/held_out", 0.0) for line in spent),
             trained_tokens=sum(line["train/trained_tokens"] for line in spent),
         )
 

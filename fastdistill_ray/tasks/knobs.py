@@ -12,26 +12,33 @@ JsonlField = Literal["question", "answer", "kind", "options", "tolerance", "id",
 
 class OodKnobs(Knobs):
     name: str = Field(description="A name in TASKS: its test problems are this recipe's ood.")
-    path: str = Field("", description="A local file or folder instead of the hub's dataset.")
+    path: str = Field(
+        default="", description="A local file or folder instead of the hub's dataset."
+    )
 
 
 class TaskKnobs(Knobs):
     name: str = Field(description="A name in TASKS, or reasoning_gym:<dataset>.")
-    path: str = Field("", description="A local file or folder instead of the hub's dataset.")
-    seed: int = Field(0, ge=0, description="Of generated problems and of held-out splits.")
-    num_train: int | None = Field(None, ge=1, description="Problems to use; none: all.")
-    num_validation: int = Field(0, ge=0, description="Held out of train.")
-    num_test: int | None = Field(
-        None, ge=0, description="Problems to use; none: all, or what HELD_OUT says of the task."
+    path: str = Field(
+        default="", description="A local file or folder instead of the hub's dataset."
     )
-    num_ood: int | None = Field(None, ge=0, description="Problems to use; none: all.")
+    seed: int = Field(default=0, ge=0, description="Of generated problems and of held-out splits.")
+    num_train: int | None = Field(default=None, ge=1, description="Problems to use; none: all.")
+    num_validation: int = Field(default=0, ge=0, description="Held out of train.")
+    num_test: int | None = Field(
+        default=None,
+        ge=0,
+        description="Problems to use; none: all, or what HELD_OUT says of the task.",
+    )
+    num_ood: int | None = Field(default=None, ge=0, description="Problems to use; none: all.")
     ood: OodKnobs | None = Field(
-        None, description="Another task whose test problems are asked beside those of this one."
+        default=None,
+        description="Another task whose test problems are asked beside those of this one.",
     )
     columns: dict[JsonlField, str] = Field(
-        {}, description="jsonl: columns of the file by field; a dot goes into an object."
+        default={}, description="jsonl: columns of the file by field; a dot goes into an object."
     )
-    kind: Kind = Field("number", description="jsonl: of problems that name none.")
+    kind: Kind = Field(default="number", description="jsonl: of problems that name none.")
     settings: dict[str, Any] = Field(
-        {}, description="reasoning_gym: arguments of the dataset, such as {max_terms: 3}."
+        default={}, description="reasoning_gym: arguments of the dataset, such as {max_terms: 3}."
     )

@@ -20,7 +20,7 @@ from fastdistill_ray.objectives import AdvDistill, Objective
 from fastdistill_ray.objectives.contract import LossBatch, Outputs, Scored, Target
 from fastdistill_ray.rewards.advantages import softmax_weights
 from fastdistill_ray.training.checkpoints import TrainProgress
-from fastdistill_ray.training.knobs import ValidationKnobs
+from fastdistill_ray.training.knobs import HeldOutKnobs
 from fastdistill_ray.training.packing import MicroBatch
 from fastdistill_ray.training.step import (
     COUNTS,
@@ -87,13 +87,13 @@ def hold_out(learner: Learner, rows: list[dict[str, Any]]) -> HeldOut:
     counts += [sum(int((mark.weight == kind).sum()) for mark in marks) for kind in (CORRECT, WRONG)]
     names = (*COUNTS, "correct", "wrong")
     found = dict(zip(names, map(int, sum_over_ranks(counts)), strict=True))
-    watched = learner.training.validation.best_metric
+    watched = learner.training.held_out.best_metric
     needed = {"likelihood_correct": ["correct"], "likelihood_gap": ["correct", "wrong"]}
     for name in needed.get(watched, ["completions"]):
         if not found[name]:
             kind = name if watched in needed else "trained"
             raise ValueError(
-                f"training.validation.share: {learner.training.validation.share} of the kept "
+                f"training.held_out.share: {learner.training.held_out.share} of the kept "
                 f"groups holds no {kind} completion; raise it"
             )
     missing = max_over_ranks(len(batches)) - len(batches)
@@ -102,7 +102,7 @@ def hold_out(learner: Learner, rows: list[dict[str, Any]]) -> HeldOut:
 
 
 def validate(learner: Learner, groups: HeldOut) -> dict[str, float]:
-    """`validation/...` of the student as it is."""
+    """`held_out/...` of the student as it is."""
     start = time.perf_counter()
     learner.student.eval()
     sums: Counter[str] = Counter()
@@ -125,8 +125,8 @@ def validate(learner: Learner, groups: HeldOut) -> dict[str, float]:
     results = {"loss": sum(terms[name].coefficient * value for name, value in parts.items())}
     results |= parts | _means(totals)
     return {
-        **{f"validation/{name}": value for name, value in results.items()},
-        "time/validation": time.perf_counter() - start,
+        **{f"held_out/{name}": value for name, value in results.items()},
+        "time/held_out": time.perf_counter() - start,
     }
 
 
@@ -177,18 +177,16 @@ def reshard(student: torch.nn.Module) -> None:
             module.reshard()
 
 
-def judge(
-    progress: TrainProgress, results: dict[str, float], knobs: ValidationKnobs
-) -> TrainProgress:
+def judge(progress: TrainProgress, results: dict[str, float], knobs: HeldOutKnobs) -> TrainProgress:
     """The progress with this step as the best one, or as one more that is not better."""
     if knobs.best_metric == "none":
         return progress
-    value = results[f"validation/{knobs.best_metric}"]
+    value = results[f"held_out/{knobs.best_metric}"]
     score = value if knobs.best_metric.startswith("likelihood") else -value
     if score > progress.best_score:
         return progress._replace(best_step=progress.step, best_score=score, num_worse=0)
     return progress._replace(num_worse=progress.num_worse + 1)
 
 
-def is_stopped(progress: TrainProgress, knobs: ValidationKnobs) -> bool:
+def is_stopped(progress: TrainProgress, knobs: HeldOutKnobs) -> bool:
     return 0 < knobs.patience <= progress.num_worse

@@ -16,8 +16,8 @@ def step_facts(line: dict[str, float]) -> str:
     names = names[names.index("train/loss") + 1 : names.index("train/grad_norm")]
     parts = [f"{name.removeprefix('train/')} {line[name]:.4f}" for name in names]
     facts = [f"epoch {line['epoch'] + 1}", f"loss {line['train/loss']:.4f} ({', '.join(parts)})"]
-    if "validation/loss" in line:
-        facts.append(f"validation {line['validation/loss']:.4f}")
+    if "held_out/loss" in line:
+        facts.append(f"held out {line['held_out/loss']:.4f}")
     if "time/mfu" in line:
         facts.append(f"mfu {100 * line['time/mfu']:.0f}%")
     return "  ".join(facts)

@@ -24,13 +24,16 @@ FILE = "tracked.json"
 
 
 class TrackingKnobs(Knobs):
-    tensorboard: bool = Field(True, description="Event files beside each metrics.jsonl.")
-    wandb_project: str = Field("", description="Of Weights & Biases; empty: not used.")
+    tensorboard: bool = Field(default=True, description="Event files beside each metrics.jsonl.")
+    wandb_project: str = Field(default="", description="Of Weights & Biases; empty: not used.")
     wandb_mode: Literal["online", "offline"] = Field(
-        "online", description="online needs WANDB_API_KEY; offline writes into the run folder."
+        default="online",
+        description="online needs WANDB_API_KEY; offline writes into the run folder.",
     )
-    mlflow_experiment: str = Field("", description="Its name; empty: MLflow is not used.")
-    mlflow_uri: str = Field("", description="A tracking server; empty: MLFLOW_TRACKING_URI.")
+    mlflow_experiment: str = Field(default="", description="Its name; empty: MLflow is not used.")
+    mlflow_uri: str = Field(
+        default="", description="A tracking server; empty: MLFLOW_TRACKING_URI."
+    )
 
 
 def tracker_packages(knobs: TrackingKnobs) -> dict[str, str]:

@@ -71,7 +71,7 @@ def run_worker(job: TrainJob) -> str:
     source = fetch_model(job.model)
     learner = build_learner(job, source)
     progress = resume(learner, job)
-    knobs = job.training.validation
+    knobs = job.training.held_out
     held_out = None
     try:
         check_student(learner)

@@ -6,17 +6,21 @@ from fastdistill_ray.knobs import Knobs
 
 
 class VerifierKnobs(Knobs):
-    time_limit: float = Field(1.0, gt=0, description="Seconds of wall clock per answer.")
-    memory_limit_gib: float = Field(2.0, gt=0, description="Address space of a judging worker.")
+    time_limit: float = Field(default=1.0, gt=0, description="Seconds of wall clock per answer.")
+    memory_limit_gib: float = Field(
+        default=2.0, gt=0, description="Address space of a judging worker."
+    )
     stated_answers: bool = Field(
-        True, description="Without a block or a box, accept 'the answer is ...' and '#### ...'."
+        default=True,
+        description="Without a block or a box, accept 'the answer is ...' and '#### ...'.",
     )
     unboxed_blocks: bool = Field(
-        True, description="In an <answer> block without a box, accept the block's text."
+        default=True, description="In an <answer> block without a box, accept the block's text."
     )
     boxes_outside_answer: bool = Field(
-        True, description="Without an <answer> block, accept the last complete box of the text."
+        default=True,
+        description="Without an <answer> block, accept the last complete box of the text.",
     )
     last_number: bool = Field(
-        False, description="Without any of these, the last number (evaluation only)."
+        default=False, description="Without any of these, the last number (evaluation only)."
     )

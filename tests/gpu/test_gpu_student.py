@@ -156,7 +156,7 @@ def test_steps_and_validations_of_changing_lengths_are_those_of_the_cpu(
         for step in range(5):
             row = make_row(folder, step, num_groups=1 + 3 * step)
             found.append(train_step(learner, row, 10)["train/loss"])
-            found += [validate(learner, groups)["validation/loss"] for groups in held_out]
+            found += [validate(learner, groups)["held_out/loss"] for groups in held_out]
         return found
 
     with world_of_one("gloo", tmp_path / "cpu"):

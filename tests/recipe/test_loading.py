@@ -74,9 +74,9 @@ def test_recipe_gsm8k_is_the_papers_run():
         ("--objective.p_max=1.5", "objective.p_max"),
         ("--objective.kind=magic", "objective"),
         ("--training.overlap=true", "compare.learning_rates"),
-        ("--training.validation.best_metric=loss", "set training.validation.share"),
-        ("--training.validation.patience=2", "set training.validation.best_metric"),
-        ("--training.validation.share=0.6", "training.validation.share"),
+        ("--training.held_out.best_metric=loss", "set training.held_out.share"),
+        ("--training.held_out.patience=2", "set training.held_out.best_metric"),
+        ("--training.held_out.share=0.6", "training.held_out.share"),
         ("--training.compile=true", "set training.shared_prompt: false"),
         ("--training.cpu_offload=true", "set pools.student.gpus or false"),
         ("--tracking.wandb_mode=later", "tracking.wandb_mode"),
@@ -112,16 +112,16 @@ def test_recipe_wrong_combination_with_an_endpoint_is_refused(overrides, message
     ("overrides", "message"),
     [
         (
-            ["--training.validation={share: 0.1, best_metric: loss}"],
-            "compare.epochs: validation.best_metric already chooses",
+            ["--training.held_out={share: 0.1, best_metric: loss}"],
+            "compare.epochs: held_out.best_metric already chooses",
         ),
         (
             [
                 "--training.overlap=true",
                 "--compare.learning_rates=[]",
-                "--training.validation.share=0.1",
+                "--training.held_out.share=0.1",
             ],
-            "training.validation.share: held-out groups must be complete",
+            "training.held_out.share: held-out groups must be complete",
         ),
     ],
 )

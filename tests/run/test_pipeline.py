@@ -49,26 +49,26 @@ def test_overlap_with_real_vllm_and_two_ranks_trains_before_the_last_commit(tmp_
 
 def test_watched_run_keeps_the_best_step_and_shows_it(tmp_path):
     model = make_tiny_model(str(tmp_path / "model"))
-    validation = {"share": 0.2, "every": 2, "best_metric": "likelihood_gap"}
+    held_out = {"share": 0.2, "every": 2, "best_metric": "likelihood_gap"}
     lora = {"rank": 4}
     recipe = tiny_recipe(
         model,
         optimizer={"learning_rate": 1e-2},
-        training={"validation": validation, "lora": lora, "checkpoint_every": 3},
+        training={"held_out": held_out, "lora": lora, "checkpoint_every": 3},
     )
     run = tmp_path / "run"
     log = run_job("distill", write_recipe(tmp_path, recipe), run)
     out = run / "stages" / "train" / "advdistill" / "lr_0.01"
     metrics = lines_of(out / "metrics.jsonl")
     gaps = {
-        line["step"]: line["validation/likelihood_gap"]
+        line["step"]: line["held_out/likelihood_gap"]
         for line in metrics
-        if "validation/likelihood_gap" in line
+        if "held_out/likelihood_gap" in line
     }
     best = max(gaps, key=lambda step: gaps[step])
     assert set(range(2, len(metrics) + 1, 2)) | {len(metrics)} == set(gaps)
     assert f"{len(metrics)}/{len(metrics)}  epoch 2" in log
-    assert f"validation {metrics[-1]['validation/loss']:.4f}" in log
+    assert f"held out {metrics[-1]['held_out/loss']:.4f}" in log
     (event_file,) = (out / "tensorboard").iterdir()
     assert event_file.stat().st_size > 100 * len(metrics)
     (trial,) = json.loads((run / "stages" / "choose.json").read_text())["trials"]
@@ -78,5 +78,5 @@ def test_watched_run_keeps_the_best_step_and_shows_it(tmp_path):
     AutoModelForCausalLM.from_pretrained(student)
     AutoPeftModelForCausalLM.from_pretrained(student / "adapter")
     report = (run / "report.html").read_text()
-    assert 'aria-label="validation"' in report
+    assert 'aria-label="held_out"' in report
     assert 'aria-label="likelihood"' in report

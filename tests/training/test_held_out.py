@@ -13,7 +13,7 @@ from fastdistill_ray.objectives import AdvDistill, Sft
 from fastdistill_ray.rewards.advantages import AdvantageKnobs, group_advantages
 from fastdistill_ray.training.checkpoints import TrainProgress
 from fastdistill_ray.training.held_out import hold_out, is_stopped, judge, validate
-from fastdistill_ray.training.knobs import ValidationKnobs
+from fastdistill_ray.training.knobs import HeldOutKnobs
 from fastdistill_ray.training.step import Learner
 
 pytestmark = pytest.mark.usefixtures("world_of_one")
@@ -30,7 +30,7 @@ def held_out_groups(folder: str) -> list[dict]:
 
 def values(learner: Learner, rows: list[dict]) -> dict[str, float]:
     results = validate(learner, hold_out(learner, rows))
-    assert results.pop("time/validation") > 0
+    assert results.pop("time/held_out") > 0
     return results
 
 
@@ -66,7 +66,7 @@ def reference(folder: str, learner: Learner, rows: list[dict]) -> dict[str, floa
         share, value = np.array(weighted[kind]).T
         found[f"weighted_likelihood_{name}"] = (share * value).sum() / share.sum()
     found["likelihood_gap"] = found["likelihood_correct"] - found["likelihood_wrong"]
-    return {f"validation/{name}": float(value) for name, value in found.items()}
+    return {f"held_out/{name}": float(value) for name, value in found.items()}
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_validation_leaves_training_as_it_was(folder):
     found = []
     for step in range(3):
         found += losses(learner, folder, range(step, step + 1))
-        assert validate(learner, held_out)["validation/loss"] > 0
+        assert validate(learner, held_out)["held_out/loss"] > 0
     quiet = make_learner(folder, precision="bf16", lora={"rank": 4, "dropout": 0.3})
     assert found == losses(quiet, folder, range(3))
 
@@ -103,13 +103,13 @@ def test_validation_of_sft_counts_its_own_tokens_and_every_completion(folder):
         values(learner._replace(objective=objective), rows) for objective in (AdvDistill(), Sft())
     )
     for name in ("likelihood_correct", "weighted_likelihood_wrong"):
-        assert sft[f"validation/{name}"] == advdistill[f"validation/{name}"]
+        assert sft[f"held_out/{name}"] == advdistill[f"held_out/{name}"]
     best = make_learner(folder, micro_batch_tokens=100_000)._replace(objective=Sft())
     only_best = [
         {**row, "completions": [one for one in row["completions"] if one["verdict"] == "correct"]}
         for row in rows[1:]
     ]
-    assert sft["validation/ce"] == pytest.approx(
+    assert sft["held_out/ce"] == pytest.approx(
         losses_of(best, {**make_row(folder, 0), "groups": only_best}), rel=1e-5
     )
 
@@ -122,27 +122,27 @@ def losses_of(learner: Learner, row: dict) -> float:
 
 def test_held_out_groups_that_cannot_give_the_watched_value_are_refused(folder):
     knobs = {"share": 0.1, "best_metric": "likelihood_gap"}
-    learner = make_learner(folder, validation=knobs)
+    learner = make_learner(folder, held_out=knobs)
     rows = held_out_groups(folder)
     for row in rows:
         row["completions"] = [one | {"verdict": "correct"} for one in row["completions"]]
-    with pytest.raises(ValueError, match=r"validation.share: 0.1 .* no wrong completion"):
+    with pytest.raises(ValueError, match=r"held_out.share: 0.1 .* no wrong completion"):
         hold_out(learner, rows)
     with pytest.raises(ValueError, match="no correct completion"):
         hold_out(learner, [])
 
 
 def test_best_step_and_patience_follow_the_metric():
-    knobs = ValidationKnobs(share=0.1, best_metric="loss", patience=2)
+    knobs = HeldOutKnobs(share=0.1, best_metric="loss", patience=2)
     progress, stops = TrainProgress(0, 100), []
     for step, loss in ((10, 3.0), (20, 2.0), (30, 2.0), (40, 1.5), (50, 1.6), (60, 1.7)):
-        progress = judge(progress._replace(step=step), {"validation/loss": loss}, knobs)
+        progress = judge(progress._replace(step=step), {"held_out/loss": loss}, knobs)
         stops.append(is_stopped(progress, knobs))
     assert (progress.best_step, progress.best_score, progress.num_worse) == (40, -1.5, 2)
     assert stops == [False] * 5 + [True]
-    rising = ValidationKnobs(share=0.1, best_metric="likelihood_correct")
+    rising = HeldOutKnobs(share=0.1, best_metric="likelihood_correct")
     for step, value in ((10, 0.2), (20, 0.4), (30, 0.3)):
         progress = TrainProgress(0, 100) if step == 10 else progress
-        results = {"validation/likelihood_correct": value}
+        results = {"held_out/likelihood_correct": value}
         progress = judge(progress._replace(step=step), results, rising)
     assert (progress.best_step, is_stopped(progress, rising)) == (20, False)

@@ -41,17 +41,17 @@ from fastdistill_ray.run_files import MANIFEST, StageResult
 from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
 from fastdistill_ray.training.feed import rank_dataset
 from fastdistill_ray.training.job import train
-from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs, ValidationKnobs
+from fastdistill_ray.training.knobs import HeldOutKnobs, OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.worker import step_rows
 from fastdistill_ray.verifiers import VerifierKnobs
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 NUM_GROUPS = 13  # in steps of 3: the last of an epoch has one group, so one of two ranks has none
 EPOCHS = 3
-MEASURED = ("time/step", "time/validation", "train/tokens_per_second", "memory/peak_gib")
+MEASURED = ("time/step", "time/held_out", "train/tokens_per_second", "memory/peak_gib")
 # Two groups held out; the best step is neither the last nor one of a periodic checkpoint.
 RISING = 5e-3  # a learning rate at which they get worse after some steps
-WATCHED = ValidationKnobs(share=0.15, every=2, best_metric="loss", patience=2)
+WATCHED = HeldOutKnobs(share=0.15, every=2, best_metric="loss", patience=2)
 KNOWN_CHECKPOINTS = "checkpoint_manager_snapshot.json"  # Ray Train's own file
 
 
@@ -213,12 +213,12 @@ def run(
     *,
     workers: int,
     max_failures: int = 0,
-    validation: ValidationKnobs | None = None,
+    held_out: HeldOutKnobs | None = None,
     learning_rate: float = 3e-3,
 ) -> StageResult:
     out.mkdir(exist_ok=True)
-    validation = validation or ValidationKnobs()
-    plan = StepPlan(str(store), 3, EPOCHS, None, 0, False, validation.share)
+    held_out = held_out or HeldOutKnobs()
+    plan = StepPlan(str(store), 3, EPOCHS, None, 0, False, held_out.share)
     return train(
         model=model,
         prompt=PromptKnobs(system=""),
@@ -231,11 +231,11 @@ def run(
             checkpoint_every=4,
             micro_batch_tokens=80,
             max_failures=max_failures,
-            validation=validation,
+            held_out=held_out,
         ),
         plan=plan,
         total_steps=num_steps(plan, NUM_GROUPS),
-        export_epochs=[1, 3] if validation.best_metric == "none" else [],
+        export_epochs=[1, 3] if held_out.best_metric == "none" else [],
         student_pool=PoolKnobs(workers=workers, cpus=1.0),
         out=out,
     )
@@ -357,15 +357,15 @@ def test_training_called_again_after_a_failure_continues_from_its_checkpoint(
 def watched(model: str, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted training of two ranks that validates and stops early."""
     out = tmp_path_factory.mktemp("watched")
-    run(model, store, out, workers=2, validation=WATCHED, learning_rate=RISING)
+    run(model, store, out, workers=2, held_out=WATCHED, learning_rate=RISING)
     return out
 
 
 def validations(out: Path) -> dict[int, float]:
     return {
-        line["step"]: line["validation/loss"]
+        line["step"]: line["held_out/loss"]
         for line in lines(out / "metrics.jsonl")
-        if "validation/loss" in line
+        if "held_out/loss" in line
     }
 
 
@@ -391,7 +391,7 @@ def test_validation_and_the_best_step_are_those_of_one_rank(
     watched: Path, model: str, store: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "one"
-    run(model, store, out, workers=1, validation=WATCHED, learning_rate=RISING)
+    run(model, store, out, workers=1, held_out=WATCHED, learning_rate=RISING)
     one, two = (without_measured(folder / "metrics.jsonl") for folder in (out, watched))
     for first, second in zip(one, two, strict=True):
         assert second == {name: pytest.approx(value, rel=1e-3) for name, value in first.items()}
@@ -417,7 +417,7 @@ def test_worker_killed_at_a_random_step_changes_no_digit(
         out,
         workers=2,
         max_failures=1,
-        validation=WATCHED,
+        held_out=WATCHED,
         learning_rate=RISING,
     )
     assert killed

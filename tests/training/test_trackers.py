@@ -14,7 +14,7 @@ from fastdistill_ray.training.trackers import Trackers, TrackingKnobs
 
 def line(step: int) -> dict[str, float]:
     values = {"train/loss": 1 / step, "train/ce": 0.5 / step, "train/grad_norm": 2.0}
-    values |= {"train/unique_tokens": 10, "validation/loss": 7.0} if step == 2 else {}
+    values |= {"train/unique_tokens": 10, "held_out/loss": 7.0} if step == 2 else {}
     return {"step": step, "epoch": 0, "train/unique_tokens": 10, **values}
 
 
@@ -51,7 +51,7 @@ def test_tensorboard_has_every_step_once_over_kills_and_restarts(tmp_path):
     follow(tmp_path, range(1, 6), knobs)
     found = scalars(tmp_path / "tensorboard")
     assert found["train/loss"] == [(step, pytest.approx(1 / step)) for step in range(1, 6)]
-    assert found["validation/loss"] == [(2, 7.0)]
+    assert found["held_out/loss"] == [(2, 7.0)]
     assert "step" not in found
 
 
@@ -151,4 +151,4 @@ def test_wandb_offline_run_holds_the_steps(tmp_path, monkeypatch):
 
 def test_step_facts_is_one_line_a_person_reads():
     facts = step_facts(line(2) | {"time/mfu": 0.453})
-    assert facts == "epoch 1  loss 0.5000 (ce 0.2500)  validation 7.0000  mfu 45%"
+    assert facts == "epoch 1  loss 0.5000 (ce 0.2500)  held out 7.0000  mfu 45%"
