@@ -32,6 +32,17 @@ ENGINE_TAG, ENDPOINT_TAG = "an engine", "an endpoint"
 class EngineKnobs(Knobs):
     """Arguments of a vLLM engine; names are vLLM's own."""
 
+    FREE = frozenset(
+        {
+            "max_num_seqs",
+            "tensor_parallel_size",
+            "pipeline_parallel_size",
+            "enforce_eager",
+            "gpu_memory_utilization",
+            "cpu_kv_cache_gib",
+        }
+    )
+
     kind: Literal["vllm", "scripted"] = Field(
         default="vllm",
         description="scripted: no model, answers made from the references (for tests).",
@@ -63,6 +74,19 @@ class EngineKnobs(Knobs):
 
 class EndpointKnobs(Knobs):
     """A server that speaks OpenAI's chat completions; `teacher.model` is its name for the model."""
+
+    FREE = frozenset(
+        {
+            "api_key_env",
+            "max_concurrency",
+            "requests_per_minute",
+            "tokens_per_minute",
+            "timeout",
+            "give_up_after",
+            "price_prompt",
+            "price_completion",
+        }
+    )
 
     kind: Literal["endpoint"] = Field(default="endpoint", description="The server's model writes.")
     url: str = Field(pattern=r"^https?://[^\s?#@]+$", description="Up to and with /v1.")
@@ -100,6 +124,8 @@ def _engine_tag(value: Any) -> str:
 
 
 class TeacherKnobs(Knobs):
+    FREE = frozenset({"model"})
+
     model: str = Field(min_length=1, description="Hub id, folder or .gguf file.")
     prompt: PromptKnobs = PromptKnobs()
     engine: Annotated[
