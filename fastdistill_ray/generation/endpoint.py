@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 import pyarrow as pa
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.draws import Draw, Part, answer
 from fastdistill_ray.generation.knobs import EndpointKnobs
 from fastdistill_ray.generation.outputs import NO_IDS, Answer, RawCompletion, with_completions
@@ -295,12 +296,12 @@ def retry_after(header: str) -> float:
 
 
 def key_header(knobs: EndpointKnobs) -> dict[str, str]:
-    """ValueError where the key is missing on this node."""
+    """UserError where the key is missing on this node."""
     if not knobs.api_key_env:
         return {}
     key = os.environ.get(knobs.api_key_env, "").strip()
     if not key:
-        raise ValueError(
+        raise UserError(
             f"engine.api_key_env: {knobs.api_key_env} is not set on this node; set it where Ray is "
             "started"
         )
@@ -312,15 +313,15 @@ def check_endpoint(section: str, model: str, knobs: EndpointKnobs) -> None:
     try:
         headers = key_header(knobs)
     except ValueError as error:
-        raise ValueError(f"{section}.{error}") from error
+        raise UserError(f"{section}.{error}") from error
     try:
         status, text = asyncio.run(_list_models(knobs, headers))
     except (aiohttp.ClientError, TimeoutError) as error:
-        raise ValueError(
+        raise UserError(
             f"{section}.engine.url: nothing answers at {knobs.url} ({type(error).__name__})"
         ) from error
     if status in (401, 403):
-        raise ValueError(
+        raise UserError(
             f"{section}.engine.api_key_env: {knobs.url} does not take this key (HTTP {status})"
         )
     try:
@@ -328,7 +329,7 @@ def check_endpoint(section: str, model: str, knobs: EndpointKnobs) -> None:
     except (ValueError, KeyError, TypeError):
         names = []
     if names and model not in names:
-        raise ValueError(
+        raise UserError(
             f"{section}.model: {knobs.url} has no model {model}; it names {', '.join(names[:5])}"
         )
 

@@ -4,6 +4,7 @@ from collections import Counter
 
 import pyarrow.parquet as pq
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.groups.store import Store
 from fastdistill_ray.run_files import StageResult
 
@@ -13,14 +14,14 @@ FEWEST_JUDGED = 200  # completions a share of failures is taken of, so that a fe
 
 
 def check_failures(verdicts: Counter[str], max_share: float, store: Store) -> None:
-    """ValueError when too many of a store's completions could not be judged."""
+    """UserError when too many of a store's completions could not be judged."""
     total = verdicts.total()
     failed = sum(verdicts[verdict] for verdict in FAILED_VERDICTS)
     if failed <= max_share * max(total, FEWEST_JUDGED):
         return
     reasons = _failure_reasons(store).most_common(1)
     run = store.folder.parent.parent
-    raise ValueError(
+    raise UserError(
         f"reward.max_failed_share: {failed} of {total} completions ({failed / total:.1%}) have "
         f"verdict error or timeout, more than {max_share:.1%}"
         + "".join(f"; the most frequent reason, {n} times: {text}" for text, n in reasons)
@@ -65,7 +66,7 @@ def store_result(store: Store, num_problems: int, set_aside: dict[str, int]) -> 
     kept = reasons.pop("", 0)
     lost = dict(reasons) | set_aside
     if not kept:
-        raise ValueError(
+        raise UserError(
             f"no group of {reasons.total()} was kept ({lost}); look at the completions in "
             f"{store.folder} and at teacher.prompt, reward.verifier and selection"
         )

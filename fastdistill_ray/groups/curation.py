@@ -17,6 +17,7 @@ import ray.data
 from ray.data import ActorPoolStrategy
 
 from fastdistill_ray.cluster.pools import PoolKnobs, PoolsKnobs
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.completions import EngineSpec, completions, num_bundles, unbundle
 from fastdistill_ray.generation.knobs import EndpointKnobs, SamplingKnobs, TeacherKnobs
 from fastdistill_ray.generation.outputs import with_arrays, without_arrays
@@ -109,7 +110,7 @@ def curate(
     assert not any(map(has_one_that_fits, unanswered)), "a problem whose prompt fits has no group"
     num_too_long = sum(map(len, unanswered))
     if num_too_long == len(problems):
-        raise ValueError(
+        raise UserError(
             f"teacher.engine.max_model_len: the prompts of all {num_too_long} problems leave no "
             "room for sampling.max_new_tokens"
         )
@@ -184,7 +185,7 @@ def log_commits(
         check_failures(verdicts, max_failed_share, store)
     progress.end()
     if failure:
-        raise ValueError(
+        raise UserError(
             f"{failure}; {groups} of {total} groups are committed, start again to go on"
         )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.groups.accounting import check_failures, count_verdicts, store_result
 from fastdistill_ray.groups.store import Store
 from fastdistill_ray.progress import Progress
@@ -53,7 +54,7 @@ def reselect(
     dropped = Counter(reason for commit in store.commits() for reason in commit.dropped)
     kept = dropped.pop("", 0)
     if not kept:
-        raise ValueError(
+        raise UserError(
             f"selection.group_size: none of the groups is kept with {selection.group_size} "
             f"completions ({dict(dropped)})"
         )

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.records import KINDS
 from fastdistill_ray.rewards import RewardKnobs, Scorer
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
@@ -46,7 +47,7 @@ def score_file(
     verdicts: Counter[str] = Counter()
     output = Path(output)
     if output.is_dir() or not output.parent.is_dir():
-        raise ValueError(f"output {output}: not a file in an existing folder")
+        raise UserError(f"output {output}: not a file in an existing folder")
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     cache = output.with_name(f"{output.name}.{LLM_JUDGE}")
     try:
@@ -112,17 +113,17 @@ def _to_score(line: dict[str, Any]) -> ToScore:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The checked lines of a score file; ValueError names the file, the line and all its faults."""
+    """The checked lines of a score file; UserError names the file, the line and all its faults."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file") from error
+        raise UserError(f"{path}: no such file") from error
     except IsADirectoryError as error:
-        raise ValueError(f"{path}: a folder, expected a JSONL file") from error
+        raise UserError(f"{path}: a folder, expected a JSONL file") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text") from error
+        raise UserError(f"{path}: not UTF-8 text") from error
     if not text.strip():
-        raise ValueError(f"{path}: the file is empty")
+        raise UserError(f"{path}: the file is empty")
     lines: list[dict[str, Any]] = []
     first_line: dict[str | int, int] = {}
     # Not splitlines(): JSON strings may hold U+2028, which it takes for a line break.
@@ -130,7 +131,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         line = _parse_line(raw, f"{path}, line {number}")
         earlier = first_line.setdefault(line["id"], number)
         if earlier != number:
-            raise ValueError(
+            raise UserError(
                 f"{path}, line {number}: id {line['id']!r} is that of line {earlier} too"
             )
         lines.append(line)
@@ -141,12 +142,12 @@ def _parse_line(raw: str, where: str) -> dict[str, Any]:
     try:
         line = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: not JSON: {error}") from error
+        raise UserError(f"{where}: not JSON: {error}") from error
     if not isinstance(line, dict):
-        raise ValueError(f"{where}: expected a JSON object, got {type(line).__name__}")
+        raise UserError(f"{where}: expected a JSON object, got {type(line).__name__}")
     faults = _line_faults(line)
     if faults:
-        raise ValueError(f"{where}: {'; '.join(faults)}")
+        raise UserError(f"{where}: {'; '.join(faults)}")
     return line
 
 
