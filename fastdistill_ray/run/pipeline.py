@@ -23,7 +23,7 @@ from fastdistill_ray.run.folder import RunDir
 from fastdistill_ray.run_files import StageResult, write_text
 from fastdistill_ray.tasks import TaskKnobs, load_problems
 from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
-from fastdistill_ray.training import worker as training
+from fastdistill_ray.training.job import train
 from fastdistill_ray.training.monitor import FollowMetrics
 from fastdistill_ray.training.trackers import Trackers
 from fastdistill_ray.verifiers import Judge, VerifierKnobs
@@ -124,7 +124,7 @@ def _train(
     ):
         run.stage(
             name,
-            training.train,
+            train,
             model=student.model,
             prompt=recipe.student.prompt,
             objective=student.objective,
