@@ -118,17 +118,18 @@ def select(
     """The judged row with its chosen completions weighted, and why it is dropped if it is.
 
     A completion that is left out, or that has no reward, takes no part in its group's statistics:
-    it has no advantage and no weight.
+    it is not selected, and has no advantage and no weight.
     """
     completions = row["completions"]
     chosen = select_completions([one["text"] for one in completions], selection, row["problem_id"])
     members = [completions[i] for i in chosen]
-    signals = relative([one["reward"] for one in members], advantage, tau)
-    places = dict(zip(chosen, signals, strict=True))
+    relatives = relative([one["reward"] for one in members], advantage, tau)
+    places = dict(zip(chosen, relatives, strict=True))
     weighted = []
     for i, one in enumerate(completions):
         value, weight = places.get(i, (None, None))
-        weighted.append({**one, "advantage": value, "weight": weight})
+        signals = {"is_selected": value is not None, "advantage": value, "weight": weight}
+        weighted.append({**one, **signals})
     rewarded = [one for one in members if one["reward"] is not None]
     dropped = drop_reason(
         [one["verdict"] == "correct" for one in rewarded],
