@@ -123,6 +123,7 @@ def make_row(step: int, rank: int, world_size: int) -> dict[str, Any]:
                 "num_tokens": 1,
                 "verdict": "correct" if k % 2 else "wrong",
                 "reward": float(random.normal()),
+                "is_selected": True,
                 "advantage": 0.0,
             }
             for k in range(COMPLETIONS)

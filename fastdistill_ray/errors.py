@@ -1,9 +1,8 @@
-"""The one kind of error that a user mends."""
+"""The error that is the user's to mend."""
 
 
 class UserError(ValueError):
-    """A fault in what the user gave: a field, a file, a row, a cluster that is too small.
+    """The one kind of error that becomes one line and exit code 2.
 
-    Its message is one line that names what is wrong and what to do. The commands print it alone and
-    end with exit code 2; any other exception keeps its traceback: it is a bug, or the machine's.
+    Anything else keeps its traceback: it is a bug, or the machine's.
     """

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fastdistill_ray.errors import UserError
+
 STAGES = "stages"
 RECIPES = "recipes"
 # Of a view: what belongs to one recipe.
@@ -61,13 +63,13 @@ def write_json(path: Path, tree: Any) -> None:
 
 
 def read_json(path: Path, absent: Any) -> Any:
-    """The file's content, or `absent` where there is none; ValueError names a spoilt file."""
+    """The file's content, or `absent` where there is none; UserError names a spoilt file."""
     if not path.is_file():
         return absent
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(
+        raise UserError(
             f"{path}: not JSON ({error}); run the stage that writes it again"
         ) from error
 

@@ -181,6 +181,7 @@ def row_of(shape: Shape, random: np.random.Generator, step: int) -> dict[str, An
                 "num_tokens": shape.completion_tokens,
                 "verdict": "correct" if k % 2 else "wrong",
                 "reward": float(random.normal()),
+                "is_selected": True,
                 "advantage": 0.0,
             }
             for k in range(shape.num_completions)

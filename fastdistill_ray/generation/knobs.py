@@ -1,11 +1,12 @@
 """Who writes completions and how they are drawn: engines, endpoints, sampling. No Ray, no vLLM."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from fastdistill_ray.knobs import Knobs
 from fastdistill_ray.prompts import PromptKnobs
+from fastdistill_ray.verifiers.knobs import VerifierKnobs
 
 SEED_STRIDE = 1024  # completion k of a problem is drawn with the problem's seed + k
 LOOP_TOKENS = (8, 64)  # shortest and longest text that counts as a loop when it repeats
@@ -247,3 +248,12 @@ def pool_error(pool: str, engine: EngineKnobs | EndpointKnobs, workers: int, gpu
         f"pipeline_parallel_size is {engine.tensor_parallel_size} x "
         f"{engine.pipeline_parallel_size}; set them equal"
     )
+
+
+class EngineSpec(NamedTuple):
+    """What an engine's actor loads and how it samples."""
+
+    model: str  # reference; each actor fetches it for its own node
+    engine: EngineKnobs | EndpointKnobs
+    sampling: SamplingKnobs
+    verifier: VerifierKnobs  # judges completions while sampling.max_n draws more

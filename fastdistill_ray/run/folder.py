@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from fastdistill_ray.recipe.loading import dump_recipe
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run.graph import Stage, find, new_folder
 from fastdistill_ray.run.provenance import code_state, versions
+from fastdistill_ray.run.stages import Stages
 from fastdistill_ray.run_files import (
     GIT,
     GRAPH,
@@ -48,6 +49,7 @@ class RunFolder:
             )
         self.path = Path(path).absolute()
         self.recipe = recipe
+        self.stages = Stages(recipe, self.path)
         self.graph: dict[str, str] = {}  # of the stages come to so far
         is_run = (self.path / RECIPE).exists() or (self.path / STAGES).exists()
         if self.path.exists() and any(self.path.iterdir()) and not is_run:
@@ -84,7 +86,7 @@ class RunFolder:
         """Run `function(*args, **kwargs, out=folder)` unless that is done; -> the folder."""
         folder = self.enter(stage)
         if (folder / MANIFEST).exists():
-            logger.info("%s: reused, %s", stage.name, folder.relative_to(self.path))
+            self.log_reused(stage, folder)
             return folder
         logger.info("%s: started", stage.name)
         clock = Clock(folder)
@@ -92,9 +94,39 @@ class RunFolder:
             result = function(*args, **kwargs, out=folder)
         finally:
             clock.stop()
-        write_manifest(folder, stage.name, result, clock.seconds, pool)
-        logger.info("%s: done in %.0f s, %d rows", stage.name, clock.seconds, result.rows_out)
+        self.complete(stage, folder, result, clock.seconds[folder], pool)
         return folder
+
+    def complete(
+        self,
+        stage: Stage,
+        folder: Path,
+        result: StageResult,
+        seconds: float,
+        pool: PoolKnobs | None,
+    ) -> None:
+        """Writes the manifest, last: the stage's work is never changed again."""
+        assert result.rows_in == result.rows_out + sum(result.set_aside.values()), (stage, result)
+        pool = pool or PoolKnobs()
+        manifest = {
+            "stage": stage.name,
+            "rows_in": result.rows_in,
+            "rows_out": result.rows_out,
+            "set_aside": result.set_aside,
+            "seconds": round(seconds, 2),
+            "cpu_hours": pool.workers * pool.cpus * seconds / 3600,
+            "gpu_hours": pool.workers * pool.gpus * seconds / 3600,
+            "prompt_tokens": result.prompt_tokens,
+            "completion_tokens": result.completion_tokens,
+            "facts": result.facts,
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "git": code_state().split("\n", 1)[0],
+        }
+        write_json(folder / MANIFEST, manifest)
+        logger.info("%s: done in %.0f s, %d rows", stage.name, seconds, result.rows_out)
+
+    def log_reused(self, stage: Stage, folder: Path) -> None:
+        logger.info("%s: reused, %s", stage.name, folder.relative_to(self.path))
 
     def claim(self) -> None:
         """From now on the folder's own files are the view of this recipe; that of another one
@@ -118,39 +150,22 @@ class RunFolder:
 
 
 class Clock:
-    """Seconds spent on a stage, in this and in earlier attempts."""
+    """Seconds spent on stages that are worked on together, in this and in earlier attempts."""
 
-    def __init__(self, folder: Path) -> None:
-        self.file = folder / SECONDS
-        self.before = read_json(self.file, {"seconds": 0.0})["seconds"]
+    def __init__(self, *folders: Path) -> None:
+        self.seconds = {
+            folder: read_json(folder / SECONDS, {"seconds": 0.0})["seconds"] for folder in folders
+        }
         self.start = time.monotonic()
-        self.seconds = self.before
 
-    def stop(self) -> None:
-        self.seconds = self.before + time.monotonic() - self.start
-        write_json(self.file, {"seconds": self.seconds})
-
-
-def write_manifest(
-    folder: Path, name: str, result: StageResult, seconds: float, pool: PoolKnobs | None
-) -> None:
-    assert result.rows_in == result.rows_out + sum(result.set_aside.values()), (name, result)
-    pool = pool or PoolKnobs()
-    manifest = {
-        "stage": name,
-        "rows_in": result.rows_in,
-        "rows_out": result.rows_out,
-        "set_aside": result.set_aside,
-        "seconds": round(seconds, 2),
-        "cpu_hours": pool.workers * pool.cpus * seconds / 3600,
-        "gpu_hours": pool.workers * pool.gpus * seconds / 3600,
-        "prompt_tokens": result.prompt_tokens,
-        "completion_tokens": result.completion_tokens,
-        "facts": result.facts,
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "git": code_state().split("\n", 1)[0],
-    }
-    write_json(folder / MANIFEST, manifest)
+    def stop(self, work: Mapping[Path, float] | None = None) -> None:
+        """Divides what was spent by the `work` done for each; equally where that is not known."""
+        spent, now = time.monotonic() - self.start, time.monotonic()
+        work = work if work and sum(work.values()) else dict.fromkeys(self.seconds, 1.0)
+        for folder in self.seconds:
+            self.seconds[folder] += spent * work[folder] / sum(work.values())
+            write_json(folder / SECONDS, {"seconds": self.seconds[folder]})
+        self.start = now
 
 
 def view_id(recipe_text: str) -> str:

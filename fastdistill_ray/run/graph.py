@@ -74,7 +74,8 @@ class Made(NamedTuple):
 def made(run: Path, kind: str) -> Iterator[Made]:
     """All work of a kind, complete work first."""
     found = [
-        Made(file.parent, read_json(file, {})) for file in sorted((run / STAGES / kind).glob(f"*/{STAGE}"))
+        Made(file.parent, read_json(file, {}))
+        for file in sorted((run / STAGES / kind).glob(f"*/{STAGE}"))
     ]
     yield from sorted(found, key=lambda one: not one.is_complete)
 
@@ -101,7 +102,9 @@ def changes(stage: Stage, old: Mapping[str, Any]) -> list[Change]:
 
 def find(run: Path, stage: Stage) -> Made | None:
     """The work that is that of the stage, wherever it lies."""
-    return next((one for one in made(run, stage.kind) if not changes(stage, one.dependencies)), None)
+    return next(
+        (one for one in made(run, stage.kind) if not changes(stage, one.dependencies)), None
+    )
 
 
 def nearest(run: Path, stage: Stage) -> tuple[Made, list[Change]] | None:

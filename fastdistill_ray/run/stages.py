@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdistill_ray.digests import UNKNOWN, file_digest, folder_digest
-from fastdistill_ray.evaluation.answers import Model
+from fastdistill_ray.evaluation.knobs import Model
 from fastdistill_ray.generation.knobs import EndpointKnobs, TeacherKnobs
 from fastdistill_ray.models import model_identity
 from fastdistill_ray.recipe.derived import StudentSpec, all_teachers
@@ -14,7 +14,7 @@ from fastdistill_ray.run.graph import Stage, find
 from fastdistill_ray.tasks.problem_file import ProblemFile
 
 PAID = ("teacher", "teachers", "sampling")  # sections that decide what a teacher writes
-PROBLEMS_OF_GROUPS = "problems (task)"
+PROBLEMS = "the problems of task"
 
 
 class Stages:
@@ -36,10 +36,11 @@ class Stages:
         recipe = self.recipe
         sections = {name: getattr(recipe, name) for name in (*PAID, "reward")}
         sections |= {"advantage": recipe.advantage, "selection": recipe.selection}
-        return Stage("groups", "", sections, {**self._teachers, PROBLEMS_OF_GROUPS: problems.digest})
+        inputs = {**self._teachers, PROBLEMS: problems.digest}
+        return Stage("groups", "", sections, inputs)
 
     def groups_of(self, student: StudentSpec, problems: ProblemFile) -> Stage:
-        """What the student is trained on: the groups, or as many completions of each as it wants."""
+        """What the student is trained on: the groups, or fewer completions of each."""
         groups = self.groups(problems)
         if student.group_size is None:
             return groups
@@ -59,7 +60,7 @@ class Stages:
             "compare.epochs": recipe.compare.epochs,
         }
         inputs = {
-            "student.model": self._models(student.model),
+            "student.model": model_identity(student.model),
             "groups": self._id(self.groups_of(student, problems)),
         }
         paths = {"objective": student.section, "student.model": student.model_field}
@@ -76,8 +77,8 @@ class Stages:
         path = Path(model.weights)
         is_ours = path.is_relative_to(self.run)
         inputs = {
-            "model": str(path.relative_to(self.run)) if is_ours else self._models(model.weights),
-            "problems (task)": " ".join(file.digest for file in problems),
+            "model": str(path.relative_to(self.run)) if is_ours else model_identity(model.weights),
+            PROBLEMS: " ".join(file.digest for file in problems),
         }
         return Stage("answers", model.name, sections, inputs)
 
@@ -90,10 +91,7 @@ class Stages:
 
     def _teacher(self, teacher: TeacherKnobs) -> str:
         is_remote = isinstance(teacher.engine, EndpointKnobs)
-        return f"endpoint:{teacher.model}" if is_remote else self._models(teacher.model)
-
-    def _models(self, reference: str) -> str:
-        return model_identity(reference)
+        return f"endpoint:{teacher.model}" if is_remote else model_identity(teacher.model)
 
     def _id(self, stage: Stage) -> str:
         found = find(self.run, stage)
@@ -101,7 +99,7 @@ class Stages:
 
 
 def path_identity(path: str) -> str:
-    """A file's or folder's content; the hub's dataset, of whatever revision, where none is named."""
+    """Content of a file or folder; "": the hub's dataset, whatever its revision."""
     if not path:
         return f"hub@{UNKNOWN}"
     place = Path(path).expanduser()

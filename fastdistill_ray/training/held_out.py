@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.distributed.fsdp import FSDPModule
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.groups.steps import RowReader, StepPlan, held_out, read_index
 from fastdistill_ray.groups.store import Location, Store
 from fastdistill_ray.objectives import AdvDistill, Objective
@@ -78,7 +79,7 @@ def held_out_rows(plan: StepPlan, rank: int, world_size: int) -> list[dict[str, 
 
 
 def hold_out(learner: Learner, rows: list[dict[str, Any]]) -> HeldOut:
-    """ValueError, the same on all ranks, where they cannot give the value the recipe watches."""
+    """UserError, the same on all ranks, where they cannot give the value the recipe watches."""
     objective = learner.objective
     batches = make_batches(learner._replace(objective=EveryCompletion(objective)), rows)
     marks = [b.loss for b in make_batches(learner._replace(objective=Marks(objective)), rows)]
@@ -92,7 +93,7 @@ def hold_out(learner: Learner, rows: list[dict[str, Any]]) -> HeldOut:
     for name in needed.get(watched, ["completions"]):
         if not found[name]:
             kind = name if watched in needed else "trained"
-            raise ValueError(
+            raise UserError(
                 f"training.held_out.share: {learner.training.held_out.share} of the kept "
                 f"groups holds no {kind} completion; raise it"
             )

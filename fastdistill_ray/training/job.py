@@ -11,6 +11,7 @@ import ray.train.torch
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from fastdistill_ray.cluster.pools import PoolKnobs
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.groups.steps import StepPlan
 from fastdistill_ray.objectives import Objective
 from fastdistill_ray.prompts import PromptKnobs
@@ -55,7 +56,7 @@ def train(
     )
     result = _trainer(job, student_pool).fit()
     if result.return_value:
-        raise ValueError(result.return_value)
+        raise UserError(result.return_value)
     shutil.rmtree(job.out / CHECKPOINTS, ignore_errors=True)  # a finished training needs none
     return _count_rows(job.out / "metrics.jsonl", total_steps)
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.objectives import Objective
 from fastdistill_ray.objectives.contract import LossBatch, Scored
 from fastdistill_ray.rewards.advantages import AdvantageKnobs, group_advantages
@@ -88,9 +89,8 @@ def prepare_group(
     """
     prompt = text.encode_prompt(row)
     if not prompt:
-        raise ValueError(f"problem {row['problem_id']}: the student's prompt has no tokens")
-    # Selection takes a completion's advantage away when it leaves it out.
-    selected = [one for one in row["completions"] if one["advantage"] is not None]
+        raise UserError(f"problem {row['problem_id']}: the student's prompt has no tokens")
+    selected = [completion for completion in row["completions"] if completion["is_selected"]]
     encoded = [(one, completion_ids(one, row["teacher"], text)) for one in selected]
     kept = [(one, ids) for one, ids in encoded if ids and len(prompt) + len(ids) <= max_seq_len]
     is_correct = [one["verdict"] == "correct" for one, _ in kept]

@@ -176,7 +176,7 @@ def build_learner(job: TrainJob, source: str) -> Learner:
 
 
 def check_student(learner: Learner) -> None:
-    """ValueError when packed groups would not be computed as the model's own rows are."""
+    """UserError when packed groups would not be computed as the model's own rows are."""
     if learner.training.shared_prompt:
         check_packed_attention(
             learner.student,

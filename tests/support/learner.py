@@ -121,6 +121,7 @@ def make_row(folder: str, step: int, num_groups: int = 2) -> dict:
             "num_tokens": 4 + k,
             "verdict": "correct" if k % 2 else "wrong",
             "reward": float(random.normal()),
+            "is_selected": True,
             "advantage": 0.0,
         }
         for k in range(3)

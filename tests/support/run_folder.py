@@ -133,6 +133,7 @@ def _group(problem: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
             "reason": "",
             "scores": [{"name": "format", "value": float(formatted[k])}],
             "reward": float(rewards[k]),
+            "is_selected": True,
             "advantage": float(advantages[k]),
             "weight": float(weights[k]),
         }

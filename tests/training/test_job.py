@@ -81,6 +81,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, model: str) -> Path:
                 "num_tokens": 1,
                 "verdict": "correct" if k % 2 else "wrong",
                 "reward": float(draw.normal()),
+                "is_selected": True,
                 "advantage": 0.0,
             }
             for k in range(4)

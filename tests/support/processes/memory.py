@@ -32,6 +32,7 @@ def make_row(step: int, length: int) -> dict[str, Any]:
             "num_tokens": length,
             "verdict": "correct" if k % 2 else "wrong",
             "reward": float(random.normal()),
+            "is_selected": True,
             "advantage": 0.0,
         }
         for k in range(8)
