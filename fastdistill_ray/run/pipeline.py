@@ -23,7 +23,7 @@ from fastdistill_ray.run.folder import RunDir
 from fastdistill_ray.run_files import StageResult, write_text
 from fastdistill_ray.tasks import TaskKnobs, load_problems
 from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
-from fastdistill_ray.training.job import train
+from fastdistill_ray.training.job import TrainJob, train
 from fastdistill_ray.training.monitor import FollowMetrics
 from fastdistill_ray.training.trackers import Trackers
 from fastdistill_ray.verifiers import Judge, VerifierKnobs
@@ -115,6 +115,17 @@ def _train(
     )
     num_groups = num_problems if follow else Store(groups).num_kept()
     total_steps = num_steps(plan, num_groups)
+    job = TrainJob(
+        model=student.model,
+        prompt=recipe.student.prompt,
+        objective=student.objective,
+        advantage=recipe.advantage,
+        optimizer=recipe.optimizer.model_copy(update={"learning_rate": rate}),
+        training=knobs,
+        plan=plan,
+        total_steps=total_steps,
+        export_epochs=_exports(recipe),
+    )
     out = run.folder(name)
     trackers = Trackers(recipe.tracking, out, f"{recipe.name}/{student.name}/lr_{rate:g}")
     if not run.is_complete(name):
@@ -125,16 +136,8 @@ def _train(
         run.stage(
             name,
             train,
-            model=student.model,
-            prompt=recipe.student.prompt,
-            objective=student.objective,
-            advantage=recipe.advantage,
-            optimizer=recipe.optimizer.model_copy(update={"learning_rate": rate}),
-            training=knobs,
-            plan=plan,
-            total_steps=total_steps,
-            export_epochs=_exports(recipe),
-            student_pool=recipe.pools.student,
+            job,
+            recipe.pools.student,
             pool=recipe.pools.student,
         )
     return _trials(out, student.name, rate)

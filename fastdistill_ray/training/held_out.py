@@ -22,10 +22,10 @@ from fastdistill_ray.objectives.contract import LossBatch, Outputs, Scored, Targ
 from fastdistill_ray.rewards.advantages import softmax_weights
 from fastdistill_ray.training.checkpoints import TrainProgress
 from fastdistill_ray.training.knobs import HeldOutKnobs
+from fastdistill_ray.training.learner import Learner
 from fastdistill_ray.training.packing import MicroBatch
 from fastdistill_ray.training.step import (
     COUNTS,
-    Learner,
     empty_micro_batch,
     make_batches,
     max_over_ranks,

@@ -3,23 +3,21 @@
 Collectives here are the same in number and order on every rank, whatever groups it has.
 """
 
-import importlib
 import math
 import resource
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from fastdistill_ray.objectives import Objective
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.objectives.contract import Term
-from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.training.attention import row_multiple
-from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
+from fastdistill_ray.training.knobs import OptimizerKnobs
+from fastdistill_ray.training.learner import Learner
 from fastdistill_ray.training.packing import (
     MicroBatch,
-    StudentText,
     empty_batch,
     pack_groups,
     prepare_group,
@@ -30,37 +28,8 @@ from fastdistill_ray.training.utilisation import num_operations
 COUNTS = ("groups", "completions", "tokens", "unique_tokens", "row_tokens", "computed_tokens")
 
 
-class Learner(NamedTuple):
-    """What a rank trains and how."""
-
-    student: Student
-    optimizer: torch.optim.Optimizer
-    text: StudentText
-    device: torch.device
-    objective: Objective
-    advantage: AdvantageKnobs
-    knobs: OptimizerKnobs
-    training: TrainingKnobs
-    peak: float = 0.0  # operations per second of the device; 0: not measured
-
-
-def build_optimizer(student: Student, knobs: OptimizerKnobs) -> torch.optim.Optimizer:
-    trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in trained if parameter.ndim >= 2]
-    others = [parameter for parameter in trained if parameter.ndim < 2]
-    groups = [
-        {"params": decayed, "weight_decay": knobs.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    shared = {"lr": knobs.learning_rate, "betas": (knobs.beta1, knobs.beta2), "eps": knobs.eps}
-    groups = [group for group in groups if group["params"]]
-    if knobs.kind == "adamw8bit":
-        return importlib.import_module("torchao.optim").AdamW8bit(groups, **shared)
-    return torch.optim.AdamW(groups, fused=True, **shared)
-
-
 def train_step(learner: Learner, row: dict[str, Any], total_steps: int) -> dict[str, float]:
-    """One optimizer update from all ranks' groups; FloatingPointError before a bad one."""
+    """One optimizer update from all ranks' groups; UserError in place of one that is not finite."""
     start = time.perf_counter()
     step = row["step"]
     torch.manual_seed(hash((learner.training.seed, step, dist.get_rank())))  # adapters' dropout
@@ -74,7 +43,7 @@ def train_step(learner: Learner, row: dict[str, Any], total_steps: int) -> dict[
     norm = clip_gradients(learner.student, learner.knobs.max_grad_norm)
     loss = sum(term.coefficient * term.total for term in losses)
     if not math.isfinite(loss) or not math.isfinite(norm):
-        raise FloatingPointError(
+        raise UserError(
             f"training stopped at step {step + 1}: loss {loss}, gradient norm {norm}; lower "
             "optimizer.learning_rate or set training.precision: fp32"
         )

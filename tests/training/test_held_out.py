@@ -14,7 +14,7 @@ from fastdistill_ray.rewards.advantages import AdvantageKnobs, group_advantages
 from fastdistill_ray.training.checkpoints import TrainProgress
 from fastdistill_ray.training.held_out import hold_out, is_stopped, judge, validate
 from fastdistill_ray.training.knobs import HeldOutKnobs
-from fastdistill_ray.training.step import Learner
+from fastdistill_ray.training.learner import Learner
 
 pytestmark = pytest.mark.usefixtures("world_of_one")
 
