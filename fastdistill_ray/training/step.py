@@ -18,6 +18,7 @@ from fastdistill_ray.training.knobs import OptimizerKnobs
 from fastdistill_ray.training.learner import Learner
 from fastdistill_ray.training.packing import (
     MicroBatch,
+    TrainGroup,
     empty_batch,
     pack_groups,
     prepare_group,
@@ -57,7 +58,7 @@ def train_step(learner: Learner, row: dict[str, Any], total_steps: int) -> dict[
         used["time/mfu"] = operations / (seconds * dist.get_world_size() * learner.peak)
     return {
         "train/loss": loss,
-        **{f"train/{term.name}": term.total for term in losses},
+        **{f"loss/{term.name}": term.total for term in losses},
         "train/grad_norm": norm,
         "train/learning_rate": learning_rate,
         "train/num_groups": counts["groups"],
@@ -82,19 +83,23 @@ def peak_memory(device: torch.device) -> int:
 
 
 def make_batches(learner: Learner, rows: list[dict[str, Any]]) -> list[MicroBatch]:
-    training = learner.training
     prepared = [
         prepare_group(
             row,
             learner.text,
             learner.objective,
             advantage=learner.advantage,
-            max_seq_len=training.max_seq_len,
+            max_seq_len=learner.training.max_seq_len,
         )
         for row in rows
     ]
+    return pack(learner, [group for group in prepared if group])
+
+
+def pack(learner: Learner, groups: list[TrainGroup]) -> list[MicroBatch]:
+    training = learner.training
     return pack_groups(
-        [group for group in prepared if group],
+        groups,
         micro_batch_tokens=training.micro_batch_tokens,
         shared_prompt=training.shared_prompt,
         mask_prompt=training.mask_prompt,

@@ -34,7 +34,13 @@ from fastdistill_ray.training.checkpoints import (
     load_weights,
 )
 from fastdistill_ray.training.export import export_student
-from fastdistill_ray.training.held_out import held_out_rows, hold_out, is_stopped, judge, validate
+from fastdistill_ray.training.held_out import (
+    held_out_rows,
+    hold_out,
+    is_stopped,
+    mark_best,
+    validate,
+)
 from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.learner import Learner, build_learner
 from fastdistill_ray.training.packing import StudentText
@@ -83,7 +89,7 @@ def run_worker(job: TrainJob, *, use_gpu: bool, out: Path) -> None:
         progress = progress._replace(step=row["step"] + 1)
         if held_out and (progress.step % knobs.every == 0 or is_last(job, row)):
             metrics |= validate(learner, held_out)
-            progress = judge(progress, metrics, knobs)
+            progress = mark_best(progress, metrics, knobs)
         record_step(out, row, metrics)
         if row["ends_epoch"] and row["epoch"] + 1 in job.export_epochs:
             export_student(learner.student, source, epoch_folder(out, row["epoch"]))
