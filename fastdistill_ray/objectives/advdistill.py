@@ -1,4 +1,4 @@
-"""AdvDistill (arXiv 2507.00054, eq. 5 to 9): weighted cross-entropy and a penalty on wrong texts."""
+"""AdvDistill (arXiv 2507.00054, eq. 5 to 9): weighted cross-entropy, penalised wrong texts."""
 
 from typing import ClassVar, Literal
 

@@ -42,7 +42,7 @@ from fastdistill_ray.training.student import to_device
 
 
 class CompletionLabels(NamedTuple):
-    """Of each completion of a micro-batch, [C]; that of an empty one is neither correct nor wrong."""
+    """Arrays [C] of a micro-batch; the completion of an empty one is neither correct nor wrong."""
 
     is_correct: Array  # bool
     is_wrong: Array  # bool
@@ -207,9 +207,8 @@ def mark_best(
     """The progress with this step as the best one, or as one more that is not better."""
     if knobs.best_metric == "none":
         return progress
-    value = results[
-        "held_out/loss/ce" if knobs.best_metric == "ce" else f"held_out/{knobs.best_metric}"
-    ]
+    name = "loss/ce" if knobs.best_metric == "ce" else knobs.best_metric
+    value = results[f"held_out/{name}"]
     score = value if knobs.best_metric.startswith("likelihood") else -value
     if score > progress.best_score:
         return progress._replace(best_step=progress.step, best_score=score, num_worse=0)

@@ -198,10 +198,8 @@ def _write_trainings(path: Path, rng: np.random.Generator) -> None:
                 line["train/loss"] = ce + 0.5 * line.get("loss/contrastive", 0.0)
                 warm = min(1.0, step / 2) * 0.5 * (1 + math.cos(math.pi * step / num_steps))
                 if step % 4 == 0:
-                    line |= {
-                        "held_out/loss": line["train/loss"] + 0.1,
-                        "held_out/loss/ce": ce + 0.1,
-                    }
+                    line |= {"held_out/loss": line["train/loss"] + 0.1}
+                    line |= {"held_out/loss/ce": ce + 0.1}
                     line |= {"held_out/likelihood_correct": 0.5 + step / 200}
                     line |= {"held_out/weighted_likelihood_wrong": 0.5 - step / 200}
                 line |= {"train/learning_rate": rate * warm, "train/grad_norm": 1.0}

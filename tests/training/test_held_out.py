@@ -10,6 +10,7 @@ from support.models import make_tiny_model
 from transformers import AutoModelForCausalLM
 
 from fastdistill_ray.objectives import AdvDistill, Sft
+from fastdistill_ray.objectives.contract import Scored
 from fastdistill_ray.rewards.advantages import AdvantageKnobs, group_advantages
 from fastdistill_ray.training.checkpoints import TrainProgress
 from fastdistill_ray.training.held_out import hold_out, is_stopped, mark_best, validate
@@ -114,6 +115,25 @@ def test_validation_of_sft_counts_its_own_tokens_and_every_completion(folder):
     )
 
 
+def test_weighted_likelihoods_count_completions_as_the_objective_says(folder):
+    """Whatever knobs it has: a `tau` of another meaning is not taken for the softmax's."""
+
+    class Uniform:
+        tau = 4.0  # say, a temperature of logits
+        min_completions = 2
+        targets = AdvDistill().targets
+        __call__ = staticmethod(AdvDistill())
+
+        def group_weights(self, completions: list[Scored]) -> np.ndarray:
+            return np.full(len(completions), 1 / len(completions))
+
+    learner = make_learner(folder)
+    found = values(learner._replace(objective=Uniform()), held_out_groups(folder))
+    for kind in ("correct", "wrong"):
+        plain = found[f"held_out/likelihood_{kind}"]
+        assert found[f"held_out/weighted_likelihood_{kind}"] == pytest.approx(plain, rel=1e-5)
+
+
 def losses_of(learner: Learner, row: dict) -> float:
     from fastdistill_ray.training.step import train_step
 
@@ -140,6 +160,9 @@ def test_best_step_and_patience_follow_the_metric():
         stops.append(is_stopped(progress, knobs))
     assert (progress.best_step, progress.best_score, progress.num_worse) == (40, -1.5, 2)
     assert stops == [False] * 5 + [True]
+    term = HeldOutKnobs(share=0.1, best_metric="ce")
+    results = {"held_out/loss": 9.0, "held_out/loss/ce": 2.0}
+    assert mark_best(TrainProgress(5, 100), results, term).best_score == -2.0
     rising = HeldOutKnobs(share=0.1, best_metric="likelihood_correct")
     for step, value in ((10, 0.2), (20, 0.4), (30, 0.3)):
         progress = TrainProgress(0, 100) if step == 10 else progress
