@@ -53,14 +53,14 @@ STYLE: dict[Any, Any] = {
 }
 TRAINING_PANELS = {
     "train/loss": "Loss",
-    "train/ce": "Cross-entropy",
-    "train/contrastive": "Contrastive penalty",
+    "loss/ce": "Cross-entropy",
+    "loss/contrastive": "Contrastive penalty",
     "train/learning_rate": "Learning rate",
 }
 HELD_OUT_PANELS = {
     "held_out/loss": "Loss",
-    "held_out/ce": "Cross-entropy",
-    "held_out/contrastive": "Contrastive penalty",
+    "held_out/loss/ce": "Cross-entropy",
+    "held_out/loss/contrastive": "Contrastive penalty",
 }
 LIKELIHOOD_PANELS = {
     "held_out/likelihood_correct": "Correct",
