@@ -23,6 +23,7 @@ from vllm.logprobs import FlatLogprobs
 from vllm.v1.engine.logprobs import LogprobsProcessor
 from vllm.v1.outputs import LogprobsLists
 
+from benchmarks.harness import make_parser, write_json
 from fastdistill_ray.generation.completions import bundle
 from fastdistill_ray.generation.outputs import Answer, RawCompletion, with_completions
 from fastdistill_ray.generation.vllm_engine import flat_logprobs
@@ -40,8 +41,7 @@ TARGET = 10.0  # microseconds per token
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--json", default="", help="also written there")
+    parser = make_parser(__doc__)
     parser.add_argument("--tokens", type=int, default=256, help="of a completion")
     parser.add_argument("--groups", type=int, default=16)
     parser.add_argument("--k", type=int, default=20)
@@ -60,8 +60,7 @@ def main() -> None:
         "target": TARGET,
     }
     print(json.dumps(result, indent=1))
-    if knobs.json:
-        Path(knobs.json).write_text(json.dumps({**result, "rows": rows}, indent=1) + "\n")
+    write_json(knobs.json, {**result, "rows": rows})
 
 
 def core_outputs(num_tokens: int, k: int) -> list[LogprobsLists]:

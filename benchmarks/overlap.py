@@ -13,8 +13,6 @@ import argparse
 import json
 import logging
 import os
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -23,13 +21,13 @@ from typing import Any
 
 import psutil
 
-ROOT = Path(__file__).parent.parent
+from benchmarks.harness import ROOT, make_parser, run_fresh, write_json
+
 CORES = {"VLLM": 0, "Asking": 0, "GroupWriter": 0, "TrainWorker": 1, "FollowSteps": 1}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--json", default="", help="also written there")
+    parser = make_parser(__doc__)
     parser.add_argument("--problems", type=int, default=24)
     parser.add_argument("--run-dir", default="", help="kept; else a temporary folder")
     parser.add_argument("--one", nargs=2, default=[], help=argparse.SUPPRESS)
@@ -39,20 +37,13 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(arguments.run_dir or temporary)
+        folder.mkdir(parents=True, exist_ok=True)
         for stage, run_dir in (("generate", "alone"), ("train", "alone"), ("both", "both")):
             command = ["--problems", str(arguments.problems), "--one", stage, str(folder / run_dir)]
-            with open(folder / f"{stage}.log", "w", encoding="utf-8") as log:
-                subprocess.run(
-                    [sys.executable, "-m", "benchmarks.overlap", *command],
-                    cwd=ROOT,
-                    stdout=log,
-                    stderr=log,
-                    check=True,
-                )
+            run_fresh("benchmarks.overlap", *command, log=folder / f"{stage}.log")
         result = compare(folder)
     print(json.dumps(result, indent=1))
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_json(arguments.json, result)
 
 
 def compare(folder: Path) -> dict[str, Any]:
