@@ -15,16 +15,12 @@ from fastdistill_ray.objectives import AdvDistill, Sft
 from fastdistill_ray.prompts import PromptKnobs
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.training.knobs import LoraKnobs, OptimizerKnobs, TrainingKnobs
+from fastdistill_ray.training.learner import Learner, build_learner
 from fastdistill_ray.training.packing import (
     MicroBatch,
     TrainGroup,
 )
-from fastdistill_ray.training.sharding import shard_student
-from fastdistill_ray.training.step import (
-    Learner,
-    build_optimizer,
-    train_step,
-)
+from fastdistill_ray.training.step import train_step
 from fastdistill_ray.training.student import Student, load_student, to_device
 from fastdistill_ray.training.worker import student_text
 
@@ -96,20 +92,17 @@ KNOBS = OptimizerKnobs(learning_rate=1e-2, warmup_ratio=0.0, schedule="constant"
 
 
 def make_learner(folder: str, device: torch.device = CPU, **training: object) -> Learner:
-    knobs = TrainingKnobs(**{"precision": "fp32", "max_seq_len": 512, **training})
-    torch.manual_seed(knobs.seed)
     tokenizer = load_tokenizer(folder)
-    student = load_student(
-        folder,
+    return build_learner(
+        folder=folder,
         vocab_size=len(tokenizer),
+        text_for=lambda student: student_text(student, tokenizer, PromptKnobs(system="")),
         device=device,
-        shared_prompt=knobs.shared_prompt,
-        lora=knobs.lora,
+        objective=AdvDistill(),
+        advantage=AdvantageKnobs(),
+        optimizer=KNOBS,
+        training=TrainingKnobs(**{"precision": "fp32", "max_seq_len": 512, **training}),
     )
-    shard_student(student, knobs, device)
-    optimizer = build_optimizer(student, KNOBS)
-    text = student_text(student, tokenizer, PromptKnobs(system=""))
-    return Learner(student, optimizer, text, device, AdvDistill(), AdvantageKnobs(), KNOBS, knobs)
 
 
 def make_row(folder: str, step: int, num_groups: int = 2) -> dict:
@@ -121,6 +114,7 @@ def make_row(folder: str, step: int, num_groups: int = 2) -> dict:
             "num_tokens": 4 + k,
             "verdict": "correct" if k % 2 else "wrong",
             "reward": float(random.normal()),
+            "is_selected": True,
             "advantage": 0.0,
         }
         for k in range(3)
