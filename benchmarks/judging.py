@@ -28,6 +28,7 @@ from math_verify import LatexExtractionConfig, parse, verify
 
 from benchmarks.harness import make_parser, print_rows, write_json
 from fastdistill_ray.records import Kind
+from fastdistill_ray.run_files import stage_folders
 from fastdistill_ray.text import find_boxes
 from fastdistill_ray.verifiers import Judge, VerifierKnobs
 
@@ -159,11 +160,10 @@ def math_case(one: dict[str, str], answer: str, is_right: bool) -> Case:
 
 
 def run_groups(run: Path, limit: int) -> list[Case]:
-    files = sorted(run.glob("stages/groups/*.parquet"))
+    groups = stage_folders(run).get("groups")
+    files = sorted(groups.glob("part-*.parquet")) if groups else []
     if not files:
-        raise SystemExit(
-            f"error: no groups in {run}/stages/groups; give a run that has written some"
-        )
+        raise SystemExit(f"error: no groups in {run}; give a run that has written some")
     rows = [row for file in files for row in pq.read_table(file).to_pylist()]
     return [
         Case(row["kind"], completion["text"], row["reference"], None)

@@ -100,7 +100,7 @@ def measure(work: dict[str, Any]) -> dict[str, Any]:
 
     from fastdistill_ray.recipe.loading import parse_recipe
     from fastdistill_ray.run.driver import quiet
-    from fastdistill_ray.run.folder import RunDir
+    from fastdistill_ray.run.folder import RunFolder
     from fastdistill_ray.run.pipeline import generate_groups
     from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
 
@@ -110,10 +110,10 @@ def measure(work: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         recipe = parse_recipe(recipe_tree(work), "benchmark")
         write_problems(made_up_problems(work["problems"]), Path(folder) / "train.parquet")
-        run = RunDir(f"{folder}/run", recipe)
+        run = RunFolder(f"{folder}/run", recipe)
         with Memory() as memory:
             start = time.time()
-            out = generate_groups(recipe, run, ProblemFile(f"{folder}/train.parquet"))
+            out = generate_groups(run, ProblemFile(f"{folder}/train.parquet"))
             end = time.time()
         found = times(out, work, memory)
     ray.shutdown()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.harness import make_parser, write_json
-from fastdistill_ray.records import Problem
+from fastdistill_ray.records import Judgement, Problem
 from fastdistill_ray.tasks import TASKS, TaskKnobs
 from fastdistill_ray.verifiers import Judge, VerifierKnobs
 
@@ -130,7 +130,7 @@ def _squeezed(text: str) -> str:
     return re.sub(r"^[a-z]=", "", text)
 
 
-def _judge(judge: Judge, problem: Problem, answer: str) -> object:
+def _judge(judge: Judge, problem: Problem, answer: str) -> Judgement:
     response = f"<think>So.</think>\n<answer>\\boxed{{{answer}}}</answer>"
     asked = (problem.kind, response, problem.reference, problem.options)
     return judge.judge(*asked, tolerance=problem.tolerance)

@@ -28,6 +28,7 @@ from fastdistill_ray.objectives import AdvDistill, Objective, Sft
 from fastdistill_ray.recipe.loading import load_recipe
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
+from fastdistill_ray.run_files import stage_folders
 from fastdistill_ray.training.knobs import OptimizerKnobs
 from fastdistill_ray.training.learner import build_learner
 from fastdistill_ray.training.packing import StudentText, TrainGroup, prepare_group
@@ -50,8 +51,8 @@ class Work(NamedTuple):
     num_steps: int
 
     def rows(self) -> list[dict[str, Any]]:
-        groups = f"{self.run_dir}/stages/groups"
-        plan = StepPlan(groups, GROUPS_PER_STEP, 1, self.num_steps + 1, 0, False)
+        groups = stage_folders(Path(self.run_dir))["groups"]
+        plan = StepPlan(str(groups), GROUPS_PER_STEP, 1, self.num_steps + 1, 0, False)
         return list(rank_rows(plan, 0, 1))
 
     def text(self, model: PreTrainedModel) -> StudentText:
