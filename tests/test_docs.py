@@ -56,6 +56,16 @@ def test_experiment_has_its_front_matter_and_a_row_in_the_log(page):
     assert [line for line in rows if line.startswith(row)] == [f"{row}{tail}"]
 
 
+@pytest.mark.parametrize("page", EXPERIMENTS, ids=name)
+def test_code_that_an_experiment_names_exists(page):
+    for file, word in re.findall(
+        r"([\w/]+\.(?:py|yaml))(?::(\w+))?", str(front_matter(page)["code"])
+    ):
+        place = ROOT / file if file.startswith("jobs/") else ROOT / "fastdistill_ray" / file
+        assert place.is_file(), file
+        assert re.search(rf"\b{word}\b", place.read_text(encoding="utf-8")), f"{file}:{word}"
+
+
 @pytest.mark.parametrize("page", DECISIONS, ids=name)
 def test_decision_says_what_a_decision_says_on_one_page(page):
     text, head = page.read_text(encoding="utf-8"), front_matter(page)
