@@ -21,6 +21,11 @@ GROUPED = "grouped"  # its name among transformers' attention implementations
 FLEX_BLOCK = 128  # tokens; packed rows on CUDA are padded to it, so that few shapes are compiled
 
 
+def register_grouped() -> None:
+    """Makes GROUPED known to transformers in this process, before a model is loaded with it."""
+    AttentionInterface.register(GROUPED, grouped_attention)
+
+
 def row_multiple(device: torch.device) -> int:
     """Tokens that the length of a packed row on that device is a multiple of."""
     return FLEX_BLOCK if device.type == "cuda" else 1
@@ -109,9 +114,6 @@ def grouped_attention(
         query[0], key[0], value[0], segments, scaling, sliding_window, softcap
     )
     return out.transpose(0, 1)[None], None
-
-
-AttentionInterface.register(GROUPED, grouped_attention)
 
 
 class GroupedAttention(torch.autograd.Function):
