@@ -13,7 +13,9 @@ from torch import Tensor, nn
 # Logits of one chunk in float32. torch's linear_cross_entropy took 13 s where the chunks took 0.3,
 # and returns bf16.
 CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
-MIN_ROWS = 1024  # a chunk is no wider than for so many: a product copies the weights it reads
+# Rows assumed when a chunk's width is computed, so that a short batch does not get one huge chunk:
+# the CPU's matmul copies the weight slice it reads.
+MIN_ROWS = 1024
 
 
 class ChunkedLogprob(torch.autograd.Function):
@@ -85,7 +87,7 @@ def _capped(logits: Tensor, softcap: float | None) -> Tensor:
 def _chosen_and_normaliser(
     logits: Tensor, labels: Tensor, softcap: float | None
 ) -> tuple[Tensor, Tensor]:
-    """Of one chunk; a label outside it has chosen 0."""
+    """The label's logit in a chunk, 0 if it is outside, and the chunk's log-normaliser."""
     is_inside, columns = _columns(logits, labels)
     logits = _capped(logits.float(), softcap)
     chosen = torch.where(is_inside, logits.gather(1, columns[:, None])[:, 0], 0.0)

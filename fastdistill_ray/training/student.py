@@ -63,7 +63,7 @@ def load_student(
     register_grouped()
     if shared_prompt:
         attention = "flex_attention" if device.type == "cuda" else GROUPED
-    else:  # of transformers' own only eager has the soft cap of attention scores
+    else:  # only "eager" of transformers' own has the soft cap of attention scores
         is_capped = getattr(AutoConfig.from_pretrained(folder), "attn_logit_softcapping", None)
         attention = "eager" if is_capped else "sdpa"
     model = AutoModelForCausalLM.from_pretrained(

@@ -25,14 +25,18 @@ FILE = "tracked.json"
 
 class TrackingKnobs(Knobs):
     tensorboard: bool = Field(default=True, description="Event files beside each metrics.jsonl.")
-    wandb_project: str = Field(default="", description="Of Weights & Biases; empty: not used.")
+    wandb_project: str = Field(
+        default="", description="Project of Weights & Biases; empty: it is not used."
+    )
     wandb_mode: Literal["online", "offline"] = Field(
         default="online",
         description="online needs WANDB_API_KEY; offline writes into the run folder.",
     )
-    mlflow_experiment: str = Field(default="", description="Its name; empty: MLflow is not used.")
+    mlflow_experiment: str = Field(
+        default="", description="Experiment of MLflow; empty: it is not used."
+    )
     mlflow_uri: str = Field(
-        default="", description="A tracking server; empty: MLFLOW_TRACKING_URI."
+        default="", description="Tracking server of MLflow; empty: MLFLOW_TRACKING_URI."
     )
 
 

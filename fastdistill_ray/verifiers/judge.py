@@ -97,7 +97,7 @@ class Judge:
                 asked = Question(kind, reference, answer, tuple(options), tolerance)
                 decision = self._decide(asked)
         if not answer:
-            return Judgement(*decision[:1], "", decision.reason)
+            return Judgement(decision.verdict, answer="", reason=decision.reason)
         return Judgement(decision.verdict, answer[:MAX_SHOWN], f"{origin}: {decision.reason}")
 
     def reference_error(
