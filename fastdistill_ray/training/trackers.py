@@ -104,9 +104,9 @@ class Mlflow:
         self.errors = (OSError, mlflow.MlflowException)
         self.metric = mlflow.entities.Metric
         self.client = mlflow.MlflowClient(knobs.mlflow_uri or None)
-        found = self.client.get_experiment_by_name(knobs.mlflow_experiment)
+        known = self.client.get_experiment_by_name(knobs.mlflow_experiment)
         experiment = (
-            found.experiment_id if found else self.client.create_experiment(knobs.mlflow_experiment)
+            known.experiment_id if known else self.client.create_experiment(knobs.mlflow_experiment)
         )
         tagged = self.client.search_runs([experiment], f"tags.fastdistill = '{run_id}'")
         tags = {"fastdistill": run_id}
