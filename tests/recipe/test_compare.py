@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import yaml
+from support.groups import make_completion, make_group, write_store
 from support.jobs import tiny_recipe
 
 from fastdistill_ray.cli import with_absolute_paths
@@ -14,7 +14,6 @@ from fastdistill_ray.groups.store import Store
 from fastdistill_ray.recipe.derived import students
 from fastdistill_ray.recipe.loading import dump_recipe, load_recipe, parse_recipe
 from fastdistill_ray.recipe.tree import Recipe
-from fastdistill_ray.records import GROUP_SCHEMA
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.rewards.selection import SelectionKnobs, select_completions
 from fastdistill_ray.run.plan import describe
@@ -117,41 +116,21 @@ def test_with_absolute_paths_reaches_every_model_and_the_ood_file(tmp_path, monk
 
 
 def group(key: str, verdicts: str, rewards: list[float]) -> dict:
+    names = {"c": "correct", "w": "wrong"}
     completions = [
-        {
-            "text": f"{key}{i}",
-            "token_ids": [1, 2],
-            "finish_reason": "stop",
-            "num_tokens": 2,
-            "seed": i,
-            "verdict": "correct" if letter == "c" else "wrong",
-            "answer": "1",
-            "reason": "r",
-            "scores": [{"name": "cosine", "value": reward}],
-            "reward": reward,
-            "advantage": 9.0,
-            "weight": 9.0,
-        }
+        make_completion(
+            f"{key}{i}",
+            seed=i,
+            verdict=names[letter],
+            answer="1",
+            scores=[{"name": "cosine", "value": reward}],
+            reward=reward,
+            advantage=9.0,
+            weight=9.0,
+        )
         for i, (letter, reward) in enumerate(zip(verdicts, rewards, strict=True))
     ]
-    row = {
-        "problem_id": key,
-        "task": "t",
-        "split": "train",
-        "question": "q?",
-        "reference": "1",
-        "kind": "number",
-        "options": [],
-        "tolerance": None,
-        "messages": [],
-        "template_hash": "h",
-        "prompt_num_tokens": 3,
-        "teacher": "m",
-        "sampling": "{}",
-        "completions": completions,
-        "dropped": "",
-    }
-    return row
+    return make_group(key, completions)
 
 
 def test_reselect_takes_three_filters_and_scores_them_anew(tmp_path):
@@ -159,10 +138,7 @@ def test_reselect_takes_three_filters_and_scores_them_anew(tmp_path):
     (tmp_path / "three").mkdir()
     rewards = [3.0, 1.0, 2.0, 0.5, 2.5, 0.0, 1.5, 0.1]
     rows = [group(f"g{i}", "cwcwwwww", rewards) for i in range(30)]
-    source = Store(tmp_path / "groups")
-    for start in (0, 20):
-        part = pa.Table.from_pylist(rows[start : start + 20], schema=GROUP_SCHEMA)
-        source.append(source.write(part))
+    write_store(tmp_path / "groups", rows, per_file=20)
     knobs = SelectionKnobs(group_size=3, seed=4)
     arguments = (tmp_path / "groups", knobs, AdvantageKnobs(eps=0.0), 0.5)
     result = reselect(*arguments, out=tmp_path / "three")
@@ -191,9 +167,7 @@ def test_reselect_takes_three_filters_and_scores_them_anew(tmp_path):
 def test_reselect_that_keeps_no_group_says_so(tmp_path):
     for folder in ("groups", "three"):
         (tmp_path / folder).mkdir()
-    source = Store(tmp_path / "groups")
-    row = group("g", "wwww", [0.0] * 4)
-    source.append(source.write(pa.Table.from_pylist([row], schema=GROUP_SCHEMA)))
+    write_store(tmp_path / "groups", [group("g", "wwww", [0.0] * 4)])
     knobs = SelectionKnobs(group_size=3)
     with pytest.raises(ValueError, match=r"group_size: none of the groups is kept with 3"):
         reselect(tmp_path / "groups", knobs, AdvantageKnobs(), 0.5, out=tmp_path / "three")

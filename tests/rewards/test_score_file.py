@@ -12,6 +12,7 @@ import pytest
 from fastdistill_ray.rewards import RewardKnobs
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.rewards.score_file import ScoreSummary, score_file
+from fastdistill_ray.verifiers.process import ExpressionProcess
 
 WHOLE = "<think>t</think><answer>\\boxed{%s}</answer>"
 
@@ -176,14 +177,20 @@ def test_score_file_missing_file_is_named(tmp_path: Path) -> None:
         )
 
 
-def test_score_file_numbers_are_fast(tmp_path: Path) -> None:
+def test_score_file_numbers_are_judged_here_and_fast(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_process(_self: ExpressionProcess) -> None:
+        pytest.fail("a number asks the process of expressions")
+
+    monkeypatch.setattr(ExpressionProcess, "_start", no_process)
     lines = [
         {"id": i, "kind": "number", "gold": str(i), "response": "so " * 100 + WHOLE % i}
         for i in range(2_000)
     ]
-    begin = time.monotonic()
+    begin = time.process_time()  # of this process: what others do meanwhile does not count
     score(tmp_path, lines)
-    assert time.monotonic() - begin < 5
+    assert time.process_time() - begin < 5
 
 
 def test_scoring_import_loads_no_heavy_library() -> None:
