@@ -21,7 +21,7 @@ test-slow: $(READY)
 
 # A part of test-slow: 20,000 random and spoilt answers to the judge.
 fuzz: $(READY)
-	$(BIN)/python -m pytest -q -s -m slow tests/test_judging_fuzz.py
+	$(BIN)/python -m pytest -q -s -m slow tests/verifiers/test_judge_fuzz.py
 
 check: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

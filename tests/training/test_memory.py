@@ -35,8 +35,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     "knobs",
     [
         {"precision": "bf16", "micro_batch_tokens": 1152},
-        {"precision": "fp32", "micro_batch_tokens": 1152, "shared_prompt": False},
-        {"precision": "bf16", "micro_batch_tokens": 2304, "activation_checkpointing": True},
+        pytest.param(
+            {"precision": "fp32", "micro_batch_tokens": 1152, "shared_prompt": False},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"precision": "bf16", "micro_batch_tokens": 2304, "activation_checkpointing": True},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["packed", "padded in fp32", "checkpointed"],
 )
