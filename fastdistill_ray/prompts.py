@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.knobs import Knobs
 from fastdistill_ray.records import Message
 
@@ -42,7 +43,7 @@ def build_messages(question: str, knobs: PromptKnobs, options: Sequence[str] = (
 
 def letter_options(options: Sequence[str]) -> list[str]:
     if len(options) > len(string.ascii_uppercase):
-        raise ValueError(f"options: {len(options)} are more than there are letters")
+        raise UserError(f"options: {len(options)} are more than there are letters")
     return [
         f"{letter}. {text}" for letter, text in zip(string.ascii_uppercase, options, strict=False)
     ]

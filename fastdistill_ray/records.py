@@ -71,8 +71,8 @@ COMPLETION = pa.struct(
         ("reason", pa.string()),
         ("scores", pa.list_(SCORE)),  # raw, before the reward's weights; null: it failed
         ("reward", pa.float64()),
+        ("is_selected", pa.bool_()),  # has a reward, and selection kept it: it may be trained on
         ("advantage", pa.float64()),
-        ("weight", pa.float64()),  # under the recipe the group was made with
     ]
 )
 PROBLEM_FIELDS = [

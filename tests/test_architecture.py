@@ -12,8 +12,9 @@ import pytest
 PACKAGE = Path("fastdistill_ray")
 # In the order of the data flow. Files of the package's root are the words everybody speaks.
 ORDER = [
-    *("records", "knobs", "text", "run_files", "progress", "models", "prompts", "cluster"),
-    *("tasks", "verifiers", "generation", "rewards", "groups", "objectives", "training"),
+    *("errors", "records", "knobs", "text", "run_files", "digests", "progress", "models"),
+    *("prompts", "cluster", "tasks", "verifiers", "generation", "rewards", "groups"),
+    *("objectives", "training"),
     *("evaluation", "recipe", "report", "run", "cli"),
 ]
 PURE = [  # load neither torch nor Ray nor vLLM

@@ -30,10 +30,10 @@ from fastdistill_ray.recipe.loading import load_recipe
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.training.knobs import OptimizerKnobs
+from fastdistill_ray.training.learner import build_learner
 from fastdistill_ray.training.packing import StudentText, TrainGroup, prepare_group
-from fastdistill_ray.training.sharding import shard_student
-from fastdistill_ray.training.step import Learner, build_optimizer, train_step
-from fastdistill_ray.training.student import Student, load_student
+from fastdistill_ray.training.step import train_step
+from fastdistill_ray.training.student import Student
 from fastdistill_ray.training.worker import student_text
 
 CPU = torch.device("cpu")
@@ -78,19 +78,15 @@ def ours(work: Work, objective: Objective) -> Iterator[float]:
     rendezvous = f"file://{tempfile.mkdtemp()}/rendezvous"
     dist.init_process_group("gloo", init_method=rendezvous, rank=0, world_size=1)
     training = work.recipe.training
-    student = load_student(
-        work.model, vocab_size=work.vocab_size, device=CPU, shared_prompt=True, lora=training.lora
-    )
-    shard_student(student, training, CPU)
-    learner = Learner(
-        student,
-        build_optimizer(student, OPTIMIZER),
-        work.text(student.model),
-        CPU,
-        objective,
-        AdvantageKnobs(),
-        OPTIMIZER,
-        training,
+    learner = build_learner(
+        folder=work.model,
+        vocab_size=work.vocab_size,
+        text_for=lambda student: work.text(student.model),
+        device=CPU,
+        objective=objective,
+        advantage=AdvantageKnobs(),
+        optimizer=OPTIMIZER,
+        training=training.model_copy(update={"shared_prompt": True}),
     )
     for row in work.rows():
         start = time.perf_counter()

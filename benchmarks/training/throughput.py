@@ -20,10 +20,9 @@ from benchmarks.training.padded import padded_step
 from fastdistill_ray.objectives import AdvDistill
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
+from fastdistill_ray.training.learner import Learner, build_learner
 from fastdistill_ray.training.packing import StudentText, prepare_group
-from fastdistill_ray.training.sharding import shard_student
-from fastdistill_ray.training.step import Learner, build_optimizer, train_step
-from fastdistill_ray.training.student import load_student
+from fastdistill_ray.training.step import train_step
 
 
 class Shape(NamedTuple):
@@ -143,25 +142,15 @@ def save_model(shape: Shape, device: torch.device) -> str:
 
 
 def build(shape: Shape, device: torch.device, folder: str, is_compiled: bool) -> Learner:
-    training = TrainingKnobs(micro_batch_tokens=shape.micro_batch_tokens, compile=is_compiled)
-    student = load_student(
-        folder,
+    return build_learner(
+        folder=folder,
         vocab_size=shape.vocab_size,
+        text_for=lambda student: text_of(shape),
         device=device,
-        shared_prompt=True,
-        lora=training.lora,
-    )
-    shard_student(student, training, device)
-    knobs = OptimizerKnobs(learning_rate=1e-6)
-    return Learner(
-        student,
-        build_optimizer(student, knobs),
-        text_of(shape),
-        device,
-        AdvDistill(),
-        AdvantageKnobs(),
-        knobs,
-        training,
+        objective=AdvDistill(),
+        advantage=AdvantageKnobs(),
+        optimizer=OptimizerKnobs(learning_rate=1e-6),
+        training=TrainingKnobs(micro_batch_tokens=shape.micro_batch_tokens, compile=is_compiled),
     )
 
 
@@ -181,6 +170,7 @@ def row_of(shape: Shape, random: np.random.Generator, step: int) -> dict[str, An
                 "num_tokens": shape.completion_tokens,
                 "verdict": "correct" if k % 2 else "wrong",
                 "reward": float(random.normal()),
+                "is_selected": True,
                 "advantage": 0.0,
             }
             for k in range(shape.num_completions)

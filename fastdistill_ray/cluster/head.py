@@ -13,6 +13,8 @@ from pathlib import Path
 
 from ray.job_submission import JobSubmissionClient
 
+from fastdistill_ray.errors import UserError
+
 HEAD_START_SECONDS = 120
 HEAD_NOTE = Path(tempfile.gettempdir()) / "ray" / "ray_current_cluster"
 
@@ -70,7 +72,7 @@ def _await_head(
             time.sleep(0.5)
     log.seek(0)
     tail = " ".join(log.read().decode(errors="replace").split())[-500:]
-    raise ValueError(f"no local Ray head could be started: {tail}")
+    raise UserError(f"no local Ray head could be started: {tail}")
 
 
 def _forget(gcs_port: int) -> None:

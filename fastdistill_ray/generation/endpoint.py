@@ -17,10 +17,10 @@ from typing import Any
 import aiohttp
 import pyarrow as pa
 
-from fastdistill_ray.generation.draws import Draw, Part, answer
-from fastdistill_ray.generation.knobs import EndpointKnobs
-from fastdistill_ray.generation.outputs import NO_IDS, Answer, RawCompletion, with_completions
-from fastdistill_ray.verifiers import Judge
+from fastdistill_ray.errors import UserError
+from fastdistill_ray.generation.draws import CountCorrect, Draw, Part, reply_to
+from fastdistill_ray.generation.knobs import EndpointKnobs, EngineSpec
+from fastdistill_ray.generation.outputs import NO_IDS, RawCompletion, Reply, with_completions
 
 FIRST_WAIT, LONGEST_WAIT = 0.25, 60.0  # seconds between attempts
 MAX_UNUSABLE = 5  # answers to one request
@@ -52,10 +52,10 @@ class BusyError(Exception):
 class EndpointEngine:
     """Ray Data UDF over request rows."""
 
-    def __init__(self, spec: Any) -> None:
+    def __init__(self, spec: EngineSpec, count_correct: CountCorrect) -> None:
         self.spec = spec
         self.knobs: EndpointKnobs = spec.engine
-        self.judge = Judge(spec.verifier)
+        self.count_correct = count_correct
         self.slots = asyncio.Semaphore(self.knobs.max_concurrency)
         self.requests = Pace(self.knobs.requests_per_minute)
         self.tokens = Pace(self.knobs.tokens_per_minute)
@@ -68,15 +68,15 @@ class EndpointEngine:
         answers = await asyncio.gather(*(self._answer(row) for row in batch.to_pylist()))
         return with_completions(batch, answers, self.spec.model)
 
-    async def _answer(self, row: dict[str, Any]) -> Answer:
+    async def _answer(self, row: dict[str, Any]) -> Reply:
         try:
             if self.failure:
                 raise GaveUpError
-            return await answer(row, self.spec.sampling, self._ask, self.judge)
+            return await reply_to(row, self.spec.sampling, self._ask, self.count_correct)
         except RefusedError:
-            return Answer([], 0)
+            return Reply([], 0)
         except GaveUpError:
-            return Answer([], 0, failure=self.failure)
+            return Reply([], 0, failure=self.failure)
 
     async def _ask(self, row: dict[str, Any], draw: Draw) -> Part:
         """The draw's completions; a server that gives fewer than asked is asked for the rest."""
@@ -200,7 +200,7 @@ class Pace:
         self.free_at = max(self.free_at, time.monotonic() + seconds)
 
 
-def request_body(row: dict[str, Any], draw: Draw, seed: int, spec: Any) -> dict[str, Any]:
+def request_body(row: dict[str, Any], draw: Draw, seed: int, spec: EngineSpec) -> dict[str, Any]:
     """Fields outside OpenAI's own (top_k, min_p) are sent only where the recipe sets them."""
     sampling = spec.sampling
     body = {
@@ -295,12 +295,12 @@ def retry_after(header: str) -> float:
 
 
 def key_header(knobs: EndpointKnobs) -> dict[str, str]:
-    """ValueError where the key is missing on this node."""
+    """UserError where the key is missing on this node."""
     if not knobs.api_key_env:
         return {}
     key = os.environ.get(knobs.api_key_env, "").strip()
     if not key:
-        raise ValueError(
+        raise UserError(
             f"engine.api_key_env: {knobs.api_key_env} is not set on this node; set it where Ray is "
             "started"
         )
@@ -312,15 +312,15 @@ def check_endpoint(section: str, model: str, knobs: EndpointKnobs) -> None:
     try:
         headers = key_header(knobs)
     except ValueError as error:
-        raise ValueError(f"{section}.{error}") from error
+        raise UserError(f"{section}.{error}") from error
     try:
         status, text = asyncio.run(_list_models(knobs, headers))
     except (aiohttp.ClientError, TimeoutError) as error:
-        raise ValueError(
+        raise UserError(
             f"{section}.engine.url: nothing answers at {knobs.url} ({type(error).__name__})"
         ) from error
     if status in (401, 403):
-        raise ValueError(
+        raise UserError(
             f"{section}.engine.api_key_env: {knobs.url} does not take this key (HTTP {status})"
         )
     try:
@@ -328,7 +328,7 @@ def check_endpoint(section: str, model: str, knobs: EndpointKnobs) -> None:
     except (ValueError, KeyError, TypeError):
         names = []
     if names and model not in names:
-        raise ValueError(
+        raise UserError(
             f"{section}.model: {knobs.url} has no model {model}; it names {', '.join(names[:5])}"
         )
 

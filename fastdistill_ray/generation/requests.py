@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.knobs import SEED_STRIDE, TeacherKnobs
 from fastdistill_ray.models import tokenizer_of
 from fastdistill_ray.prompts import PromptKnobs, build_messages, render, template_hash
@@ -101,7 +102,7 @@ def assign(teachers: list[TeacherKnobs], problem_id: str, task: str) -> int:
     """Which teacher writes a problem's group: by task, then by share; the same in every run."""
     able = [i for i, knobs in enumerate(teachers) if not knobs.tasks or task in knobs.tasks]
     if not able:
-        raise ValueError(f"teacher.tasks: no teacher takes problems of task {task}")
+        raise UserError(f"teacher.tasks: no teacher takes problems of task {task}")
     digest = hashlib.sha256(f"teacher/{problem_id}".encode()).digest()
     point = int.from_bytes(digest[:8], "big") / 2**64 * sum(teachers[i].share for i in able)
     for i in able:

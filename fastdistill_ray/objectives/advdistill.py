@@ -1,4 +1,4 @@
-"""AdvDistill (arXiv 2507.00054, eq. 5 to 9): weighted cross-entropy, penalty on wrong ones."""
+"""AdvDistill (arXiv 2507.00054, eq. 5 to 9): weighted cross-entropy, penalised wrong texts."""
 
 from typing import ClassVar, Literal
 
@@ -6,7 +6,16 @@ import numpy as np
 from pydantic import Field
 
 from fastdistill_ray.knobs import Knobs
-from fastdistill_ray.objectives.contract import LossBatch, Outputs, Scored, Target, Tensor, Term
+from fastdistill_ray.objectives.contract import (
+    PAPER_TAU,
+    LossBatch,
+    Outputs,
+    Scored,
+    Target,
+    Tensor,
+    Term,
+    softmax_of_advantages,
+)
 from fastdistill_ray.rewards.advantages import softmax_weights
 
 
@@ -45,7 +54,7 @@ class ContrastiveKnobs(Knobs):
 class AdvDistill(Knobs):
     kind: Literal["advdistill"] = "advdistill"
     tau: float = Field(
-        default=0.5, gt=0, description="Temperature of the softmax over advantages, eq. 7."
+        default=PAPER_TAU, gt=0, description="Temperature of the softmax over advantages, eq. 7."
     )
     lambda_: float = Field(
         default=0.5, ge=0, alias="lambda", description="Weight of the penalty, eq. 5."
@@ -78,6 +87,10 @@ class AdvDistill(Knobs):
             for index, (weight, penalty) in enumerate(zip(trained, penalties, strict=True))
             if weight > 0 or penalty > 0
         ]
+
+    def group_weights(self, completions: list[Scored]) -> np.ndarray:
+        """Eq. 7, whichever of the completions have cross-entropy."""
+        return softmax_of_advantages(completions, self.tau)
 
     def __call__(self, outputs: Outputs, batch: LossBatch) -> list[Term]:
         """eq. 5: sum of w_i CE_i, and lambda times the sum of eq. 8's penalties."""

@@ -1,14 +1,21 @@
-"""What an objective is given and what it returns; later objectives follow the same two calls.
+"""What an objective is given and what it returns; later objectives follow the same calls.
 
 `targets` turns a scored group into coefficients, once, in numpy; calling the objective turns the
-student's log-probabilities into `Term`s. The training loop divides each term by the count of its
-denominator over the whole step and all ranks, so packing cannot change the loss.
+student's log-probabilities into `Term`s; `group_weights` says how much a completion counts in the
+weighted likelihoods of held-out groups, which decide nothing. The training loop divides each term
+by the count of its denominator over the whole step and all ranks, so packing cannot change the
+loss.
 Legend: K target tokens and C completions of a micro-batch. Everything is float32.
 """
 
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
+from fastdistill_ray.rewards.advantages import softmax_weights
+
 Tensor = Any  # a torch.Tensor: recipes are parsed where torch is not installed
+PAPER_TAU = 0.5  # temperature of eq. 7 of arXiv 2507.00054
 Denominator = Literal["groups", "completions", "tokens", "step"]  # counts of a step; "step" is 1
 
 
@@ -58,3 +65,8 @@ class Term(NamedTuple):
     total: Tensor
     denominator: Denominator
     coefficient: float
+
+
+def softmax_of_advantages(completions: list[Scored], tau: float) -> np.ndarray:
+    """Eq. 7 of arXiv 2507.00054 within a group."""
+    return softmax_weights(np.array([one.advantage for one in completions]), tau)

@@ -2,10 +2,19 @@
 
 from typing import ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
 from fastdistill_ray.knobs import Knobs
-from fastdistill_ray.objectives.contract import LossBatch, Outputs, Scored, Target, Term
+from fastdistill_ray.objectives.contract import (
+    PAPER_TAU,
+    LossBatch,
+    Outputs,
+    Scored,
+    Target,
+    Term,
+    softmax_of_advantages,
+)
 
 
 class Sft(Knobs):
@@ -30,6 +39,10 @@ class Sft(Knobs):
             return [Target(correct[0], 1.0, 0.0)]
         best = min(correct, key=lambda i: (-completions[i].reward, completions[i].num_tokens, i))
         return [Target(best, 1.0, 0.0)]
+
+    def group_weights(self, completions: list[Scored]) -> np.ndarray:
+        """SFT has no weights of its own: those of the paper, for curves that can be compared."""
+        return softmax_of_advantages(completions, PAPER_TAU)
 
     def __call__(self, outputs: Outputs, batch: LossBatch) -> list[Term]:
         cross_entropy = batch.sum_tokens(-outputs.logprob)

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import Field, field_validator
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.knobs import Knobs
 from fastdistill_ray.rewards.functions import ScoreError
 
@@ -43,6 +44,8 @@ GRADE = re.compile(r"score[\s*_:=]*(-?\d+(?:\.\d+)?)", re.IGNORECASE)
 
 
 class LlmJudgeKnobs(Knobs):
+    FREE = frozenset({"api_key_env", "concurrency", "time_limit", "retries"})
+
     base_url: str = Field(description="Of the endpoint, up to and with /v1.")
     model: str = Field(min_length=1, description="As the endpoint names it.")
     api_key_env: str = Field(
@@ -90,7 +93,7 @@ class LlmJudge:
         self._known: dict[str, float] = {}
         self._file = cache / f"{uuid.uuid4().hex}.jsonl" if cache else None
         if knobs.api_key_env and not os.environ.get(knobs.api_key_env):
-            raise ValueError(
+            raise UserError(
                 f"reward.llm_judge.api_key_env: the variable {knobs.api_key_env} is not set; set "
                 "it where Ray was started on every node"
             )

@@ -12,10 +12,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.records import KINDS
 from fastdistill_ray.rewards import RewardKnobs, Scorer
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
-from fastdistill_ray.rewards.assess import Response, ToScore, _judge_group, assess, relative
+from fastdistill_ray.rewards.assess import (
+    Response,
+    ToScore,
+    assess,
+    judge_group,
+    relative,
+    relative_weights,
+)
 from fastdistill_ray.rewards.scorer import LLM_JUDGE
 from fastdistill_ray.verifiers import Judge
 
@@ -37,7 +45,8 @@ def score_file(
     advantage: AdvantageKnobs,
     tau: float,
 ) -> ScoreSummary:
-    """Scores every line of a JSONL file into `output`, in order, none left out.
+    """Scores every line of a JSONL file into `output`, in order, none left out; weights are
+    AdvDistill's at that temperature.
 
     All lines are checked before the first is judged; `output` appears when it is complete.
     """
@@ -46,7 +55,7 @@ def score_file(
     verdicts: Counter[str] = Counter()
     output = Path(output)
     if output.is_dir() or not output.parent.is_dir():
-        raise ValueError(f"output {output}: not a file in an existing folder")
+        raise UserError(f"output {output}: not a file in an existing folder")
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     cache = output.with_name(f"{output.name}.{LLM_JUDGE}")
     try:
@@ -81,17 +90,19 @@ def _score_lines(
     )
     for line in lines:
         if "response" in line:
-            (judgement,) = _judge_group(_to_score(line), judge)
+            (judgement,) = judge_group(_to_score(line), judge)
             yield {**line, **vars(judgement)}
             continue
         group = next(assessed)
-        signals = relative([one.reward for one in group], advantage, tau)
-        triples = zip(line["responses"], group, signals, strict=True)
+        advantages = relative([one.reward for one in group], advantage)
+        weights = relative_weights(advantages, tau)
         yield {
             **line,
             "responses": [
-                {**item, **one._asdict(), "advantage": place[0], "weight": place[1]}
-                for item, one, place in triples
+                {**item, **one._asdict(), "advantage": value, "weight": weight}
+                for item, one, value, weight in zip(
+                    line["responses"], group, advantages, weights, strict=True
+                )
             ],
         }
 
@@ -112,17 +123,17 @@ def _to_score(line: dict[str, Any]) -> ToScore:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The checked lines of a score file; ValueError names the file, the line and all its faults."""
+    """The checked lines of a score file; UserError names the file, the line and all its faults."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file") from error
+        raise UserError(f"{path}: no such file") from error
     except IsADirectoryError as error:
-        raise ValueError(f"{path}: a folder, expected a JSONL file") from error
+        raise UserError(f"{path}: a folder, expected a JSONL file") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text") from error
+        raise UserError(f"{path}: not UTF-8 text") from error
     if not text.strip():
-        raise ValueError(f"{path}: the file is empty")
+        raise UserError(f"{path}: the file is empty")
     lines: list[dict[str, Any]] = []
     first_line: dict[str | int, int] = {}
     # Not splitlines(): JSON strings may hold U+2028, which it takes for a line break.
@@ -130,7 +141,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         line = _parse_line(raw, f"{path}, line {number}")
         earlier = first_line.setdefault(line["id"], number)
         if earlier != number:
-            raise ValueError(
+            raise UserError(
                 f"{path}, line {number}: id {line['id']!r} is that of line {earlier} too"
             )
         lines.append(line)
@@ -141,12 +152,12 @@ def _parse_line(raw: str, where: str) -> dict[str, Any]:
     try:
         line = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: not JSON: {error}") from error
+        raise UserError(f"{where}: not JSON: {error}") from error
     if not isinstance(line, dict):
-        raise ValueError(f"{where}: expected a JSON object, got {type(line).__name__}")
+        raise UserError(f"{where}: expected a JSON object, got {type(line).__name__}")
     faults = _line_faults(line)
     if faults:
-        raise ValueError(f"{where}: {'; '.join(faults)}")
+        raise UserError(f"{where}: {'; '.join(faults)}")
     return line
 
 

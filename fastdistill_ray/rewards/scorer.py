@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import Field, FiniteFloat, field_validator
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.knobs import Knobs
 from fastdistill_ray.records import Kind, Verdict
 from fastdistill_ray.rewards.functions import FunctionKnobs, FunctionProcess, ScoreError
@@ -36,6 +37,8 @@ class Answered(NamedTuple):
 
 
 class RewardKnobs(Knobs):
+    FREE = frozenset({"max_failed_share"})
+
     cosine: CosineKnobs = CosineKnobs()
     format: FormatKnobs = FormatKnobs()
     repetition: RepetitionKnobs = RepetitionKnobs()
@@ -122,12 +125,12 @@ class Scorer:
             process.close()
 
     def check(self) -> None:
-        """ValueError where a score cannot even start."""
+        """UserError where a score cannot even start."""
         for name, process in self._functions.items():
             try:
                 process.start()
             except ScoreError as error:
-                raise ValueError(f"reward.functions.{name}: {error}") from error
+                raise UserError(f"reward.functions.{name}: {error}") from error
 
     def score(self, completions: list[Answered]) -> list[Scores]:
         """One entry per completion, in order. Give many at a time: an endpoint is asked at once."""

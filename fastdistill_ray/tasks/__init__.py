@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.tasks import (
     arithmetic,
     competition,
@@ -71,7 +72,7 @@ def _loader(name: str) -> Callable[[TaskKnobs], Problems]:
         return reasoning_gym.load
     if name not in TASKS:
         known = ", ".join([*TASKS, f"{reasoning_gym.PREFIX}<dataset>"])
-        raise ValueError(f"task.name: no task is named {name!r}; known: {known}")
+        raise UserError(f"task.name: no task is named {name!r}; known: {known}")
     return TASKS[name]
 
 
@@ -81,7 +82,7 @@ def _with_ood(problems: Problems, knobs: TaskKnobs, ood: OodKnobs) -> Problems:
     What asks the same, or was the seed of one of them, leaves train and validation.
     """
     if problems["ood"]:
-        raise ValueError(f"task.ood: {knobs.name} has ood problems of its own; leave task.ood out")
+        raise UserError(f"task.ood: {knobs.name} has ood problems of its own; leave task.ood out")
     other = resolve(TaskKnobs(name=ood.name, path=ood.path, seed=knobs.seed))
     found = _loader(ood.name)(other)
     chosen = take_ood(found["test"] or found["train"], knobs)

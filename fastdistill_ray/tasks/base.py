@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.records import Problem, Split
 from fastdistill_ray.tasks.knobs import TaskKnobs
 
@@ -17,12 +18,12 @@ Item = TypeVar("Item")
 def require_text(row: dict[str, Any], names: tuple[str, ...], where: str) -> None:
     """Raises unless every named field is a text with something in it."""
     if missing := [name for name in names if row.get(name) is None]:
-        raise ValueError(f"{where}: missing {', '.join(missing)}")
+        raise UserError(f"{where}: missing {', '.join(missing)}")
     for name in names:
         if not isinstance(row[name], str):
-            raise ValueError(f"{where}: {name} must be text, is {row[name]!r}")
+            raise UserError(f"{where}: {name} must be text, is {row[name]!r}")
         if not row[name].strip():
-            raise ValueError(f"{where}: {name} is empty")
+            raise UserError(f"{where}: {name} is empty")
 
 
 def divide(found: Problems, knobs: TaskKnobs) -> Problems:
@@ -68,7 +69,7 @@ def take(
     if count is None:
         return items, []
     if count > len(items):
-        raise ValueError(f"{name}: {count} problems asked for, {len(items)} are there")
+        raise UserError(f"{name}: {count} problems asked for, {len(items)} are there")
     chosen = set(rng.sample(range(len(items)), count))
     return (
         [item for i, item in enumerate(items) if i in chosen],
@@ -92,13 +93,13 @@ def check_problems(problems: Problems) -> None:
     for split, members in problems.items():
         for problem in members:
             if problem.problem_id in seen:
-                raise ValueError(
+                raise UserError(
                     f"task {problem.task}: problem_id {problem.problem_id} appears twice "
                     f"({seen[problem.problem_id]} and {split})"
                 )
             seen[problem.problem_id] = split
             if not problem.question.strip() or not problem.reference.strip():
-                raise ValueError(f"{problem.problem_id}: question or reference is empty")
+                raise UserError(f"{problem.problem_id}: question or reference is empty")
     questions = {
         split: {asked(problem): problem.problem_id for problem in members}
         for split, members in problems.items()
@@ -111,7 +112,7 @@ def check_problems(problems: Problems) -> None:
         ("validation", "ood"),
     ):
         for question in questions[first].keys() & questions[second].keys():
-            raise ValueError(
+            raise UserError(
                 f"{questions[first][question]} ({first}) and {questions[second][question]} "
                 f"({second}) ask the same question"
             )

@@ -10,6 +10,7 @@ import random
 import re
 from typing import NamedTuple
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.records import Kind, Problem
 from fastdistill_ray.tasks.base import Problems, divide, take
 from fastdistill_ray.tasks.knobs import TaskKnobs
@@ -75,7 +76,7 @@ def _ground_truth(row: Row) -> dict[str, str]:
     model = row.fields["reward_model"]
     truth = model.get("ground_truth") if isinstance(model, dict) else None
     if not isinstance(truth, dict):
-        raise ValueError(f"{row.where}: missing reward_model.ground_truth")
+        raise UserError(f"{row.where}: missing reward_model.ground_truth")
     return truth
 
 

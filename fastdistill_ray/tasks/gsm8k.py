@@ -6,6 +6,7 @@ questions in eight ways, one of which makes them unanswerable: the reference is 
 
 import re
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.records import Problem
 from fastdistill_ray.tasks.base import Problems
 from fastdistill_ray.tasks.knobs import TaskKnobs
@@ -36,7 +37,7 @@ def reference_of(solution: str, where: str) -> str:
     parts = solution.split("####")
     reference = parts[-1].strip().replace(",", "")
     if len(parts) != 2 or not NUMBER.fullmatch(reference):
-        raise ValueError(f"{where}: answer must end with '#### ' and a number")
+        raise UserError(f"{where}: answer must end with '#### ' and a number")
     return reference
 
 

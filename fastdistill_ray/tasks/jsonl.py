@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any, get_args
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.records import KINDS, SPLITS, Kind, Problem, Split
 from fastdistill_ray.tasks.base import Problems, divide, require_text
 from fastdistill_ray.tasks.knobs import JsonlField, TaskKnobs
@@ -21,23 +22,23 @@ def load(knobs: TaskKnobs) -> Problems:
     Without test (validation) lines, `num_test` (`num_validation`) are held out of train.
     """
     if not knobs.path:
-        raise ValueError("task.path: task jsonl needs the file with the problems")
+        raise UserError("task.path: task jsonl needs the file with the problems")
     file = Path(knobs.path)
     if not file.is_file():
-        raise ValueError(f"task.path: {file}: no such file")
+        raise UserError(f"task.path: {file}: no such file")
     found: Problems = {"train": [], "validation": [], "test": [], "ood": []}
     lines: dict[str, str] = {}
     for where, row in read_rows(file):
         problem = _parse(_renamed(row, knobs.columns, where), knobs.kind, where)
         if problem.problem_id in lines:
-            raise ValueError(
+            raise UserError(
                 f"{where}: id {problem.problem_id} is that of {lines[problem.problem_id]}"
                 + ("" if "id" in row else "; lines that ask the same question need an id")
             )
         lines[problem.problem_id] = where.removeprefix(f"{file} ")
         found[problem.split].append(problem)
     if not lines:
-        raise ValueError(f"{file}: no problems in it")
+        raise UserError(f"{file}: no problems in it")
     return divide(found, knobs)
 
 
@@ -52,7 +53,7 @@ def _renamed(row: dict[str, Any], columns: dict[JsonlField, str], where: str) ->
         if value is not None:
             fields[name] = value
         elif name in columns:
-            raise ValueError(
+            raise UserError(
                 f"{where}: missing {columns[name]}, which task.columns.{name} names (its columns: "
                 f"{', '.join(row)})"
             )
@@ -64,9 +65,9 @@ def _parse(row: dict[str, Any], default_kind: Kind, where: str) -> Problem:
     require_text({**row, "answer": reference}, ("question", "answer"), where)
     kind, options = row.get("kind", default_kind), row.get("options") or []
     if kind not in KINDS:
-        raise ValueError(f"{where}: kind {kind!r} is not one of {', '.join(KINDS)}")
+        raise UserError(f"{where}: kind {kind!r} is not one of {', '.join(KINDS)}")
     if not isinstance(options, list) or not all(isinstance(item, str) for item in options):
-        raise ValueError(f"{where}: options must be a list of texts")
+        raise UserError(f"{where}: options must be a list of texts")
     digest = hashlib.sha1(row["question"].strip().encode()).hexdigest()[:12]
     return Problem(
         problem_id=_id_text(row.get("id", f"jsonl/{digest}"), where),
@@ -94,7 +95,7 @@ def _tolerance(given: object, kind: Kind, where: str) -> float | None:
         return None
     is_number = isinstance(given, int | float) and not isinstance(given, bool)
     if not is_number or not 0 <= given < math.inf or kind in ("choice", "text"):
-        raise ValueError(
+        raise UserError(
             f"{where}: tolerance must be a number of at least 0, of kind number, math or list, is "
             f"{given!r}"
         )
@@ -103,7 +104,7 @@ def _tolerance(given: object, kind: Kind, where: str) -> float | None:
 
 def _id_text(given: object, where: str) -> str:
     if isinstance(given, bool) or not isinstance(given, str | int) or not str(given).strip():
-        raise ValueError(f"{where}: id must be text or a whole number, is {given!r}")
+        raise UserError(f"{where}: id must be text or a whole number, is {given!r}")
     return str(given)
 
 
@@ -111,4 +112,4 @@ def _split(given: object, where: str) -> Split:
     for split in SPLITS:
         if given == split:
             return split
-    raise ValueError(f"{where}: split {given!r} is not one of {', '.join(SPLITS)}")
+    raise UserError(f"{where}: split {given!r} is not one of {', '.join(SPLITS)}")

@@ -7,6 +7,7 @@ MMLU-Pro has no train split: the 2,284 of arXiv 2507.00054 are held out of its t
 import re
 import string
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.records import Problem
 from fastdistill_ray.tasks.base import Problems
 from fastdistill_ray.tasks.knobs import TaskKnobs
@@ -34,7 +35,7 @@ def _parse_mmlu_pro(row: Row) -> Problem:
     options, letter = _options(row), row.text("answer")
     index = string.ascii_uppercase.find(letter)
     if len(letter) != 1 or not 0 <= index < len(options) or options[index] == PADDING:
-        raise ValueError(
+        raise UserError(
             f"{row.where}: answer {letter!r} is no letter of its {len(options)} options"
         )
     # The hub pads questions with fewer than ten options.
@@ -56,7 +57,7 @@ def _parse_aqua(row: Row) -> Problem:
     options, letter = _options(row), row.text("correct")
     texts = [re.sub(r"^\s*[A-E]\s*\)", "", option).strip() for option in options]
     if letter not in string.ascii_uppercase[: len(options)]:
-        raise ValueError(
+        raise UserError(
             f"{row.where}: correct {letter!r} is no letter of its {len(options)} options"
         )
     return Problem(
@@ -73,5 +74,5 @@ def _parse_aqua(row: Row) -> Problem:
 def _options(row: Row) -> list[str]:
     options = row.value("options")
     if not isinstance(options, list) or not options or not all(isinstance(o, str) for o in options):
-        raise ValueError(f"{row.where}: options must be a list of texts, is {options!r}")
+        raise UserError(f"{row.where}: options must be a list of texts, is {options!r}")
     return options

@@ -1,5 +1,6 @@
 """OlympiadBench (Hothan/OlympiadBench, MIT): open-ended English competition problems in text."""
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.records import Problem
 from fastdistill_ray.tasks.base import Problems
 from fastdistill_ray.tasks.knobs import TaskKnobs
@@ -15,7 +16,7 @@ def load(knobs: TaskKnobs) -> Problems:
 def _parse(row: Row) -> Problem:
     answers = row.value("final_answer")
     if not isinstance(answers, list) or not answers or not all(isinstance(a, str) for a in answers):
-        raise ValueError(f"{row.where}: final_answer must be a list of texts, is {answers!r}")
+        raise UserError(f"{row.where}: final_answer must be a list of texts, is {answers!r}")
     is_list = bool(row.fields.get("is_multiple_answer")) or len(answers) > 1
     context = (row.fields.get("context") or "").strip()
     return Problem(
@@ -37,4 +38,4 @@ def _tolerance(row: Row) -> float | None:
     try:
         return float(error)
     except (TypeError, ValueError) as problem:
-        raise ValueError(f"{row.where}: error must be a number, is {error!r}") from problem
+        raise UserError(f"{row.where}: error must be a number, is {error!r}") from problem

@@ -9,6 +9,7 @@ judged by its one reference answer, as a number or as the exact text: where many
 import re
 from typing import Any
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.records import Problem, Split
 from fastdistill_ray.tasks.base import Problems, normalise
 from fastdistill_ray.tasks.knobs import TaskKnobs
@@ -23,9 +24,9 @@ TRIES = 20  # items drawn per problem wanted
 def load(knobs: TaskKnobs) -> Problems:
     """Test is drawn first, so that more train problems change no other split."""
     if knobs.path:
-        raise ValueError(f"task.path: {knobs.name} is made, not read; leave it empty")
+        raise UserError(f"task.path: {knobs.name} is made, not read; leave it empty")
     if unset := [name for name in ("num_train", "num_test") if getattr(knobs, name) is None]:
-        raise ValueError(
+        raise UserError(
             f"task.{unset[0]}: {knobs.name} makes as many problems as asked for; give "
             f"{', '.join(unset)}"
         )
@@ -65,7 +66,7 @@ def _draw(
         )
     if len(problems) == count:
         return problems
-    raise ValueError(
+    raise UserError(
         f"task.num_{split}: {knobs.name} gave only {len(problems)} of {count} different problems "
         f"with a reference answer in {len(items)} items; ask for fewer, or widen task.settings"
     )
@@ -75,11 +76,11 @@ def _items(name: str, settings: dict[str, Any], size: int, seed: int) -> Any:
     try:
         import reasoning_gym  # noqa: PLC0415  takes seconds; no other task needs it
     except ImportError as error:
-        raise ValueError(
+        raise UserError(
             f"task.name {PREFIX}{name}: needs a package, pip install '.[gym]'"
         ) from error
     try:
         return reasoning_gym.create_dataset(name, size=size, seed=seed, **settings)
     except (ValueError, TypeError, AssertionError) as error:
         message = " ".join(str(error).split())
-        raise ValueError(f"task.name {PREFIX}{name}: reasoning-gym says: {message}") from error
+        raise UserError(f"task.name {PREFIX}{name}: reasoning-gym says: {message}") from error

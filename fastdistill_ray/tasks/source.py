@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.records import SPLITS, Problem, Split
 from fastdistill_ray.tasks.base import Problems, divide
 from fastdistill_ray.tasks.knobs import TaskKnobs
@@ -50,14 +51,14 @@ class Row(NamedTuple):
             if self.fields.get(name) is not None:
                 return self.fields[name]
         columns = ", ".join(map(str, self.fields)) or "none"
-        raise ValueError(f"{self.where}: missing {' or '.join(names)} (its columns: {columns})")
+        raise UserError(f"{self.where}: missing {' or '.join(names)} (its columns: {columns})")
 
     def text(self, *names: str) -> str:
         value = self.value(*names)
         if not isinstance(value, str):
-            raise ValueError(f"{self.where}: {names[0]} must be text, is {value!r}")
+            raise UserError(f"{self.where}: {names[0]} must be text, is {value!r}")
         if not value.strip():
-            raise ValueError(f"{self.where}: {names[0]} is empty")
+            raise UserError(f"{self.where}: {names[0]} is empty")
         return value.strip()
 
     def number(self, *names: str) -> str:
@@ -65,7 +66,7 @@ class Row(NamedTuple):
         value = self.value(*names)
         written = plain_number(value)
         if not written:
-            raise ValueError(f"{self.where}: {names[0]} must be a number, is {value!r}")
+            raise UserError(f"{self.where}: {names[0]} must be a number, is {value!r}")
         return written
 
 
@@ -95,7 +96,7 @@ def read_table(knobs: TaskKnobs, hub: Hub, parse: Parse) -> Problems:
     for reason, count in left_out.items():
         logger.warning("%s: %d problems left out: %s", knobs.name, count, reason)
     if not any(found.values()):
-        raise ValueError(f"{knobs.path or hub.id}: no problems in it")
+        raise UserError(f"{knobs.path or hub.id}: no problems in it")
     return found
 
 
@@ -113,7 +114,7 @@ def read_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             table = pq.read_table(file)
         except (OSError, pa.ArrowInvalid) as error:
-            raise ValueError(f"{file}: not a readable Parquet file") from error
+            raise UserError(f"{file}: not a readable Parquet file") from error
         yield from ((f"{file} row {i}", row) for i, row in enumerate(table.to_pylist(), start=1))
     elif file.suffix == ".json" and _read_text(file).lstrip().startswith("["):
         for number, item in enumerate(_from_json(_read_text(file), str(file)), start=1):
@@ -124,7 +125,7 @@ def read_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     elif file.suffix in SUFFIXES:
         yield from read_jsonl(file)
     else:
-        raise ValueError(f"{file}: expected a .jsonl, .json, .parquet or .xml file")
+        raise UserError(f"{file}: expected a .jsonl, .json, .parquet or .xml file")
 
 
 def _read_xml(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -132,7 +133,7 @@ def _read_xml(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         root = ElementTree.fromstring(_read_text(file))
     except ElementTree.ParseError as error:
-        raise ValueError(f"{file}: not XML: {error}") from error
+        raise UserError(f"{file}: not XML: {error}") from error
     for number, problem in enumerate(root.iter("Problem"), start=1):
         yield f"{file} problem {number}", {child.tag.lower(): child.text for child in problem}
 
@@ -174,13 +175,13 @@ def _rows_by_split(knobs: TaskKnobs, hub: Hub) -> dict[Split, Iterable[Row]]:
     if path.is_file():
         return {_split_of(path, hub): _file_rows([path], path.stem)}
     if not path.is_dir():
-        raise ValueError(f"task.path: {path}: no such file or folder")
+        raise UserError(f"task.path: {path}: no such file or folder")
     folder = hub.config or hub.arguments.get("data_dir", "data")
     files = {split: _find_files(path, folder, names) for split, names in hub.splits.items()}
     missing = [split for split in files if not files[split] and split not in hub.optional]
     if missing or not any(files.values()):
         name = hub.splits[missing[0] if missing else next(iter(files))][0]
-        raise ValueError(
+        raise UserError(
             f"task.path: {path} holds neither {name}.jsonl nor {name}.parquet nor {name}.json"
         )
     return {
@@ -223,7 +224,7 @@ def _hub_rows(task: str, hub: Hub, split: str) -> Iterator[Row]:
     try:
         rows = datasets.load_dataset(hub.id, hub.config, split=split, **hub.arguments)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise ValueError(
+        raise UserError(
             f"task {task}: {hub.id} cannot be had from the hub ({type(error).__name__}); set "
             f"task.path to a folder with {split}.jsonl or to a file"
         ) from error
@@ -235,21 +236,21 @@ def _read_text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise ValueError(f"{file}: cannot be read: {error.strerror}") from error
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: not UTF-8 text (byte {error.start})") from error
+        raise UserError(f"{file}: not UTF-8 text (byte {error.start})") from error
 
 
 def _from_json(text: str, where: str) -> Any:
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: not JSON: {error}") from error
+        raise UserError(f"{where}: not JSON: {error}") from error
 
 
 def _object(item: Any, where: str) -> dict[str, Any]:
     if not isinstance(item, dict):
-        raise ValueError(f'{where}: expected an object such as {{"question": "..."}}')
+        raise UserError(f'{where}: expected an object such as {{"question": "..."}}')
     return item
 
 

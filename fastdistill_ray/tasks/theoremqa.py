@@ -6,6 +6,7 @@ The dataset's own evaluation lets a decimal be 4 % off.
 import math
 from typing import NamedTuple
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.records import Kind, Problem
 from fastdistill_ray.tasks.base import Problems
 from fastdistill_ray.tasks.knobs import TaskKnobs
@@ -39,7 +40,7 @@ def _parse(row: Row) -> Problem | str:
         return "it needs a picture"
     kind = row.text("Answer_type")
     if kind not in ASKED:
-        raise ValueError(f"{row.where}: Answer_type {kind!r} is not one of {', '.join(ASKED)}")
+        raise UserError(f"{row.where}: Answer_type {kind!r} is not one of {', '.join(ASKED)}")
     answer = _answer(row, kind)
     return Problem(
         problem_id=f"theoremqa/{kind.replace(' ', '_')}/{row.index:05d}",
@@ -59,14 +60,14 @@ def _answer(row: Row, kind: str) -> Answer:
     text = str(value).strip()
     if kind == "bool":
         if text not in ("True", "False"):
-            raise ValueError(f"{row.where}: Answer must be True or False, is {value!r}")
+            raise UserError(f"{row.where}: Answer must be True or False, is {value!r}")
         return Answer("choice", "A" if text == "True" else "B", ["True", "False"])
     if kind == "option":
         return Answer("choice", text.strip("() ").upper())
     items = text.strip("[]").split(",") if kind.startswith("list") else [text]
     numbers = [plain_number(item) for item in items]
     if not all(numbers):
-        raise ValueError(f"{row.where}: Answer must be {kind}, is {value!r}")
+        raise UserError(f"{row.where}: Answer must be {kind}, is {value!r}")
     tolerance = None
     if kind.endswith("float"):
         smallest = min(abs(float(number)) for number in numbers)

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable
 from typing import NamedTuple
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.records import Problem, Split
 from fastdistill_ray.tasks.base import Problems, normalise
 from fastdistill_ray.tasks.knobs import TaskKnobs
@@ -118,12 +119,12 @@ def load(knobs: TaskKnobs) -> Problems:
     validation, train. So more train problems change no other split."""
     counts = {"num_train": knobs.num_train, "num_test": knobs.num_test, "num_ood": knobs.num_ood}
     if unset := [name for name, count in counts.items() if count is None]:
-        raise ValueError(
+        raise UserError(
             f"task.{unset[0]}: word_problems makes as many problems as asked for; give "
             f"{', '.join(unset)}"
         )
     if knobs.path:
-        raise ValueError("task.path: word_problems are made, not read; leave it empty")
+        raise UserError("task.path: word_problems are made, not read; leave it empty")
     used: set[str] = set()
     test = _make(knobs.num_test or 0, "test", "", knobs.seed, used)
     ood: list[Problem] = []
@@ -145,7 +146,7 @@ def _make(count: int, split: Split, part: str, seed: int, used: set[str]) -> lis
         if normalise(question) in used:
             repeats += 1
             if repeats > MAX_REPEATS + count:
-                raise ValueError(f"task.num_{split}: word_problems cannot make {count} different")
+                raise UserError(f"task.num_{split}: word_problems cannot make {count} different")
             continue
         used.add(normalise(question))
         digest = hashlib.sha1(question.encode()).hexdigest()[:12]

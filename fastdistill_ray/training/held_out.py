@@ -14,59 +14,50 @@ import numpy as np
 import torch
 from torch.distributed.fsdp import FSDPModule
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.groups.steps import RowReader, StepPlan, held_out, read_index
 from fastdistill_ray.groups.store import Location, Store
-from fastdistill_ray.objectives import AdvDistill, Objective
-from fastdistill_ray.objectives.contract import LossBatch, Outputs, Scored, Target
-from fastdistill_ray.rewards.advantages import softmax_weights
+from fastdistill_ray.objectives import Objective
+from fastdistill_ray.objectives.contract import LossBatch, Outputs, Target
 from fastdistill_ray.training.checkpoints import TrainProgress
 from fastdistill_ray.training.knobs import HeldOutKnobs
-from fastdistill_ray.training.packing import MicroBatch
+from fastdistill_ray.training.learner import Learner
+from fastdistill_ray.training.packing import (
+    Array,
+    MicroBatch,
+    ReadGroup,
+    TrainGroup,
+    read_group,
+    train_group,
+)
 from fastdistill_ray.training.step import (
     COUNTS,
-    Learner,
     empty_micro_batch,
     make_batches,
     max_over_ranks,
+    pack,
     sum_over_ranks,
 )
 from fastdistill_ray.training.student import to_device
 
-CORRECT, WRONG = 1.0, -1.0  # marks; the completion of an empty micro-batch has neither
+
+class CompletionLabels(NamedTuple):
+    """Arrays [C] of a micro-batch; the completion of an empty one is neither correct nor wrong."""
+
+    is_correct: Array  # bool
+    is_wrong: Array  # bool
+    group_weight: Array  # float32, of the completion in its group, as the objective says
 
 
 class HeldOut(NamedTuple):
     """A rank's share of the held-out groups, packed once."""
 
     batches: list[MicroBatch]  # with every completion; as many on all ranks
-    marks: list[LossBatch]  # in the same places: weight is a mark, penalty the group's weight
+    labels: list[CompletionLabels]  # of each micro-batch
     counts: dict[str, int]  # what training would divide by, over all ranks
 
 
-class EveryCompletion(NamedTuple):
-    """An objective that leaves no completion out; those it does not train have no coefficient."""
-
-    objective: Objective
-
-    @property
-    def min_completions(self) -> int:
-        return self.objective.min_completions
-
-    def targets(self, completions: list[Scored]) -> list[Target]:
-        trained = {target.index: target for target in self.objective.targets(completions)}
-        return [trained.get(i, Target(i, 0.0, 0.0)) for i in range(len(completions))]
-
-
-class Marks(EveryCompletion):
-    """Whether each completion is correct, and its weight in its group, in place of coefficients."""
-
-    def targets(self, completions: list[Scored]) -> list[Target]:
-        tau = getattr(self.objective, "tau", AdvDistill().tau)
-        weights = softmax_weights(np.array([one.advantage for one in completions]), tau)
-        return [
-            Target(index, CORRECT if one.is_correct else WRONG, float(weight))
-            for index, (one, weight) in enumerate(zip(completions, weights, strict=True))
-        ]
+NO_LABELS = CompletionLabels(np.zeros(1, bool), np.zeros(1, bool), np.zeros(1, np.float32))
 
 
 def held_out_rows(plan: StepPlan, rank: int, world_size: int) -> list[dict[str, Any]]:
@@ -78,27 +69,60 @@ def held_out_rows(plan: StepPlan, rank: int, world_size: int) -> list[dict[str, 
 
 
 def hold_out(learner: Learner, rows: list[dict[str, Any]]) -> HeldOut:
-    """ValueError, the same on all ranks, where they cannot give the value the recipe watches."""
-    objective = learner.objective
-    batches = make_batches(learner._replace(objective=EveryCompletion(objective)), rows)
-    marks = [b.loss for b in make_batches(learner._replace(objective=Marks(objective)), rows)]
+    """UserError, the same on all ranks, where they cannot give the value the recipe watches."""
+    read = [
+        read_group(
+            row,
+            learner.text,
+            min_completions=learner.objective.min_completions,
+            advantage=learner.advantage,
+            max_seq_len=learner.training.max_seq_len,
+        )
+        for row in rows
+    ]
+    groups = [group for group in read if group]
+    labels_of = {group.group_id: label_group(group, learner.objective) for group in groups}
+    batches = pack(learner, [with_every_completion(group, learner.objective) for group in groups])
+    labels = [join_labels([labels_of[name] for name in batch.group_ids]) for batch in batches]
     trained = make_batches(learner, rows)
     counts = [sum(batch.counts[name] for batch in trained) for name in COUNTS]
-    counts += [sum(int((mark.weight == kind).sum()) for mark in marks) for kind in (CORRECT, WRONG)]
+    counts += [sum(int(label.is_correct.sum()) for label in labels)]
+    counts += [sum(int(label.is_wrong.sum()) for label in labels)]
     names = (*COUNTS, "correct", "wrong")
-    found = dict(zip(names, map(int, sum_over_ranks(counts)), strict=True))
-    watched = learner.training.held_out.best_metric
-    needed = {"likelihood_correct": ["correct"], "likelihood_gap": ["correct", "wrong"]}
-    for name in needed.get(watched, ["completions"]):
-        if not found[name]:
-            kind = name if watched in needed else "trained"
-            raise ValueError(
-                f"training.held_out.share: {learner.training.held_out.share} of the kept "
-                f"groups holds no {kind} completion; raise it"
-            )
+    totals = dict(zip(names, map(int, sum_over_ranks(counts)), strict=True))
+    check_watched(totals, learner.training.held_out)
     missing = max_over_ranks(len(batches)) - len(batches)
     batches += [empty_micro_batch(learner)] * missing
-    return HeldOut(batches, marks + [empty_micro_batch(learner).loss] * missing, found)
+    return HeldOut(batches, labels + [NO_LABELS] * missing, totals)
+
+
+def check_watched(totals: dict[str, int], knobs: HeldOutKnobs) -> None:
+    """UserError where no held-out completion is of a kind that the watched value needs."""
+    needed = {"likelihood_correct": ["correct"], "likelihood_gap": ["correct", "wrong"]}
+    for name in needed.get(knobs.best_metric, ["completions"]):
+        if not totals[name]:
+            kind = name if knobs.best_metric in needed else "trained"
+            raise UserError(
+                f"training.held_out.share: {knobs.share} of the kept groups holds no {kind} "
+                "completion; raise it"
+            )
+
+
+def with_every_completion(group: ReadGroup, objective: Objective) -> TrainGroup:
+    """Those the objective does not train have no coefficient."""
+    trained = {target.index: target for target in objective.targets(group.scored)}
+    targets = [trained.get(i, Target(i, 0.0, 0.0)) for i in range(len(group.scored))]
+    return train_group(group, targets)
+
+
+def label_group(group: ReadGroup, objective: Objective) -> CompletionLabels:
+    is_correct = np.array([one.is_correct for one in group.scored])
+    weights = objective.group_weights(group.scored).astype(np.float32)
+    return CompletionLabels(is_correct, ~is_correct, weights)
+
+
+def join_labels(groups: list[CompletionLabels]) -> CompletionLabels:
+    return CompletionLabels(*(np.concatenate(arrays) for arrays in zip(*groups, strict=True)))
 
 
 def validate(learner: Learner, groups: HeldOut) -> dict[str, float]:
@@ -108,10 +132,10 @@ def validate(learner: Learner, groups: HeldOut) -> dict[str, float]:
     sums: Counter[str] = Counter()
     terms: dict[str, Any] = {}
     with torch.no_grad():
-        for batch, mark in zip(groups.batches, groups.marks, strict=True):
+        for batch, labels in zip(groups.batches, groups.labels, strict=True):
             outputs = learner.student(to_device(batch.inputs, learner.device))
             loss = to_device(batch.loss, learner.device)
-            sums.update(_likelihoods(outputs, loss, to_device(mark, learner.device)))
+            sums.update(_likelihoods(outputs, loss, to_device(labels, learner.device)))
             for term in learner.objective(*_trained(outputs, loss)):
                 sums[term.name] += term.total.item()
                 terms[term.name] = term
@@ -123,7 +147,7 @@ def validate(learner: Learner, groups: HeldOut) -> dict[str, float]:
         for name, term in terms.items()
     }
     results = {"loss": sum(terms[name].coefficient * value for name, value in parts.items())}
-    results |= parts | _means(totals)
+    results |= {f"loss/{name}": value for name, value in parts.items()} | _means(totals)
     return {
         **{f"held_out/{name}": value for name, value in results.items()},
         "time/held_out": time.perf_counter() - start,
@@ -143,13 +167,13 @@ def _trained(outputs: Outputs, loss: LossBatch) -> tuple[Outputs, LossBatch]:
     )
 
 
-def _likelihoods(outputs: Outputs, loss: LossBatch, mark: LossBatch) -> dict[str, float]:
+def _likelihoods(outputs: Outputs, loss: LossBatch, labels: CompletionLabels) -> dict[str, float]:
     """Sums over the correct and the wrong completions of a micro-batch."""
     likelihood = (loss.sum_tokens(outputs.logprob) / loss.lengths).exp()
     sums = {}
-    for kind, value in (("correct", CORRECT), ("wrong", WRONG)):
-        is_kind = (mark.weight == value).double()
-        weight = is_kind * mark.penalty
+    for kind, is_kind in (("correct", labels.is_correct), ("wrong", labels.is_wrong)):
+        is_kind = is_kind.double()
+        weight = is_kind * labels.group_weight
         sums[f"count_{kind}"] = is_kind.sum().item()
         sums[f"sum_{kind}"] = (is_kind * likelihood).sum().item()
         sums[f"weight_{kind}"] = weight.sum().item()
@@ -177,11 +201,14 @@ def reshard(student: torch.nn.Module) -> None:
             module.reshard()
 
 
-def judge(progress: TrainProgress, results: dict[str, float], knobs: HeldOutKnobs) -> TrainProgress:
+def mark_best(
+    progress: TrainProgress, results: dict[str, float], knobs: HeldOutKnobs
+) -> TrainProgress:
     """The progress with this step as the best one, or as one more that is not better."""
     if knobs.best_metric == "none":
         return progress
-    value = results[f"held_out/{knobs.best_metric}"]
+    name = "loss/ce" if knobs.best_metric == "ce" else knobs.best_metric
+    value = results[f"held_out/{name}"]
     score = value if knobs.best_metric.startswith("likelihood") else -value
     if score > progress.best_score:
         return progress._replace(best_step=progress.step, best_score=score, num_worse=0)

@@ -1,92 +1,107 @@
 """The driver's side of a training: a Ray Train job from a plan of steps to exported epochs."""
 
+import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import ray.train
 import ray.train.torch
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from fastdistill_ray.cluster.pools import PoolKnobs
-from fastdistill_ray.groups.steps import StepPlan
-from fastdistill_ray.objectives import Objective
-from fastdistill_ray.prompts import PromptKnobs
-from fastdistill_ray.rewards.advantages import AdvantageKnobs
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.run_files import StageResult
 from fastdistill_ray.training.feed import RankStreams
-from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
+from fastdistill_ray.training.knobs import TrainingKnobs
 from fastdistill_ray.training.worker import CHECKPOINTS, TrainJob, run_worker
 
+# Variables that Ray Train's controller and workers read; from the driver's they are handed on.
+CONTROLLER_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # how often reports are taken; by default 2 s
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+}
 
-def train(
-    *,
-    model: str,
-    prompt: PromptKnobs,
-    objective: Objective,
-    advantage: AdvantageKnobs,
-    optimizer: OptimizerKnobs,
-    training: TrainingKnobs,
-    plan: StepPlan,
-    total_steps: int,
-    export_epochs: list[int],
-    student_pool: PoolKnobs,
-    out: Path,
-) -> StageResult:
+
+def train(job: TrainJob, pool: PoolKnobs, *, out: Path) -> StageResult:
     """Train a student on the steps of the plan; exports are `out/epoch_<n>`, n from 1.
 
     With a metric to choose by, the one export is `out/best_step_<n>`. Continues from the last
-    checkpoint in `out` when called again. Rows are group visits.
+    checkpoint in `out` when called again. Rows are group visits. A UserError of a worker is raised
+    here, as itself.
     """
-    job = TrainJob(
-        model,
-        prompt,
-        objective,
-        advantage,
-        optimizer,
-        training,
-        plan,
-        total_steps,
-        export_epochs,
-        student_pool.gpus > 0,
-        out.absolute(),
-    )
-    result = _trainer(job, student_pool).fit()
-    if result.return_value:
-        raise ValueError(result.return_value)
-    shutil.rmtree(job.out / CHECKPOINTS, ignore_errors=True)  # a finished training needs none
-    return _count_rows(job.out / "metrics.jsonl", total_steps)
+    out = out.absolute()
+    trainer = _trainer(job, pool, out)
+    try:
+        with _environment(CONTROLLER_ENVIRONMENT):
+            trainer.fit()
+    except ray.train.ControllerError as error:
+        if isinstance(error.controller_failure, UserError):
+            raise error.controller_failure from None
+        raise
+    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)  # a finished training needs none
+    return _count_rows(out / "metrics.jsonl", job.total_steps)
 
 
-def _trainer(job: TrainJob, student_pool: PoolKnobs) -> TorchTrainer:
-    # The controller handles a report when it polls, every 2 s by default.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    resources = {"CPU": student_pool.cpus, "memory": student_pool.memory_gib * 2**30}
-    resources |= student_pool.resources
+class StopAtUserError(ray.train.UserCallback):
+    """Ends a training at the first UserError of a worker.
+
+    Ray Train restarts workers after any exception of theirs and takes no failure policy of ours;
+    what a callback raises in its controller it does not retry.
+    """
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        for error in worker_exceptions.values():
+            if isinstance(error, UserError):
+                raise error
+
+
+@contextlib.contextmanager
+def _environment(defaults: dict[str, str]) -> Iterator[None]:
+    """This process's environment with these where it has none of its own, restored afterwards.
+
+    Ray Train 2.60 has no other way: its controller is given the driver's variables.
+    """
+    added = {name: value for name, value in defaults.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+def _trainer(job: TrainJob, pool: PoolKnobs, out: Path) -> TorchTrainer:
+    use_gpu = pool.gpus > 0
+    resources = {"CPU": pool.cpus, "memory": pool.memory_gib * 2**30, **pool.resources}
     return TorchTrainer(
-        partial(run_worker, job),
-        # The config makes the datasets itself, anew at every restart.
+        partial(run_worker, job, use_gpu=use_gpu, out=out),
+        # Ray Train wants a dataset here; RankStreams ignores it and builds one for each rank at
+        # every start of the workers.
         datasets={"train": _no_dataset},
         dataset_config=RankStreams(job.plan),
-        torch_config=TorchConfig(backend=_backend(job.use_gpu, job.training)),
+        torch_config=TorchConfig(backend=_backend(use_gpu, job.training)),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=student_pool.workers,
-            use_gpu=job.use_gpu,
+            num_workers=pool.workers,
+            use_gpu=use_gpu,
             resources_per_worker={name: value for name, value in resources.items() if value},
-            label_selector=student_pool.labels or None,
+            label_selector=pool.labels or None,
         ),
         run_config=ray.train.RunConfig(
             name=CHECKPOINTS,
-            storage_path=str(job.out),
+            storage_path=str(out),
             failure_config=ray.train.FailureConfig(max_failures=job.training.max_failures),
-            # Beside the one with the highest mark, Ray keeps the last.
+            callbacks=[StopAtUserError()],
+            # The checkpoint with the highest mark is kept, and by Ray always the latest too, which
+            # resuming needs.
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=1, checkpoint_score_attribute="mark"
             ),
-            worker_runtime_env={"env_vars": allocator(job.use_gpu)},
+            worker_runtime_env={"env_vars": allocator(use_gpu)},
         ),
     )
 
@@ -113,7 +128,7 @@ def allocator(use_gpu: bool) -> dict[str, str]:
 def _backend(use_gpu: bool, training: TrainingKnobs) -> str:
     if not use_gpu:
         return "gloo"
-    # Norms of offloaded gradients are summed where these are.
+    # With cpu_offload the gradients, and the all-reduce of their norm, are on the CPU.
     return "cpu:gloo,cuda:nccl" if training.cpu_offload else "nccl"
 
 

@@ -12,9 +12,8 @@ from fastdistill_ray.training.trackers import Trackers
 
 def step_facts(line: dict[str, float]) -> str:
     """`epoch 1  loss 0.4103 (ce 0.3101, contrastive 0.2004)  ...` of a line of metrics.jsonl."""
-    names = list(line)
-    names = names[names.index("train/loss") + 1 : names.index("train/grad_norm")]
-    parts = [f"{name.removeprefix('train/')} {line[name]:.4f}" for name in names]
+    terms = {name: value for name, value in line.items() if name.startswith("loss/")}
+    parts = [f"{name.removeprefix('loss/')} {value:.4f}" for name, value in terms.items()]
     facts = [f"epoch {line['epoch'] + 1}", f"loss {line['train/loss']:.4f} ({', '.join(parts)})"]
     if "held_out/loss" in line:
         facts.append(f"held out {line['held_out/loss']:.4f}")

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.objectives import Objective
-from fastdistill_ray.objectives.contract import LossBatch, Scored
+from fastdistill_ray.objectives.contract import LossBatch, Scored, Target
 from fastdistill_ray.rewards.advantages import AdvantageKnobs, group_advantages
 
 Array = Any  # numpy here, a torch.Tensor once the batch is on its device
@@ -68,9 +69,60 @@ class Inputs(NamedTuple):
 class MicroBatch(NamedTuple):
     inputs: Inputs
     loss: LossBatch
+    group_ids: list[str]
     # groups, completions, tokens (trained), unique_tokens (prompts once), row_tokens (prompts with
     # every completion), computed_tokens (padding too)
     counts: dict[str, int]
+
+
+class ReadGroup(NamedTuple):
+    """The completions of a group that can be trained on, as the student reads them."""
+
+    group_id: str
+    prompt_ids: list[int]
+    token_ids: list[list[int]]  # of each completion
+    scored: list[Scored]  # the same completions
+
+
+def read_group(
+    row: dict[str, Any],
+    text: StudentText,
+    *,
+    min_completions: int,
+    advantage: AdvantageKnobs,
+    max_seq_len: int,
+) -> ReadGroup | None:
+    """A GROUP_SCHEMA row -> its selected completions that fit; None where too few are left.
+
+    Completions that do not fit `max_seq_len` leave, and advantages are those of the rest (methods
+    A20, A28); a group that so loses its last correct completion leaves too.
+    """
+    prompt = text.encode_prompt(row)
+    if not prompt:
+        raise UserError(f"problem {row['problem_id']}: the student's prompt has no tokens")
+    selected = [completion for completion in row["completions"] if completion["is_selected"]]
+    encoded = [(one, completion_ids(one, row["teacher"], text)) for one in selected]
+    kept = [(one, ids) for one, ids in encoded if ids and len(prompt) + len(ids) <= max_seq_len]
+    is_correct = [one["verdict"] == "correct" for one, _ in kept]
+    has_lost_correct = any(one["verdict"] == "correct" for one in selected) and not any(is_correct)
+    if len(kept) < min_completions or has_lost_correct:
+        return None
+    rewards = np.array([one["reward"] for one, _ in kept])
+    scored = [
+        Scored(correct, one["reward"], float(value), one["num_tokens"])
+        for correct, (one, _), value in zip(
+            is_correct, kept, group_advantages(rewards, advantage), strict=True
+        )
+    ]
+    return ReadGroup(row["problem_id"], prompt, [ids for _, ids in kept], scored)
+
+
+def train_group(group: ReadGroup, targets: list[Target]) -> TrainGroup:
+    completions = [
+        TrainCompletion(np.array(group.token_ids[target.index]), target.weight, target.penalty)
+        for target in targets
+    ]
+    return TrainGroup(group.group_id, np.array(group.prompt_ids), completions)
 
 
 def prepare_group(
@@ -81,34 +133,16 @@ def prepare_group(
     advantage: AdvantageKnobs,
     max_seq_len: int,
 ) -> TrainGroup | None:
-    """A GROUP_SCHEMA row -> what is trained of it; None when nothing is.
-
-    Completions that do not fit `max_seq_len` leave, and advantages and weights are those of the
-    rest (methods A20, A28); a group that so loses its last correct completion leaves too.
-    """
-    prompt = text.encode_prompt(row)
-    if not prompt:
-        raise ValueError(f"problem {row['problem_id']}: the student's prompt has no tokens")
-    # Selection takes a completion's advantage away when it leaves it out.
-    selected = [one for one in row["completions"] if one["advantage"] is not None]
-    encoded = [(one, completion_ids(one, row["teacher"], text)) for one in selected]
-    kept = [(one, ids) for one, ids in encoded if ids and len(prompt) + len(ids) <= max_seq_len]
-    is_correct = [one["verdict"] == "correct" for one, _ in kept]
-    has_lost_correct = any(one["verdict"] == "correct" for one in selected) and not any(is_correct)
-    if len(kept) < objective.min_completions or has_lost_correct:
-        return None
-    rewards = np.array([one["reward"] for one, _ in kept])
-    scored = [
-        Scored(correct, one["reward"], float(value), one["num_tokens"])
-        for correct, (one, _), value in zip(
-            is_correct, kept, group_advantages(rewards, advantage), strict=True
-        )
-    ]
-    trained = [
-        TrainCompletion(np.array(kept[target.index][1]), target.weight, target.penalty)
-        for target in objective.targets(scored)
-    ]
-    return TrainGroup(row["problem_id"], np.array(prompt), trained) if trained else None
+    """What the objective trains of a GROUP_SCHEMA row; None when nothing is."""
+    group = read_group(
+        row,
+        text,
+        min_completions=objective.min_completions,
+        advantage=advantage,
+        max_seq_len=max_seq_len,
+    )
+    targets = objective.targets(group.scored) if group else []
+    return train_group(group, targets) if group and targets else None
 
 
 def completion_ids(completion: dict[str, Any], teacher: str, text: StudentText) -> list[int]:
@@ -255,4 +289,4 @@ def _micro_batch(
     }
     targets = np.concatenate(sources), np.concatenate(labels)
     inputs = Inputs(*tokens, *targets, bool(segments), segments)
-    return MicroBatch(inputs, loss, counts)
+    return MicroBatch(inputs, loss, [group.group_id for group in groups], counts)

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.training.attention import row_multiple, short_window
 from fastdistill_ray.training.packing import TrainCompletion, TrainGroup, packed_batch, plain_batch
 from fastdistill_ray.training.student import Student, to_device
@@ -20,7 +21,7 @@ def check_packed_attention(
 ) -> float:
     """Packed log-probabilities against the model's own on padded rows; the mean difference.
 
-    ValueError when they are not the same function, in which case packing would train nonsense.
+    UserError when they are not the same function, in which case packing would train nonsense.
     """
     packed = to_device(packed_batch([group], row_multiple(device)).inputs, device)
     plain = to_device(plain_batch([group], mask_prompt=True).inputs, device)
@@ -34,7 +35,7 @@ def check_packed_attention(
             config._attn_implementation = "eager"  # every model's own words
             difference = (logprob - student.reference_logprob(plain)).abs().mean()
     except (TypeError, AttributeError) as error:  # other arguments than ours, or no mask
-        raise ValueError(
+        raise UserError(
             f"student {kind} cannot be given packed groups: {error}; {remedy}"
         ) from error
     finally:
@@ -42,7 +43,7 @@ def check_packed_attention(
         student.train()
     tolerance = 1e-3 if precision == "fp32" else 0.1
     if not (difference <= tolerance):
-        raise ValueError(
+        raise UserError(
             f"student {kind}: log-probabilities of packed and padded completions differ by "
             f"{difference:.3g} (allowed: {tolerance}); this architecture does not honour the "
             f"packed mask: {remedy}"

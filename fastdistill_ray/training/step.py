@@ -3,23 +3,22 @@
 Collectives here are the same in number and order on every rank, whatever groups it has.
 """
 
-import importlib
 import math
 import resource
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from fastdistill_ray.objectives import Objective
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.objectives.contract import Term
-from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.training.attention import row_multiple
-from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
+from fastdistill_ray.training.knobs import OptimizerKnobs
+from fastdistill_ray.training.learner import Learner
 from fastdistill_ray.training.packing import (
     MicroBatch,
-    StudentText,
+    TrainGroup,
     empty_batch,
     pack_groups,
     prepare_group,
@@ -30,37 +29,8 @@ from fastdistill_ray.training.utilisation import num_operations
 COUNTS = ("groups", "completions", "tokens", "unique_tokens", "row_tokens", "computed_tokens")
 
 
-class Learner(NamedTuple):
-    """What a rank trains and how."""
-
-    student: Student
-    optimizer: torch.optim.Optimizer
-    text: StudentText
-    device: torch.device
-    objective: Objective
-    advantage: AdvantageKnobs
-    knobs: OptimizerKnobs
-    training: TrainingKnobs
-    peak: float = 0.0  # operations per second of the device; 0: not measured
-
-
-def build_optimizer(student: Student, knobs: OptimizerKnobs) -> torch.optim.Optimizer:
-    trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in trained if parameter.ndim >= 2]
-    others = [parameter for parameter in trained if parameter.ndim < 2]
-    groups = [
-        {"params": decayed, "weight_decay": knobs.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    shared = {"lr": knobs.learning_rate, "betas": (knobs.beta1, knobs.beta2), "eps": knobs.eps}
-    groups = [group for group in groups if group["params"]]
-    if knobs.kind == "adamw8bit":
-        return importlib.import_module("torchao.optim").AdamW8bit(groups, **shared)
-    return torch.optim.AdamW(groups, fused=True, **shared)
-
-
 def train_step(learner: Learner, row: dict[str, Any], total_steps: int) -> dict[str, float]:
-    """One optimizer update from all ranks' groups; FloatingPointError before a bad one."""
+    """One optimizer update from all ranks' groups; UserError in place of one that is not finite."""
     start = time.perf_counter()
     step = row["step"]
     torch.manual_seed(hash((learner.training.seed, step, dist.get_rank())))  # adapters' dropout
@@ -74,7 +44,7 @@ def train_step(learner: Learner, row: dict[str, Any], total_steps: int) -> dict[
     norm = clip_gradients(learner.student, learner.knobs.max_grad_norm)
     loss = sum(term.coefficient * term.total for term in losses)
     if not math.isfinite(loss) or not math.isfinite(norm):
-        raise FloatingPointError(
+        raise UserError(
             f"training stopped at step {step + 1}: loss {loss}, gradient norm {norm}; lower "
             "optimizer.learning_rate or set training.precision: fp32"
         )
@@ -88,7 +58,7 @@ def train_step(learner: Learner, row: dict[str, Any], total_steps: int) -> dict[
         used["time/mfu"] = operations / (seconds * dist.get_world_size() * learner.peak)
     return {
         "train/loss": loss,
-        **{f"train/{term.name}": term.total for term in losses},
+        **{f"loss/{term.name}": term.total for term in losses},
         "train/grad_norm": norm,
         "train/learning_rate": learning_rate,
         "train/num_groups": counts["groups"],
@@ -113,19 +83,23 @@ def peak_memory(device: torch.device) -> int:
 
 
 def make_batches(learner: Learner, rows: list[dict[str, Any]]) -> list[MicroBatch]:
-    training = learner.training
     prepared = [
         prepare_group(
             row,
             learner.text,
             learner.objective,
             advantage=learner.advantage,
-            max_seq_len=training.max_seq_len,
+            max_seq_len=learner.training.max_seq_len,
         )
         for row in rows
     ]
+    return pack(learner, [group for group in prepared if group])
+
+
+def pack(learner: Learner, groups: list[TrainGroup]) -> list[MicroBatch]:
+    training = learner.training
     return pack_groups(
-        [group for group in prepared if group],
+        groups,
         micro_batch_tokens=training.micro_batch_tokens,
         shared_prompt=training.shared_prompt,
         mask_prompt=training.mask_prompt,

@@ -34,13 +34,19 @@ from fastdistill_ray.training.checkpoints import (
     load_weights,
 )
 from fastdistill_ray.training.export import export_student
-from fastdistill_ray.training.held_out import held_out_rows, hold_out, is_stopped, judge, validate
+from fastdistill_ray.training.held_out import (
+    held_out_rows,
+    hold_out,
+    is_stopped,
+    mark_best,
+    validate,
+)
 from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
+from fastdistill_ray.training.learner import Learner, build_learner
 from fastdistill_ray.training.packing import StudentText
 from fastdistill_ray.training.packing_check import check_packed_attention, probe_group
-from fastdistill_ray.training.sharding import shard_student
-from fastdistill_ray.training.step import Learner, build_optimizer, train_step
-from fastdistill_ray.training.student import Student, load_student
+from fastdistill_ray.training.step import train_step
+from fastdistill_ray.training.student import Student
 from fastdistill_ray.training.utilisation import matrix_peak
 
 CHECKPOINTS = "checkpoints"
@@ -48,7 +54,7 @@ CHECKPOINTS = "checkpoints"
 
 @dataclass(frozen=True)
 class TrainJob:
-    """All a worker needs beside its rows."""
+    """What is trained and how; where it runs and writes is the caller's of `job.train`."""
 
     model: str
     prompt: PromptKnobs
@@ -57,29 +63,21 @@ class TrainJob:
     optimizer: OptimizerKnobs
     training: TrainingKnobs
     plan: StepPlan
-    total_steps: int
-    export_epochs: list[int]
-    use_gpu: bool
-    out: Path
+    total_steps: int  # the length of the learning rate's schedule
+    export_epochs: list[int]  # from 1
 
 
-def run_worker(job: TrainJob) -> str:
-    """One rank's whole training -> why it stopped for good, "" when it finished.
-
-    Such reasons are the same on all ranks and are returned: Ray would retry an exception.
-    """
+def run_worker(job: TrainJob, *, use_gpu: bool, out: Path) -> None:
+    """One rank's whole training; UserError where only the user can mend what stops it."""
     source = fetch_model(job.model)
-    learner = build_learner(job, source)
-    progress = resume(learner, job)
+    learner = load_learner(job, source, worker_device(use_gpu))
+    progress = resume(learner, job, out)
     knobs = job.training.held_out
+    check_student(learner)
     held_out = None
-    try:
-        check_student(learner)
-        if knobs.share:
-            ranks = dist.get_rank(), dist.get_world_size()
-            held_out = hold_out(learner, held_out_rows(job.plan, *ranks))
-    except ValueError as error:
-        return str(error)
+    if knobs.share:
+        ranks = dist.get_rank(), dist.get_world_size()
+        held_out = hold_out(learner, held_out_rows(job.plan, *ranks))
     writer = CheckpointWriter(is_async=job.optimizer.kind == "adamw")
     row = None
     for row in step_rows(ray.train.get_dataset_shard("train")):
@@ -87,23 +85,19 @@ def run_worker(job: TrainJob) -> str:
             continue
         if is_stopped(progress, knobs):
             break
-        try:
-            metrics = train_step(learner, row, progress.total_steps)
-        except FloatingPointError as error:
-            return str(error)
+        metrics = train_step(learner, row, progress.total_steps)
         progress = progress._replace(step=row["step"] + 1)
         if held_out and (progress.step % knobs.every == 0 or is_last(job, row)):
             metrics |= validate(learner, held_out)
-            progress = judge(progress, metrics, knobs)
-        record_step(job.out, row, metrics)
+            progress = mark_best(progress, metrics, knobs)
+        record_step(out, row, metrics)
         if row["ends_epoch"] and row["epoch"] + 1 in job.export_epochs:
-            export_student(learner.student, source, epoch_folder(job.out, row["epoch"]))
+            export_student(learner.student, source, epoch_folder(out, row["epoch"]))
         is_due = progress.step % job.training.checkpoint_every == 0
         if is_due or progress.step == progress.best_step:
-            report_checkpoint(writer, learner, progress, job.out)
+            report_checkpoint(writer, learner, progress, out)
     writer.wait()
-    export_last(learner, job, source, progress, row)
-    return ""
+    export_last(learner, source, progress, row, out)
 
 
 def is_last(job: TrainJob, row: dict[str, Any]) -> bool:
@@ -114,17 +108,17 @@ def is_last(job: TrainJob, row: dict[str, Any]) -> bool:
 
 def export_last(
     learner: Learner,
-    job: TrainJob,
     source: str,
     progress: TrainProgress,
     row: dict[str, Any] | None,
+    out: Path,
 ) -> None:
     """The best step's student where there is one; else one whose epoch max_steps cut short."""
     if progress.best_step:
-        load_weights(learner.student, step_folder(job.out, progress.best_step))
-        export_student(learner.student, source, job.out / f"best_step_{progress.best_step}")
+        load_weights(learner.student, step_folder(out, progress.best_step))
+        export_student(learner.student, source, out / f"best_step_{progress.best_step}")
     elif row and not row["ends_epoch"]:
-        export_student(learner.student, source, epoch_folder(job.out, row["epoch"]))
+        export_student(learner.student, source, epoch_folder(out, row["epoch"]))
 
 
 def epoch_folder(out: Path, epoch: int) -> Path:
@@ -136,47 +130,41 @@ def step_folder(out: Path, step: int) -> Path:
 
 
 def step_rows(shard: ray.data.DataIterator) -> Iterator[dict[str, Any]]:
-    # The feed reads ahead by itself. A step that is to be prefetched too must be known before any
-    # is given out, and the groups of a later step may not be written yet.
+    # No prefetching: iter_batches would hold step k back until k + 1 and later ones are known,
+    # which while the teacher still writes they are not. The feed's own task reads ahead instead.
     for batch in shard.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
         yield from batch.to_pylist()
 
 
-def build_learner(job: TrainJob, source: str) -> Learner:
+def worker_device(use_gpu: bool) -> torch.device:
+    """The device of this rank; on the CPU it also takes its share of the node's cores."""
     # A worker that has no GPU may still see those of its node.
-    device = ray.train.torch.get_device() if job.use_gpu else torch.device("cpu")
+    device = ray.train.torch.get_device() if use_gpu else torch.device("cpu")
     if device.type == "cpu":
         ranks_here = ray.train.get_context().get_local_world_size()
         # Pools count logical CPUs and Ray sets OMP_NUM_THREADS by them; compute takes real ones.
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here))
-    torch.manual_seed(job.training.seed)  # the same adapter on every rank
+    return device
+
+
+def load_learner(job: TrainJob, source: str, device: torch.device) -> Learner:
     transformers.utils.logging.disable_progress_bar()
     tokenizer = load_tokenizer(source)
-    student = load_student(
-        source,
+    learner = build_learner(
+        folder=source,
         vocab_size=len(tokenizer),
+        text_for=lambda student: student_text(student, tokenizer, job.prompt),
         device=device,
-        shared_prompt=job.training.shared_prompt,
-        lora=job.training.lora,
+        objective=job.objective,
+        advantage=job.advantage,
+        optimizer=job.optimizer,
+        training=job.training,
     )
-    shard_student(student, job.training, device)
-    optimizer = build_optimizer(student, job.optimizer)
-    text = student_text(student, tokenizer, job.prompt)
-    return Learner(
-        student,
-        optimizer,
-        text,
-        device,
-        job.objective,
-        job.advantage,
-        job.optimizer,
-        job.training,
-        matrix_peak(device) if device.type == "cuda" else 0.0,
-    )
+    return learner._replace(peak=matrix_peak(device)) if device.type == "cuda" else learner
 
 
 def check_student(learner: Learner) -> None:
-    """ValueError when packed groups would not be computed as the model's own rows are."""
+    """UserError when packed groups would not be computed as the model's own rows are."""
     if learner.training.shared_prompt:
         check_packed_attention(
             learner.student,
@@ -206,15 +194,15 @@ def student_text(student: Student, tokenizer: Any, prompt: PromptKnobs) -> Stude
     )
 
 
-def resume(learner: Learner, job: TrainJob) -> TrainProgress:
+def resume(learner: Learner, job: TrainJob, out: Path) -> TrainProgress:
     """State of the last checkpoint, if any; the records of later steps are cut off."""
     progress = TrainProgress(0, job.total_steps)
     if checkpoint := ray.train.get_checkpoint():
         with checkpoint.as_directory() as folder:
             progress = load_checkpoint(learner.student, learner.optimizer, folder)
     if dist.get_rank() == 0:
-        _keep_lines(job.out / "metrics.jsonl", progress.step)
-        _keep_lines(job.out / "steps.jsonl", progress.step - 1)
+        _keep_lines(out / "metrics.jsonl", progress.step)
+        _keep_lines(out / "steps.jsonl", progress.step - 1)
     return progress
 
 

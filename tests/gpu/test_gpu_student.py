@@ -34,10 +34,11 @@ from fastdistill_ray.training.head import ChunkedLogprob
 from fastdistill_ray.training.held_out import hold_out, validate
 from fastdistill_ray.training.job import allocator
 from fastdistill_ray.training.knobs import LoraKnobs, OptimizerKnobs, TrainingKnobs
+from fastdistill_ray.training.learner import Learner
 from fastdistill_ray.training.memory import plan_memory
 from fastdistill_ray.training.packing import packed_batch, plain_batch
 from fastdistill_ray.training.packing_check import check_packed_attention, probe_group
-from fastdistill_ray.training.step import Learner, train_step
+from fastdistill_ray.training.step import train_step
 from fastdistill_ray.training.student import Student, load_student
 from fastdistill_ray.training.worker import check_student
 

@@ -75,7 +75,8 @@ def test_group_writer_stores_every_array_beside_its_completion(tmp_path):
     assert (refused["dropped"], refused["completions"]) == (REFUSED, [])
     assert [one["token_ids"] for one in mixed["completions"]] == [[0, 1, 2], [], [20, 21]]
     assert [one["verdict"] for one in mixed["completions"]] == ["wrong", "correct", "correct"]
-    assert mixed["completions"][2]["advantage"] is None, "a repeated text leaves its group"
+    selected = [one["is_selected"] for one in mixed["completions"]]
+    assert selected == [True, True, False], "a repeated text leaves its group"
     assert [one["token_ids"] for one in plain["completions"]] == [[30, 31, 32, 33], []]
     assert (plain["logprobs"], plain["logprob_ids"], plain["cost"]) == (None, None, 0.25)
     assert (mixed["teacher"], mixed["prompt_num_tokens"]) == ("someone", 5)

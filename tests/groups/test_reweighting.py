@@ -42,7 +42,7 @@ def test_reselect_takes_three_filters_and_scores_them_anew(tmp_path):
     for row in found:
         key = row["problem_id"]
         chosen = select_completions([f"{key}{i}" for i in range(8)], knobs, key)
-        kept = {i for i, one in enumerate(row["completions"]) if one["advantage"] is not None}
+        kept = {i for i, one in enumerate(row["completions"]) if one["is_selected"]}
         assert kept == set(chosen)
         assert len(kept) == 3
         own = np.array([rewards[i] for i in chosen])

@@ -184,12 +184,14 @@ def test_thresholds_drop_groups_and_change_nothing_inside(old: Path) -> None:
 
 def test_three_responses_are_weighted_among_themselves(old: Path) -> None:
     before, new = groups_of(old), rescored(old, "--selection.group_size=3")
-    assert changed(before, new) == every("advantage", "weight")
+    assert changed(before, new) == every("is_selected", "advantage", "weight")
     for key, group in new.items():
         texts = column(group, "text")
         chosen = select_completions(texts, SelectionKnobs(group_size=3), key)
         weights = column(group, "weight")
-        assert [i for i, weight in enumerate(weights) if weight is not None] == chosen
+        is_selected = column(group, "is_selected")
+        assert is_selected == [weight is not None for weight in weights]
+        assert [i for i, is_member in enumerate(is_selected) if is_member] == chosen
         assert sum(weights[i] for i in chosen) == pytest.approx(1.0)
         assert sum(group["completions"][i]["advantage"] for i in chosen) == pytest.approx(0)
 
@@ -214,6 +216,7 @@ def test_failing_score_leaves_its_group_and_the_rest_share_the_weight(old: Path)
         *("error", None, None),
         None,
     )
+    assert column(new["b"], "is_selected") == [True, True, True, False]
     assert last["reason"] == "score mine: ZeroDivisionError: division by zero"
     assert [score["value"] for score in last["scores"]] == [-0.5, 0.0, None]
     rewards = [2.9619397663, 2.5, 0.8535533906]

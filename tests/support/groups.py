@@ -24,6 +24,7 @@ def make_completion(text: str = "", token_ids: Sequence[int] = (1, 2, 3), **fiel
         "reason": "",
         "scores": [],
         "reward": 0.0,
+        "is_selected": True,
         "advantage": 0.0,
         "weight": 0.0,
     }

@@ -13,9 +13,9 @@ from fastdistill_ray.objectives import AdvDistill, Sft
 from fastdistill_ray.prompts import PromptKnobs
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.training.knobs import LoraKnobs, OptimizerKnobs, TrainingKnobs
+from fastdistill_ray.training.learner import Learner, build_learner
 from fastdistill_ray.training.packing import MicroBatch, TrainGroup
-from fastdistill_ray.training.sharding import shard_student
-from fastdistill_ray.training.step import Learner, build_optimizer, train_step
+from fastdistill_ray.training.step import train_step
 from fastdistill_ray.training.student import Student, load_student, to_device
 from fastdistill_ray.training.worker import student_text
 
@@ -113,20 +113,17 @@ def assert_same(actual: tuple[float, dict], expected: tuple[float, dict], tolera
 
 
 def make_learner(folder: str, device: torch.device = CPU, **training: object) -> Learner:
-    knobs = TrainingKnobs(**{"precision": "fp32", "max_seq_len": 512, **training})
-    torch.manual_seed(knobs.seed)
     tokenizer = load_tokenizer(folder)
-    student = load_student(
-        folder,
+    return build_learner(
+        folder=folder,
         vocab_size=len(tokenizer),
+        text_for=lambda student: student_text(student, tokenizer, PromptKnobs(system="")),
         device=device,
-        shared_prompt=knobs.shared_prompt,
-        lora=knobs.lora,
+        objective=AdvDistill(),
+        advantage=AdvantageKnobs(),
+        optimizer=KNOBS,
+        training=TrainingKnobs(**{"precision": "fp32", "max_seq_len": 512, **training}),
     )
-    shard_student(student, knobs, device)
-    optimizer = build_optimizer(student, KNOBS)
-    text = student_text(student, tokenizer, PromptKnobs(system=""))
-    return Learner(student, optimizer, text, device, AdvDistill(), AdvantageKnobs(), KNOBS, knobs)
 
 
 def make_row(folder: str, step: int, num_groups: int = 2) -> dict:

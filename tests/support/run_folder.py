@@ -188,13 +188,14 @@ def _write_trainings(path: Path, rng: np.random.Generator) -> None:
             lines = []
             for step in range(1, num_steps + 1):
                 ce = 0.9 * math.exp(-step * rate * 3000) + 0.25 + 0.04 * rng.random()
-                line = {"step": step, "epoch": (step - 1) * 2 // num_steps, "train/ce": ce}
+                line = {"step": step, "epoch": (step - 1) * 2 // num_steps, "loss/ce": ce}
                 if student == "advdistill":
-                    line["train/contrastive"] = 1.3 - 0.69 * step / num_steps + 0.05 * rng.random()
-                line["train/loss"] = ce + 0.5 * line.get("train/contrastive", 0.0)
+                    line["loss/contrastive"] = 1.3 - 0.69 * step / num_steps + 0.05 * rng.random()
+                line["train/loss"] = ce + 0.5 * line.get("loss/contrastive", 0.0)
                 warm = min(1.0, step / 2) * 0.5 * (1 + math.cos(math.pi * step / num_steps))
                 if step % 4 == 0:
-                    line |= {"held_out/loss": line["train/loss"] + 0.1, "held_out/ce": ce + 0.1}
+                    line |= {"held_out/loss": line["train/loss"] + 0.1}
+                    line |= {"held_out/loss/ce": ce + 0.1}
                     line |= {"held_out/likelihood_correct": 0.5 + step / 200}
                     line |= {"held_out/weighted_likelihood_wrong": 0.5 - step / 200}
                 line |= {"train/learning_rate": rate * warm, "train/grad_norm": 1.0}

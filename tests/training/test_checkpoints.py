@@ -16,7 +16,7 @@ from fastdistill_ray.training.checkpoints import (
 )
 from fastdistill_ray.training.export import export_student
 from fastdistill_ray.training.knobs import LoraKnobs
-from fastdistill_ray.training.step import Learner, build_optimizer
+from fastdistill_ray.training.learner import Learner, build_optimizer
 
 pytestmark = pytest.mark.usefixtures("world_of_one")
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fastdistill_ray.training.export import ADAPTER, export_student, merge_adapter
 from fastdistill_ray.training.knobs import LoraKnobs
-from fastdistill_ray.training.step import Learner
+from fastdistill_ray.training.learner import Learner
 
 pytestmark = pytest.mark.usefixtures("world_of_one")
 

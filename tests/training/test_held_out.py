@@ -10,11 +10,12 @@ from support.models import make_tiny_model
 from transformers import AutoModelForCausalLM
 
 from fastdistill_ray.objectives import AdvDistill, Sft
+from fastdistill_ray.objectives.contract import Scored
 from fastdistill_ray.rewards.advantages import AdvantageKnobs, group_advantages
 from fastdistill_ray.training.checkpoints import TrainProgress
-from fastdistill_ray.training.held_out import hold_out, is_stopped, judge, validate
+from fastdistill_ray.training.held_out import hold_out, is_stopped, mark_best, validate
 from fastdistill_ray.training.knobs import HeldOutKnobs
-from fastdistill_ray.training.step import Learner
+from fastdistill_ray.training.learner import Learner
 
 pytestmark = pytest.mark.usefixtures("world_of_one")
 
@@ -60,7 +61,7 @@ def reference(folder: str, learner: Learner, rows: list[dict]) -> dict[str, floa
             weighted[is_correct].append((weight, likelihood))
         loss.append((ce, penalty))
     ce, penalty = np.mean(loss, axis=0)
-    found = {"loss": ce + 0.5 * penalty, "ce": ce, "contrastive": penalty}
+    found = {"loss": ce + 0.5 * penalty, "loss/ce": ce, "loss/contrastive": penalty}
     for name, kind in (("correct", True), ("wrong", False)):
         found[f"likelihood_{name}"] = np.mean(plain[kind])
         share, value = np.array(weighted[kind]).T
@@ -109,9 +110,28 @@ def test_validation_of_sft_counts_its_own_tokens_and_every_completion(folder):
         {**row, "completions": [one for one in row["completions"] if one["verdict"] == "correct"]}
         for row in rows[1:]
     ]
-    assert sft["held_out/ce"] == pytest.approx(
+    assert sft["held_out/loss/ce"] == pytest.approx(
         losses_of(best, {**make_row(folder, 0), "groups": only_best}), rel=1e-5
     )
+
+
+def test_weighted_likelihoods_count_completions_as_the_objective_says(folder):
+    """Whatever knobs it has: a `tau` of another meaning is not taken for the softmax's."""
+
+    class Uniform:
+        tau = 4.0  # say, a temperature of logits
+        min_completions = 2
+        targets = AdvDistill().targets
+        __call__ = staticmethod(AdvDistill())
+
+        def group_weights(self, completions: list[Scored]) -> np.ndarray:
+            return np.full(len(completions), 1 / len(completions))
+
+    learner = make_learner(folder)
+    found = values(learner._replace(objective=Uniform()), held_out_groups(folder))
+    for kind in ("correct", "wrong"):
+        plain = found[f"held_out/likelihood_{kind}"]
+        assert found[f"held_out/weighted_likelihood_{kind}"] == pytest.approx(plain, rel=1e-5)
 
 
 def losses_of(learner: Learner, row: dict) -> float:
@@ -136,13 +156,16 @@ def test_best_step_and_patience_follow_the_metric():
     knobs = HeldOutKnobs(share=0.1, best_metric="loss", patience=2)
     progress, stops = TrainProgress(0, 100), []
     for step, loss in ((10, 3.0), (20, 2.0), (30, 2.0), (40, 1.5), (50, 1.6), (60, 1.7)):
-        progress = judge(progress._replace(step=step), {"held_out/loss": loss}, knobs)
+        progress = mark_best(progress._replace(step=step), {"held_out/loss": loss}, knobs)
         stops.append(is_stopped(progress, knobs))
     assert (progress.best_step, progress.best_score, progress.num_worse) == (40, -1.5, 2)
     assert stops == [False] * 5 + [True]
+    term = HeldOutKnobs(share=0.1, best_metric="ce")
+    results = {"held_out/loss": 9.0, "held_out/loss/ce": 2.0}
+    assert mark_best(TrainProgress(5, 100), results, term).best_score == -2.0
     rising = HeldOutKnobs(share=0.1, best_metric="likelihood_correct")
     for step, value in ((10, 0.2), (20, 0.4), (30, 0.3)):
         progress = TrainProgress(0, 100) if step == 10 else progress
         results = {"held_out/likelihood_correct": value}
-        progress = judge(progress._replace(step=step), results, rising)
+        progress = mark_best(progress._replace(step=step), results, rising)
     assert (progress.best_step, is_stopped(progress, rising)) == (20, False)

@@ -28,6 +28,7 @@ from transformers import AutoModelForCausalLM
 
 from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.cluster.queues import bound_queues
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.completions import (
     TASKS_AT_ONCE,
     EngineSpec,
@@ -38,15 +39,15 @@ from fastdistill_ray.generation.knobs import EngineKnobs, SamplingKnobs
 from fastdistill_ray.generation.requests import ProblemRequests, build_requests
 from fastdistill_ray.groups.steps import StepPlan, num_steps
 from fastdistill_ray.groups.store import LOG
-from fastdistill_ray.objectives import Objective
-from fastdistill_ray.objectives.contract import LossBatch, Outputs, Term
+from fastdistill_ray.objectives import AdvDistill, Objective
+from fastdistill_ray.objectives.contract import LossBatch, Outputs, Scored, Target, Term
 from fastdistill_ray.prompts import PromptKnobs
 from fastdistill_ray.records import Problem
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.run_files import MANIFEST, StageResult
 from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
 from fastdistill_ray.training.feed import rank_dataset
-from fastdistill_ray.training.job import train
+from fastdistill_ray.training.job import TrainJob, train
 from fastdistill_ray.training.knobs import HeldOutKnobs, OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.worker import step_rows
 from fastdistill_ray.verifiers import VerifierKnobs
@@ -212,7 +213,7 @@ def run(
     out.mkdir(exist_ok=True)
     held_out = held_out or HeldOutKnobs()
     plan = StepPlan(str(store), 3, EPOCHS, None, 0, False, held_out.share)
-    return train(
+    job = TrainJob(
         model=model,
         prompt=PromptKnobs(system=""),
         objective=objective,
@@ -229,9 +230,8 @@ def run(
         plan=plan,
         total_steps=num_steps(plan, NUM_GROUPS),
         export_epochs=[1, 3] if held_out.best_metric == "none" else [],
-        student_pool=PoolKnobs(workers=workers, cpus=1.0),
-        out=out,
     )
+    return train(job, PoolKnobs(workers=workers, cpus=1.0), out=out)
 
 
 @pytest.fixture(scope="module")
@@ -266,8 +266,9 @@ def dying_after(out: Path, num_steps: int, *, checkpoint: bool = False) -> tuple
     known = out / "checkpoints" / KNOWN_CHECKPOINTS
 
     class Dying:  # in a function, so that it travels whole: workers do not have this file
-        tau, min_completions = ADVDISTILL.tau, ADVDISTILL.min_completions
+        min_completions = ADVDISTILL.min_completions
         targets = staticmethod(ADVDISTILL.targets)
+        group_weights = staticmethod(ADVDISTILL.group_weights)
 
         def __call__(self, outputs: Outputs, batch: LossBatch) -> list[Term]:
             is_due = metrics.exists() and metrics.read_bytes().count(b"\n") >= num_steps
@@ -343,6 +344,39 @@ def test_training_called_again_after_a_failure_continues_from_its_checkpoint(
     assert lines(out / "steps.jsonl")[0]["time"] == first_time, "the first steps were not repeated"
     for name, tensor in weights(out / "epoch_3").items():
         assert torch.equal(tensor, weights(quiet / "epoch_3")[name])
+
+
+def test_user_error_of_one_rank_reaches_the_driver_as_itself_without_another_try(
+    model: str, store: Path, tmp_path: Path
+) -> None:
+    """While the other rank waits for it; Ray would restart both after any other exception."""
+    tried = tmp_path / "tried"
+
+    class Refusing:
+        min_completions = 2
+
+        def targets(self, completions: list[Scored]) -> list[Target]:
+            if torch.distributed.get_rank() == 1:
+                with open(tried, "a", encoding="utf-8") as file:
+                    file.write("x")
+                raise UserError("objective: it refuses")
+            return AdvDistill().targets(completions)
+
+    environment = dict(os.environ)
+    with pytest.raises(UserError, match=r"^objective: it refuses$"):
+        run(model, store, tmp_path / "out", workers=2, max_failures=3, objective=Refusing())
+    assert tried.read_text() == "x"
+    assert dict(os.environ) == environment, "what Ray Train is told by variables is taken back"
+
+
+def test_held_out_share_without_a_group_is_the_users_to_mend(
+    model: str, store: Path, tmp_path: Path
+) -> None:
+    held_out = HeldOutKnobs(share=1e-6, best_metric="likelihood_correct")
+    with pytest.raises(
+        UserError, match=r"training\.held_out\.share: .*correct completion; raise it"
+    ):
+        run(model, store, tmp_path, workers=1, max_failures=3, held_out=held_out)
 
 
 @pytest.fixture(scope="module")

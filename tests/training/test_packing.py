@@ -103,7 +103,7 @@ def test_prepare_group_too_small_or_without_its_correct_one_is_empty() -> None:
 
 
 def test_prepare_group_left_out_by_selection_takes_no_part() -> None:
-    best = completion([5], 9.0, "correct") | {"advantage": None}
+    best = completion([5], 9.0, "correct") | {"is_selected": False}
     others = [completion([6], 1.0, "correct"), completion([7], 0.0, "wrong")]
     assert [one.token_ids[0] for one in prepare(row(best, *others)).completions] == [6, 7]
 

@@ -9,6 +9,7 @@ from support.learner import losses, make_learner, make_row
 from support.models import make_tiny_model
 from transformers import AutoModelForCausalLM
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.training.knobs import OptimizerKnobs
 from fastdistill_ray.training.sharding import prefetch_next
 from fastdistill_ray.training.step import learning_rate_at, make_batches, train_step
@@ -107,7 +108,7 @@ def test_step_with_a_bad_weight_stops_before_the_update_and_names_the_step(folde
     with torch.no_grad():
         learner.student.model.model.norm.weight.mul_(float("nan"))
     before = learner.student.model.model.layers[0].mlp.up_proj.weight.full_tensor().clone()
-    with pytest.raises(FloatingPointError, match="stopped at step 8"):
+    with pytest.raises(UserError, match="stopped at step 8"):
         train_step(learner, make_row(folder, 7), 10)
     after = learner.student.model.model.layers[0].mlp.up_proj.weight.full_tensor()
     assert torch.equal(before, after)

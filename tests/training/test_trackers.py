@@ -13,7 +13,7 @@ from fastdistill_ray.training.trackers import Trackers, TrackingKnobs
 
 
 def line(step: int) -> dict[str, float]:
-    values = {"train/loss": 1 / step, "train/ce": 0.5 / step, "train/grad_norm": 2.0}
+    values = {"train/loss": 1 / step, "train/grad_norm": 2.0, "loss/ce": 0.5 / step}
     values |= {"train/unique_tokens": 10, "held_out/loss": 7.0} if step == 2 else {}
     return {"step": step, "epoch": 0, "train/unique_tokens": 10, **values}
 

@@ -17,10 +17,9 @@ from support.groups import make_completion, make_group
 from fastdistill_ray.objectives import AdvDistill
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
+from fastdistill_ray.training.learner import build_learner
 from fastdistill_ray.training.packing import StudentText
-from fastdistill_ray.training.sharding import shard_student
-from fastdistill_ray.training.step import Learner, build_optimizer, peak_memory, train_step
-from fastdistill_ray.training.student import load_student
+from fastdistill_ray.training.step import peak_memory, train_step
 
 
 def make_row(step: int, length: int) -> dict[str, Any]:
@@ -44,28 +43,19 @@ def main(folder: str, training: TrainingKnobs, device: torch.device) -> None:
     rendezvous = f"file://{tempfile.mkdtemp()}/rendezvous"
     backend = "gloo" if device.type == "cpu" else "nccl"
     dist.init_process_group(backend, init_method=rendezvous, rank=0, world_size=1)
-    student = load_student(
-        folder,
-        vocab_size=10**6,
-        device=device,
-        shared_prompt=training.shared_prompt,
-        lora=training.lora,
-    )
-    shard_student(student, training, device)
-    knobs = OptimizerKnobs()
     length = training.micro_batch_tokens // (9 if training.shared_prompt else 16)
     text = StudentText(
         lambda row: [1] * length, lambda text: [], lambda teacher: True, 0, frozenset([0])
     )
-    learner = Learner(
-        student,
-        build_optimizer(student, knobs),
-        text,
-        device,
-        AdvDistill(),
-        AdvantageKnobs(),
-        knobs,
-        training,
+    learner = build_learner(
+        folder=folder,
+        vocab_size=10**6,
+        text_for=lambda student: text,
+        device=device,
+        objective=AdvDistill(),
+        advantage=AdvantageKnobs(),
+        optimizer=OptimizerKnobs(),
+        training=training,
     )
     for step in range(3):
         train_step(learner, make_row(step, length), 3)

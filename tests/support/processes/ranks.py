@@ -14,10 +14,9 @@ import torch.distributed as dist
 from fastdistill_ray.objectives import AdvDistill
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
+from fastdistill_ray.training.learner import Learner, build_learner
 from fastdistill_ray.training.packing import TrainCompletion, TrainGroup, empty_batch, pack_groups
-from fastdistill_ray.training.sharding import shard_student
-from fastdistill_ray.training.step import COUNTS, Learner, backward, max_over_ranks, sum_over_ranks
-from fastdistill_ray.training.student import load_student
+from fastdistill_ray.training.step import COUNTS, backward, max_over_ranks, sum_over_ranks
 
 WORLD_SIZE = 2
 DEALS = {"uneven": [[0, 2], [1]], "one rank has none": [[0, 1, 2], []]}  # groups by rank
@@ -38,14 +37,16 @@ def make_groups() -> list[TrainGroup]:
 
 
 def make_learner(folder: str) -> Learner:
-    cpu = torch.device("cpu")
-    student = load_student(
-        folder, vocab_size=10**6, device=cpu, shared_prompt=True, lora=TRAINING.lora
-    )
-    shard_student(student, TRAINING, cpu)
     unused: Any = None
-    return Learner(
-        student, unused, unused, cpu, AdvDistill(), AdvantageKnobs(), OptimizerKnobs(), TRAINING
+    return build_learner(
+        folder=folder,
+        vocab_size=10**6,
+        text_for=lambda student: unused,
+        device=torch.device("cpu"),
+        objective=AdvDistill(),
+        advantage=AdvantageKnobs(),
+        optimizer=OptimizerKnobs(),
+        training=TRAINING,
     )
 
 

@@ -1,0 +1,80 @@
+"""What a rank trains and how, built in one place."""
+
+import importlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from fastdistill_ray.objectives import Objective
+from fastdistill_ray.rewards.advantages import AdvantageKnobs
+from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
+from fastdistill_ray.training.packing import StudentText
+from fastdistill_ray.training.sharding import shard_student
+from fastdistill_ray.training.student import Student, load_student
+
+
+class Learner(NamedTuple):
+    """What a rank trains and how."""
+
+    student: Student
+    optimizer: torch.optim.Optimizer
+    text: StudentText
+    device: torch.device
+    objective: Objective
+    advantage: AdvantageKnobs
+    knobs: OptimizerKnobs
+    training: TrainingKnobs
+    peak: float = 0.0  # operations per second of the device; 0: not measured
+
+
+def build_learner(
+    *,
+    folder: str,
+    vocab_size: int,
+    text_for: Callable[[Student], StudentText],
+    device: torch.device,
+    objective: Objective,
+    optimizer: OptimizerKnobs,
+    training: TrainingKnobs,
+    advantage: AdvantageKnobs,
+) -> Learner:
+    """The model of the folder on its device, sharded over the ranks; all ranks call this at once.
+
+    `vocab_size` is the tokenizer's: log-probabilities are over as many of the head's rows.
+    """
+    torch.manual_seed(training.seed)  # a new adapter is the same on every rank
+    student = load_student(
+        folder,
+        vocab_size=vocab_size,
+        device=device,
+        shared_prompt=training.shared_prompt,
+        lora=training.lora,
+    )
+    shard_student(student, training, device)
+    return Learner(
+        student=student,
+        optimizer=build_optimizer(student, optimizer),
+        text=text_for(student),
+        device=device,
+        objective=objective,
+        advantage=advantage,
+        knobs=optimizer,
+        training=training,
+    )
+
+
+def build_optimizer(student: Student, knobs: OptimizerKnobs) -> torch.optim.Optimizer:
+    """AdamW in which only matrices decay."""
+    trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    decayed = [parameter for parameter in trained if parameter.ndim >= 2]
+    others = [parameter for parameter in trained if parameter.ndim < 2]
+    groups = [
+        {"params": decayed, "weight_decay": knobs.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    shared = {"lr": knobs.learning_rate, "betas": (knobs.beta1, knobs.beta2), "eps": knobs.eps}
+    groups = [group for group in groups if group["params"]]
+    if knobs.kind == "adamw8bit":
+        return importlib.import_module("torchao.optim").AdamW8bit(groups, **shared)
+    return torch.optim.AdamW(groups, fused=True, **shared)
