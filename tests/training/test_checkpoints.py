@@ -27,7 +27,10 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "lora", [LoraKnobs(), LoraKnobs(rank=4, dropout=0.3)], ids=["full", "lora"]
+    ("folder", "lora"),
+    [(True, LoraKnobs()), (False, LoraKnobs(rank=4, dropout=0.3))],
+    ids=["tied, full", "untied, lora"],
+    indirect=["folder"],
 )
 def test_training_resumed_from_a_checkpoint_has_identical_following_losses(
     folder: str, tmp_path: Path, lora: LoraKnobs
@@ -44,6 +47,7 @@ def test_training_resumed_from_a_checkpoint_has_identical_following_losses(
     assert losses(second, folder, range(2, 5)) == expected
 
 
+@pytest.mark.parametrize("folder", [True], ids=["tied"], indirect=True)
 def test_weights_of_a_checkpoint_come_back_after_later_steps(folder: str, tmp_path: Path) -> None:
     learner = make_learner(folder)
     losses(learner, folder, range(2))
