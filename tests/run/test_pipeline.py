@@ -34,11 +34,15 @@ class Overlapped(NamedTuple):
 def vllm_processes() -> list[psutil.Process]:
     """The engine and its workers: by their title or, for setting it fails where the first
     variable of the environment has been changed, by how they were started."""
-    return [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if any(mark in " ".join(process.cmdline()) for mark in ("VLLM::", "multiprocessing.spawn"))
-    ]
+    return [one for one in psutil.Process().children(recursive=True) if is_vllm(one)]
+
+
+def is_vllm(process: psutil.Process) -> bool:
+    try:
+        command = " ".join(process.cmdline())
+    except psutil.Error:  # it has just ended
+        return False
+    return "VLLM::" in command or "multiprocessing.spawn" in command
 
 
 @pytest.fixture(scope="module")
