@@ -22,6 +22,7 @@ from fastdistill_ray.report.conclusion import (
     percent,
     split_label,
 )
+from fastdistill_ray.report.examples import example_answers, example_groups
 from fastdistill_ray.report.page import (
     Block,
     Cell,
@@ -39,8 +40,6 @@ from fastdistill_ray.report.page import (
 from fastdistill_ray.report.reading import (
     Contents,
     GroupNumbers,
-    example_answers,
-    example_groups,
     read_run,
     read_teachers,
 )
