@@ -14,6 +14,7 @@ from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.rewards.score_file import ScoreSummary, score_file
 from fastdistill_ray.verifiers.process import ExpressionProcess
 
+PATIENT = RewardKnobs(verifier={"time_limit": 200.0})
 WHOLE = "<think>t</think><answer>\\boxed{%s}</answer>"
 
 
@@ -25,7 +26,7 @@ def write(path: Path, lines: list[Any]) -> Path:
 def score(tmp_path: Path, lines: list[Any]) -> tuple[ScoreSummary, list[dict[str, Any]]]:
     source, output = write(tmp_path / "in.jsonl", lines), tmp_path / "out.jsonl"
     summary = score_file(
-        source, output, reward=RewardKnobs(), advantage=AdvantageKnobs(eps=1e-8), tau=0.5
+        source, output, reward=PATIENT, advantage=AdvantageKnobs(eps=1e-8), tau=0.5
     )
     return summary, [json.loads(line) for line in output.read_text().splitlines()]
 

@@ -369,16 +369,6 @@ def test_user_error_of_one_rank_reaches_the_driver_as_itself_without_another_try
     assert dict(os.environ) == environment, "what Ray Train is told by variables is taken back"
 
 
-def test_held_out_share_without_a_group_is_the_users_to_mend(
-    model: str, store: Path, tmp_path: Path
-) -> None:
-    held_out = HeldOutKnobs(share=1e-6, best_metric="likelihood_correct")
-    with pytest.raises(
-        UserError, match=r"training\.held_out\.share: .*correct completion; raise it"
-    ):
-        run(model, store, tmp_path, workers=1, max_failures=3, held_out=held_out)
-
-
 @pytest.fixture(scope="module")
 def watched(model: str, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted training of two ranks that validates and stops early."""
