@@ -57,7 +57,7 @@ def model_label(model: str, recipe: dict[str, Any]) -> str:
 
 def _student_label(name: str, entry: dict[str, Any]) -> str:
     """By what sets it apart from the recipe's own: model and completions per group."""
-    parts = [LONG_NAMES.get(entry["kind"], entry["kind"])]
+    parts: list[str] = [LONG_NAMES.get(entry["kind"], entry["kind"])]
     parts += [os.path.basename(entry["model"].rstrip("/"))] if entry["model"] else []
     parts += [f"{entry['group_size']} completions"] if entry["group_size"] else []
     is_plain = len(parts) == 1 and name != entry["kind"]

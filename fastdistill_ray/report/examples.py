@@ -34,7 +34,7 @@ def example_groups(run: Contents) -> list[tuple[str, dict[str, Any]]]:
     num_seen = 0
     for batch in batches:
         for group in batch.to_pylist():
-            found.setdefault(_sort_of(group), group)
+            found.setdefault(sort_of(group), group)
         num_seen += batch.num_rows
         if len(found) == len(order) or num_seen >= NUM_GROUPS_SEARCHED:
             break
@@ -79,7 +79,7 @@ def _texts(file: Path, split: str, ids: list[str]) -> dict[str, dict[str, Any]]:
     return {row["problem_id"]: row for row in rows.to_pylist()}
 
 
-def _sort_of(group: dict[str, Any]) -> str:
+def sort_of(group: dict[str, Any]) -> str:
     if group["dropped"]:
         return "Dropped"
     verdicts = {completion["verdict"] == "correct" for completion in group["completions"]}

@@ -5,8 +5,9 @@ Every check raises UserError with one line: the field, what is wrong, what to do
 
 import importlib.util
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import ray
 import torch
@@ -35,6 +36,14 @@ from fastdistill_ray.training.memory import MemoryEstimate, advice, estimate_mem
 from fastdistill_ray.training.trackers import tracker_packages
 
 
+class Problems(Protocol):
+    """A list of problems, or a file of them."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Problem]: ...
+
+
 def check_packages(recipe: Recipe) -> None:
     """What a recipe names beyond the project's own requirements is installed."""
     needed = tracker_packages(recipe.tracking)
@@ -48,7 +57,9 @@ def check_packages(recipe: Recipe) -> None:
 def check_models(recipe: Recipe) -> None:
     """Models are there, have a chat template, and their context holds what the engine is told."""
     asked = ("evaluation.engine", recipe.evaluation.engine)
-    models = {("student.model", recipe.student.model): asked}
+    models: dict[tuple[str, str], tuple[str, EngineKnobs]] = {
+        ("student.model", recipe.student.model): asked
+    }
     models |= {("compare.students", student.model): asked for student in students(recipe)[1:]}
     models |= {
         ("compare.baselines", other.model): asked
@@ -81,7 +92,7 @@ def check_rewards(recipe: Recipe) -> None:
         scorer.check()
 
 
-def check_prompts(recipe: Recipe, problems: Mapping[Split, Collection[Problem]]) -> None:
+def check_prompts(recipe: Recipe, problems: Mapping[Split, Problems]) -> None:
     """There are problems, and at least one prompt of each role leaves room for a completion."""
     if not problems["train"]:
         raise UserError(f"task.name {recipe.task.name}: it has no training problems")
@@ -120,7 +131,7 @@ def _check_prompt(
     prompt: PromptKnobs,
     engine: EngineKnobs,
     new_tokens: int,
-    problems: Collection[Problem],
+    problems: Problems,
 ) -> None:
     shortest = min(problems, key=lambda problem: len(problem.question))
     row = build_requests([shortest], prompt, tokenizer_of(model), 0)[0]
@@ -132,7 +143,7 @@ def _check_prompt(
         )
 
 
-def check_pools(recipe: Recipe, available: dict[str, float]) -> None:
+def check_pools(recipe: Recipe, available: Mapping[str, float]) -> None:
     """The pools that run at once fit the cluster, each number said with the one to change."""
     pools = recipe.pools
     if pools.autoscaling:

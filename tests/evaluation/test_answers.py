@@ -4,10 +4,11 @@ import numpy as np
 from support.models import make_tiny_model
 from support.requests import made_up_problems
 
-from fastdistill_ray.evaluation.answers import Model, missing_requests
-from fastdistill_ray.evaluation.knobs import EvaluationKnobs
+from fastdistill_ray.evaluation.answers import missing_requests
+from fastdistill_ray.evaluation.knobs import EvaluationKnobs, Model
 from fastdistill_ray.generation.requests import build_requests, has_one_that_fits
 from fastdistill_ray.generation.vllm_engine import RELOAD_COLUMN
+from fastdistill_ray.groups.ask import STORE
 from fastdistill_ray.groups.store import Commit, Store
 from fastdistill_ray.models import load_tokenizer
 from fastdistill_ray.prompts import PromptKnobs
@@ -24,16 +25,18 @@ def test_evaluation_asks_each_model_what_it_has_not_answered_in_its_own_prompt(t
     files = [ProblemFile(tmp_path / name) for name in ("test.parquet", "ood.parquet")]
     plain, asked = PromptKnobs(system=""), PromptKnobs(system="Answer.")
     models = [Model("student", model, asked), Model("base_plain", model, plain)]
-    store = Store(tmp_path, key="request_id")
-    store.append(Commit("part-1.parquet", ["student/p00001"], [""], 1, 1, 0.0))
+    stores = {one.name: Store(tmp_path / one.name) for one in models}
+    for store in stores.values():
+        store.folder.mkdir()
+    stores["student"].append(Commit("part-1.parquet", ["p00001"], [""], 1, 1, 0.0))
     engine = {"max_model_len": 1024}
     knobs = EvaluationKnobs(max_new_tokens=32, engine=engine, seed=3)
-    missing = missing_requests(models, files, store, knobs)
+    missing = missing_requests(models, files, stores, knobs)
     assert len(missing) == 9
     taken = [missing.take(np.arange(*span)).to_pylist() for span in ((0, 4), (4, 9))]
     rows = [row for rows in taken for row in rows]
     expected = [
-        {**row, "request_id": f"{one.name}/{row['problem_id']}", "model": one.name}
+        {**row, STORE: one.name}
         for one in models
         for row in build_requests(problems[:4], one.prompt, load_tokenizer(model), 3)
     ]
@@ -41,8 +44,9 @@ def test_evaluation_asks_each_model_what_it_has_not_answered_in_its_own_prompt(t
     assert [{k: v for k, v in row.items() if k != RELOAD_COLUMN} for row in rows] == expected
     assert {row[RELOAD_COLUMN] for row in rows} == {model}
     assert has_one_that_fits(missing)
-    keys = [row["request_id"] for row in rows]
-    store.append(Commit("part-2.parquet", keys, [""] * len(keys), 1, 1, 0.0))
-    left = missing_requests(models, files, store, knobs)
+    for name, store in stores.items():
+        keys = [row["problem_id"] for row in rows if row[STORE] == name]
+        store.append(Commit("part-2.parquet", keys, [""] * len(keys), 1, 1, 0.0))
+    left = missing_requests(models, files, stores, knobs)
     assert len(left) == 2
     assert not has_one_that_fits(left)

@@ -5,23 +5,24 @@ import email.utils
 import json
 import threading
 import time
+from functools import partial
 
 import pyarrow as pa
 import pytest
 from support.servers import PROMPT_TOKENS, TOKENS_EACH, ChatProcess, ChatServer
 
-from fastdistill_ray.generation.completions import EngineSpec
+from fastdistill_ray.generation.completions import num_correct
 from fastdistill_ray.generation.endpoint import (
     MAX_REFUSED,
     EndpointEngine,
     check_endpoint,
     retry_after,
 )
-from fastdistill_ray.generation.knobs import EndpointKnobs, SamplingKnobs
+from fastdistill_ray.generation.knobs import EndpointKnobs, EngineSpec, SamplingKnobs
 from fastdistill_ray.generation.requests import build_requests
 from fastdistill_ray.prompts import PromptKnobs
 from fastdistill_ray.records import REQUEST_SCHEMA, Problem
-from fastdistill_ray.verifiers import VerifierKnobs
+from fastdistill_ray.verifiers import Judge, VerifierKnobs
 
 SAMPLING = SamplingKnobs(n=4, max_new_tokens=64)
 KEY = "sk-very-secret"
@@ -38,7 +39,7 @@ def ask(rows: list[dict], url: str, sampling: SamplingKnobs = SAMPLING, **knobs)
     """Every row as a batch of its own, all at once, as the actor of a cluster gets them."""
     knobs = {"give_up_after": 600.0, "timeout": 300.0, **knobs}
     spec = EngineSpec("served", EndpointKnobs(url=url, **knobs), sampling, VerifierKnobs())
-    engine = EndpointEngine(spec)
+    engine = EndpointEngine(spec, partial(num_correct, Judge(VerifierKnobs())))
 
     async def run() -> list[pa.Table]:
         batches = [pa.Table.from_pylist([row], schema=REQUEST_SCHEMA) for row in rows]

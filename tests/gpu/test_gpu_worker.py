@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 MEASURED = ("time/step", "train/tokens_per_second", "memory/peak_gib", "time/mfu")
-METRICS = "stages/train/advdistill/*/metrics.jsonl"
+METRICS = "stages/train/*/metrics.jsonl"
 # Of the arrangement, which on CUDA pads rows to whole blocks.
 ARRANGED = ("train/computed_tokens",)
 

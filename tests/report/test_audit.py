@@ -105,7 +105,7 @@ def test_audit_of_a_run_reads_groups_and_answers(tmp_path: Path) -> None:
     assert path == run / "audit.html"
     assert "teacher's groups" in shares
     for model in ("base", "teacher", "advdistill"):
-        assert f"{model} (evaluate)" in shares
+        assert f"answers/{model}" in shares
     page = Page(path)
     assert set(page.verdicts.values()) == {2}
     assert "reward" in page.text
@@ -121,7 +121,7 @@ def test_audit_of_a_file_that_is_not_judged_says_what_to_do(tmp_path: Path, cont
 def test_audit_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no run folder"):
         write_audit(str(tmp_path), "", 2, 0)
-    (tmp_path / "stages").mkdir()
+    (tmp_path / "recipe.yaml").touch()
     with pytest.raises(ValueError, match="nothing is judged"):
         write_audit(str(tmp_path), "", 2, 0)
     with pytest.raises(ValueError, match="no such file"):

@@ -3,8 +3,9 @@ from typing import Any
 
 import pytest
 
+from fastdistill_ray.evaluation.metrics import Estimate
 from fastdistill_ray.report.conclusion import conclusion, outcome, points
-from fastdistill_ray.report.reading import Measure, Results
+from fastdistill_ray.report.reading import Results
 
 RECIPE = {
     "objective": {"kind": "advdistill"},
@@ -18,14 +19,14 @@ RECIPE = {
 
 
 def results_where(
-    advdistill: Measure, sft: Measure, difference: Measure, rival: str = "sft"
+    advdistill: Estimate, sft: Estimate, difference: Estimate, rival: str = "sft"
 ) -> Results:
     rows = {("advdistill", "test", "accuracy"): advdistill, (rival, "test", "accuracy"): sft}
     return Results(rows, {("advdistill", rival, "test", "accuracy"): difference}, {})
 
 
-def measure(value: float | None, low: float | None = None, high: float | None = None) -> Measure:
-    return Measure(value, low, high, 200)
+def measure(value: float | None, low: float | None = None, high: float | None = None) -> Estimate:
+    return Estimate(value, low, high, 200)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def measure(value: float | None, low: float | None = None, high: float | None = 
     ],
 )
 def test_conclusion_against_sft_says_beats_only_above_zero(
-    difference: Measure, sentence: str
+    difference: Estimate, sentence: str
 ) -> None:
     results = results_where(measure(0.675, 0.607, 0.736), measure(0.71), difference)
     text = conclusion(results, RECIPE)

@@ -14,8 +14,9 @@ from support.groups import make_completion, make_group
 from support.run_folder import HOSTILE, NUM_COMPLETIONS, NUM_PROBLEMS, SKILL, make_run
 
 from fastdistill_ray.records import GROUP_SCHEMA
+from fastdistill_ray.report.examples import sort_of
 from fastdistill_ray.report.page import Page, Section, Table, Text, to_html, to_markdown
-from fastdistill_ray.report.reading import _sort_of, read_group_numbers
+from fastdistill_ray.report.reading import read_group_numbers
 from fastdistill_ray.report.sections import write_report
 
 
@@ -86,7 +87,7 @@ def copy(run: Path, tmp_path: Path) -> Path:
 
 
 def read_groups(run: Path) -> pa.Table:
-    files = sorted((run / "stages/groups").glob("part-*.parquet"))
+    files = sorted((run / "stages/groups/0").glob("part-*.parquet"))
     return pa.concat_tables([pq.read_table(file) for file in files])
 
 
@@ -113,7 +114,7 @@ def test_report_results_tables_show_the_numbers_of_results_json(run: Path) -> No
 
 
 def test_report_tells_the_share_of_all_the_bases_answers_that_was_cut(run: Path) -> None:
-    answers = pq.read_table(run / "stages/evaluate/base.parquet").to_pylist()
+    answers = pq.read_table(run / "stages/answers/base-0/answers.parquet").to_pylist()
     cut = 100 * sum(one["finish_reason"] == "length" for one in answers) / len(answers)
     by_split = [
         sum(one["finish_reason"] == "length" for one in answers if one["split"] == name)
@@ -138,7 +139,7 @@ def test_example_groups_are_called_what_they_are(
 ) -> None:
     completions = [make_completion(verdict=one) for one in verdicts]
     group = make_group("p", completions, dropped=dropped)
-    assert _sort_of(group) == expected
+    assert sort_of(group) == expected
 
 
 def test_report_differences_table_shows_interval_and_whether_it_excludes_zero(run: Path) -> None:
@@ -254,7 +255,7 @@ def test_report_with_prices_has_costs_by_stage_and_in_all(copy: Path) -> None:
     recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
     recipe["pools"] |= {"gpu_hour_price": 2.5, "cpu_hour_price": 0.5}
     (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    file = copy / "stages/groups/manifest.json"
+    file = copy / "stages/groups/0/manifest.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"gpu_hours": 4.0}))
     write_report(str(copy))
     text = (copy / "report.md").read_text(encoding="utf-8")
@@ -323,7 +324,7 @@ def test_report_shows_accuracy_by_sort_of_problem(copy: Path) -> None:
 def test_report_two_teachers_stand_beside_what_each_was_paid(copy: Path) -> None:
     assert "Teacher" not in read_tables((copy / "report.md").read_text())["Cost"][0]
     groups = []
-    for number, file in enumerate(sorted((copy / "stages" / "groups").glob("part-*.parquet"))):
+    for number, file in enumerate(sorted((copy / "stages/groups/0").glob("part-*.parquet"))):
         rows = pq.read_table(file).to_pylist()
         for row in rows if number == 0 else []:
             row |= {"teacher": "served", "cost": 0.25}
@@ -368,9 +369,9 @@ def test_report_timeline_of_an_overlapped_run_says_how_long_both_took(copy: Path
     commits = [{**line, "time": 1000.0 + 60 * i} for i in range(11)]
     merged = {**line, "keys": ["b", "c"], "dropped": ["", ""], "time": 1640.0}
     commits.append({**merged, "parts": [["x", 1, 1620.0], ["y", 1, 1640.0]]})
-    write_lines(copy / "stages/groups/log.jsonl", commits)
+    write_lines(copy / "stages/groups/0/log.jsonl", commits)
     steps = [{"step": i, "time": 1090.0 + 60 * i} for i in range(12)]
-    training = min((copy / "stages/train/advdistill").iterdir())
+    training = min((copy / "stages/train").glob("advdistill-*"))
     write_lines(training / "steps.jsonl", steps)
     first, *others = map(json.loads, (training / "metrics.jsonl").read_text().splitlines())
     write_lines(training / "metrics.jsonl", [{**first, "time/step": 30.0}, *others])
@@ -395,10 +396,11 @@ def test_report_same_run_twice_gives_the_same_page(copy: Path, run: Path) -> Non
     "missing",
     [
         ["results.json"],
-        ["stages/choose.json", "stages/evaluate/advdistill.parquet", "versions.json"],
+        ["choose.json", "stages/answers/advdistill-0/answers.parquet", "versions.json"],
         ["stages/groups"],
         ["stages/train"],
-        ["stages/evaluate"],
+        ["stages/answers"],
+        ["graph.json"],
         ["stages"],
     ],
 )
@@ -415,7 +417,7 @@ def test_report_without_ood_and_sft_shows_the_rest(copy: Path) -> None:
     keep = [r for r in results["rows"] if r["split"] == "test" and r["model"] != "sft"]
     gaps = [r for r in results["differences"] if r["split"] == "test" and r["minus"] != "sft"]
     (copy / "results.json").write_text(json.dumps({"rows": keep, "differences": gaps, "costs": []}))
-    (copy / "stages/evaluate/sft.parquet").unlink()
+    (copy / "stages/answers/sft-0/answers.parquet").unlink()
     write_report(str(copy))
     text = (copy / "report.md").read_text(encoding="utf-8")
     tables = read_tables(text)
@@ -446,7 +448,7 @@ def test_report_torn_metrics_line_is_named(copy: Path) -> None:
 
 
 def test_group_numbers_group_committed_twice_counts_once(copy: Path) -> None:
-    folder = copy / "stages/groups"
+    folder = copy / "stages/groups/0"
     before = read_group_numbers(folder)
     (first, *_) = sorted(folder.glob("part-*.parquet"))
     pq.write_table(pq.read_table(first).slice(3, 5), folder / "part-zzzz.parquet")
@@ -457,7 +459,7 @@ def test_group_numbers_group_committed_twice_counts_once(copy: Path) -> None:
 
 
 def test_group_numbers_equal_those_read_row_by_row(run: Path) -> None:
-    folder = run / "stages/groups"
+    folder = run / "stages/groups/0"
     numbers = read_group_numbers(folder)
     groups = read_groups(run).to_pylist()
     completions = [(group, c) for group in groups for c in group["completions"]]

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from support.jobs import lines_of, run_job, tiny_recipe, write_recipe
+from support.jobs import lines_of, run_job, stage_folder, tiny_recipe, write_recipe
 from support.models import make_tiny_model
 from transformers import AutoConfig
 
@@ -45,12 +45,14 @@ def test_distill_trains_every_student_on_its_own_groups_and_asks_every_model(tmp
     assert layers == [2, 3, 2]
 
     three = [
-        row for table in Store(run / "stages/groups_of_3").tables() for row in table.to_pylist()
+        row
+        for table in Store(stage_folder(run, "selected_groups")).tables()
+        for row in table.to_pylist()
     ]
     kept = {row["problem_id"] for row in three if not row["dropped"]}
-    sizes = {sum(one["weight"] is not None for one in row["completions"]) for row in three}
+    sizes = {sum(one["is_selected"] for one in row["completions"]) for row in three}
     assert (len(three), sizes) == (24, {3})
-    steps = lines_of(run / "stages/train/three/lr_0.001/steps.jsonl")
+    steps = lines_of(stage_folder(run, "train", "three") / "steps.jsonl")
     assert {key for step in steps for key in step["group_ids"]} == kept
     report = (run / "report.md").read_text()
     for label in ("Base student, 2 shots", "SFT on best completion, large", "3 completions"):

@@ -4,7 +4,15 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from support.jobs import lines_of, run_job, start_job, tail_of, tiny_recipe, write_recipe
+from support.jobs import (
+    lines_of,
+    run_job,
+    stage_folder,
+    start_job,
+    tail_of,
+    tiny_recipe,
+    write_recipe,
+)
 from support.models import make_tiny_model
 from support.servers import Grader
 
@@ -21,8 +29,8 @@ def mine(completion):
 """
 
 
-def completions_of(run: Path) -> dict[str, list[dict]]:
-    tables = Store(run / "stages" / "groups").tables()
+def completions_of(groups: Path) -> dict[str, list[dict]]:
+    tables = Store(groups).tables()
     return {row["problem_id"]: row["completions"] for t in tables for row in t.to_pylist()}
 
 
@@ -37,32 +45,34 @@ def test_failing_reward_stops_generation_and_its_completions_go_on_under_another
         },
         training={"max_steps": 2, "groups_per_step": 2},
     )
-    old, new = tmp_path / "old", tmp_path / "new"
-    job = start_job("generate", write_recipe(tmp_path, recipe), old, head)
-    assert job.wait() == 2, tail_of(old)
-    output = Path(f"{old}.log").read_text()
+    run = tmp_path / "run"
+    job = start_job("generate", write_recipe(tmp_path, recipe), run, head)
+    assert job.wait() == 2, tail_of(run)
+    output = Path(f"{run}.log").read_text()
+    old = stage_folder(run, "groups")
     assert "error: reward.max_failed_share: " in output
     assert "score mine: ValueError: never seen this" in output
     written = completions_of(old)
     assert 0 < len(written) < 120, "not only at the end"
-    commits = list(Store(old / "stages" / "groups").commits())
+    commits = list(Store(old).commits())
     verdicts = sum((Counter(commit.verdicts) for commit in commits), Counter())
     assert verdicts.total() == 4 * len(written)
     assert verdicts["error"] > 4, "not on the first"
 
     with Grader(hold=2) as endpoint:
         grader = f"{{base_url: '{endpoint.url}', model: grader, concurrency: 4}}"
-        rescore_run(
-            *(str(old), str(new)),
+        _, new = rescore_run(
+            str(run),
             [
                 *("--reward.functions={}", f"--reward.llm_judge={grader}"),
                 "--reward.weights={cosine: 2.0, format: 1.0, llm_judge: 1.0}",
             ],
         )
         asked = len(endpoint.requests)
-        run_job("generate", new / "recipe.yaml", new, head)
+        run_job("generate", run / "recipe.yaml", run, head)
         assert asked < len(endpoint.requests) <= 480
         assert 2 <= endpoint.most_running <= 4
+    assert completions_of(old) == written, "nothing of it is changed"
     groups = completions_of(new)
     assert len(groups) == 120
     for problem_id, before in written.items():
@@ -73,6 +83,6 @@ def test_failing_reward_stops_generation_and_its_completions_go_on_under_another
         assert scores["llm_judge"] == pytest.approx(0.7)
         total = 2 * scores["cosine"] + scores["format"] + 0.7
         assert one["reward"] == pytest.approx(total)
-    run_job("train", new / "recipe.yaml", new, head)
-    steps = lines_of(new / "stages" / "train" / "advdistill" / "lr_0.001" / "steps.jsonl")
+    run_job("train", run / "recipe.yaml", run, head)
+    steps = lines_of(stage_folder(run, "train") / "steps.jsonl")
     assert [len(step["group_ids"]) for step in steps] == [2, 2]

@@ -1,18 +1,24 @@
-"""A run's folder: complete stages are skipped, other recipes refused, counts must add up."""
+"""A run's folder: complete stages are reused, counts must add up, each recipe has its view."""
 
 import json
 
 import pytest
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.recipe.loading import load_recipe
-from fastdistill_ray.run.folder import RunDir
-from fastdistill_ray.run_files import StageResult
+from fastdistill_ray.run.folder import Clock, RunFolder
+from fastdistill_ray.run.graph import Stage
+from fastdistill_ray.run_files import StageResult, run_of, stage_folders
 
 DEMO = "jobs/recipes/demo.yaml"
 
 
-def test_stage_complete_is_skipped_and_failed_is_run_again(tmp_path):
-    run = RunDir(str(tmp_path / "run"), load_recipe(DEMO, []))
+def a_stage(**inputs: str) -> Stage:
+    return Stage("work", "a", {}, inputs)
+
+
+def test_stage_complete_is_reused_and_failed_is_run_again(tmp_path):
+    run = RunFolder(tmp_path / "run", load_recipe(DEMO, []))
     calls = []
 
     def work(number: int, *, out) -> StageResult:
@@ -23,33 +29,65 @@ def test_stage_complete_is_skipped_and_failed_is_run_again(tmp_path):
         return StageResult(5, 3, {"too_long": 2})
 
     with pytest.raises(OSError, match="disk"):
-        run.stage("a/b", work, 1)
-    assert not run.is_complete("a/b")
-    run.stage("a/b", work, 2)
-    run.stage("a/b", work, 3)
+        run.stage(a_stage(), work, 1)
+    assert not run.is_complete(a_stage())
+    folder = run.stage(a_stage(), work, 2)
+    assert run.stage(a_stage(), work, 3) == folder
     assert calls == [1, 2]
-    manifest = json.loads((run.folder("a/b") / "manifest.json").read_text())
-    assert (manifest["rows_in"], manifest["rows_out"]) == (5, 3)
-    assert run.manifests() == [manifest]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert (manifest["stage"], manifest["rows_in"], manifest["rows_out"]) == ("work/a", 5, 3)
+    assert run.stage(a_stage(model="other"), work, 4) != folder
 
 
 def test_stage_rows_that_do_not_add_up_are_refused(tmp_path):
-    run = RunDir(str(tmp_path / "run"), load_recipe(DEMO, []))
+    run = RunFolder(tmp_path / "run", load_recipe(DEMO, []))
     with pytest.raises(AssertionError):
-        run.stage("a", lambda *, out: StageResult(5, 3))
-    assert not run.is_complete("a")
+        run.stage(a_stage(), lambda *, out: StageResult(5, 3))
+    assert not run.is_complete(a_stage())
 
 
-def test_run_dir_of_another_recipe_is_refused_naming_the_field(tmp_path):
-    RunDir(str(tmp_path / "run"), load_recipe(DEMO, []))
-    RunDir(str(tmp_path / "run"), load_recipe(DEMO, ["--pools.teacher.workers=3"]))
-    with pytest.raises(ValueError, match=r"objective\.tau was 0\.5, now 0\.7"):
-        RunDir(str(tmp_path / "run"), load_recipe(DEMO, ["--objective.tau=0.7"]))
+def test_each_recipe_has_its_view_and_gets_it_back(tmp_path):
+    first = RunFolder(tmp_path, load_recipe(DEMO, []))
+    first.claim()
+    first.enter(a_stage(model="one"))
+    (tmp_path / "results.json").write_text("first")
+    second = RunFolder(tmp_path, load_recipe(DEMO, ["--objective.tau=0.7"]))
+    second.claim()
+    second.enter(a_stage(model="two"))
+    assert not (tmp_path / "results.json").exists(), "those of another recipe"
+    (kept,) = (tmp_path / "recipes").iterdir()
+    assert (kept / "results.json").read_text() == "first"
+    assert run_of(kept) == tmp_path == run_of(tmp_path)
+    assert stage_folders(kept) != stage_folders(tmp_path)
+    assert all(folder.is_dir() for folder in stage_folders(kept).values())
+    (tmp_path / "results.json").write_text("second")
+    RunFolder(tmp_path, load_recipe(DEMO, [])).claim()
+    assert (tmp_path / "results.json").read_text() == "first"
+
+
+def test_folder_is_claimed_by_no_recipe_before_it_is_checked(tmp_path):
+    RunFolder(tmp_path / "run", load_recipe(DEMO, []))
+    assert not (tmp_path / "run").exists()
 
 
 def test_run_dir_with_foreign_files_or_a_url_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"holds no recipe\.yaml"):
-        RunDir(str(tmp_path), load_recipe(DEMO, []))
-    with pytest.raises(ValueError, match="mount"):
-        RunDir("s3://bucket/run", load_recipe(DEMO, []))
+    with pytest.raises(UserError, match=r"holds no recipe\.yaml"):
+        RunFolder(tmp_path, load_recipe(DEMO, []))
+    with pytest.raises(UserError, match="mount"):
+        RunFolder("s3://bucket/run", load_recipe(DEMO, []))
+
+
+def test_clock_divides_what_was_spent_by_the_work_done(tmp_path):
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        folder.mkdir()
+    (folders[0] / "seconds.json").write_text(json.dumps({"seconds": 100.0}))
+    clock = Clock(*folders)
+    clock.start -= 40.0
+    clock.stop({folders[0]: 30, folders[1]: 10})
+    assert [round(clock.seconds[folder]) for folder in folders] == [130, 10]
+    again = Clock(*folders)
+    again.start -= 2.0
+    again.stop()
+    assert [round(again.seconds[folder]) for folder in folders] == [131, 11]

@@ -5,7 +5,15 @@ import subprocess
 
 import psutil
 import pytest
-from support.jobs import lines_of, run_job, start_job, tiny_recipe, wait_for, write_recipe
+from support.jobs import (
+    lines_of,
+    run_job,
+    stage_folder,
+    start_job,
+    tiny_recipe,
+    wait_for,
+    write_recipe,
+)
 from support.models import make_tiny_model
 
 pytestmark = pytest.mark.ray
@@ -33,13 +41,14 @@ def test_driver_killed_while_generating_asks_again_only_for_the_missing(tmp_path
     recipe = write_recipe(
         tmp_path, tiny_recipe(model, teacher=paced(model, 0.5), task={"num_train": 16})
     )
-    groups = tmp_path / "run" / "stages" / "groups"
-    job = start_job("generate", recipe, tmp_path / "run")
-    wait_for(lambda: len(lines_of(groups / "log.jsonl")) >= 4, job)
+    run = tmp_path / "run"
+    job = start_job("generate", recipe, run)
+    wait_for(lambda: len(lines_of(stage_folder(run, "groups") / "log.jsonl")) >= 4, job)
     kill_with_children(job)
+    groups = stage_folder(run, "groups")
     before = [(line["file"], line["time"]) for line in lines_of(groups / "log.jsonl")]
     assert 4 <= len(before) < 16
-    run_job("generate", recipe, tmp_path / "run", head)
+    run_job("generate", recipe, run, head)
     (merged,) = lines_of(groups / "log.jsonl")
     after = [(file, time) for file, _, time in merged["parts"]]
     assert after[: len(before)] == before, "a committed group was asked again"
@@ -56,16 +65,16 @@ def test_driver_killed_while_training_overlapped_repeats_no_step_and_skips_none(
         tmp_path, tiny_recipe(model, teacher=paced(model, 0.5), training=training)
     )
     run = tmp_path / "run"
-    out = run / "stages" / "train" / "advdistill" / "lr_0.001"
     job = start_job("overlapped", recipe, run)
-    wait_for(lambda: len(lines_of(out / "steps.jsonl")) >= 6, job)
+    wait_for(lambda: len(lines_of(stage_folder(run, "train") / "steps.jsonl")) >= 6, job)
     kill_with_children(job)
+    out = stage_folder(run, "train")
     before = lines_of(out / "metrics.jsonl")
     assert not (out / "manifest.json").exists()
     run_job("overlapped", recipe, run, head)
     steps, metrics = lines_of(out / "steps.jsonl"), lines_of(out / "metrics.jsonl")
     assert [line["step"] for line in steps] == list(range(len(steps)))
-    commits = lines_of(run / "stages" / "groups" / "log.jsonl")
+    commits = lines_of(stage_folder(run, "groups") / "log.jsonl")
     keys = [key for commit in commits for key in commit["keys"]]
     assert len(keys) == len(set(keys)) == 24
     kept = [

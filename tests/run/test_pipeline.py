@@ -9,12 +9,20 @@ from typing import NamedTuple
 import psutil
 import pytest
 from peft import AutoPeftModelForCausalLM
-from support.jobs import lines_of, run_job, start_job, tail_of, tiny_recipe, wait_for, write_recipe
+from support.jobs import (
+    lines_of,
+    run_job,
+    stage_folder,
+    start_job,
+    tail_of,
+    tiny_recipe,
+    wait_for,
+    write_recipe,
+)
 from support.models import make_tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 pytestmark = pytest.mark.ray
-TRAINED = "stages/train/advdistill/lr_0.001"
 
 
 class Overlapped(NamedTuple):
@@ -24,7 +32,11 @@ class Overlapped(NamedTuple):
 
     @property
     def commits(self) -> list[dict]:
-        return lines_of(self.path / "stages" / "groups" / "log.jsonl")
+        return lines_of(stage_folder(self.path, "groups") / "log.jsonl")
+
+    @property
+    def trained(self) -> Path:
+        return stage_folder(self.path, "train")
 
     @property
     def keys(self) -> list[str]:
@@ -69,7 +81,7 @@ def overlapped(tmp_path_factory: pytest.TempPathFactory, head: str) -> Overlappe
         wait_for(lambda: len(run.keys) >= 4, job)
         worker = next(one for one in reversed(vllm_processes()) if one not in others)
         worker.suspend()
-        wait_for(lambda: lines_of(run.path / TRAINED / "steps.jsonl"), job)
+        wait_for(lambda: lines_of(run.trained / "steps.jsonl"), job)
         num_done = len(run.keys)
         os.kill(worker.pid, signal.SIGKILL)
         assert job.wait() == 0, tail_of(run.path)
@@ -79,7 +91,7 @@ def overlapped(tmp_path_factory: pytest.TempPathFactory, head: str) -> Overlappe
 
 
 def test_overlap_with_real_vllm_and_two_ranks_trains_before_the_last_commit(overlapped):
-    keys, out = overlapped.keys, overlapped.path / TRAINED
+    keys, out = overlapped.keys, overlapped.trained
     steps = lines_of(out / "steps.jsonl")
     assert steps[0]["time"] < overlapped.commits[-1]["time"], "a step precedes the last commit"
     for epoch in range(2):
@@ -113,7 +125,7 @@ def test_watched_run_keeps_the_best_step_and_shows_it(tmp_path, head):
     )
     run = tmp_path / "run"
     log = run_job("distill", write_recipe(tmp_path, recipe), run, head)
-    out = run / "stages" / "train" / "advdistill" / "lr_0.01"
+    out = stage_folder(run, "train", "advdistill")
     metrics = lines_of(out / "metrics.jsonl")
     gaps = {
         line["step"]: line["held_out/likelihood_gap"]
@@ -126,7 +138,7 @@ def test_watched_run_keeps_the_best_step_and_shows_it(tmp_path, head):
     assert f"held out {metrics[-1]['held_out/loss']:.4f}" in log
     (event_file,) = (out / "tensorboard").iterdir()
     assert event_file.stat().st_size > 100 * len(metrics)
-    (trial,) = json.loads((run / "stages" / "choose.json").read_text())["trials"]
+    (trial,) = json.loads((run / "choose.json").read_text())["trials"]
     assert trial["epoch"] == metrics[best - 1]["epoch"] + 1
     assert trial["trained_tokens"] == sum(line["train/trained_tokens"] for line in metrics)
     student = run / "students" / "advdistill"

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import psutil
 import pytest
-from support.jobs import lines_of, tiny_recipe, write_recipe
+from support.jobs import lines_of, stage_folder, tiny_recipe, write_recipe
 from support.models import make_tiny_model
 
 pytestmark = pytest.mark.ray
@@ -75,7 +75,7 @@ def test_submitted_job_runs_on_a_head_of_its_own_and_leaves_none_behind(submitte
     code, said = job.wait()
     assert code == 0, said
     assert re.search(r"generate groups .*24/24  kept \d+%  \d+ tokens/s", said), said
-    groups = job.folder / "run" / "stages" / "groups"
+    groups = stage_folder(job.folder / "run", "groups")
     assert json.loads((groups / "manifest.json").read_text())["rows_in"] == 24
     (line,) = lines_of(groups / "log.jsonl")
     assert len(line["parts"]) > 1, "committed as they came, compacted at the end"
@@ -91,4 +91,6 @@ def test_submitted_job_whose_pools_do_not_fit_ends_with_code_2_and_the_number_to
     assert code == 2, said
     assert "lower pools.teacher.workers" in said
     assert "Traceback" not in said
-    assert not (submitted["too big"].folder / "run" / "stages" / "groups").exists()
+    run = submitted["too big"].folder / "run"
+    assert not (run / "stages" / "groups").exists()
+    assert not (run / "recipe.yaml").exists(), "a refused recipe does not claim the folder"

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +14,29 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from support.head import KEY, KEY_VARIABLE
-from support.jobs import lines_of, run_job, start_job, tail_of, tiny_recipe, wait_for, write_recipe
+from support.jobs import (
+    lines_of,
+    run_job,
+    stage_folder,
+    start_job,
+    tail_of,
+    tiny_recipe,
+    wait_for,
+    write_recipe,
+)
 from support.models import make_tiny_model
 from support.servers import PROMPT_TOKENS, TOKENS_EACH, ChatProcess
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from fastdistill_ray.generation.completions import EngineSpec
+from fastdistill_ray.generation.completions import num_correct
 from fastdistill_ray.generation.endpoint import EndpointEngine
-from fastdistill_ray.generation.knobs import EndpointKnobs, EngineKnobs, SamplingKnobs
+from fastdistill_ray.generation.knobs import EndpointKnobs, EngineKnobs, EngineSpec, SamplingKnobs
 from fastdistill_ray.generation.outputs import completion_logprobs
 from fastdistill_ray.generation.requests import build_requests
 from fastdistill_ray.generation.vllm_engine import RELOAD_COLUMN, VLLMEngine
 from fastdistill_ray.prompts import PromptKnobs
 from fastdistill_ray.records import REQUEST_SCHEMA, Problem
-from fastdistill_ray.verifiers import VerifierKnobs
+from fastdistill_ray.verifiers import Judge, VerifierKnobs
 
 pytestmark = pytest.mark.ray
 
@@ -54,7 +64,7 @@ class RealEngine:
         self.tokenizer = AutoTokenizer.from_pretrained(model)
 
     async def _start(self, spec: EngineSpec) -> VLLMEngine:
-        return VLLMEngine(spec)
+        return VLLMEngine(spec, partial(num_correct, Judge(VerifierKnobs())))
 
     def ask(self, seed: int = 0, **sampling) -> list[dict]:
         knobs = SamplingKnobs(**{"max_new_tokens": 24, **sampling})
@@ -246,7 +256,10 @@ def test_endpoint_of_a_real_vllm_server_gives_n_seeded_completions(real, monkeyp
 
     async def ask(url: str) -> list[dict]:
         knobs = EndpointKnobs(url=url, api_key_env=KEY_VARIABLE)
-        engine = EndpointEngine(EngineSpec("served", knobs, sampling, VerifierKnobs()))
+        engine = EndpointEngine(
+            EngineSpec("served", knobs, sampling, VerifierKnobs()),
+            partial(num_correct, Judge(VerifierKnobs())),
+        )
         try:
             return (await engine(batch)).to_pylist()
         finally:
@@ -290,7 +303,6 @@ def test_two_teachers_one_of_whom_dies_keep_what_is_paid_for_and_go_on(tmp_path,
         teacher={"model": model, "engine": scripted},
         selection={"min_correct": 0},
     )
-    groups = run / "stages" / "groups"
     try:
         job = start_job("generate", write_recipe(tmp_path, recipe), run, head)
         wait_for(lambda: len(lines_of(log)) >= len(faults) + 2, job)
@@ -298,6 +310,7 @@ def test_two_teachers_one_of_whom_dies_keep_what_is_paid_for_and_go_on(tmp_path,
         assert job.wait() == 2, tail_of(run)
         (line,) = [x for x in Path(f"{run}.log").read_text().splitlines() if "error:" in x]
         assert "teacher served at http://127.0.0.1" in line and "start again to go on" in line
+        groups = stage_folder(run, "groups")
         before = read_groups(groups)
         assert 0 < sum(row["teacher"] == "served" for row in before) < 16
         server.start([*faults, ""])

@@ -26,7 +26,6 @@ def make_completion(text: str = "", token_ids: Sequence[int] = (1, 2, 3), **fiel
         "reward": 0.0,
         "is_selected": True,
         "advantage": 0.0,
-        "weight": 0.0,
     }
     return _with_fields(row, fields, [field.name for field in COMPLETION])
 

@@ -89,6 +89,13 @@ def wait_for(condition: Callable[[], object], job: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
+def stage_folder(run: Path, kind: str, label: str = "") -> Path:
+    """That of the only stage of a kind and label; where there is none yet, one without files."""
+    found = list((run / "stages" / kind).glob(f"{label}*"))
+    assert len(found) <= 1, found
+    return found[0] if found else run / "stages" / kind / "none"
+
+
 def lines_of(file: Path) -> list[dict]:
     if not file.exists():
         return []

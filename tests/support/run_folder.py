@@ -64,10 +64,10 @@ def make_run(folder: str | Path, skill: dict[str, tuple[float, float, float]] = 
     _write_json(path / "memory.json", {"HuggingFaceTB/SmolLM2-135M-Instruct": memory})
     _write_json(path / "versions.json", {"python": "3.11.2", "ray": "2.60.0", "git": "0123abc"})
     for split, rows in problems.items():
-        _write_rows(path / f"stages/problems/{split}.parquet", rows, PROBLEM_SCHEMA)
+        _write_rows(path / f"stages/problems/0/{split}.parquet", rows, PROBLEM_SCHEMA)
     groups = [_group(problem, rng) for problem in problems["train"]]
     for start in range(0, len(groups), 24):
-        file = path / f"stages/groups/part-{start:04d}.parquet"
+        file = path / f"stages/groups/0/part-{start:04d}.parquet"
         _write_rows(file, groups[start : start + 24], GROUP_SCHEMA)
     answers = {}
     for model, knobs in skill.items():
@@ -76,7 +76,7 @@ def make_run(folder: str | Path, skill: dict[str, tuple[float, float, float]] = 
             for split in ("test", "ood")
             for problem in problems[split]
         ]
-        _write_rows(path / f"stages/evaluate/{model}.parquet", answers[model], None)
+        _write_rows(path / f"stages/answers/{model}-0/answers.parquet", answers[model], None)
     _write_trainings(path, rng)
     _write_json(path / "results.json", _results(answers))
     _write_manifests(path, groups, answers)
@@ -121,7 +121,6 @@ def _group(problem: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     cosine = 0.5 * np.cos(np.pi * tokens / 2048) * 0.5 + np.where(right, 0.75, -0.25)
     rewards = 2 * cosine + formatted
     advantages = (rewards - rewards.mean()) / (rewards.std() + 1e-4)
-    weights = np.exp(advantages / 0.5) / np.exp(advantages / 0.5).sum()
     completions = [
         make_completion(
             _text(problem, bool(right[k]), bool(formatted[k]), 1 + k),
@@ -133,7 +132,6 @@ def _group(problem: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
             scores=[{"name": "format", "value": float(formatted[k])}],
             reward=float(rewards[k]),
             advantage=float(advantages[k]),
-            weight=float(weights[k]),
         )
         for k in range(NUM_COMPLETIONS)
     ]
@@ -203,7 +201,7 @@ def _write_trainings(path: Path, rng: np.random.Generator) -> None:
                 line |= {"train/row_tokens": 3700, "train/computed_tokens": 1400}
                 line |= {"memory/peak_gib": 3.0 + 0.01 * step}
                 lines.append(json.dumps(line | {"train/num_groups": 4, "time/step": 5.0}))
-            file = path / f"stages/train/{student}/lr_{rate:g}/metrics.jsonl"
+            file = path / f"stages/train/{student}-lr_{rate:g}-0/metrics.jsonl"
             _write_text(file, "\n".join(lines) + "\n")
     for place, (student, rate, epoch) in enumerate(TRIALS):
         trials.append(
@@ -218,7 +216,7 @@ def _write_trainings(path: Path, rng: np.random.Generator) -> None:
                 "chosen": (rate, epoch) == CHOSEN[student],
             }
         )
-    _write_json(path / "stages/choose.json", {"trials": trials})
+    _write_json(path / "choose.json", {"trials": trials})
 
 
 def _results(answers: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -291,23 +289,24 @@ def _wilson(values: list[bool]) -> dict[str, float | None]:
 
 
 def _write_manifests(path: Path, groups: list[dict], answers: dict[str, list[dict]]) -> None:
+    """Of every stage, and the graph that names their folders."""
     kept = sum(not group["dropped"] for group in groups)
     tokens = sum(c["num_tokens"] for group in groups for c in group["completions"])
-    rows = sum(len(each) for each in answers.values())
     lost = {"too_few_correct": len(groups) - kept}
-    written = sum(row["num_tokens"] for each in answers.values() for row in each)
     stages = [
         ("problems", sum(NUM_PROBLEMS.values()), 0.4, 0, 0),
         ("groups", len(groups), 212.0, 300 * len(groups), tokens),
-        *[(f"train/{s}/lr_{r:g}", kept, 120.8, 0, 0) for s, r, epoch in TRIALS if epoch == 2],
-        ("validate", 24 * len(TRIALS), 66.0, 120 * 24 * len(TRIALS), 9000),
-        ("evaluate", rows, 180.5, 120 * rows, written),
+        *[(f"train/{s}-lr_{r:g}", kept, 120.8, 0, 0) for s, r, epoch in TRIALS if epoch == 2],
+        *[(f"answers/{s}_lr_{r:g}_epoch_{e}", 24, 66.0, 2880, 1125) for s, r, e in TRIALS],
+        *[
+            (f"answers/{model}", len(rows), 36.1, 120 * len(rows), _num_tokens(rows))
+            for model, rows in answers.items()
+        ],
     ]
     for minute, (stage, rows_in, seconds, prompt_tokens, completion_tokens) in enumerate(stages):
         set_aside = lost if stage == "groups" else {}
         manifest = {
             "stage": stage,
-            "arguments": {},
             "rows_in": rows_in,
             "rows_out": rows_in - sum(set_aside.values()),
             "set_aside": set_aside,
@@ -316,9 +315,20 @@ def _write_manifests(path: Path, groups: list[dict], answers: dict[str, list[dic
             "gpu_hours": 0.0,
             "prompt_tokens": prompt_tokens,
             "completion_tokens": completion_tokens,
+            "facts": {},
             "finished": f"2026-03-01T10:{minute:02d}:00+0000",
         }
-        _write_json(path / "stages" / stage / "manifest.json", manifest)
+        _write_json(path / folder_of(stage) / "manifest.json", manifest)
+    _write_json(path / "graph.json", {stage: folder_of(stage) for stage, *_ in stages})
+
+
+def folder_of(stage: str) -> str:
+    """Of a stage by its name, from the run folder."""
+    return f"stages/{stage}-0" if "/" in stage else f"stages/{stage}/0"
+
+
+def _num_tokens(rows: list[dict[str, Any]]) -> int:
+    return sum(row["num_tokens"] for row in rows)
 
 
 def _write_rows(file: Path, rows: list[dict[str, Any]], schema: pa.Schema | None) -> None:

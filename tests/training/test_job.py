@@ -31,11 +31,10 @@ from fastdistill_ray.cluster.queues import bound_queues
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.completions import (
     TASKS_AT_ONCE,
-    EngineSpec,
     completions,
     num_bundles,
 )
-from fastdistill_ray.generation.knobs import EngineKnobs, SamplingKnobs
+from fastdistill_ray.generation.knobs import EngineKnobs, EngineSpec, SamplingKnobs
 from fastdistill_ray.generation.requests import ProblemRequests, build_requests
 from fastdistill_ray.groups.steps import StepPlan, num_steps
 from fastdistill_ray.groups.store import LOG

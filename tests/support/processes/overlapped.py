@@ -5,9 +5,9 @@ from fastdistill_ray.run.pipeline import generate_and_train, prepare_problems
 
 
 def run(job: Job) -> None:
-    problems = prepare_problems(job.recipe, job.run)
+    problems = prepare_problems(job.run)
     job.check(problems)
-    generate_and_train(job.recipe, job.run, problems["train"])
+    generate_and_train(job.run, problems["train"])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,212 @@
+"""Which work serves which recipe: a stage depends on its sections and inputs, on nothing else."""
+
+import json
+from pathlib import Path
+
+import pytest
+from support.groups import make_completion, make_group, write_store
+
+from fastdistill_ray.errors import UserError
+from fastdistill_ray.recipe.derived import baselines, students
+from fastdistill_ray.recipe.loading import load_recipe
+from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.records import SPLITS, Problem
+from fastdistill_ray.run.forecast import check_run, describe_stages
+from fastdistill_ray.run.graph import Stage, changes, find, nearest, new_folder
+from fastdistill_ray.run.paid import sources_of
+from fastdistill_ray.run.stages import Stages
+from fastdistill_ray.run_files import METRICS, STAGE
+from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
+
+DEMO = "jobs/recipes/demo.yaml"
+TRAININGS = ["train/advdistill-lr_5e-05", "train/advdistill-lr_0.0001"]
+SFT = ["train/sft-lr_5e-05", "train/sft-lr_0.0001"]
+BASES = ["answers/base_plain", "answers/base", "answers/teacher"]
+
+
+def recipe_with(*overrides: str) -> Recipe:
+    return load_recipe(DEMO, list(overrides))
+
+
+def problem(place: int, reference: str = "3") -> Problem:
+    return Problem(f"p{place}", "t", "train", f"{place}?", reference, "number")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run of the demo whose stages are all complete, as far as their folders tell."""
+    recipe = recipe_with()
+    stages = Stages(recipe, tmp_path)
+    folder = complete(tmp_path, stages.problems())
+    for split in SPLITS:
+        write_problems([problem(i) for i in range(4)], folder / f"{split}.parquet")
+    files = {split: ProblemFile(folder / f"{split}.parquet") for split in SPLITS}
+    groups = complete(tmp_path, stages.groups(files["train"]))
+    rows = [
+        make_group(f"p{i}", [make_completion(num_tokens=7)], question=f"{i}?", reference="3")
+        for i in range(4)
+    ]
+    write_store(groups, rows)
+    for student in students(recipe):
+        for rate in student.learning_rates:
+            out = complete(tmp_path, stages.training(student, rate, files["train"]))
+            line = {"step": 1, "epoch": 0, "time/step": 1.0, "train/trained_tokens": 5}
+            (out / METRICS).write_text(json.dumps(line) + "\n")
+    for model in baselines(recipe):
+        complete(tmp_path, stages.answers(model, [files["test"], files["ood"]]))
+    return tmp_path
+
+
+def complete(run: Path, stage: Stage) -> Path:
+    folder = new_folder(run, stage)
+    (folder / "manifest.json").write_text(json.dumps({"seconds": 60.0}))
+    return folder
+
+
+def states(run: Path, *overrides: str) -> dict[str, str]:
+    lines = describe_stages(recipe_with(*overrides), run).splitlines()
+    return {line.split()[0]: line.split(None, 1)[1] for line in lines}
+
+
+def made_anew(run: Path, *overrides: str) -> set[str]:
+    """Names of stages that are not reused, but for answers of students, which follow them."""
+    found = states(run, *overrides)
+    own = {name for name in found if name not in ("answers/advdistill", "answers/sft")}
+    return {name for name in own if not found[name].startswith("reused")}
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("--name=another", []),
+        ("--pools.teacher.workers=3", []),
+        ("--teacher.engine.max_num_seqs=7", []),
+        ("--training.max_failures=9", []),
+        ("--reward.max_failed_share=0.5", []),
+        ("--objective.tau=1.0", TRAININGS),
+        ("--optimizer.warmup_ratio=0.1", [*TRAININGS, *SFT]),
+        ("--compare.students.0.normalize=sequence", SFT),
+        ("--evaluation.max_new_tokens=100", BASES),
+        ("--student.prompt.system=Think.", [*TRAININGS, *SFT, "answers/base"]),
+        ("--reward.weights={format: 1.0}", ["groups", *TRAININGS, *SFT]),
+        ("--selection.min_correct=2", ["groups", *TRAININGS, *SFT]),
+        ("--sampling.temperature=0.7", ["groups", *TRAININGS, *SFT]),
+    ],
+)
+def test_change_of_a_field_makes_anew_what_depends_on_it(run, override, expected):
+    overrides = [override]
+    if override.startswith("--compare.students.0"):
+        overrides = ["--compare.students=[{kind: sft, normalize: sequence}]"]
+    assert made_anew(run, *overrides) == set(expected)
+
+
+def test_another_learning_rate_keeps_the_trainings_that_were(run):
+    found = made_anew(run, "--compare.learning_rates=[5.0e-5, 2.0e-4]")
+    assert found == {"train/advdistill-lr_0.0002", "train/sft-lr_0.0002"}
+
+
+def test_another_student_asks_no_teacher_and_repeats_no_training(run):
+    override = "--compare.students=[{kind: sft}, {kind: advdistill, name: hot, tau: 2.0}]"
+    assert made_anew(run, override) == {
+        *("train/hot-lr_5e-05", "train/hot-lr_0.0001", "answers/hot")
+    }
+
+
+def test_plan_names_the_field_that_changed_and_the_cost(run):
+    found = states(run, "--objective.tau=1.0")
+    assert found["train/advdistill-lr_5e-05"] == (
+        "new: objective.tau was 0.5, now 1.0; at most 2 steps; its like took 1:00"
+    )
+    found = states(run, "--compare.students=[{kind: sft, normalize: sequence}]")
+    assert "compare.students.0.normalize was 'token', now 'sequence'" in found[SFT[0]]
+    found = states(run, "--sampling.temperature=0.7")
+    assert found["groups"] == (
+        "new: sampling.temperature was 0.9, now 0.7; 4 problems x 8 completions, at most 3,072 "
+        "tokens; refused without --again groups"
+    )
+    assert (
+        "judged again from stages/groups/" in states(run, "--reward.weights={format: 1}")["groups"]
+    )
+    assert "selected again" in states(run, "--selection.min_correct=2")["groups"]
+
+
+def test_paid_tokens_are_not_asked_for_again_until_the_user_says_so(run):
+    recipe = recipe_with("--sampling.temperature=0.7")
+    with pytest.raises(UserError) as error:
+        check_run(recipe, run, [])
+    message = str(error.value)
+    assert message.startswith("sampling.temperature was 0.9, now 0.7: the teacher would be asked")
+    assert "28 tokens in stages/groups/" in message and "--again groups" in message
+    check_run(recipe, run, ["groups"])
+    check_run(recipe_with("--reward.weights={format: 1}"), run, [])
+    check_run(recipe_with(), run, [])
+
+
+def test_more_problems_take_along_the_groups_that_are_paid_for(run):
+    write_problems([problem(i) for i in range(9)], run / "more.parquet")
+    stage = Stages(recipe_with(), run).groups(ProblemFile(run / "more.parquet"))
+    assert find(run, stage) is None
+    (source,) = sources_of(run, stage)
+    assert source.renew == "nothing"
+
+
+def test_problems_in_another_order_or_with_another_reference_are_others(tmp_path):
+    files = []
+    for name, problems in {
+        "as_is": [problem(0), problem(1)],
+        "again": [problem(0), problem(1)],
+        "turned": [problem(1), problem(0)],
+        "mended": [problem(0), problem(1, "4")],
+    }.items():
+        write_problems(problems, tmp_path / f"{name}.parquet")
+        files.append(ProblemFile(tmp_path / f"{name}.parquet").digest)
+    assert files[0] == files[1]
+    assert len(set(files)) == 3
+
+
+def test_knob_that_an_older_recipe_did_not_know_counts_as_its_default(run):
+    (groups,) = (run / "stages/groups").iterdir()
+    tree = json.loads((groups / STAGE).read_text())
+    del tree["sections"]["sampling"]["top_k"]
+    del tree["sections"]["teacher"]["engine"]["dtype"]
+    (groups / STAGE).write_text(json.dumps(tree))
+    assert states(run)["groups"].startswith("reused")
+    assert "sampling.top_k was None, now 5" in states(run, "--sampling.top_k=5")["groups"]
+
+
+def test_knob_that_is_no_longer_known_is_a_difference(run):
+    (groups,) = (run / "stages/groups").iterdir()
+    tree = json.loads((groups / STAGE).read_text())
+    tree["sections"]["sampling"]["beams"] = 4
+    (groups / STAGE).write_text(json.dumps(tree))
+    assert "sampling.beams was 4, now None" in states(run)["groups"]
+
+
+def test_model_is_known_by_its_content_not_by_its_path(tmp_path):
+    folders = [tmp_path / name for name in ("here", "there", "other")]
+    for folder, weights in zip(folders, (b"w", b"w", b"v"), strict=True):
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(weights)
+    first, second, third = (
+        Stages(recipe_with(f"--teacher.model={folder}"), tmp_path)._teachers for folder in folders
+    )
+    assert first == second != third
+    (folders[0] / "model.safetensors").write_bytes(b"u")
+    assert Stages(recipe_with(f"--teacher.model={folders[0]}"), tmp_path)._teachers != first
+
+
+def test_revision_that_is_not_known_here_may_be_any(tmp_path):
+    old = {"sections": {}, "inputs": {"model": "hub:org/name@abc"}}
+    assert not changes(Stage("k", "", {}, {"model": "hub:org/name@?"}), old)
+    assert changes(Stage("k", "", {}, {"model": "hub:org/other@?"}), old)
+    assert changes(Stage("k", "", {}, {"model": "hub:org/name@def"}), old)
+
+
+def test_work_under_another_label_serves_and_the_nearest_is_of_the_same(tmp_path):
+    made = new_folder(tmp_path, Stage("train", "old", {}, {"groups": "1"}))
+    found = find(tmp_path, Stage("train", "new", {}, {"groups": "1"}))
+    assert found is not None and found.folder == made
+    assert nearest(tmp_path, Stage("train", "new", {}, {"groups": "2"})) is None
+    near = nearest(tmp_path, Stage("train", "old", {}, {"groups": "2"}))
+    assert near is not None and list(map(str, near[1])) == ["groups was '1', now '2'"]
