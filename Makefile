@@ -4,24 +4,27 @@ BIN := .venv/bin
 READY := .venv/ready-$(shell cksum < pyproject.toml | cut -d' ' -f1)
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test test-pure test-slow fuzz check setup clean
+.PHONY: demo test test-pure test-ray test-slow fuzz check setup clean
 
 demo: $(READY)
 	$(BIN)/fastdistill distill jobs/recipes/demo.yaml --run-dir runs/demo
 
-test: $(READY)
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -q -m "not gpu and not slow"
+# Tests with Ray wait for processes to start: the others take the other core meanwhile.
+test: check
+	$(MAKE) -j2 --output-sync=target test-pure test-ray
 
 test-pure: $(READY)
 	$(BIN)/python -m pytest -q -m "not gpu and not slow and not ray"
+
+test-ray: $(READY)
+	$(BIN)/python -m pytest -q -m "not gpu and not slow and ray"
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow
 
 # A part of test-slow: 20,000 random and spoilt answers to the judge.
 fuzz: $(READY)
-	$(BIN)/python -m pytest -q -s -m slow tests/test_judging_fuzz.py
+	$(BIN)/python -m pytest -q -s -m slow tests/verifiers/test_judge_fuzz.py
 
 check: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

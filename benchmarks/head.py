@@ -1,7 +1,7 @@
 """Which way from hidden states to log-probabilities: time, memory and error of each, both ways.
 
     python -m benchmarks.head [--device cuda] [--tokens 285] [--vocabulary 49152]
-                              [--width 576] [--json FILE]
+                              [--width 576] [--repeats 3] [--json FILE]
 
 Every way takes the same bf16 hidden states and head and gives one loss with its own coefficient
 per token; errors are against float64. Liger's kernel needs CUDA and takes no such coefficients in
@@ -14,7 +14,6 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import linear, linear_cross_entropy
 from torch.utils.checkpoint import checkpoint
 
+from benchmarks.harness import make_parser, write_json
 from fastdistill_ray.training.head import CHUNK_BYTES, ChunkedLogprob
 
 Way = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -90,17 +90,15 @@ def measure(way: Way, inputs: tuple[Tensor, ...], repeats: int) -> dict[str, flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--tokens", type=int, default=285)
     parser.add_argument("--vocabulary", type=int, default=49152)
     parser.add_argument("--width", type=int, default=576)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", default="")
     arguments = parser.parse_args()
     print(json.dumps(rows := compare(arguments), indent=1))
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps({"rows": rows}, indent=1), encoding="utf-8")
+    write_json(arguments.json, {"rows": rows})
 
 
 def compare(arguments: argparse.Namespace) -> list[dict[str, Any]]:

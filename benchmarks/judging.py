@@ -12,7 +12,6 @@ run_groups: the groups of a finished run (--run), as they are. Imports and start
 process are not counted, CPU time of that process is.
 """
 
-import argparse
 import json
 import os
 import random
@@ -27,7 +26,9 @@ import pyarrow.parquet as pq
 from latex2sympy2_extended import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse, verify
 
+from benchmarks.harness import make_parser, print_rows, write_json
 from fastdistill_ray.records import Kind
+from fastdistill_ray.run_files import stage_folders
 from fastdistill_ray.text import find_boxes
 from fastdistill_ray.verifiers import Judge, VerifierKnobs
 
@@ -52,9 +53,8 @@ class Measured(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--data", default=os.environ.get("FASTDISTILL_DATA", ""))
-    parser.add_argument("--json", default="", help="table and all differences, written there")
     parser.add_argument("--completions", type=int, default=5_000, help="of each set, at most")
     parser.add_argument("--run", default="", help="also the groups of this run folder")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
@@ -68,15 +68,11 @@ def main() -> None:
         rows += table(name, cases, found)
         if {"ours", "math_verify"} <= set(found):
             differences[name] = list_differences(cases, found["ours"], found["math_verify"])
-    for row in rows:
-        print(json.dumps(row), flush=True)
+    print_rows(rows)
     for name, lines in differences.items():
         print(f"{name}: {len(lines)} verdicts differ from math-verify's")
-        for line in lines[:20]:
-            print("  " + json.dumps(line, ensure_ascii=False))
-    if arguments.json:
-        result = {"rows": rows, "differences": differences}
-        Path(arguments.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        print_rows(lines[:20])
+    write_json(arguments.json, {"rows": rows, "differences": differences})
 
 
 def read_sets(data: Path, limit: int) -> dict[str, list[Case]]:
@@ -164,11 +160,10 @@ def math_case(one: dict[str, str], answer: str, is_right: bool) -> Case:
 
 
 def run_groups(run: Path, limit: int) -> list[Case]:
-    files = sorted(run.glob("stages/groups/*.parquet"))
+    groups = stage_folders(run).get("groups")
+    files = sorted(groups.glob("part-*.parquet")) if groups else []
     if not files:
-        raise SystemExit(
-            f"error: no groups in {run}/stages/groups; give a run that has written some"
-        )
+        raise SystemExit(f"error: no groups in {run}; give a run that has written some")
     rows = [row for file in files for row in pq.read_table(file).to_pylist()]
     return [
         Case(row["kind"], completion["text"], row["reference"], None)

@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,14 @@ from vllm.logprobs import FlatLogprobs
 from vllm.v1.engine.logprobs import LogprobsProcessor
 from vllm.v1.outputs import LogprobsLists
 
+from benchmarks.harness import make_parser, write_json
 from fastdistill_ray.generation.completions import bundle
-from fastdistill_ray.generation.outputs import Answer, RawCompletion, with_completions
+from fastdistill_ray.generation.knobs import SamplingKnobs
+from fastdistill_ray.generation.outputs import RawCompletion, Reply, with_completions
 from fastdistill_ray.generation.vllm_engine import flat_logprobs
-from fastdistill_ray.groups.curation import GroupWriter
+from fastdistill_ray.groups.ask import RowWriter
+from fastdistill_ray.groups.curation import GroupMaker
+from fastdistill_ray.groups.store import Store
 from fastdistill_ray.models import tokenizer_of
 from fastdistill_ray.records import REQUEST_SCHEMA
 from fastdistill_ray.rewards import RewardKnobs
@@ -40,8 +45,7 @@ TARGET = 10.0  # microseconds per token
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--json", default="", help="also written there")
+    parser = make_parser(__doc__)
     parser.add_argument("--tokens", type=int, default=256, help="of a completion")
     parser.add_argument("--groups", type=int, default=16)
     parser.add_argument("--k", type=int, default=20)
@@ -60,8 +64,7 @@ def main() -> None:
         "target": TARGET,
     }
     print(json.dumps(result, indent=1))
-    if knobs.json:
-        Path(knobs.json).write_text(json.dumps({**result, "rows": rows}, indent=1) + "\n")
+    write_json(knobs.json, {**result, "rows": rows})
 
 
 def core_outputs(num_tokens: int, k: int) -> list[LogprobsLists]:
@@ -108,13 +111,13 @@ def flat(sent: list[LogprobsLists], knobs: argparse.Namespace) -> dict[str, Any]
             completions.append(
                 plain._replace(logprob_ids=ids * number % VOCABULARY, logprobs=logprobs / number)
             )
-        answers.append(Answer(completions, 3))
-    without = commit([Answer([plain] * N, 3) for _ in answers])
+        answers.append(Reply(completions, 3))
+    without = commit([Reply([plain] * N, 3) for _ in answers])
     seconds["arrow_and_file"] = commit(answers) - without
     return per_token("flat", seconds, len(sent) * N * knobs.groups)
 
 
-def commit(answers: list[Answer]) -> float:
+def commit(answers: list[Reply]) -> float:
     """Seconds from completions to a committed file."""
     rows = [
         {
@@ -128,9 +131,10 @@ def commit(answers: list[Answer]) -> float:
         for i in range(len(answers))
     ]
     batch = pa.Table.from_pylist(rows, schema=REQUEST_SCHEMA)
-    judging = Judging(RewardKnobs(), AdvantageKnobs(), SelectionKnobs(), tau=0.5)
+    judging = Judging(RewardKnobs(), AdvantageKnobs(), SelectionKnobs())
     with tempfile.TemporaryDirectory() as folder:
-        writer = GroupWriter(folder, judging, "{}", len(answers))
+        maker = partial(GroupMaker, Path(folder), judging, SamplingKnobs())
+        writer = RowWriter(maker, {"": Store(folder)}, len(answers))
         begin = time.process_time()
         writer(bundle(with_completions(batch, answers, MODEL)))
         return time.process_time() - begin

@@ -13,8 +13,6 @@ import argparse
 import json
 import logging
 import os
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -23,13 +21,14 @@ from typing import Any
 
 import psutil
 
-ROOT = Path(__file__).parent.parent
+from benchmarks.harness import ROOT, make_parser, run_fresh, write_json
+from fastdistill_ray.run_files import METRICS, STEPS, stage_folders
+
 CORES = {"VLLM": 0, "Asking": 0, "GroupWriter": 0, "TrainWorker": 1, "FollowSteps": 1}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--json", default="", help="also written there")
+    parser = make_parser(__doc__)
     parser.add_argument("--problems", type=int, default=24)
     parser.add_argument("--run-dir", default="", help="kept; else a temporary folder")
     parser.add_argument("--one", nargs=2, default=[], help=argparse.SUPPRESS)
@@ -39,20 +38,13 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(arguments.run_dir or temporary)
+        folder.mkdir(parents=True, exist_ok=True)
         for stage, run_dir in (("generate", "alone"), ("train", "alone"), ("both", "both")):
             command = ["--problems", str(arguments.problems), "--one", stage, str(folder / run_dir)]
-            with open(folder / f"{stage}.log", "w", encoding="utf-8") as log:
-                subprocess.run(
-                    [sys.executable, "-m", "benchmarks.overlap", *command],
-                    cwd=ROOT,
-                    stdout=log,
-                    stderr=log,
-                    check=True,
-                )
+            run_fresh("benchmarks.overlap", *command, log=folder / f"{stage}.log")
         result = compare(folder)
     print(json.dumps(result, indent=1))
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_json(arguments.json, result)
 
 
 def compare(folder: Path) -> dict[str, Any]:
@@ -78,10 +70,11 @@ def events(run: Path) -> dict[str, Any]:
     """When each group was committed, each step ended and the first one began."""
     from fastdistill_ray.groups.store import Store
 
-    commits = Store(run / "stages/groups").commits()
-    (file,) = run.glob("stages/train/*/*/steps.jsonl")
-    steps = [json.loads(line)["time"] for line in file.read_text().splitlines()]
-    metrics = json.loads((file.parent / "metrics.jsonl").read_text().splitlines()[0])
+    stages = stage_folders(run)
+    commits = Store(stages["groups"]).commits()
+    (training,) = (folder for name, folder in stages.items() if name.startswith("train/"))
+    steps = [json.loads(line)["time"] for line in (training / STEPS).read_text().splitlines()]
+    metrics = json.loads((training / METRICS).read_text().splitlines()[0])
     groups = [time for commit in commits for _, _, time in commit.parts or [("", 0, commit.time)]]
     return {
         "groups": sorted(groups),
@@ -98,7 +91,7 @@ def run_stage(stage: str, run_dir: str, num_problems: int) -> None:
     from fastdistill_ray.recipe.loading import load_recipe
     from fastdistill_ray.report.sections import write_report
     from fastdistill_ray.run.driver import quiet
-    from fastdistill_ray.run.folder import RunDir
+    from fastdistill_ray.run.folder import RunFolder
     from fastdistill_ray.run.pipeline import (
         generate_and_train,
         generate_groups,
@@ -112,8 +105,9 @@ def run_stage(stage: str, run_dir: str, num_problems: int) -> None:
     if stage != "both":
         os.sched_setaffinity(0, {0 if stage == "generate" else 1})
     recipe = load_recipe(str(ROOT / "jobs/recipes/demo.yaml"), overrides(num_problems))
-    run = RunDir(run_dir, recipe)
-    problems = prepare_problems(recipe, run)["train"]
+    run = RunFolder(run_dir, recipe)
+    problems = prepare_problems(run)["train"]
+    run.claim()
     ray.init(
         address="local",
         num_cpus=8,
@@ -125,11 +119,11 @@ def run_stage(stage: str, run_dir: str, num_problems: int) -> None:
     threading.Thread(target=pin, daemon=True).start() if stage == "both" else None
     (Path(run_dir) / "start.txt").write_text(str(time.time()))
     if stage == "generate":
-        generate_groups(recipe, run, problems)
+        generate_groups(run, problems)
     elif stage == "train":
-        train_students(recipe, run, len(problems))
+        train_students(run, problems)
     else:
-        generate_and_train(recipe, run, problems)
+        generate_and_train(run, problems)
         print(write_report(run_dir))
 
 

@@ -17,8 +17,6 @@ import logging
 import math
 import multiprocessing
 import os
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -28,7 +26,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-ROOT = Path(__file__).parent.parent
+from benchmarks.harness import make_parser, print_rows, run_fresh, write_json
+
 N = 8
 AT_ONCE = 4  # requests an actor of the efficiency runs works on
 MANY = 512  # of the scale runs
@@ -37,8 +36,7 @@ SLOW = 2.0
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--json", default="", help="also written there")
+    parser = make_parser(__doc__)
     parser.add_argument("--sizes", type=int, nargs="*", default=[1_000, 10_000, 100_000])
     parser.add_argument("--actors", type=int, nargs="*", default=[1, 2, 4, 8, 16])
     parser.add_argument("--nodes", type=int, default=3, help="of the simulated cluster; 0: none")
@@ -71,17 +69,13 @@ def main() -> None:
         "ratios": ratios(scale, efficiency),
     }
     print(json.dumps(result["ratios"], indent=1))
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_json(arguments.json, result)
 
 
 def run_one(**work: Any) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.plumbing", "--one", json.dumps(work)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{work}: {done.stdout[-2000:]}{done.stderr[-3000:]}")
-    found = json.loads(done.stdout.splitlines()[-1])
-    print(json.dumps(found), flush=True)
+    printed = run_fresh("benchmarks.plumbing", "--one", json.dumps(work))
+    found = json.loads(printed.splitlines()[-1])
+    print_rows([found])
     return found
 
 
@@ -106,7 +100,7 @@ def measure(work: dict[str, Any]) -> dict[str, Any]:
 
     from fastdistill_ray.recipe.loading import parse_recipe
     from fastdistill_ray.run.driver import quiet
-    from fastdistill_ray.run.folder import RunDir
+    from fastdistill_ray.run.folder import RunFolder
     from fastdistill_ray.run.pipeline import generate_groups
     from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
 
@@ -116,10 +110,10 @@ def measure(work: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         recipe = parse_recipe(recipe_tree(work), "benchmark")
         write_problems(made_up_problems(work["problems"]), Path(folder) / "train.parquet")
-        run = RunDir(f"{folder}/run", recipe)
+        run = RunFolder(f"{folder}/run", recipe)
         with Memory() as memory:
             start = time.time()
-            out = generate_groups(recipe, run, ProblemFile(f"{folder}/train.parquet"))
+            out = generate_groups(run, ProblemFile(f"{folder}/train.parquet"))
             end = time.time()
         found = times(out, work, memory)
     ray.shutdown()

@@ -1,6 +1,6 @@
 """Every reference answer judged by its own verifier, and references shuffled among problems.
 
-    FASTDISTILL_DATA=FOLDER python -m benchmarks.references [TASK ...]
+    FASTDISTILL_DATA=FOLDER python -m benchmarks.references [TASK ...] [--json FILE]
 
 Prints a table and the exceptions by id; JSON on the last line. A shuffled reference that is
 accepted must be a coincidence: equal as text, as a number within the tolerance, or listed.
@@ -16,7 +16,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
-from fastdistill_ray.records import Problem
+from benchmarks.harness import make_parser, write_json
+from fastdistill_ray.records import Judgement, Problem
 from fastdistill_ray.tasks import TASKS, TaskKnobs
 from fastdistill_ray.verifiers import Judge, VerifierKnobs
 
@@ -129,13 +130,16 @@ def _squeezed(text: str) -> str:
     return re.sub(r"^[a-z]=", "", text)
 
 
-def _judge(judge: Judge, problem: Problem, answer: str) -> object:
+def _judge(judge: Judge, problem: Problem, answer: str) -> Judgement:
     response = f"<think>So.</think>\n<answer>\\boxed{{{answer}}}</answer>"
     asked = (problem.kind, response, problem.reference, problem.options)
     return judge.judge(*asked, tolerance=problem.tolerance)
 
 
 def main() -> None:
+    parser = make_parser(__doc__)
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help="only these")
+    arguments = parser.parse_args()
     if "FASTDISTILL_DATA" not in os.environ:
         sys.exit("error: FASTDISTILL_DATA must name the folder of data files")
     root = Path(os.environ["FASTDISTILL_DATA"])
@@ -143,7 +147,7 @@ def main() -> None:
     print(f"{'task':14} {'file':30} {'accepted':>15} {'shuffled':>9} {'same':>6} {'fooled':>6}")
     with Judge(VerifierKnobs()) as judge:
         for task, path in FILES:
-            if sys.argv[1:] and task not in sys.argv[1:]:
+            if arguments.tasks and task not in arguments.tasks:
                 continue
             start = time.monotonic()
             found = check(read(task, root / path), judge)
@@ -160,6 +164,7 @@ def main() -> None:
                 print(f"    accepted: {one.problem_id} {one.reason}")
             lines.append({"task": task, "file": path, **found._asdict()})
     print(json.dumps(lines))
+    write_json(arguments.json, {"rows": lines})
 
 
 if __name__ == "__main__":

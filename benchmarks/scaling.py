@@ -6,7 +6,6 @@ The same steps of uneven groups are trained by 1, 2 and 4 ranks. Overhead is CPU
 one rank, which other work on the machine hardly changes; wall time gains only up to its cores.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -21,6 +20,7 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.harness import make_parser, write_json
 from fastdistill_ray.objectives import AdvDistill
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
@@ -36,8 +36,7 @@ VOCABULARY = 8192
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", default="", metavar="FILE")
+    parser = make_parser(__doc__)
     parser.add_argument("--repeats", type=int, default=3, help="interleaved; medians are shown")
     arguments = parser.parse_args()
     found: dict[int, list[dict[str, Any]]] = {world_size: [] for world_size in RANKS}
@@ -52,8 +51,7 @@ def main() -> None:
                 found[world_size].append({**ranks[0], "cpu_seconds": cpu})
     result = summarize(found)
     print_table(result)
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(result, indent=1), encoding="utf-8")
+    write_json(arguments.json, result)
 
 
 def save_model(folder: str) -> None:

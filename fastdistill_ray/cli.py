@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from fastdistill_ray.errors import UserError
+
 JOBS = {
     "distill": "the whole recipe: groups, students, evaluation, report",
     "generate": "the teacher's judged and weighted groups",
@@ -23,9 +25,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments, overrides = parser.parse_known_args(argv)
     try:
         if arguments.verb not in (*JOBS, "score") and overrides:
-            raise ValueError(f"unknown argument {overrides[0]}; see fastdistill --help")
+            raise UserError(f"unknown argument {overrides[0]}; see fastdistill --help")
         return arguments.run(arguments, overrides)
-    except ValueError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
@@ -54,6 +56,13 @@ def build_parser() -> argparse.ArgumentParser:
             "--address", default="", help="of a Ray dashboard (default: the running one, or a new)"
         )
         job.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+        job.add_argument(
+            "--again",
+            action="append",
+            choices=["groups"],
+            default=[],
+            help="ask the teacher again although groups of this run are paid for",
+        )
         job.set_defaults(run=run_job)
     report = verbs.add_parser("report", help="report.html and report.md of a run folder")
     report.add_argument("run_dir", metavar="RUN_DIR")
@@ -61,13 +70,13 @@ def build_parser() -> argparse.ArgumentParser:
     score = verbs.add_parser(
         "score",
         help="judge a JSONL file of responses, or a run's completions under another recipe",
-        description="Judges a file of responses; or judges, rewards and weights the completions of "
-        "a run again, into a new run: the teacher is not asked.",
+        description="Judges a file of responses; or judges, rewards and selects the completions of "
+        "a run again, beside what the run has: the teacher is not asked.",
         epilog="A run's recipe, or the one of --recipe, can be changed: --section.field=value.",
         allow_abbrev=False,
     )
     score.add_argument("source", metavar="FILE.jsonl|RUN_DIR")
-    score.add_argument("--output", required=True, metavar="OUT.jsonl|NEW_RUN_DIR")
+    score.add_argument("--output", default="", metavar="OUT.jsonl", help="of a file; must be given")
     score.add_argument("--recipe", default="", help="its reward, advantage, objective.tau (a file)")
     score.set_defaults(run=run_score)
     audit = verbs.add_parser("audit", help="a page of judged completions, some of each verdict")
@@ -83,23 +92,32 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run_job(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from fastdistill_ray.recipe.loading import load_recipe
-    from fastdistill_ray.run.folder import RunDir
+    from fastdistill_ray.run.folder import RunFolder
+    from fastdistill_ray.run.forecast import check_run, describe_stages
 
     recipe = load_recipe(arguments.recipe, overrides)
+    run_dir = arguments.run_dir or str(Path("runs") / recipe.name)
     if arguments.dry_run:
         from fastdistill_ray.run.plan import describe
 
         print(describe(recipe))
+        print(f"\nin {run_dir}\n{describe_stages(recipe, Path(run_dir).absolute())}")
         return 0
-    run_dir = arguments.run_dir or str(Path("runs") / recipe.name)
     if arguments.address and not Path(run_dir).is_absolute():
-        raise ValueError("--run-dir: with --address, name an absolute folder that its nodes share")
+        raise UserError("--run-dir: with --address, name an absolute folder that its nodes share")
     if not arguments.address:  # the folder of another machine is checked there
-        run_dir = str(RunDir(run_dir, recipe).path)
+        run_dir = str(RunFolder(run_dir, recipe).path)
+        check_run(recipe, Path(run_dir), arguments.again)
     use_token()
     from fastdistill_ray.run.submission import submit
 
-    return submit(arguments.verb, with_absolute_paths(recipe), run_dir, arguments.address)
+    return submit(
+        arguments.verb,
+        with_absolute_paths(recipe),
+        run_dir,
+        arguments.address,
+        arguments.again,
+    )
 
 
 def use_token() -> None:
@@ -146,7 +164,7 @@ def run_report(arguments: argparse.Namespace, _overrides: list[str]) -> int:
     from fastdistill_ray.report.sections import write_report
 
     if not (Path(arguments.run_dir) / "recipe.yaml").is_file():
-        raise ValueError(f"report {arguments.run_dir}: no run folder, it holds no recipe.yaml")
+        raise UserError(f"report {arguments.run_dir}: no run folder, it holds no recipe.yaml")
     print(write_report(arguments.run_dir))
     return 0
 
@@ -159,14 +177,17 @@ def run_score(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from fastdistill_ray.rewards.advantages import AdvantageKnobs
     from fastdistill_ray.rewards.score_file import score_file
 
+    if not arguments.output:
+        raise UserError("--output: name the file that the judged lines are written to")
     reward, advantage, tau = RewardKnobs(), AdvantageKnobs(), AdvDistill().tau
     if arguments.recipe:
-        from fastdistill_ray.recipe.derived import judging_of
         from fastdistill_ray.recipe.loading import load_recipe
 
-        reward, advantage, _, tau = judging_of(load_recipe(arguments.recipe, overrides))
+        recipe = load_recipe(arguments.recipe, overrides)
+        reward, advantage = recipe.reward, recipe.advantage
+        tau = recipe.objective.tau if isinstance(recipe.objective, AdvDistill) else tau
     elif overrides:
-        raise ValueError(f"{overrides[0]}: name the recipe it changes with --recipe")
+        raise UserError(f"{overrides[0]}: name the recipe it changes with --recipe")
     summary = score_file(
         arguments.source, arguments.output, reward=reward, advantage=advantage, tau=tau
     )
@@ -179,9 +200,11 @@ def _score_run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from fastdistill_ray.run.rescoring import next_step, rescore_run, summary
 
     if arguments.recipe:
-        raise ValueError("--recipe: a run has its own; change it with --section.field=value")
-    run = rescore_run(arguments.source, arguments.output, overrides)
-    print(f"{summary(run)}\nnext: {next_step(run)}")
+        raise UserError("--recipe: a run has its own; change it with --section.field=value")
+    if arguments.output:
+        raise UserError("--output: a run's groups are made in the run itself; leave it out")
+    run, groups = rescore_run(arguments.source, overrides)
+    print(f"{summary(groups)}\nnext: {next_step(run, groups)}")
     return 0
 
 
@@ -189,7 +212,7 @@ def run_audit(arguments: argparse.Namespace, _overrides: list[str]) -> int:
     from fastdistill_ray.report.audit import write_audit
 
     if arguments.per_verdict < 1:
-        raise ValueError(f"--per-verdict: {arguments.per_verdict}, expected 1 or more")
+        raise UserError(f"--per-verdict: {arguments.per_verdict}, expected 1 or more")
     page, shares = write_audit(
         arguments.source, arguments.output, arguments.per_verdict, arguments.seed
     )

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from fastdistill_ray.digests import cache_folder, file_digest, folder_digest, hub_revision
 from fastdistill_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,18 @@ def folder_at_hand(reference: str) -> str | None:
     return str(Path(found).parent) if isinstance(found, str) else None
 
 
+def model_identity(reference: str) -> str:
+    """Which weights, configuration and tokenizer a reference stands for, wherever they lie."""
+    if reference in PACKAGED_MODELS:
+        return f"gguf@{file_digest(_packaged_gguf(reference))}"
+    path = Path(reference).expanduser()
+    if path.is_dir():
+        return f"folder@{folder_digest(path, [*MODEL_FILES, '*.bin'])}"
+    if path.is_file():
+        return f"gguf@{file_digest(path)}"
+    return f"hub:{reference}@{hub_revision('models', reference)}"
+
+
 def load_tokenizer(path: str) -> Any:
     from transformers import AutoTokenizer  # noqa: PLC0415  slow
 
@@ -126,13 +139,6 @@ def model_size(path: str) -> int:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(load_config(path))
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: FASTDISTILL_CACHE or ~/.cache/fastdistill_ray."""
-    return Path(
-        os.environ.get("FASTDISTILL_CACHE") or Path.home() / ".cache" / "fastdistill_ray"
-    ).resolve()
 
 
 def load_config(path: str) -> Any:

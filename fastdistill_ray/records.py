@@ -73,7 +73,6 @@ COMPLETION = pa.struct(
         ("reward", pa.float64()),
         ("is_selected", pa.bool_()),  # has a reward, and selection kept it: it may be trained on
         ("advantage", pa.float64()),
-        ("weight", pa.float64()),  # under the recipe the group was made with
     ]
 )
 PROBLEM_FIELDS = [

@@ -1,11 +1,41 @@
-"""What a stage leaves in its folder: its result, a manifest written last, files written whole."""
+"""The map of a run folder, and how a stage leaves its result there.
 
+    RUN/
+      recipe.yaml ... students/   what the last recipe said and found (see VIEW)
+      recipes/<id>/               the same of the recipes that were run here before it
+      stages/<kind>/<label>-<id>/ the work, shared by all recipes; a stage's folder is never changed
+                                  once it holds its manifest
+
+docs/run_folder.md names every file, its writer and its reader.
+"""
+
+import json
 import os
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-MANIFEST = "manifest.json"
+from fastdistill_ray.errors import UserError
+
+STAGES = "stages"
+RECIPES = "recipes"
+# Of a view: what belongs to one recipe.
+RECIPE = "recipe.yaml"  # resolved
+GRAPH = "graph.json"  # name of each stage of the recipe -> its folder, from the run folder
+GIT, VERSIONS, MEMORY = "git.txt", "versions.json", "memory.json"
+CHOICE, RESULTS = "choose.json", "results.json"
+REPORT, REPORT_MARKDOWN = "report.html", "report.md"
+STUDENTS = "students"
+VIEW = (
+    *(RECIPE, GRAPH, GIT, VERSIONS, MEMORY, CHOICE, RESULTS, REPORT, REPORT_MARKDOWN, STUDENTS),
+)
+# Of a stage's folder.
+STAGE = "stage.json"  # what the stage depends on
+MANIFEST = "manifest.json"  # written last: the stage is complete
+SECONDS = "seconds.json"
+METRICS, STEPS = "metrics.jsonl", "steps.jsonl"  # of a training
+ANSWERS = "answers.parquet"  # of an evaluation, beside the store it is made of
 
 
 @dataclass(frozen=True)
@@ -26,3 +56,30 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def write_json(path: Path, tree: Any) -> None:
+    write_text(path, json.dumps(tree, indent=1))
+
+
+def read_json(path: Path, absent: Any) -> Any:
+    """The file's content, or `absent` where there is none; UserError names a spoilt file."""
+    if not path.is_file():
+        return absent
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}: not JSON ({error}); run the stage that writes it again"
+        ) from error
+
+
+def run_of(view: Path) -> Path:
+    """The run folder that a view lies in, or is."""
+    return view.parent.parent if view.parent.name == RECIPES else view
+
+
+def stage_folders(view: Path) -> dict[str, Path]:
+    """Name of each stage that the recipe of a view has come to -> its folder."""
+    run = run_of(view)
+    return {name: run / folder for name, folder in read_json(view / GRAPH, {}).items()}

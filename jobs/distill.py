@@ -17,13 +17,13 @@ from fastdistill_ray.run.pipeline import (
 
 
 def distill(job: Job) -> None:
-    recipe, run = job.recipe, job.run
-    problems = prepare_problems(recipe, run)
+    run = job.run
+    problems = prepare_problems(run)
     job.check(problems)
-    trials = generate_and_train(recipe, run, problems["train"])
-    chosen = choose_students(recipe, run, trials, problems["validation"])
-    evaluate_models(recipe, run, chosen, [problems["test"], problems["ood"]])
-    print(f"\n{write_report(str(run.path))}")
+    trials = generate_and_train(run, problems["train"])
+    chosen = choose_students(run, trials, problems["validation"])
+    evaluate_models(run, chosen, [problems["test"], problems["ood"]])
+    print(f"\n{write_report(run.path)}")
 
 
 if __name__ == "__main__":

@@ -7,17 +7,18 @@ from fastdistill_ray.run.pipeline import (
     prepare_problems,
     train_students,
 )
+from fastdistill_ray.run_files import RESULTS
 
 
 def evaluate(job: Job) -> None:
-    if missing := [stage for stage in job.training_stages() if not job.run.is_complete(stage)]:
-        raise ValueError(f"--run-dir {job.run.path}: {missing[0]} is not complete; run train first")
-    problems = prepare_problems(job.recipe, job.run)
+    run = job.run
+    problems = prepare_problems(run)
+    job.check_trainings(problems)
     job.check(problems)
-    trials = train_students(job.recipe, job.run, len(problems["train"]))
-    chosen = choose_students(job.recipe, job.run, trials, problems["validation"])
-    evaluate_models(job.recipe, job.run, chosen, [problems["test"], problems["ood"]])
-    print(job.run.path / "results.json")
+    trials = train_students(run, problems["train"])
+    chosen = choose_students(run, trials, problems["validation"])
+    evaluate_models(run, chosen, [problems["test"], problems["ood"]])
+    print(run.path / RESULTS)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""The teacher's judged and weighted groups of a recipe's training problems, in the run's store."""
+"""The teacher's judged groups of a recipe's training problems, in the run's store."""
 
 from fastdistill_ray.run.driver import Job, main
 from fastdistill_ray.run.pipeline import generate_groups, prepare_problems
 
 
 def generate(job: Job) -> None:
-    problems = prepare_problems(job.recipe, job.run)
+    problems = prepare_problems(job.run)
     job.check(problems)
-    print(generate_groups(job.recipe, job.run, problems["train"]))
+    print(generate_groups(job.run, problems["train"]))
 
 
 if __name__ == "__main__":

@@ -2,18 +2,17 @@
 
 from fastdistill_ray.run.driver import Job, main
 from fastdistill_ray.run.pipeline import choose_students, prepare_problems, train_students
+from fastdistill_ray.run_files import STUDENTS
 
 
 def train(job: Job) -> None:
-    if not job.run.is_complete("groups"):
-        raise ValueError(
-            f"--run-dir {job.run.path}: its groups are not complete; run generate first"
-        )
-    problems = prepare_problems(job.recipe, job.run)
+    run = job.run
+    problems = prepare_problems(run)
+    job.check_groups(problems)
     job.check(problems)
-    trials = train_students(job.recipe, job.run, len(problems["train"]))
-    for name in choose_students(job.recipe, job.run, trials, problems["validation"]):
-        print(job.run.path / "students" / name)
+    trials = train_students(run, problems["train"])
+    for name in choose_students(run, trials, problems["validation"]):
+        print(run.path / STUDENTS / name)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,47 @@
-"""Tests run from the repository's root and import `support`, the folder beside this file."""
+"""Tests run from the repository's root and import `support`, the folder beside this file.
+
+One Ray head serves every test that neither kills it nor needs nodes of its own: `head`, its
+address, for jobs that are processes, and `cluster`, for tests that use Ray in this one.
+"""
 
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Real engines start in 25 to 60 s: tests with a cluster get 300 s."""
+    """Limits are for what hangs: jobs and engines take minutes to start on a busy machine."""
     for item in items:
         if item.get_closest_marker("ray") and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(300))
+            item.add_marker(pytest.mark.timeout(900))
+
+
+@pytest.fixture(scope="session")
+def head() -> Iterator[str]:
+    from support.head import local_head
+
+    with local_head() as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def cluster(head: str) -> Iterator[None]:
+    import ray
+
+    ray.init(address=head, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture

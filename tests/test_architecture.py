@@ -1,6 +1,7 @@
 """Who may import whom: a file imports from its own folder and from what stands left of it."""
 
 import ast
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,8 +12,9 @@ import pytest
 PACKAGE = Path("fastdistill_ray")
 # In the order of the data flow. Files of the package's root are the words everybody speaks.
 ORDER = [
-    *("errors", "records", "knobs", "text", "run_files", "progress", "models", "prompts"),
-    *("cluster", "tasks", "verifiers", "generation", "rewards", "groups", "objectives", "training"),
+    *("errors", "records", "knobs", "text", "run_files", "digests", "progress", "models"),
+    *("prompts", "cluster", "tasks", "verifiers", "generation", "rewards", "groups"),
+    *("objectives", "training"),
     *("evaluation", "recipe", "report", "run", "cli"),
 ]
 PURE = [  # load neither torch nor Ray nor vLLM
@@ -62,17 +64,47 @@ def test_only_faces_have_something_in_their_init(file):
     assert file.parent.name in FACES or not file.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    "module",
-    [*PURE, *(f"{file.parent.name}.knobs" for file in sorted(PACKAGE.glob("*/knobs.py")))],
-)
-def test_module_loads_neither_torch_nor_ray_nor_vllm(module):
-    code = (
-        f"import fastdistill_ray.{module}, sys; "
-        "print([m for m in ('torch', 'ray', 'vllm', 'transformers') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+KNOBS = [f"{file.parent.name}.knobs" for file in sorted(PACKAGE.glob("*/knobs.py"))]
+HEAVY = {"torch", "ray", "vllm", "transformers"}
+# Imports one module after another; tells of each what heavy ones it brought.
+LOAD = """
+import importlib, json, sys
+heavy, found = set(sys.argv[1].split()), {}
+for module in sys.argv[2:]:
+    before = set(sys.modules)
+    importlib.import_module(f"fastdistill_ray.{module}")
+    found[module] = sorted(heavy & set(sys.modules) - before)
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, list[str]]:
+    command = [sys.executable, "-c", LOAD, " ".join(HEAVY), *PURE, *KNOBS]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("module", [*PURE, *KNOBS])
+def test_module_loads_neither_torch_nor_ray_nor_vllm(loaded, module):
+    assert loaded[module] == []
+
+
+@pytest.mark.parametrize("file", sorted(Path("tests").rglob("*.py")), ids=str)
+def test_tests_import_no_test_but_what_they_share(file):
+    """Where tests lie may change; `support` is for what several use, and knows no test."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: a relative import"
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            is_test = parts[0] in ("tests", "conftest") or any(p.startswith("test_") for p in parts)
+            assert not is_test, f"{file}:{node.lineno} imports {name}"
 
 
 def test_functions_and_files_stay_within_the_budget():

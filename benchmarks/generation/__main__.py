@@ -12,7 +12,6 @@ one, as is its default; `--reserved-cores 0` has every core compute, and whateve
 from it.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -27,7 +26,8 @@ from typing import Any
 
 import psutil
 
-ROOT = Path(__file__).parents[2]
+from benchmarks.harness import ROOT, make_parser, print_rows, with_spread, write_json
+
 METHODS = ("vllm", "ray_llm", "ours")
 TOKENS = {"fixed": 32, "natural": 96}  # at most, of a completion
 TURN_SECONDS = 4  # the machine changes its speed within half a minute
@@ -35,8 +35,7 @@ LONGEST_SECONDS = 1800  # of a method's turns together
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--json", default="", help="also written there")
+    parser = make_parser(__doc__)
     parser.add_argument("--prompts", type=int, default=256)
     parser.add_argument("--n", type=int, default=8, help="completions per prompt")
     parser.add_argument("--repeats", type=int, default=3)
@@ -52,7 +51,7 @@ def main() -> None:
         for _ in range(arguments.repeats):
             for method, measured in by_turns(arguments.methods, work).items():
                 found[method].append(measured)
-                print(json.dumps({"method": method, **work, **measured}), flush=True)
+                print_rows([{"method": method, **work, **measured}])
         rows += [row(method, lengths, repeats) for method, repeats in found.items()]
         if lengths == "fixed":
             assert len({line["tokens"] for line in rows}) == 1, "not the same work"
@@ -61,11 +60,9 @@ def main() -> None:
         "rows": rows,
         "ratios": ratios(rows),
     }
-    for line in rows:
-        print(json.dumps(line))
+    print_rows(rows)
     print(json.dumps(result["ratios"], indent=1))
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_json(arguments.json, result)
 
 
 def by_turns(methods: list[str], work: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -157,10 +154,8 @@ def row(method: str, lengths: str, repeats: list[dict[str, float]]) -> dict[str,
         "method": method,
         "lengths": lengths,
         "tokens": statistics.median(one["tokens"] for one in repeats),
-        "tokens_per_second": statistics.median(rates),
-        "tokens_per_second_spread": [min(rates), max(rates)],
-        "start_seconds": statistics.median(starts),
-        "start_seconds_spread": [min(starts), max(starts)],
+        **with_spread("tokens_per_second", rates),
+        **with_spread("start_seconds", starts),
         "repeats": len(repeats),
     }
 

@@ -21,6 +21,7 @@ from fastdistill_ray.models import fetch_model, load_tokenizer, tokenizer_of
 from fastdistill_ray.recipe.loading import load_recipe
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.records import Problem
+from fastdistill_ray.run_files import MANIFEST, read_json
 from fastdistill_ray.tasks import load_problems
 
 RECIPE = str(Path(__file__).parents[2] / "jobs/recipes/demo.yaml")
@@ -178,15 +179,15 @@ def run_ray_llm(recipe: Recipe, folder: str) -> dict[str, float]:
 
 def run_ours(recipe: Recipe, folder: str) -> dict[str, float]:
     from fastdistill_ray.run.driver import quiet
-    from fastdistill_ray.run.folder import RunDir
+    from fastdistill_ray.run.folder import RunFolder
     from fastdistill_ray.run.pipeline import generate_groups, prepare_problems
 
     quiet()
-    run = RunDir(f"{folder}/run", recipe)
-    problems = prepare_problems(recipe, run)["train"]
+    run = RunFolder(f"{folder}/run", recipe)
+    problems = prepare_problems(run)["train"]
     start_ray()
     start = time.time()
-    manifest = json.loads((generate_groups(recipe, run, problems) / "manifest.json").read_text())
+    manifest = read_json(generate_groups(run, problems) / MANIFEST, {})
     end = time.time()
     ready = engine_ready(ray_logs())
     return {"tokens": manifest["completion_tokens"], "start": start, "ready": ready, "end": end}

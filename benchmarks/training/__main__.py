@@ -10,9 +10,7 @@ optimizer state. Ours runs with the allocator of our workers, the others as they
 tokens per second, utilisation and memory of ours, plain and compiled, and of the padded way.
 """
 
-import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -24,6 +22,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
+from benchmarks.harness import ROOT, make_parser, print_rows, run_fresh, with_spread, write_json
 from benchmarks.training.methods import METHODS, Work, grown_model
 from benchmarks.training.throughput import (
     LARGE,
@@ -38,14 +37,12 @@ from fastdistill_ray.recipe.loading import load_recipe
 from fastdistill_ray.training.job import allocator
 from fastdistill_ray.training.packing import num_packed_tokens
 
-ROOT = Path(__file__).parents[2]
 GROWN_VOCABULARY = 152_064
 LARGE_ROW = "advdistill_ours_152k"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--json", default="", help="also written there")
+    parser = make_parser(__doc__)
     parser.add_argument("--run-dir", default="", help="of the demo's recipe, with its groups")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4, help="timed, of four groups each")
@@ -57,8 +54,7 @@ def main() -> None:
         run_dir = arguments.run_dir or generate()
         result = compare(run_dir, arguments.repeats, arguments.steps)
     print(json.dumps(result["ratios"], indent=1))
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_json(arguments.json, result)
 
 
 def compare_throughput(shape: Shape, device: torch.device) -> dict[str, Any]:
@@ -67,8 +63,7 @@ def compare_throughput(shape: Shape, device: torch.device) -> dict[str, Any]:
     padded = padded_throughput(shape, device, folder)
     compiled = throughput(shape, device, folder, is_compiled=True)
     rows = [plain, padded, compiled]
-    for line in rows:
-        print(json.dumps(line))
+    print_rows(rows)
     return {
         "rows": rows,
         "ratios": {
@@ -107,8 +102,7 @@ def compare(run_dir: str, repeats: int, num_steps: int) -> dict[str, Any]:
     grown = grown_model(folder, GROWN_VOCABULARY)
     found[LARGE_ROW] = [run_method("advdistill_ours", run_dir, num_steps, grown, True)]
     rows = [row(name, found[name], tokens[name.split("_")[0]]) for name in found]
-    for line in rows:
-        print(json.dumps(line))
+    print_rows(rows)
     return {"rows": rows, "ratios": ratios({line["method"]: line for line in rows})}
 
 
@@ -147,33 +141,26 @@ def run_method(
     """A fresh process of benchmarks.training.methods -> what it measured."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.json"
-        subprocess.run(
-            [
-                *(sys.executable, "-m", "benchmarks.training.methods", method, run_dir, str(out)),
-                *("--steps", str(num_steps), "--model", model),
-            ],
-            cwd=ROOT,
-            env={**os.environ, **(allocator(use_gpu=False) if is_tuned else {})},
-            check=True,
-            stdout=subprocess.DEVNULL,
+        run_fresh(
+            "benchmarks.training.methods",
+            *(method, run_dir, str(out), "--steps", str(num_steps), "--model", model),
+            env=allocator(use_gpu=False) if is_tuned else None,
         )
         return json.loads(out.read_text(encoding="utf-8"))
 
 
 def row(method: str, repeats: list[dict[str, float]], tokens: dict[str, int]) -> dict[str, Any]:
     """Medians and spread over the repeats."""
-    per_group = [one["seconds"] / tokens["groups"] for one in repeats]
-    above = [one["peak_above"] / 2**30 for one in repeats]
+    per_group = with_spread(
+        "seconds_per_group", [one["seconds"] / tokens["groups"] for one in repeats]
+    )
+    trained_per_group = tokens["trained_tokens"] / tokens["groups"]
     return {
         "method": method,
         **tokens,
-        "seconds_per_group": statistics.median(per_group),
-        "seconds_per_group_spread": [min(per_group), max(per_group)],
-        "trained_tokens_per_second": tokens["trained_tokens"]
-        / tokens["groups"]
-        / statistics.median(per_group),
-        "peak_above_gib": statistics.median(above),
-        "peak_above_gib_spread": [min(above), max(above)],
+        **per_group,
+        "trained_tokens_per_second": trained_per_group / per_group["seconds_per_group"],
+        **with_spread("peak_above_gib", [one["peak_above"] / 2**30 for one in repeats]),
         "repeats": len(repeats),
     }
 

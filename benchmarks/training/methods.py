@@ -1,6 +1,6 @@
 """One training method in a fresh process: seconds of its steps and the memory it took.
 
-    python -m benchmarks.training.methods METHOD RUN_DIR OUT.json [--steps N] [--vocab-size V]
+    python -m benchmarks.training.methods METHOD RUN_DIR OUT.json [--steps N] [--model FOLDER]
 
 All of METHODS train the same tokens of the same committed groups, four groups a step.
 """
@@ -20,7 +20,6 @@ import torch
 import torch.distributed as dist
 from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, TrainerCallback
-from trl import SFTConfig, SFTTrainer
 
 from benchmarks.training.padded import padded_step
 from fastdistill_ray.groups.steps import StepPlan, rank_rows
@@ -29,6 +28,7 @@ from fastdistill_ray.objectives import AdvDistill, Objective, Sft
 from fastdistill_ray.recipe.loading import load_recipe
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
+from fastdistill_ray.run_files import stage_folders
 from fastdistill_ray.training.knobs import OptimizerKnobs
 from fastdistill_ray.training.learner import build_learner
 from fastdistill_ray.training.packing import StudentText, TrainGroup, prepare_group
@@ -51,8 +51,8 @@ class Work(NamedTuple):
     num_steps: int
 
     def rows(self) -> list[dict[str, Any]]:
-        groups = f"{self.run_dir}/stages/groups"
-        plan = StepPlan(groups, GROUPS_PER_STEP, 1, self.num_steps + 1, 0, False)
+        groups = stage_folders(Path(self.run_dir))["groups"]
+        plan = StepPlan(str(groups), GROUPS_PER_STEP, 1, self.num_steps + 1, 0, False)
         return list(rank_rows(plan, 0, 1))
 
     def text(self, model: PreTrainedModel) -> StudentText:
@@ -124,6 +124,8 @@ def trl(work: Work, is_packed: bool) -> Iterator[float]:
 
     Packed rows hold about as many groups as an unpacked batch.
     """
+    from trl import SFTConfig, SFTTrainer  # of the extra `bench`; nothing else here needs it
+
     model = AutoModelForCausalLM.from_pretrained(work.model, dtype=torch.float32)
     steps = work.prepared(work.text(model), Sft())
     examples = [
@@ -222,7 +224,7 @@ def grown_model(folder: str, vocab_size: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("method", choices=METHODS)
     parser.add_argument("run_dir")
     parser.add_argument("out")

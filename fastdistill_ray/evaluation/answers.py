@@ -6,44 +6,35 @@ any format counts), so that learning the format is not taken for learning to rea
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from ray.data import ActorPoolStrategy
 
 from fastdistill_ray.cluster.pools import PoolsKnobs
-from fastdistill_ray.evaluation.knobs import EvaluationKnobs
-from fastdistill_ray.generation.completions import EngineSpec, completions, num_bundles, unbundle
-from fastdistill_ray.generation.knobs import SamplingKnobs
+from fastdistill_ray.evaluation.knobs import EvaluationKnobs, Model
+from fastdistill_ray.generation.knobs import EngineSpec, SamplingKnobs
 from fastdistill_ray.generation.outputs import RAW_COMPLETION
 from fastdistill_ray.generation.requests import ProblemRequests, has_one_that_fits
 from fastdistill_ray.generation.vllm_engine import RELOAD_COLUMN
-from fastdistill_ray.groups.store import Commit, Store
+from fastdistill_ray.groups.ask import STORE, Asked, ask
+from fastdistill_ray.groups.store import Store
 from fastdistill_ray.models import fetch_model
 from fastdistill_ray.progress import Progress
-from fastdistill_ray.prompts import PromptKnobs
 from fastdistill_ray.records import PROBLEM_FIELDS
 from fastdistill_ray.rewards import check_format
-from fastdistill_ray.run_files import StageResult
+from fastdistill_ray.run_files import ANSWERS, StageResult
 from fastdistill_ray.tasks.problem_file import ProblemFile, digests
 from fastdistill_ray.verifiers import Judge, VerifierKnobs
 
 ROWS_PER_FILE = 64
 # Weights of these configurations fit one engine; the rest of config.json may differ.
 IGNORED_CONFIG = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache")
-
-
-class Model(NamedTuple):
-    """A row of the report: a model reference and the prompt it is asked with."""
-
-    name: str
-    weights: str
-    prompt: PromptKnobs
 
 
 ANSWER = pa.struct(
@@ -63,40 +54,30 @@ ANSWER = pa.struct(
 ANSWERED_SCHEMA = pa.schema(
     [
         *PROBLEM_FIELDS,
-        ("request_id", pa.string()),
-        ("model", pa.string()),
         ("prompt_num_tokens", pa.int32()),
         ("completions", pa.list_(ANSWER)),
     ]
 )
 
 
-class AnswerWriter:
-    """Ray Data UDF: bundles of answered requests -> committed rows; returns their log lines."""
+class AnswerMaker:
+    """Requests with raw completions -> answers, judged twice."""
 
-    def __init__(self, folder: str, verifier: VerifierKnobs) -> None:
-        self.store = Store(folder, key="request_id")
+    def __init__(self, verifier: VerifierKnobs) -> None:
         self.strict = Judge(verifier)
         self.lenient = Judge(verifier.model_copy(update={"last_number": True}))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = [self._judged(row) for row in unbundle(batch).to_pylist()]
-        lines = []
-        if rows:
-            commit = self.store.write(pa.Table.from_pylist(rows, schema=ANSWERED_SCHEMA))
-            lines.append(json.dumps(commit._asdict()))
-        return pa.table({"commit": pa.array(lines, pa.string())})
+        rows = [self._judged(row) for row in batch.to_pylist()]
+        return pa.Table.from_pylist(rows, schema=ANSWERED_SCHEMA)
 
     def _judged(self, row: dict[str, Any]) -> dict[str, Any]:
         answers = []
         for completion in row["completions"]:
-            asked = (
-                *(row["kind"], completion["text"], row["reference"], row["options"]),
-                completion["finish_reason"],
-            )
-            strict = self.strict.judge(*asked, tolerance=row["tolerance"])
-            lenient = self.lenient.judge(*asked, tolerance=row["tolerance"])
-            form = check_format(completion["text"], "strict")
+            text, finish_reason = completion["text"], completion["finish_reason"]
+            strict = self.strict.judge_row(row, text, finish_reason)
+            lenient = self.lenient.judge_row(row, text, finish_reason)
+            form = check_format(text, "strict")
             answers.append(
                 {
                     **completion,
@@ -132,11 +113,9 @@ class ModelRequests:
             model, requests = self.parts[place]
             start = ends[place] - len(requests)
             table = requests.take(numbers[places == place] - start)
-            keys = [f"{model.name}/{one}" for one in table["problem_id"].to_pylist()]
             columns = {
-                "request_id": keys,
-                "model": [model.name] * len(keys),
-                RELOAD_COLUMN: [model.weights] * len(keys),
+                STORE: [model.name] * table.num_rows,
+                RELOAD_COLUMN: [model.weights] * table.num_rows,
             }
             for name, values in columns.items():
                 table = table.append_column(name, pa.array(values, pa.string()))
@@ -151,86 +130,85 @@ def evaluate(
     verifier: VerifierKnobs,
     pools: PoolsKnobs,
     *,
-    out: Path,
-) -> StageResult:
-    """Ask every model every problem that is not answered yet; writes `<model>.parquet` each."""
-    store = Store(out / "answers", key="request_id")
-    store.folder.mkdir(exist_ok=True)
-    store.recover()
+    out: Mapping[str, Path],
+) -> dict[str, StageResult]:
+    """Ask each model every problem that it has not answered yet; `out` is a folder for each.
+
+    Writes answers.parquet into each folder; -> the result of each.
+    """
+    stores = {model.name: Store(out[model.name]) for model in models}
+    for store in stores.values():
+        store.recover()
     for shared in _by_architecture(models):
-        missing = missing_requests(shared, files, store, knobs)
+        missing = missing_requests(shared, files, stores, knobs)
         if len(missing):
-            _answer(missing, len(shared), knobs, verifier, pools, store)
-    unanswered = missing_requests(models, files, store, knobs)
+            _ask_models(missing, len(shared), knobs, verifier, pools, stores)
+    return {model.name: _result(model, files, knobs, stores[model.name]) for model in models}
+
+
+def _result(
+    model: Model, files: list[ProblemFile], knobs: EvaluationKnobs, store: Store
+) -> StageResult:
+    unanswered = missing_requests([model], files, {model.name: store}, knobs)
     assert not has_one_that_fits(unanswered), "a problem whose prompt fits has no answer"
-    num_too_long = len(unanswered)
-    num_asked = len(models) * sum(map(len, files))
-    tables = _write_tables(store, models, out)
+    num_too_long, num_asked = len(unanswered), sum(map(len, files))
+    answers = _write_answers(store)
     return StageResult(
         rows_in=num_asked,
         rows_out=num_asked - num_too_long,
         set_aside={"prompt_too_long": num_too_long} if num_too_long else {},
         prompt_tokens=sum(commit.prompt_tokens for commit in store.commits()),
-        completion_tokens=sum(sum(table["num_tokens"].to_pylist()) for table in tables),
+        completion_tokens=sum(answers["num_tokens"].to_pylist()) if answers.num_rows else 0,
     )
 
 
 def missing_requests(
-    models: list[Model], files: list[ProblemFile], store: Store, knobs: EvaluationKnobs
+    models: list[Model],
+    files: list[ProblemFile],
+    stores: Mapping[str, Store],
+    knobs: EvaluationKnobs,
 ) -> ModelRequests:
     """What is not answered, by weights; after all were asked, those whose prompt is too long."""
-    answered = digests(store.keys())
     room = knobs.engine.max_model_len - knobs.max_new_tokens
-    return ModelRequests(
-        [
-            (
-                model,
-                ProblemRequests(
-                    file,
-                    file.rows_without(answered, f"{model.name}/"),
-                    *(model.weights, model.prompt, knobs.seed, room),
-                ),
+    parts = []
+    for model in sorted(models, key=lambda model: model.weights):
+        answered = digests(stores[model.name].keys())
+        for file in files:
+            rows = file.rows_without(answered)
+            requests = ProblemRequests(
+                file, rows, model.weights, model.prompt, knobs.seed, max_prompt_tokens=room
             )
-            for model in sorted(models, key=lambda model: model.weights)
-            for file in files
-        ]
-    )
+            parts.append((model, requests))
+    return ModelRequests(parts)
 
 
-def _answer(
+def _ask_models(
     requests: ModelRequests,
     num_models: int,
     knobs: EvaluationKnobs,
     verifier: VerifierKnobs,
     pools: PoolsKnobs,
-    store: Store,
+    stores: Mapping[str, Store],
 ) -> None:
-    spec = EngineSpec(
-        next(model.weights for model, part in requests.parts if len(part)),
-        knobs.engine,
-        SamplingKnobs(
-            n=knobs.n,
-            temperature=knobs.temperature,
-            top_p=knobs.top_p,
-            max_new_tokens=knobs.max_new_tokens,
-            loop_repeats=knobs.loop_repeats,
-        ),
-        verifier,
+    """Models of one architecture, by one engine."""
+    sampling = SamplingKnobs(
+        n=knobs.n,
+        temperature=knobs.temperature,
+        top_p=knobs.top_p,
+        max_new_tokens=knobs.max_new_tokens,
+        loop_repeats=knobs.loop_repeats,
     )
-    dataset = completions(requests, spec, pools.evaluation).map_batches(
-        AnswerWriter,
-        fn_constructor_args=(str(store.folder), verifier),
-        batch_size=num_bundles(min(ROWS_PER_FILE, len(requests) // 16), spec, pools.evaluation),
-        batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=pools.judges.workers),
-        **pools.judges.remote_args(),
+    first = next(model.weights for model, part in requests.parts if len(part))
+    asked = {model.name for model, _ in requests.parts}
+    ask(
+        [Asked(requests, EngineSpec(first, knobs.engine, sampling, verifier), pools.evaluation)],
+        partial(AnswerMaker, verifier),
+        {name: store for name, store in stores.items() if name in asked},
+        judges=pools.judges,
+        rows_per_file=min(ROWS_PER_FILE, max(1, len(requests) // 16)),
+        progress=Progress(f"evaluate {num_models} models", len(requests)),
+        note=lambda commit: "",
     )
-    progress = Progress(f"evaluate {num_models} models", len(requests))
-    for row in dataset.iter_rows():
-        commit = Commit(**json.loads(row["commit"]))
-        store.append(commit)
-        progress.advance(len(commit.keys), commit.num_tokens)
-    progress.end()
 
 
 def _by_architecture(models: list[Model]) -> Iterator[list[Model]]:
@@ -244,23 +222,15 @@ def _by_architecture(models: list[Model]) -> Iterator[list[Model]]:
     yield from groups.values()
 
 
-def _write_tables(store: Store, models: list[Model], out: Path) -> list[pa.Table]:
+def _write_answers(store: Store) -> pa.Table:
     """One row per answer, problems in order of their id."""
-    rows: dict[str, list[dict[str, Any]]] = {model.name: [] for model in models}
-    for table in store.tables():
-        for row in table.to_pylist():
-            answers = row.pop("completions")
-            rows[row["model"]].extend(
-                {**row, "k": k, **{key: a for key, a in answer.items() if key != "token_ids"}}
-                for k, answer in enumerate(answers)
-            )
-    tables = []
-    for name, answers in rows.items():
-        answers.sort(key=lambda row: (row["problem_id"], row["k"]))
-        tables.append(pa.Table.from_pylist(answers))
-        pq.write_table(tables[-1], out / f"{name}.parquet")
-    return tables
-
-
-def read_answers(folder: Path, model: str) -> list[dict[str, Any]]:
-    return pq.read_table(folder / f"{model}.parquet").to_pylist()
+    rows = [
+        {**row, "k": k, **{key: value for key, value in answer.items() if key != "token_ids"}}
+        for table in store.tables()
+        for row in table.to_pylist()
+        for k, answer in enumerate(row.pop("completions"))
+    ]
+    rows.sort(key=lambda row: (row["problem_id"], row["k"]))
+    answers = pa.Table.from_pylist(rows)
+    pq.write_table(answers, store.folder / ANSWERS)
+    return answers

@@ -1,9 +1,12 @@
 """How models are asked the test problems."""
 
+from typing import NamedTuple
+
 from pydantic import Field
 
 from fastdistill_ray.generation.knobs import EngineKnobs, LoopRepeats
 from fastdistill_ray.knobs import Knobs
+from fastdistill_ray.prompts import PromptKnobs
 
 
 class EvaluationKnobs(Knobs):
@@ -21,3 +24,11 @@ class EvaluationKnobs(Knobs):
     loop_repeats: LoopRepeats = 0
     seed: int = Field(default=0, description="Seed of sampling.")
     engine: EngineKnobs = EngineKnobs()
+
+
+class Model(NamedTuple):
+    """A row of the report: a model reference and the prompt it is asked with."""
+
+    name: str
+    weights: str
+    prompt: PromptKnobs

@@ -1,12 +1,14 @@
 """Trials of students, the choice among them on validation problems, and the results table."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from fastdistill_ray.evaluation.answers import read_answers
+import pyarrow.parquet as pq
+
 from fastdistill_ray.evaluation.metrics import accuracy_by_part, compare_rows, is_correct, summarize
-from fastdistill_ray.run_files import write_text
+from fastdistill_ray.run_files import ANSWERS, METRICS, write_json
 
 
 class Trial(NamedTuple):
@@ -24,43 +26,90 @@ class Trial(NamedTuple):
         return f"{self.student}_lr_{self.learning_rate:g}_epoch_{self.epoch}"
 
 
-def choose(trials: list[Trial], validated: Path | None, *, out: Path) -> dict[str, Trial]:
+def trials_in(out: Path, name: str, rate: float) -> list[Trial]:
+    """The exported students of a finished training with what each had cost by then."""
+    lines = (out / METRICS).read_text(encoding="utf-8").splitlines()
+    metrics = [json.loads(line) for line in lines]
+
+    def trial(folder: Path, epoch: int, spent: list[dict[str, float]]) -> Trial:
+        return Trial(
+            student=name,
+            learning_rate=rate,
+            epoch=epoch,
+            weights=str(folder),
+            seconds=sum(line["time/step"] + line.get("time/held_out", 0.0) for line in spent),
+            trained_tokens=sum(int(line["train/trained_tokens"]) for line in spent),
+        )
+
+    trials = []
+    for folder in sorted(out.glob("epoch_*"), key=_number):
+        epoch = _number(folder)
+        trials.append(trial(folder, epoch, [line for line in metrics if line["epoch"] < epoch]))
+    for folder in out.glob("best_step_*"):
+        (best,) = (line for line in metrics if line["step"] == _number(folder))
+        # Its cost is that of the whole training: that it is the best, the later steps had to show.
+        trials.append(trial(folder, best["epoch"] + 1, metrics))
+    return trials
+
+
+def _number(folder: Path) -> int:
+    return int(folder.name.rpartition("_")[2])
+
+
+def choose(trials: list[Trial], validated: Mapping[str, Path]) -> dict[str, Trial]:
     """The best trial of each student by strict accuracy on validation; ties go to the earlier one.
 
-    Without validation (`validated` is None) there is one trial of each. Writes choose.json.
+    `validated`: folder of each trial's answers; without any there is one trial of each student.
     """
-    scores = {}
-    for trial in trials:
-        rows = read_answers(validated, trial.name) if validated else []
-        correct = sum(is_correct(row) for row in rows)
-        scores[trial] = (correct / len(rows) if rows else None, len(rows))
+    scores = {trial: _score(trial, validated)[0] or 0.0 for trial in trials}
     chosen = {}
     for name in dict.fromkeys(trial.student for trial in trials):
         own = [trial for trial in trials if trial.student == name]
         assert validated or len(own) == 1, own
-        chosen[name] = max(own, key=lambda trial: scores[trial][0] or 0.0)
-    lines = [
-        {
-            "student": trial.student,
-            "learning_rate": trial.learning_rate,
-            "epoch": trial.epoch,
-            "validation_accuracy": scores[trial][0],
-            "num_problems": scores[trial][1],
-            "seconds": trial.seconds,
-            "trained_tokens": trial.trained_tokens,
-            "chosen": chosen[trial.student] == trial,
-        }
-        for trial in trials
-    ]
-    write_text(out, json.dumps({"trials": lines}, indent=1))
+        chosen[name] = max(own, key=lambda trial: scores[trial])
     return chosen
 
 
-def write_results(
-    evaluated: Path, models: list[str], main: str, chosen: dict[str, Trial], *, out: Path
+def _score(trial: Trial, validated: Mapping[str, Path]) -> tuple[float | None, int]:
+    """(strict accuracy on validation problems, their number)"""
+    rows = read_answers(validated[trial.name]) if validated else []
+    return sum(map(is_correct, rows)) / len(rows) if rows else None, len(rows)
+
+
+def write_choice(
+    trials: list[Trial],
+    validated: Mapping[str, Path],
+    chosen: Mapping[str, Trial],
+    *,
+    out: Path,
 ) -> None:
-    """results.json: metrics with 95 % intervals, paired differences, cost of each student."""
-    answers = {model: read_answers(evaluated, model) for model in models}
+    lines = []
+    for trial in trials:
+        accuracy, num_problems = _score(trial, validated)
+        lines.append(
+            {
+                "student": trial.student,
+                "learning_rate": trial.learning_rate,
+                "epoch": trial.epoch,
+                "validation_accuracy": accuracy,
+                "num_problems": num_problems,
+                "seconds": trial.seconds,
+                "trained_tokens": trial.trained_tokens,
+                "chosen": chosen[trial.student] == trial,
+            }
+        )
+    write_json(out, {"trials": lines})
+
+
+def write_results(
+    evaluated: Mapping[str, Path], main: str, chosen: dict[str, Trial], *, out: Path
+) -> None:
+    """results.json: metrics with 95 % intervals, paired differences, cost of each student.
+
+    `evaluated`: folder of each model's answers; `main`: whom the others are compared with.
+    """
+    models = list(evaluated)
+    answers = {model: read_answers(folder) for model, folder in evaluated.items()}
     splits = ("test", "ood")
     rows = [
         row
@@ -86,4 +135,8 @@ def write_results(
         for name, trial in chosen.items()
     ]
     tree = {"rows": rows, "differences": differences, "parts": parts, "costs": costs}
-    write_text(out, json.dumps(tree, indent=1))
+    write_json(out, tree)
+
+
+def read_answers(folder: Path) -> list[dict[str, Any]]:
+    return pq.read_table(folder / ANSWERS).to_pylist()

@@ -6,7 +6,8 @@ together: one row of the dataset, one block.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,11 +18,12 @@ from ray.data import ActorPoolStrategy, TaskPoolStrategy
 from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.cluster.queues import bound_queues
 from fastdistill_ray.generation.endpoint import EndpointEngine
-from fastdistill_ray.generation.knobs import EndpointKnobs, EngineKnobs, SamplingKnobs
+from fastdistill_ray.generation.knobs import EndpointKnobs, EngineSpec
+from fastdistill_ray.generation.outputs import RawCompletion
 from fastdistill_ray.generation.requests import Requests
 from fastdistill_ray.generation.scripted import ScriptedEngine
 from fastdistill_ray.generation.vllm_engine import VLLMEngine
-from fastdistill_ray.verifiers import VerifierKnobs
+from fastdistill_ray.verifiers import Judge
 
 ENGINES = {"vllm": VLLMEngine, "scripted": ScriptedEngine, "endpoint": EndpointEngine}
 IN_FLIGHT_FACTOR = 2  # queued beside what the engine can decode at once
@@ -33,26 +35,24 @@ NUMBERS_AT_ONCE = 4096  # handed out by one task
 ENGINE_RESTARTS = 10  # of one actor; an engine that dies every time ends the stage
 
 
-class EngineSpec(NamedTuple):
-    """What an actor loads and how it samples."""
-
-    model: str  # reference; each actor fetches it for its own node
-    engine: EngineKnobs | EndpointKnobs
-    sampling: SamplingKnobs
-    verifier: VerifierKnobs  # of who stops when enough completions are correct
-
-
 class Asking:
     """Ray Data UDF: numbers of requests -> their rows with completions, as one."""
 
     def __init__(self, spec: EngineSpec, requests: ray.ObjectRef) -> None:
         self.requests: Requests = ray.get(requests)
         self.requests.take(np.arange(1))  # loads the tokenizer before an engine waits for it
-        self.engine = ENGINES[spec.engine.kind](spec)
+        count = partial(num_correct, Judge(spec.verifier))
+        self.engine = ENGINES[spec.engine.kind](spec, count)
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         (numbers,) = batch["numbers"].to_numpy()
         return bundle(await self.engine(self.requests.take(numbers)))
+
+
+def num_correct(judge: Judge, row: dict[str, Any], completions: list[RawCompletion]) -> int:
+    """How many of a request's completions are correct, for sampling.max_n and enough."""
+    verdicts = [judge.judge_row(row, one.text, one.finish_reason).verdict for one in completions]
+    return verdicts.count("correct")
 
 
 def bundle(rows: pa.Table) -> pa.Table:

@@ -6,8 +6,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from fastdistill_ray.generation.knobs import SamplingKnobs
-from fastdistill_ray.generation.outputs import Answer, RawCompletion
-from fastdistill_ray.verifiers import Judge
+from fastdistill_ray.generation.outputs import RawCompletion, Reply
 
 
 class Draw(NamedTuple):
@@ -27,6 +26,7 @@ class Part(NamedTuple):
 
 
 Ask = Callable[[dict[str, Any], Draw], Awaitable[Part]]
+CountCorrect = Callable[[dict[str, Any], list[RawCompletion]], int]  # of a request's completions
 
 
 def draws(sampling: SamplingKnobs, done: int) -> list[Draw]:
@@ -36,9 +36,9 @@ def draws(sampling: SamplingKnobs, done: int) -> list[Draw]:
     return [Draw(run[0], len(run), sampling.temperature_of(run[0])) for run in runs]
 
 
-async def answer(
-    row: dict[str, Any], sampling: SamplingKnobs, ask: Ask, judge: Judge | None
-) -> Answer:
+async def reply_to(
+    row: dict[str, Any], sampling: SamplingKnobs, ask: Ask, count_correct: CountCorrect
+) -> Reply:
     """Rounds of n completions until enough are correct or there are max_n."""
     done: list[RawCompletion] = []
     parts: list[Part] = []
@@ -49,19 +49,7 @@ async def answer(
         fresh = [one for part in new for one in part.completions]
         done += fresh
         if sampling.max_n:
-            assert judge is not None
-            num_correct += await asyncio.to_thread(_num_correct, judge, row, fresh)
+            num_correct += await asyncio.to_thread(count_correct, row, fresh)
             if num_correct >= sampling.enough:
                 break
-    return Answer(done, parts[0].prompt_num_tokens, sum(part.cost for part in parts))
-
-
-def _num_correct(judge: Judge, row: dict[str, Any], completions: list[RawCompletion]) -> int:
-    verdicts = [
-        judge.judge(
-            *(row["kind"], one.text, row["reference"], row["options"], one.finish_reason),
-            tolerance=row["tolerance"],
-        ).verdict
-        for one in completions
-    ]
-    return verdicts.count("correct")
+    return Reply(done, parts[0].prompt_num_tokens, sum(part.cost for part in parts))

@@ -18,10 +18,9 @@ import aiohttp
 import pyarrow as pa
 
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.generation.draws import Draw, Part, answer
-from fastdistill_ray.generation.knobs import EndpointKnobs
-from fastdistill_ray.generation.outputs import NO_IDS, Answer, RawCompletion, with_completions
-from fastdistill_ray.verifiers import Judge
+from fastdistill_ray.generation.draws import CountCorrect, Draw, Part, reply_to
+from fastdistill_ray.generation.knobs import EndpointKnobs, EngineSpec
+from fastdistill_ray.generation.outputs import NO_IDS, RawCompletion, Reply, with_completions
 
 FIRST_WAIT, LONGEST_WAIT = 0.25, 60.0  # seconds between attempts
 MAX_UNUSABLE = 5  # answers to one request
@@ -53,10 +52,10 @@ class BusyError(Exception):
 class EndpointEngine:
     """Ray Data UDF over request rows."""
 
-    def __init__(self, spec: Any) -> None:
+    def __init__(self, spec: EngineSpec, count_correct: CountCorrect) -> None:
         self.spec = spec
         self.knobs: EndpointKnobs = spec.engine
-        self.judge = Judge(spec.verifier)
+        self.count_correct = count_correct
         self.slots = asyncio.Semaphore(self.knobs.max_concurrency)
         self.requests = Pace(self.knobs.requests_per_minute)
         self.tokens = Pace(self.knobs.tokens_per_minute)
@@ -69,15 +68,15 @@ class EndpointEngine:
         answers = await asyncio.gather(*(self._answer(row) for row in batch.to_pylist()))
         return with_completions(batch, answers, self.spec.model)
 
-    async def _answer(self, row: dict[str, Any]) -> Answer:
+    async def _answer(self, row: dict[str, Any]) -> Reply:
         try:
             if self.failure:
                 raise GaveUpError
-            return await answer(row, self.spec.sampling, self._ask, self.judge)
+            return await reply_to(row, self.spec.sampling, self._ask, self.count_correct)
         except RefusedError:
-            return Answer([], 0)
+            return Reply([], 0)
         except GaveUpError:
-            return Answer([], 0, failure=self.failure)
+            return Reply([], 0, failure=self.failure)
 
     async def _ask(self, row: dict[str, Any], draw: Draw) -> Part:
         """The draw's completions; a server that gives fewer than asked is asked for the rest."""
@@ -201,7 +200,7 @@ class Pace:
         self.free_at = max(self.free_at, time.monotonic() + seconds)
 
 
-def request_body(row: dict[str, Any], draw: Draw, seed: int, spec: Any) -> dict[str, Any]:
+def request_body(row: dict[str, Any], draw: Draw, seed: int, spec: EngineSpec) -> dict[str, Any]:
     """Fields outside OpenAI's own (top_k, min_p) are sent only where the recipe sets them."""
     sampling = spec.sampling
     body = {

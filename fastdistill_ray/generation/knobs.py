@@ -1,11 +1,12 @@
 """Who writes completions and how they are drawn: engines, endpoints, sampling. No Ray, no vLLM."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from fastdistill_ray.knobs import Knobs
 from fastdistill_ray.prompts import PromptKnobs
+from fastdistill_ray.verifiers.knobs import VerifierKnobs
 
 SEED_STRIDE = 1024  # completion k of a problem is drawn with the problem's seed + k
 LOOP_TOKENS = (8, 64)  # shortest and longest text that counts as a loop when it repeats
@@ -31,6 +32,17 @@ ENGINE_TAG, ENDPOINT_TAG = "an engine", "an endpoint"
 
 class EngineKnobs(Knobs):
     """Arguments of a vLLM engine; names are vLLM's own."""
+
+    FREE = frozenset(
+        {
+            "max_num_seqs",
+            "tensor_parallel_size",
+            "pipeline_parallel_size",
+            "enforce_eager",
+            "gpu_memory_utilization",
+            "cpu_kv_cache_gib",
+        }
+    )
 
     kind: Literal["vllm", "scripted"] = Field(
         default="vllm",
@@ -65,6 +77,19 @@ class EngineKnobs(Knobs):
 
 class EndpointKnobs(Knobs):
     """A server that speaks OpenAI's chat completions; `teacher.model` is its name for the model."""
+
+    FREE = frozenset(
+        {
+            "api_key_env",
+            "max_concurrency",
+            "requests_per_minute",
+            "tokens_per_minute",
+            "timeout",
+            "give_up_after",
+            "price_prompt",
+            "price_completion",
+        }
+    )
 
     kind: Literal["endpoint"] = Field(
         default="endpoint", description="An OpenAI-compatible server writes."
@@ -108,6 +133,8 @@ def _engine_tag(value: Any) -> str:
 
 
 class TeacherKnobs(Knobs):
+    FREE = frozenset({"model"})
+
     model: str = Field(min_length=1, description="Hub id, folder or .gguf file.")
     prompt: PromptKnobs = PromptKnobs()
     engine: Annotated[
@@ -234,3 +261,12 @@ def pool_error(pool: str, engine: EngineKnobs | EndpointKnobs, workers: int, gpu
         f"pipeline_parallel_size is {engine.tensor_parallel_size} x "
         f"{engine.pipeline_parallel_size}; set them equal"
     )
+
+
+class EngineSpec(NamedTuple):
+    """What an engine's actor loads and how it samples."""
+
+    model: str  # reference; each actor fetches it for its own node
+    engine: EngineKnobs | EndpointKnobs
+    sampling: SamplingKnobs
+    verifier: VerifierKnobs  # judges completions while sampling.max_n draws more

@@ -35,7 +35,7 @@ class RawCompletion(NamedTuple):
     logprobs: np.ndarray | None = None  # [T, 1 + K] float32
 
 
-class Answer(NamedTuple):
+class Reply(NamedTuple):
     """What came of one request. No completions: the teacher refused; `failure`: no answer came."""
 
     completions: list[RawCompletion]
@@ -44,7 +44,7 @@ class Answer(NamedTuple):
     failure: str = ""
 
 
-def with_completions(batch: pa.Table, answers: Sequence[Answer], teacher: str) -> pa.Table:
+def with_completions(batch: pa.Table, answers: Sequence[Reply], teacher: str) -> pa.Table:
     """`answers[i]` is that of row i."""
     assert len(answers) == batch.num_rows
     flat = [one for answer in answers for one in answer.completions]
@@ -70,7 +70,7 @@ def with_completions(batch: pa.Table, answers: Sequence[Answer], teacher: str) -
     return batch
 
 
-def _signals(answers: Sequence[Answer]) -> dict[str, pa.Array]:
+def _signals(answers: Sequence[Reply]) -> dict[str, pa.Array]:
     """The columns of SIGNALS, one flat list per group."""
     columns = {}
     for name, dtype in zip(SIGNAL_NAMES, (np.int32, np.float32), strict=True):

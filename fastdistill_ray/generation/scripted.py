@@ -11,24 +11,24 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from fastdistill_ray.generation.draws import Draw, Part, answer
+from fastdistill_ray.generation.draws import CountCorrect, Draw, Part, reply_to
+from fastdistill_ray.generation.knobs import EngineSpec
 from fastdistill_ray.generation.outputs import RawCompletion, with_completions
-from fastdistill_ray.verifiers import Judge
 
 
 class ScriptedEngine:
     """`extra`: seconds_per_request, and share_correct of the completions (0.5)."""
 
-    def __init__(self, spec: Any) -> None:
+    def __init__(self, spec: EngineSpec, count_correct: CountCorrect) -> None:
         self.spec = spec
         self.seconds = float(spec.engine.extra.get("seconds_per_request", 0.0))
         self.share_correct = float(spec.engine.extra.get("share_correct", 0.5))
-        self.judge = Judge(spec.verifier)
+        self.count_correct = count_correct
         self.slots = asyncio.Semaphore(max(1, spec.engine.max_num_seqs // spec.sampling.n))
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         rows = batch.to_pylist()
-        answers = [answer(row, self.spec.sampling, self._ask, self.judge) for row in rows]
+        answers = [reply_to(row, self.spec.sampling, self._ask, self.count_correct) for row in rows]
         return with_completions(batch, await asyncio.gather(*answers), self.spec.model)
 
     async def _ask(self, row: dict[str, Any], draw: Draw) -> Part:

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from fastdistill_ray.generation.draws import Draw, Part, answer
-from fastdistill_ray.generation.knobs import LOOP_TOKENS
-from fastdistill_ray.generation.outputs import NO_IDS, Answer, RawCompletion, with_completions
+from fastdistill_ray.generation.draws import CountCorrect, Draw, Part, reply_to
+from fastdistill_ray.generation.knobs import LOOP_TOKENS, EngineSpec
+from fastdistill_ray.generation.outputs import NO_IDS, RawCompletion, Reply, with_completions
 from fastdistill_ray.models import fetch_model, tokenizer_of
-from fastdistill_ray.verifiers import Judge
 
 RELOAD_COLUMN = "weights"
 # Classes that vLLM imports in its own processes, by name.
@@ -24,10 +23,10 @@ class VLLMEngine:
     """Ray Data UDF over request rows. Rows may name other weights of the same architecture in the
     column `weights`: the actor finishes what runs, loads them in place, and goes on."""
 
-    def __init__(self, spec: Any) -> None:
+    def __init__(self, spec: EngineSpec, count_correct: CountCorrect) -> None:
         self.spec = spec
         self.engine = start_engine(fetch_model(spec.model), spec.engine)
-        self.judge = Judge(spec.verifier)
+        self.count_correct = count_correct
         self.weights = spec.model
         self.running = 0
         self.turn: asyncio.Condition | None = None
@@ -35,10 +34,12 @@ class VLLMEngine:
     async def __call__(self, batch: pa.Table) -> pa.Table:
         if self.turn is None:
             self.turn = asyncio.Condition()
-        answers: list[Answer] = []
+        answers: list[Reply] = []
         for weights, rows in groupby(batch.to_pylist(), self._weights_of):
             await self._take_turn(weights)
-            asked = [answer(row, self.spec.sampling, self._ask, self.judge) for row in rows]
+            asked = [
+                reply_to(row, self.spec.sampling, self._ask, self.count_correct) for row in rows
+            ]
             try:
                 answers += await asyncio.gather(*asked)
             finally:

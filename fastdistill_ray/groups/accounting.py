@@ -20,14 +20,14 @@ def check_failures(verdicts: Counter[str], max_share: float, store: Store) -> No
     if failed <= max_share * max(total, FEWEST_JUDGED):
         return
     reasons = _failure_reasons(store).most_common(1)
-    run = store.folder.parent.parent
+    run = store.folder.parents[2]
     raise UserError(
         f"reward.max_failed_share: {failed} of {total} completions ({failed / total:.1%}) have "
         f"verdict error or timeout, more than {max_share:.1%}"
         + "".join(f"; the most frequent reason, {n} times: {text}" for text, n in reasons)
         + f". What is committed stays: see it with 'fastdistill audit {run}'; then raise "
-        "reward.max_failed_share and start again, or mend the reward and take the completions "
-        f"along with 'fastdistill score {run} --output NEW_RUN'"
+        "reward.max_failed_share, or mend the reward, and start again: the completions are judged "
+        "again, the teacher is not asked for them again"
     )
 
 
@@ -56,10 +56,13 @@ def _failure_reasons(store: Store) -> Counter[str]:
 def store_result(store: Store, num_problems: int, set_aside: dict[str, int]) -> StageResult:
     """The count law of a store; `set_aside` are problems that are not in it."""
     reasons: Counter[str] = Counter()
-    prompt_tokens = completion_tokens = 0
+    prompt_tokens = completion_tokens = reused = 0
     cost = 0.0
     for commit in store.commits():
         reasons.update(commit.dropped)
+        if commit.taken_from:
+            reused += commit.num_tokens
+            continue
         prompt_tokens += commit.prompt_tokens
         completion_tokens += commit.num_tokens
         cost += commit.cost
@@ -76,5 +79,9 @@ def store_result(store: Store, num_problems: int, set_aside: dict[str, int]) -> 
         set_aside=lost,
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
-        facts={"cost": cost} if cost else {},
+        facts={
+            name: value
+            for name, value in (("cost", cost), ("reused_completion_tokens", reused))
+            if value
+        },
     )

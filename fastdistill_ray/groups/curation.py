@@ -1,29 +1,24 @@
-"""Problems -> committed groups: the teacher's completions, judged, rewarded, weighted, selected.
+"""Problems -> committed groups: the teacher's completions, judged, rewarded, selected."""
 
-One Ray Data execution: engine actors, then judging actors that commit what they judged. The driver
-only logs commits; of a problem it keeps its row number.
-"""
-
-import json
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray.data
-from ray.data import ActorPoolStrategy
 
 from fastdistill_ray.cluster.pools import PoolKnobs, PoolsKnobs
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.generation.completions import EngineSpec, completions, num_bundles, unbundle
-from fastdistill_ray.generation.knobs import EndpointKnobs, SamplingKnobs, TeacherKnobs
+from fastdistill_ray.generation.knobs import EndpointKnobs, EngineSpec, SamplingKnobs, TeacherKnobs
 from fastdistill_ray.generation.outputs import with_arrays, without_arrays
 from fastdistill_ray.generation.requests import ProblemRequests, assign, has_one_that_fits
 from fastdistill_ray.groups.accounting import check_failures, count_verdicts, store_result
+from fastdistill_ray.groups.ask import Asked, ask
 from fastdistill_ray.groups.compaction import merge_files, replace_log, small_runs
+from fastdistill_ray.groups.reweighting import Source, take_along
 from fastdistill_ray.groups.store import FAILED, Commit, Store
 from fastdistill_ray.progress import Progress
 from fastdistill_ray.records import GROUP_SCHEMA
@@ -38,36 +33,19 @@ MAX_GROUPS_PER_FILE = 64
 MAX_VALUES_PER_FILE = 1 << 27  # token ids or log-probabilities
 
 
-class GroupWriter:
-    """Ray Data UDF: bundles of raw completions -> committed groups; returns their log lines."""
+class GroupMaker:
+    """Requests with raw completions -> judged groups."""
 
-    def __init__(self, folder: str, judging: Judging, sampling: str, groups_per_file: int) -> None:
-        self.store = Store(folder)
+    def __init__(self, folder: Path, judging: Judging, sampling: SamplingKnobs) -> None:
         self.judging = judging
         self.judge = Judge(judging.reward.verifier)
-        self.scorer = Scorer(judging.reward, Path(folder) / LLM_JUDGE)
-        self.sampling = sampling
-        self.groups_per_file = groups_per_file
+        self.scorer = Scorer(judging.reward, folder / LLM_JUDGE)
+        self.sampling = sampling.model_dump_json()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        batch = unbundle(batch)
-        failures = [failure for failure in batch["failure"].to_pylist() if failure]
-        batch = batch.filter(pc.equal(batch["failure"], ""))
-        commits = [
-            json.dumps(self._commit(batch.slice(first, self.groups_per_file))._asdict())
-            for first in range(0, batch.num_rows, self.groups_per_file)
-        ]
-        return pa.table(
-            {
-                "commit": pa.array([*commits, *[""] * len(failures)], pa.string()),
-                "failure": pa.array([*[""] * len(commits), *failures], pa.string()),
-            }
-        )
-
-    def _commit(self, batch: pa.Table) -> Commit:
         asked = [{**row, "sampling": self.sampling} for row in without_arrays(batch)]
         rows = judge_rows(asked, self.judging, self.judge, self.scorer)
-        return self.store.write(with_arrays(pa.Table.from_pylist(rows, schema=GROUP_SCHEMA), batch))
+        return with_arrays(pa.Table.from_pylist(rows, schema=GROUP_SCHEMA), batch)
 
 
 def curate(
@@ -76,34 +54,38 @@ def curate(
     sampling: SamplingKnobs,
     judging: Judging,
     pools: PoolsKnobs,
+    sources: list[Source],
     *,
     out: Path,
 ) -> StageResult:
-    """Ask the teachers for every problem that is not committed yet; commit group by group."""
+    """Ask the teachers for every problem that is not committed yet; commit group by group.
+
+    What the sources have of these problems is taken from there.
+    """
     store = Store(out)
     (out / FAILED).unlink(missing_ok=True)
     store.recover()
-    datasets, batch_sizes = [], []
-    at_once = groups_per_file(len(problems), sampling)
-    for place, requests in enumerate(missing_requests(problems, store, teachers, sampling)):
-        if len(requests):
-            teacher = teachers[place]
-            spec = EngineSpec(teacher.model, teacher.engine, sampling, judging.reward.verifier)
-            datasets.append(completions(requests, spec, pools.of_teacher(place)))
-            batch_sizes.append(num_bundles(at_once, spec, pools.of_teacher(place)))
-    if datasets:
-        dataset = datasets[0].union(*datasets[1:]) if datasets[1:] else datasets[0]
-        dataset = dataset.map_batches(
-            GroupWriter,
-            fn_constructor_args=(str(out), judging, sampling.model_dump_json(), at_once),
-            batch_size=min(batch_sizes),
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=pools.judges.workers),
-            **pools.judges.remote_args(),
+    take_along(sources, problems, judging, store)
+    asked = [
+        Asked(
+            requests,
+            EngineSpec(teacher.model, teacher.engine, sampling, judging.reward.verifier),
+            pools.of_teacher(place),
         )
-        price = sum(pools.price_per_hour(pools.of_teacher(i)) for i in range(len(teachers)))
-        most = judging.reward.max_failed_share
-        log_commits(dataset, store, len(problems), price_per_hour=price, max_failed_share=most)
+        for place, (teacher, requests) in enumerate(
+            zip(teachers, missing_requests(problems, store, teachers, sampling), strict=True)
+        )
+    ]
+    tally = Tally(store, judging.reward.max_failed_share, pools, len(teachers))
+    ask(
+        asked,
+        partial(GroupMaker, out, judging, sampling),
+        {"": store},
+        judges=pools.judges,
+        rows_per_file=groups_per_file(len(problems), sampling),
+        progress=Progress("generate groups", len(problems), done=tally.groups),
+        note=tally.add,
+    )
     check_failures(count_verdicts(store), judging.reward.max_failed_share, store)
     compact(store, pools.judges)
     unanswered = missing_requests(problems, store, teachers, sampling)
@@ -149,45 +131,33 @@ def missing_requests(
     ]
 
 
-def log_commits(
-    dataset: ray.data.Dataset,
-    store: Store,
-    total: int,
-    *,
-    price_per_hour: float,
-    max_failed_share: float,
-) -> None:
-    """Run the dataset; log each commit as it arrives, then tell why groups are missing, if any.
+class Tally:
+    """What is committed so far, for the progress line and for stopping in time."""
 
-    Stops where too many completions cannot be judged.
-    """
-    failure = ""
-    verdicts: Counter[str] = Counter()
-    groups = kept = 0
-    paid, start = 0.0, time.monotonic()
-    for commit in store.commits():
-        groups, kept = groups + len(commit.keys), kept + commit.dropped.count("")
-        paid += commit.cost
-        verdicts.update(commit.verdicts)
-    progress = Progress(f"generate {store.folder.name}", total, done=groups)
-    for row in dataset.iter_rows():
-        if row["failure"]:
-            failure = failure or row["failure"]
-            continue
-        commit = Commit(**json.loads(row["commit"]))
-        store.append(commit)
-        groups, kept = groups + len(commit.keys), kept + commit.dropped.count("")
-        paid += commit.cost
-        cost = paid + price_per_hour * (time.monotonic() - start) / 3600
-        facts = f"kept {kept / groups:.0%}" + (f"  cost {cost:.2f}" if cost else "")
-        progress.advance(len(commit.keys), commit.num_tokens, facts)
-        verdicts.update(commit.verdicts)
-        check_failures(verdicts, max_failed_share, store)
-    progress.end()
-    if failure:
-        raise UserError(
-            f"{failure}; {groups} of {total} groups are committed, start again to go on"
-        )
+    def __init__(
+        self, store: Store, max_failed_share: float, pools: PoolsKnobs, num_teachers: int
+    ) -> None:
+        self.store, self.max_failed_share = store, max_failed_share
+        self.price = sum(pools.price_per_hour(pools.of_teacher(i)) for i in range(num_teachers))
+        self.start = time.monotonic()
+        self.verdicts: Counter[str] = Counter()
+        self.groups = self.kept = 0
+        self.paid = 0.0
+        for commit in store.commits():
+            self._count(commit)
+
+    def add(self, commit: Commit) -> str:
+        """UserError where too many completions cannot be judged."""
+        self._count(commit)
+        check_failures(self.verdicts, self.max_failed_share, self.store)
+        cost = self.paid + self.price * (time.monotonic() - self.start) / 3600
+        return f"kept {self.kept / self.groups:.0%}" + (f"  cost {cost:.2f}" if cost else "")
+
+    def _count(self, commit: Commit) -> None:
+        self.groups += len(commit.keys)
+        self.kept += commit.dropped.count("")
+        self.paid += 0.0 if commit.taken_from else commit.cost
+        self.verdicts.update(commit.verdicts)
 
 
 def compact(store: Store, pool: PoolKnobs) -> None:

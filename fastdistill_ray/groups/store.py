@@ -42,6 +42,7 @@ class Commit(NamedTuple):
     cost: float = 0.0  # money
     parts: list[tuple[str, int, float]] = []  # (file, rows, time) of each file merged into this
     verdicts: dict[str, int] = {}  # of the completions
+    taken_from: str = ""  # the folder of the stage that asked for them, where it is another
 
 
 class Location(NamedTuple):

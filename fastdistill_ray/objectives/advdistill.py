@@ -1,4 +1,13 @@
-"""AdvDistill (arXiv 2507.00054, eq. 5 to 9): weighted cross-entropy, penalised wrong texts."""
+"""AdvDistill (arXiv 2507.00054, eq. 5 to 9): weighted cross-entropy, penalty on wrong ones.
+
+The paper states lambda 0.5 (eq. 5), a softmax over advantages (eq. 7; its "Temperature (Student)"
+of 0.5 is taken as tau), a penalty on incorrect completions alone that is clamped to a maximum
+before the logarithm (eq. 8), and the average token probability (eq. 9). The equations themselves
+were lost in conversion. Inferred are their forms and these defaults: the mean over tokens in eq. 6,
+the sum over completions in eq. 5, -log(1 - p) with p_max 0.999 and 1/N unweighted in eq. 8,
+"incorrect" as the verdict, the arithmetic mean in eq. 9, the mean over a step's groups.
+docs/methods.md says why.
+"""
 
 from typing import ClassVar, Literal
 

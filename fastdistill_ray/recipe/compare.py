@@ -3,7 +3,7 @@
 The recipe's own objective makes one student, named by its kind; `compare.students` adds others.
 """
 
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Discriminator,
@@ -88,18 +88,3 @@ class CompareKnobs(Knobs):
     epochs: list[int] = Field(
         default=[], description="Ends of these epochs are trials too; empty: the last epoch only."
     )
-
-
-class Student(NamedTuple):
-    """A student to be trained, with nothing left to look up."""
-
-    name: str
-    objective: Objective
-    model: str
-    group_size: int | None  # only where it differs from that of the recipe's groups
-    learning_rates: list[float]
-
-    @property
-    def stages(self) -> dict[str, float]:
-        """The trainings of it: stage -> learning rate."""
-        return {f"train/{self.name}/lr_{rate:g}": rate for rate in self.learning_rates}

@@ -1,29 +1,62 @@
 """What follows from a recipe and is written in it nowhere."""
 
+from typing import NamedTuple
+
+from fastdistill_ray.evaluation.knobs import Model
 from fastdistill_ray.generation.knobs import TeacherKnobs
-from fastdistill_ray.objectives import AdvDistill
-from fastdistill_ray.recipe.compare import Student
+from fastdistill_ray.objectives import Objective
+from fastdistill_ray.recipe.compare import ComparedModel
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.rewards.selection import Judging
 
 
-def students(recipe: Recipe) -> list[Student]:
+class StudentSpec(NamedTuple):
+    """A student to be trained, with nothing left to look up."""
+
+    name: str
+    objective: Objective
+    model: str
+    group_size: int | None  # only where it differs from that of the recipe's groups
+    learning_rates: list[float]
+    section: str  # of the recipe: where the objective's knobs stand
+    model_field: str  # of the recipe: where the model stands
+
+
+def students(recipe: Recipe) -> list[StudentSpec]:
     """Every student the recipe trains, its own first; the one place that derives them."""
     rates = recipe.compare.learning_rates or [recipe.optimizer.learning_rate]
     own, model = recipe.objective, recipe.student.model
     size = recipe.selection.group_size or recipe.sampling.n
-    return [
-        Student(own.kind, own, model, None, rates),
-        *(
-            Student(
-                other.name or other.objective.kind,
-                other.objective,
-                other.model or model,
-                other.group_size if other.group_size != size else None,
-                rates,
+    specs = [StudentSpec(own.kind, own, model, None, rates, "objective", "student.model")]
+    for place, other in enumerate(recipe.compare.students):
+        section = f"compare.students.{place}"
+        specs.append(
+            StudentSpec(
+                name=other.name or other.objective.kind,
+                objective=other.objective,
+                model=other.model or model,
+                group_size=other.group_size if other.group_size != size else None,
+                learning_rates=rates,
+                section=section,
+                model_field=f"{section}.model" if other.model else "student.model",
             )
-            for other in recipe.compare.students
-        ),
+        )
+    return specs
+
+
+def baselines(recipe: Recipe) -> list[Model]:
+    """The models that are only asked, in the order of the report."""
+    student, teacher = recipe.student, recipe.teacher
+    plain = student.prompt.model_copy(update={"system": ""})
+    named = {
+        "base_plain": Model("base_plain", student.model, plain),
+        "base": Model("base", student.model, student.prompt),
+        "teacher": Model("teacher", teacher.model, teacher.prompt),
+    }
+    others = [one for one in recipe.compare.baselines if isinstance(one, ComparedModel)]
+    return [
+        *(model for name, model in named.items() if name in recipe.compare.baselines),
+        *(Model(other.name, other.model, other.prompt) for other in others),
     ]
 
 
@@ -34,5 +67,11 @@ def all_teachers(recipe: Recipe) -> dict[str, TeacherKnobs]:
 
 
 def judging_of(recipe: Recipe) -> Judging:
-    tau = getattr(recipe.objective, "tau", AdvDistill().tau)
-    return Judging(recipe.reward, recipe.advantage, recipe.selection, tau)
+    return Judging(recipe.reward, recipe.advantage, recipe.selection)
+
+
+def exported_epochs(recipe: Recipe) -> list[int]:
+    """Epochs whose end is exported; none where a metric of held-out groups chooses the step."""
+    if recipe.training.held_out.best_metric != "none":
+        return []
+    return recipe.compare.epochs or [recipe.training.epochs]

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.knobs import ENDPOINT_TAG, ENGINE_TAG
 from fastdistill_ray.knobs import models_in
 from fastdistill_ray.recipe.checks import combination_errors
@@ -14,16 +15,16 @@ from fastdistill_ray.recipe.tree import Recipe
 
 
 def load_recipe(path: str, overrides: list[str]) -> Recipe:
-    """YAML file plus `section.field=value` overrides -> Recipe; ValueError is one clear line."""
+    """YAML file plus `section.field=value` overrides -> Recipe; UserError is one clear line."""
     file = Path(path)
     if not file.is_file():
-        raise ValueError(f"recipe {path}: no such file")
+        raise UserError(f"recipe {path}: no such file")
     try:
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"recipe {path}: not YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"recipe {path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
-        raise ValueError(f"recipe {path}: expected sections such as 'task:' and 'teacher:'")
+        raise UserError(f"recipe {path}: expected sections such as 'task:' and 'teacher:'")
     for override in overrides:
         _apply_override(tree, override)
     return parse_recipe(tree, path)
@@ -34,9 +35,9 @@ def parse_recipe(tree: dict[str, Any], origin: str) -> Recipe:
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
-        raise ValueError(f"recipe {origin}: {_first_error(error)}") from error
+        raise UserError(f"recipe {origin}: {_first_error(error)}") from error
     for problem in combination_errors(recipe):
-        raise ValueError(f"recipe {origin}: {problem}")
+        raise UserError(f"recipe {origin}: {problem}")
     return recipe
 
 
@@ -48,7 +49,7 @@ def dump_recipe(recipe: Recipe) -> str:
 def _apply_override(tree: dict[str, Any], override: str) -> None:
     key, separator, text = override.removeprefix("--").partition("=")
     if not separator or not key:
-        raise ValueError(f"override {override!r}: expected --section.field=value")
+        raise UserError(f"override {override!r}: expected --section.field=value")
     *sections, name = key.split(".")
     node = tree
     for section in sections:
@@ -56,11 +57,11 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
             node[section] = {}
         node = node[section]
         if not isinstance(node, dict):
-            raise ValueError(f"override {override!r}: {section} is not a section")
+            raise UserError(f"override {override!r}: {section} is not a section")
     try:
         node[name] = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ValueError(f"override {override!r}: {text!r} is not a YAML value") from error
+        raise UserError(f"override {override!r}: {text!r} is not a YAML value") from error
 
 
 def _first_error(error: ValidationError) -> str:

@@ -13,21 +13,23 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.records import VERDICTS
 from fastdistill_ray.report.page import (
     MAX_CHARACTERS,
-    Answer,
     Block,
     Cell,
     Example,
     Page,
     Section,
+    Shown,
     Table,
     Text,
     to_html,
 )
 from fastdistill_ray.report.reading import group_batches
 from fastdistill_ray.rewards.score_file import read_lines
+from fastdistill_ray.run_files import ANSWERS, RECIPE, stage_folders
 
 TEACHER_GROUPS = "teacher's groups"
 REASONS_SHOWN = 5  # of each verdict
@@ -99,37 +101,44 @@ def write_audit(source: str, output: str, per_verdict: int, seed: int) -> tuple[
     for one in judged:
         audit.add(one)
     if not audit.counts:
-        raise ValueError(f"audit {source}: nothing is judged in it yet")
+        raise UserError(f"audit {source}: nothing is judged in it yet")
     beside = path / "audit.html" if path.is_dir() else path.with_suffix(".audit.html")
     page = Path(output) if output else beside
     if page.is_dir() or not page.parent.is_dir():
-        raise ValueError(f"--output {page}: not a file in an existing folder")
+        raise UserError(f"--output {page}: not a file in an existing folder")
     page.write_text(to_html(_page(source, audit)), encoding="utf-8")
     return page, shares_text(audit)
 
 
 def _read_run(run: Path) -> Iterator[Judged]:
-    stages = run / "stages"
-    if not stages.is_dir():
-        raise ValueError(f"audit {run}: no run folder, it holds no stages")
+    if not (run / RECIPE).is_file():
+        raise UserError(f"audit {run}: no run folder, it holds no {RECIPE}")
+    stages = stage_folders(run)
     columns, fields = COLUMNS[1:], (*FIELDS, *SCORE_FIELDS)
-    for batch in group_batches(stages / "groups", columns, fields, batch_size=64):
+    groups = stages.get("groups", run / "none")
+    for batch in group_batches(groups, columns, fields, batch_size=64):
         for row in batch.to_pylist():
             for place, completion in enumerate(row["completions"]):
                 yield _judged(TEACHER_GROUPS, row, place, completion)
-    for stage in ("validate", "evaluate"):
-        for path in sorted((stages / stage).glob("*.parquet")):
-            with pq.ParquetFile(path) as file:
+    for name, folder in sorted(stages.items()):
+        if name.startswith("answers/") and (folder / ANSWERS).exists():
+            with pq.ParquetFile(folder / ANSWERS) as file:
                 wanted = [*COLUMNS, "k", *FIELDS[:-1]]
                 for batch in file.iter_batches(columns=wanted, batch_size=512):
                     for row in batch.to_pylist():
-                        yield _judged(f"{path.stem} ({stage})", row, row["k"], row)
+                        yield _judged(name, row, row["k"], row)
 
 
 def _judged(writer: str, row: dict[str, Any], place: int, completion: dict[str, Any]) -> Judged:
-    fields = (row[name] for name in ("question", "reference"))
     return Judged(
-        *(writer, row["task"], row["problem_id"], place), *fields, row["options"] or [], completion
+        writer=writer,
+        task=row["task"],
+        problem_id=row["problem_id"],
+        place=place,
+        question=row["question"],
+        reference=row["reference"],
+        options=row["options"] or [],
+        completion=completion,
     )
 
 
@@ -138,7 +147,7 @@ def _read_file(path: Path) -> Iterator[Judged]:
         items = line.get("responses") or [{**line, "text": line["response"]}]
         for place, item in enumerate(items):
             if not isinstance(item.get("verdict"), str) or "reason" not in item:
-                raise ValueError(f"{path}, line {number}: not judged; run fastdistill score first")
+                raise UserError(f"{path}, line {number}: not judged; run fastdistill score first")
             yield Judged(
                 path.name,
                 str(line.get("task") or f"kind {line['kind']}"),
@@ -224,7 +233,7 @@ def _example(one: Judged) -> Block:
         f"{one.task} {one.problem_id}, completion {one.place + 1} of {one.writer}",
         one.question or "(the file holds no question)",
         reference,
-        [Answer(f"Read: {answer}", one.verdict, facts, _ends(completion["text"]), is_open=True)],
+        [Shown(f"Read: {answer}", one.verdict, facts, _ends(completion["text"]), is_open=True)],
     )
 
 

@@ -6,7 +6,8 @@ Says "beats" only where the interval of the paired difference lies above 0.
 import os
 from typing import Any
 
-from fastdistill_ray.report.reading import Measure, Results, baseline_names, student_entries
+from fastdistill_ray.evaluation.metrics import Estimate
+from fastdistill_ray.report.reading import Results, baseline_names, student_entries
 
 STUDENT_NAMES = {"advdistill": "AdvDistill", "sft": "SFT"}
 LONG_NAMES = {**STUDENT_NAMES, "sft": "SFT on best completion"}
@@ -83,7 +84,7 @@ def points(value: float | None) -> str:
     return "\u2013" if value is None else f"{round(100 * value, 1) + 0.0:+.1f}"
 
 
-def outcome(difference: Measure) -> str:
+def outcome(difference: Estimate) -> str:
     """better, worse or unclear, by whether the interval excludes 0."""
     if difference.low is None or difference.high is None:
         return "unclear"

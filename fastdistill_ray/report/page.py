@@ -47,7 +47,7 @@ class Listing:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Shown:
     """One completion: who wrote it, what was judged of it, what it says."""
 
     author: str
@@ -63,7 +63,7 @@ class Example:
     heading: str
     question: str
     reference: str
-    answers: list[Answer]
+    answers: list[Shown]
 
 
 Block = Table | Figure | Text | Listing | Example
@@ -160,7 +160,7 @@ def _example_html(example: Example) -> str:
     )
 
 
-def _answer_html(answer: Answer) -> str:
+def _answer_html(answer: Shown) -> str:
     # Only a plain word may become a class name.
     verdict = answer.verdict if answer.verdict.isalpha() else "other"
     facts = "".join(f"<span>{html.escape(fact)}</span>" for fact in answer.facts)

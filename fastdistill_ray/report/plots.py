@@ -84,7 +84,7 @@ TRAINING_FIGURES = {
 PAGE_WIDTH = 10.8  # inches: the page's text width, so that points are shown as points
 
 
-class Estimate(NamedTuple):
+class Bar(NamedTuple):
     """A share with its interval, all in percent."""
 
     model: str
@@ -116,7 +116,7 @@ def model_colour(model: str) -> str:
     return MODEL_COLOURS.get(model, spare)
 
 
-def accuracy_svg(panels: dict[str, list[Estimate]]) -> str:
+def accuracy_svg(panels: dict[str, list[Bar]]) -> str:
     """One panel per split: a bar per model with its interval."""
     limit = max(e.high for estimates in panels.values() for e in estimates)
 
@@ -285,7 +285,7 @@ def _svg(name: str, height: float, num_panels: int, paint: Callable[[list[Axes]]
     return text[text.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{name}" ', 1)
 
 
-def _paint_estimates(axis: Axes, estimates: list[Estimate]) -> None:
+def _paint_estimates(axis: Axes, estimates: list[Bar]) -> None:
     for place, estimate in enumerate(estimates):
         axis.barh(place, estimate.value, height=0.62, color=model_colour(estimate.model))
         below, above = estimate.value - estimate.low, estimate.high - estimate.value

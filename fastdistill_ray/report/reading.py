@@ -16,28 +16,33 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
+from fastdistill_ray.errors import UserError
+from fastdistill_ray.evaluation.metrics import Estimate
 from fastdistill_ray.groups.store import Store
+from fastdistill_ray.run_files import (
+    ANSWERS,
+    CHOICE,
+    MANIFEST,
+    MEMORY,
+    METRICS,
+    RECIPE,
+    RESULTS,
+    STEPS,
+    VERSIONS,
+    read_json,
+    stage_folders,
+)
 
 BASELINES = ("base_plain", "base", "teacher")  # in the order of the report
-NUM_GROUPS_SEARCHED = 512  # for examples
-
-
-class Measure(NamedTuple):
-    """A metric, or a difference of two models' metrics; None where it is undefined."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    num_problems: int
 
 
 class Results(NamedTuple):
     """results.json by key."""
 
-    rows: dict[tuple[str, str, str], Measure]  # model, split, metric
-    differences: dict[tuple[str, str, str, str], Measure]  # model, minus, split, metric
+    rows: dict[tuple[str, str, str], Estimate]  # model, split, metric
+    differences: dict[tuple[str, str, str, str], Estimate]  # model, minus, split, metric
     costs: dict[str, dict[str, float]]
-    parts: dict[tuple[str, str, str], Measure] = {}  # model, split, sort of problem
+    parts: dict[tuple[str, str, str], Estimate] = {}  # model, split, sort of problem
 
     @property
     def models(self) -> list[str]:
@@ -82,21 +87,15 @@ class Timeline(NamedTuple):
 
 class Training(NamedTuple):
     student: str
-    learning_rate: float | None
+    learning_rate: float
     steps: dict[str, tuple[np.ndarray, np.ndarray]]  # quantity -> steps, values
 
 
-class ProblemAnswers(NamedTuple):
-    """One evaluated problem and every model's first answer to it."""
+class Contents(NamedTuple):
+    """Of a run folder: what one recipe said and found."""
 
-    heading: str
-    question: str
-    reference: str
-    answers: dict[str, dict[str, Any]]
-
-
-class Run(NamedTuple):
     path: Path
+    stages: dict[str, Path]  # name -> folder
     recipe: dict[str, Any]
     recipe_text: str
     versions: dict[str, str]
@@ -110,43 +109,64 @@ class Run(NamedTuple):
     memory: dict[str, dict[str, int]]  # student's model -> bytes of a rank by purpose, as planned
 
 
-def read_run(run_path: str) -> Run:
-    """Everything the report needs; only recipe.yaml must exist."""
-    path = Path(run_path)
-    recipe_file = path / "recipe.yaml"
+def read_run(view: str | Path) -> Contents:
+    """Everything the report needs, of a run folder or of a recipe's folder in it; only recipe.yaml
+    must exist."""
+    path = Path(view)
+    recipe_file = path / RECIPE
     if not recipe_file.is_file():
-        raise ValueError(f"run folder {run_path}: no recipe.yaml in it; is it a run's folder?")
+        raise UserError(f"run folder {view}: no {RECIPE} in it; is it a run's folder?")
     text = recipe_file.read_text(encoding="utf-8")
     recipe = yaml.safe_load(text)
     order = [*baseline_names(recipe), *student_entries(recipe)]
-    stages = path / "stages"
-    manifests = [_read_json(file, {}) for file in stages.rglob("manifest.json")]
-    return Run(
+    stages = stage_folders(path)
+    return Contents(
         path=path,
+        stages=stages,
         recipe=recipe,
         recipe_text=text,
-        versions=_read_json(path / "versions.json", {}),
-        results=_read_results(path / "results.json", order),
-        trials=_read_json(stages / "choose.json", {"trials": []})["trials"],
-        manifests=sorted(manifests, key=lambda manifest: manifest["finished"]),
-        trainings=_read_trainings(stages / "train", order),
+        versions=read_json(path / VERSIONS, {}),
+        results=_read_results(path / RESULTS, order),
+        trials=read_json(path / CHOICE, {"trials": []})["trials"],
+        manifests=_read_manifests(stages),
+        trainings=_read_trainings(stages, order),
         timeline=_read_timeline(stages),
-        groups=read_group_numbers(stages / "groups"),
-        answers=_read_answers(stages / "evaluate", order),
-        memory=_read_json(path / "memory.json", {}),
+        groups=read_group_numbers(stages["groups"]) if "groups" in stages else None,
+        answers=_read_answers(stages, order),
+        memory=read_json(path / MEMORY, {}),
     )
 
 
-def _read_timeline(stages: Path) -> Timeline:
+def _read_manifests(stages: dict[str, Path]) -> list[dict[str, Any]]:
+    """Of the complete stages, by the names this recipe has for them, in the order they finished."""
+    found = {
+        folder: {**read_json(folder / MANIFEST, {}), "stage": name}
+        for name, folder in stages.items()
+        if (folder / MANIFEST).exists()
+    }
+    return sorted(found.values(), key=lambda manifest: manifest["finished"])
+
+
+def _trainings_in(stages: dict[str, Path]) -> list[tuple[str, str, Path]]:
+    """(student, learning rate as written, folder) of each training."""
+    found = []
+    for name, folder in sorted(stages.items()):
+        if name.startswith("train/"):
+            student, _, rate = name.removeprefix("train/").rpartition("-lr_")
+            found.append((student, rate, folder))
+    return found
+
+
+def _read_timeline(stages: dict[str, Path]) -> Timeline:
     commits = [
         (time, rows)
-        for commit in Store(stages / "groups").commits()
+        for commit in (Store(stages["groups"]).commits() if "groups" in stages else ())
         for _, rows, time in commit.parts or [("", len(commit.keys), commit.time)]
     ]
     trainings = {}
-    for file in sorted((stages / "train").glob("*/*/steps.jsonl")):
-        name = f"{file.parent.parent.name} {file.parent.name.removeprefix('lr_')}"
-        trainings[name] = _done(_step_events(file))
+    for student, rate, folder in _trainings_in(stages):
+        if (folder / STEPS).exists():
+            trainings[f"{student} {rate}"] = _done(_step_events(folder / STEPS))
     return Timeline(_done(commits), trainings)
 
 
@@ -155,7 +175,7 @@ def _step_events(file: Path) -> list[tuple[float, int]]:
     ends = [json.loads(line)["time"] for line in file.read_text(encoding="utf-8").splitlines()]
     if not ends:
         return []
-    with file.with_name("metrics.jsonl").open(encoding="utf-8") as metrics:
+    with file.with_name(METRICS).open(encoding="utf-8") as metrics:
         begin = ends[0] - json.loads(next(metrics))["time/step"]
     return [(begin, 0), *((end, 1) for end in ends)]
 
@@ -226,43 +246,6 @@ def read_teachers(folder: Path) -> dict[str, Teacher]:
     return {name: Teacher(*sums.tolist()) for name, sums in sorted(found.items())}
 
 
-def example_groups(run: Run) -> list[tuple[str, dict[str, Any]]]:
-    """The first group of each sort: of mixed verdicts, all correct, none correct, dropped."""
-    order = ("Mixed group", "All correct", "None correct", "Dropped")
-    found: dict[str, dict[str, Any]] = {}
-    columns = ["question", "reference", "dropped"]
-    fields = ("text", "num_tokens", "finish_reason", "verdict", "reward", "advantage", "weight")
-    batches = group_batches(run.path / "stages" / "groups", columns, fields, batch_size=64)
-    num_seen = 0
-    for batch in batches:
-        for group in batch.to_pylist():
-            found.setdefault(_sort_of(group), group)
-        num_seen += batch.num_rows
-        if len(found) == len(order) or num_seen >= NUM_GROUPS_SEARCHED:
-            break
-    return [(name, found[name]) for name in order if name in found]
-
-
-def example_answers(run: Run, student: str) -> list[ProblemAnswers]:
-    """Test problems that `student` gained over the base, and one it gets wrong."""
-    if student not in run.answers:
-        return []
-    split = run.answers[student]["split"][0].as_py()
-    right = {model: _first_answers(run.answers[model], split) for model in run.answers}
-    base = right.get("base", {})
-    gained = [i for i, ok in right[student].items() if ok and not base.get(i, True)]
-    lost = [i for i, ok in right[student].items() if not ok]
-    chosen = [("gained", i) for i in gained[:2]] + [("lost", i) for i in lost[:1]]
-    ids = [problem_id for _, problem_id in chosen]
-    texts = {model: _texts(run.path, model, split, ids) for model in run.answers}
-    examples = []
-    for heading, problem_id in chosen:
-        answers = {m: texts[m][problem_id] for m in texts if problem_id in texts[m]}
-        first = answers[student]
-        examples.append(ProblemAnswers(heading, first["question"], first["reference"], answers))
-    return examples
-
-
 def baseline_names(recipe: dict[str, Any]) -> list[str]:
     """Those that the recipe compares with, in the order of the report."""
     given = recipe["compare"]["baselines"]
@@ -284,7 +267,7 @@ def _place(model: str, order: list[str]) -> int:
 
 def _read_results(file: Path, order: list[str]) -> Results:
     empty = {"rows": [], "differences": [], "parts": [], "costs": []}
-    tree = {**empty, **_read_json(file, {})}
+    tree = {**empty, **read_json(file, {})}
     rows = sorted(tree["rows"], key=lambda row: _place(row["model"], order))
     return Results(
         rows={(r["model"], r["split"], r["metric"]): _measure(r) for r in rows},
@@ -297,20 +280,17 @@ def _read_results(file: Path, order: list[str]) -> Results:
     )
 
 
-def _measure(row: dict[str, Any]) -> Measure:
-    return Measure(row["value"], row["low"], row["high"], row["num_problems"])
+def _measure(row: dict[str, Any]) -> Estimate:
+    return Estimate(row["value"], row["low"], row["high"], row["num_problems"])
 
 
-def _read_trainings(folder: Path, order: list[str]) -> list[Training]:
-    trainings = []
-    for file in sorted(folder.glob("*/*/metrics.jsonl")):
-        rate = file.parent.name.removeprefix("lr_")
-        try:
-            learning_rate = float(rate)
-        except ValueError:
-            learning_rate = None
-        trainings.append(Training(file.parent.parent.name, learning_rate, _read_steps(file)))
-    return sorted(trainings, key=lambda t: (_place(t.student, order), t.learning_rate or 0.0))
+def _read_trainings(stages: dict[str, Path], order: list[str]) -> list[Training]:
+    trainings = [
+        Training(student, float(rate), _read_steps(folder / METRICS))
+        for student, rate, folder in _trainings_in(stages)
+        if (folder / METRICS).exists()
+    ]
+    return sorted(trainings, key=lambda one: (_place(one.student, order), one.learning_rate))
 
 
 def _read_steps(file: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -320,7 +300,7 @@ def _read_steps(file: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         try:
             line = json.loads(text)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{file}:{number}: not JSON; remove the line") from error
+            raise UserError(f"{file}:{number}: not JSON; remove the line") from error
         lines[line["step"]] = line
     names = dict.fromkeys(name for line in lines.values() for name in line if "/" in name)
     series = {}
@@ -330,29 +310,19 @@ def _read_steps(file: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return series
 
 
-def _read_answers(folder: Path, order: list[str]) -> dict[str, pa.Table]:
+def _read_answers(stages: dict[str, Path], order: list[str]) -> dict[str, pa.Table]:
     columns = ["problem_id", "split", "k", "num_tokens", "verdict", "lenient_verdict"]
-    files = {file.stem: file for file in folder.glob("*.parquet")}
+    files = {
+        model: stages[f"answers/{model}"] / ANSWERS
+        for model in order
+        if f"answers/{model}" in stages
+    }
     # A file without rows has no columns either.
-    models = sorted(files, key=lambda model: (_place(model, order), model))
-    models = [model for model in models if pq.read_metadata(files[model]).num_rows]
-    return {model: pq.read_table(files[model], columns=columns) for model in models}
-
-
-def _first_answers(table: pa.Table, split: str) -> dict[str, bool]:
-    first = table.filter((pc.field("split") == split) & (pc.field("k") == 0))
-    pairs = zip(*(first[c].to_pylist() for c in ("problem_id", "lenient_verdict")), strict=True)
-    return {problem_id: verdict == "correct" for problem_id, verdict in pairs}
-
-
-def _texts(path: Path, model: str, split: str, ids: list[str]) -> dict[str, dict[str, Any]]:
-    columns = ["problem_id", "question", "reference", "text", "num_tokens", "finish_reason"]
-    rows = pq.read_table(
-        path / "stages" / "evaluate" / f"{model}.parquet",
-        columns=[*columns, "verdict", "lenient_verdict"],
-        filters=[("problem_id", "in", ids), ("split", "=", split), ("k", "=", 0)],
-    )
-    return {row["problem_id"]: row for row in rows.to_pylist()}
+    return {
+        model: pq.read_table(file, columns=columns)
+        for model, file in files.items()
+        if file.exists() and pq.read_metadata(file).num_rows
+    }
 
 
 def group_batches(
@@ -372,23 +342,3 @@ def group_batches(
                 fresh = [problem_id not in seen for problem_id in ids]
                 seen.update(ids)
                 yield batch if all(fresh) else batch.filter(pa.array(fresh))
-
-
-def _sort_of(group: dict[str, Any]) -> str:
-    if group["dropped"]:
-        return "Dropped"
-    verdicts = {completion["verdict"] == "correct" for completion in group["completions"]}
-    if len(verdicts) == 2:
-        return "Mixed group"
-    return "All correct" if True in verdicts else "None correct"
-
-
-def _read_json(file: Path, absent: dict[str, Any]) -> dict[str, Any]:
-    if not file.is_file():
-        return absent
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{file}: not JSON ({error}); run the stage that writes it again"
-        ) from error

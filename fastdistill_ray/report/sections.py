@@ -22,8 +22,8 @@ from fastdistill_ray.report.conclusion import (
     percent,
     split_label,
 )
+from fastdistill_ray.report.examples import example_answers, example_groups
 from fastdistill_ray.report.page import (
-    Answer,
     Block,
     Cell,
     Example,
@@ -31,16 +31,15 @@ from fastdistill_ray.report.page import (
     Listing,
     Page,
     Section,
+    Shown,
     Table,
     Text,
     to_html,
     to_markdown,
 )
 from fastdistill_ray.report.reading import (
+    Contents,
     GroupNumbers,
-    Run,
-    example_answers,
-    example_groups,
     read_run,
     read_teachers,
 )
@@ -56,15 +55,18 @@ from fastdistill_ray.report.tables import (
     training_tables,
     trial_blocks,
 )
+from fastdistill_ray.rewards.assess import relative_weights
+from fastdistill_ray.run_files import REPORT, REPORT_MARKDOWN, write_text
 
 TEACHER_GROUPS = "Teacher, training problems"
 # With at least one correct completion of 8 by Qwen2.5-7B-Instruct: arXiv 2507.00054.
 PAPER_KEPT = {"gsm8k": 7279, "open_s1": 2474, "mmlu_pro": 6973}
 
 
-def write_report(run_path: str) -> str:
-    """Writes report.html and report.md into the run folder; the path of the former."""
-    run = read_run(run_path)
+def write_report(view: str | Path) -> str:
+    """Writes report.html and report.md into a run folder, or into that of a recipe in it; the path
+    of the former."""
+    run = read_run(view)
     page = Page(
         title=f"{run.recipe['name']}: distillation report",
         subtitle=_subtitle(run),
@@ -85,13 +87,12 @@ def write_report(run_path: str) -> str:
             Section("Recipe and versions", _origin_blocks(run)),
         ],
     )
-    path = Path(run_path) / "report.html"
-    path.write_text(to_html(page), encoding="utf-8")
-    path.with_suffix(".md").write_text(to_markdown(page), encoding="utf-8")
-    return str(path)
+    write_text(run.path / REPORT, to_html(page))
+    write_text(run.path / REPORT_MARKDOWN, to_markdown(page))
+    return str(run.path / REPORT)
 
 
-def _subtitle(run: Run) -> str:
+def _subtitle(run: Contents) -> str:
     recipe = run.recipe
     teacher, student = (Path(recipe[part]["model"]).name for part in ("teacher", "student"))
     dates = [manifest["finished"][:10] for manifest in run.manifests[-1:]]
@@ -104,7 +105,7 @@ def _subtitle(run: Run) -> str:
     return " \u00b7 ".join(dates + facts)
 
 
-def _group_blocks(run: Run) -> list[Block]:
+def _group_blocks(run: Contents) -> list[Block]:
     groups = run.groups
     if groups is None:
         return []
@@ -151,7 +152,7 @@ def _reward_figure(groups: GroupNumbers) -> list[Block]:
     return [Figure(svg, caption)]
 
 
-def _verdict_blocks(run: Run) -> list[Block]:
+def _verdict_blocks(run: Contents) -> list[Block]:
     shares: dict[str, dict[str, float]] = {}
     if run.groups is not None:
         shares[TEACHER_GROUPS] = _shares(run.groups.verdicts)
@@ -167,11 +168,11 @@ def _verdict_blocks(run: Run) -> list[Block]:
     return [Figure(plots.verdict_svg(shares), caption), table]
 
 
-def _training_blocks(run: Run) -> list[Block]:
+def _training_blocks(run: Contents) -> list[Block]:
     curves = []
     for training in run.trainings:
         rate = training.learning_rate
-        label = model_label(training.student, run.recipe) + ("" if rate is None else f", {rate:g}")
+        label = f"{model_label(training.student, run.recipe)}, {rate:g}"
         is_chosen = _is_chosen(run, training.student, rate)
         curves.append(plots.Curve(training.student, label, is_chosen, training.steps))
     return [
@@ -181,7 +182,7 @@ def _training_blocks(run: Run) -> list[Block]:
     ]
 
 
-def _length_blocks(run: Run) -> list[Block]:
+def _length_blocks(run: Contents) -> list[Block]:
     first = [] if run.groups is None else [_teacher_row(run.groups)]
     writers = _length_writers(run)
     caption = (
@@ -201,7 +202,7 @@ def _teacher_row(groups: GroupNumbers) -> list[Cell | str]:
     return [*who, *(decimal(mean) for mean in means), hundredth(ratio)]
 
 
-def _length_writers(run: Run) -> list[plots.Lengths]:
+def _length_writers(run: Contents) -> list[plots.Lengths]:
     writers = []
     if (groups := run.groups) is not None:
         lengths = (groups.num_tokens[groups.is_correct], groups.num_tokens[~groups.is_correct])
@@ -214,7 +215,7 @@ def _length_writers(run: Run) -> list[plots.Lengths]:
     return writers
 
 
-def _answers_by_split(run: Run) -> list[tuple[str, str, pa.Table]]:
+def _answers_by_split(run: Contents) -> list[tuple[str, str, pa.Table]]:
     return [
         (model, split, table.filter(pc.field("split") == split))
         for model, table in run.answers.items()
@@ -222,7 +223,7 @@ def _answers_by_split(run: Run) -> list[tuple[str, str, pa.Table]]:
     ]
 
 
-def _example_blocks(run: Run) -> list[Block]:
+def _example_blocks(run: Contents) -> list[Block]:
     blocks: list[Block] = []
     student = main_student(run.results, run.recipe)
     if student is not None:
@@ -235,12 +236,12 @@ def _example_blocks(run: Run) -> list[Block]:
     for heading, group in example_groups(run):
         reason = f": {_words(group['dropped'])}" if group["dropped"] else ""
         title = f"{heading}{reason} \u2013 the teacher's completions of a training problem"
-        answers = _completions(group["completions"])
+        answers = _completions(_with_weights(group["completions"], run.recipe["objective"]))
         blocks.append(Example(title, group["question"], group["reference"], answers))
     return blocks
 
 
-def _timeline_blocks(run: Run) -> list[Block]:
+def _timeline_blocks(run: Contents) -> list[Block]:
     generation, trainings = run.timeline
     if not len(generation[0]) or not trainings:
         return []
@@ -259,7 +260,7 @@ def _timeline_blocks(run: Run) -> list[Block]:
     return blocks
 
 
-def _cost_blocks(run: Run) -> list[Block]:
+def _cost_blocks(run: Contents) -> list[Block]:
     sums = ("seconds", "cpu_hours", "gpu_hours", "prompt_tokens", "completion_tokens")
     total = {name: sum(manifest[name] for manifest in run.manifests) for name in sums}
     pools = run.recipe["pools"]
@@ -290,9 +291,9 @@ def _cost_blocks(run: Run) -> list[Block]:
     return [*([table] if run.manifests else []), *_teacher_blocks(run)]
 
 
-def _teacher_blocks(run: Run) -> list[Block]:
+def _teacher_blocks(run: Contents) -> list[Block]:
     """Who wrote the groups, where there were several teachers or one was paid."""
-    teachers = read_teachers(run.path / "stages" / "groups")
+    teachers = read_teachers(run.stages["groups"]) if "groups" in run.stages else {}
     if len(teachers) < 2 and not any(teacher.cost for teacher in teachers.values()):
         return []
     rows: list[list[Cell | str]] = [
@@ -321,7 +322,7 @@ def _remarks(manifest: dict[str, Any]) -> str:
     return ", ".join(remarks) or "0"
 
 
-def _origin_blocks(run: Run) -> list[Block]:
+def _origin_blocks(run: Contents) -> list[Block]:
     rows: list[list[Cell | str]] = [[name, version] for name, version in run.versions.items()]
     versions: list[Block] = [Table(["Package", "Version"], rows)] if rows else []
     return [Listing("The resolved recipe", run.recipe_text), *versions]
@@ -336,19 +337,19 @@ def _shares(verdicts: Counter[str]) -> dict[str, float]:
     return {name: 100 * verdicts[name] / total for name in VERDICTS}
 
 
-def _is_chosen(run: Run, student: str, rate: float | None) -> bool:
+def _is_chosen(run: Contents, student: str, rate: float) -> bool:
     """Whether this training made the student evaluated; true where there was no choice."""
     rates = [t["learning_rate"] for t in run.trials if t["student"] == student and t["chosen"]]
-    return not rates or (rate is not None and math.isclose(rates[0], rate))
+    return not rates or math.isclose(rates[0], rate)
 
 
-def _answer(run: Run, model: str, row: dict[str, Any]) -> Answer:
+def _answer(run: Contents, model: str, row: dict[str, Any]) -> Shown:
     facts = [f"{row['num_tokens']:,} tokens"]
     if row["lenient_verdict"] != row["verdict"]:
         facts.append(f"leniently {row['lenient_verdict']}")
     if row["finish_reason"] != "stop":
         facts.append(f"finish: {row['finish_reason']}")
-    return Answer(
+    return Shown(
         model_label(model, run.recipe),
         row["verdict"],
         facts,
@@ -358,14 +359,24 @@ def _answer(run: Run, model: str, row: dict[str, Any]) -> Answer:
     )
 
 
-def _completions(completions: list[dict[str, Any]]) -> list[Answer]:
+def _with_weights(
+    completions: list[dict[str, Any]], objective: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """With the weight that the recipe's own objective gives each, where it is AdvDistill."""
+    if objective["kind"] != "advdistill":
+        return [{**completion, "weight": None} for completion in completions]
+    weights = relative_weights([one["advantage"] for one in completions], objective["tau"])
+    return [{**one, "weight": weight} for one, weight in zip(completions, weights, strict=True)]
+
+
+def _completions(completions: list[dict[str, Any]]) -> list[Shown]:
     """All of a group; the first of each verdict is shown open."""
     firsts = {c["verdict"]: place for place, c in reversed(list(enumerate(completions)))}
     opened = set(firsts.values())
     return [_completion(place, c, place in opened) for place, c in enumerate(completions)]
 
 
-def _completion(place: int, completion: dict[str, Any], is_open: bool) -> Answer:
+def _completion(place: int, completion: dict[str, Any], is_open: bool) -> Shown:
     facts = [
         f"{name} {UNDEFINED if completion[name] is None else format(completion[name], spec)}"
         for name, spec in (("reward", ".3f"), ("advantage", "+.3f"), ("weight", ".3f"))
@@ -374,7 +385,7 @@ def _completion(place: int, completion: dict[str, Any], is_open: bool) -> Answer
     if completion["finish_reason"] != "stop":
         facts.append(f"finish: {completion['finish_reason']}")
     name, verdict = f"Completion {place + 1}", completion["verdict"]
-    return Answer(name, verdict, facts, completion["text"], is_open=is_open)
+    return Shown(name, verdict, facts, completion["text"], is_open=is_open)
 
 
 def _has_prices(pools: Mapping[str, Any]) -> bool:

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from fastdistill_ray.evaluation.metrics import Estimate
 from fastdistill_ray.report import plots
 from fastdistill_ray.report.conclusion import model_label, outcome, percent, points, split_label
 from fastdistill_ray.report.page import Block, Cell, Figure, Table, Text
-from fastdistill_ray.report.reading import Measure, Run
+from fastdistill_ray.report.reading import Contents
 
 UNDEFINED = "\u2013"
-ABSENT = Measure(None, None, None, 0)
+ABSENT = Estimate(None, None, None, 0)
 
 
 class Column(NamedTuple):
@@ -20,7 +21,7 @@ class Column(NamedTuple):
     show: Callable[[float | None], str]
 
 
-def result_blocks(run: Run) -> list[Block]:
+def result_blocks(run: Contents) -> list[Block]:
     if not run.results.rows:
         return []
     tables = [_result_table(run, split) for split in run.results.splits]
@@ -33,7 +34,7 @@ def result_blocks(run: Run) -> list[Block]:
     ]
 
 
-def training_tables(run: Run) -> list[Table]:
+def training_tables(run: Contents) -> list[Table]:
     """What the packing saved, and memory: measured and as planned."""
     rows = []
     for training in run.trainings:
@@ -41,7 +42,7 @@ def training_tables(run: Run) -> list[Table]:
         if "train/computed_tokens" not in counts:
             continue
         computed, unique = counts["train/computed_tokens"], counts["train/unique_tokens"]
-        rate = "" if training.learning_rate is None else f", {training.learning_rate:g}"
+        rate = f", {training.learning_rate:g}"
         rows.append(
             [
                 model_label(training.student, run.recipe) + rate,
@@ -62,7 +63,7 @@ def training_tables(run: Run) -> list[Table]:
     return tables + _memory_tables(run)
 
 
-def _memory_tables(run: Run) -> list[Table]:
+def _memory_tables(run: Contents) -> list[Table]:
     plans = {
         model: {name: size for name, size in plan.items() if name != "micro_batch_tokens"}
         for model, plan in run.memory.items()
@@ -83,7 +84,7 @@ def _memory_tables(run: Run) -> list[Table]:
     return [Table(columns, rows, caption, title="Memory of a rank in GiB, as planned")]
 
 
-def _result_table(run: Run, split: str) -> Table:
+def _result_table(run: Contents, split: str) -> Table:
     """One row per model; cost stands beside it because equal accuracy may not be equally dear."""
     rows, num_problems = [], 0
     for model in run.results.models:
@@ -110,7 +111,7 @@ def _result_table(run: Run, split: str) -> Table:
     )
 
 
-def _part_table(run: Run, split: str) -> list[Table]:
+def _part_table(run: Contents, split: str) -> list[Table]:
     """Accuracy by sort of problem, a column per model."""
     found = {key: m for key, m in run.results.parts.items() if key[1] == split}
     names = list(dict.fromkeys(name for _, _, name in found))
@@ -127,7 +128,7 @@ def _part_table(run: Run, split: str) -> list[Table]:
     return [Table(header, rows, title=title)] if rows else []
 
 
-def _explain_accuracy(run: Run) -> str:
+def _explain_accuracy(run: Contents) -> str:
     text = (
         "Small figures are 95 % intervals. Accuracy judges leniently: a correct last number counts "
         "wherever it stands, so that learning the format is not sold as learning to reason. "
@@ -146,7 +147,7 @@ def _explain_accuracy(run: Run) -> str:
     )
 
 
-def _over_splits(run: Run, model: str, metric: str) -> float | None:
+def _over_splits(run: Contents, model: str, metric: str) -> float | None:
     """The share among the problems of all splits; None where no split has it."""
     found = [measure(run, model, split, metric) for split in run.results.splits]
     num_problems = sum(one.num_problems for one in found if one.value is not None)
@@ -154,13 +155,13 @@ def _over_splits(run: Run, model: str, metric: str) -> float | None:
     return hits / num_problems if num_problems else None
 
 
-def _pass_at_k(run: Run) -> list[Block]:
+def _pass_at_k(run: Contents) -> list[Block]:
     names = dict.fromkeys(name for _, _, name in run.results.rows if name.startswith("pass@"))
     caption = "pass@k: share of problems that at least one of k sampled answers solves."
     return metric_table(run, [Column(name, f"{name} %", percent) for name in names], caption)
 
 
-def _accuracy_figure(run: Run) -> list[Block]:
+def _accuracy_figure(run: Contents) -> list[Block]:
     panels = {}
     for split in run.results.splits:
         estimates = []
@@ -169,7 +170,7 @@ def _accuracy_figure(run: Run) -> list[Block]:
             if value is not None:
                 low, high = (value if bound is None else bound for bound in (low, high))
                 numbers = (100 * value, 100 * low, 100 * high)
-                estimates.append(plots.Estimate(model, model_label(model, run.recipe), *numbers))
+                estimates.append(plots.Bar(model, model_label(model, run.recipe), *numbers))
         if estimates:
             panels[split_label(split).capitalize()] = estimates
     if not panels:
@@ -178,7 +179,7 @@ def _accuracy_figure(run: Run) -> list[Block]:
     return [Figure(plots.accuracy_svg(panels), caption)]
 
 
-def difference_blocks(run: Run) -> list[Block]:
+def difference_blocks(run: Contents) -> list[Block]:
     words = {"better": "yes, better", "worse": "yes, worse", "unclear": "no"}
     metrics = {"accuracy": "Accuracy", "strict_accuracy": "Strict accuracy"}
     rows = []
@@ -204,7 +205,7 @@ def difference_blocks(run: Run) -> list[Block]:
     return [Table(header, rows, caption, num_text_columns=3)] if rows else []
 
 
-def trial_blocks(run: Run) -> list[Block]:
+def trial_blocks(run: Contents) -> list[Block]:
     rows = [
         [
             model_cell(run, trial["student"]),
@@ -226,7 +227,7 @@ def trial_blocks(run: Run) -> list[Block]:
     return [table] if rows else []
 
 
-def length_table(run: Run, first_rows: list[list[Cell | str]]) -> list[Block]:
+def length_table(run: Contents, first_rows: list[list[Cell | str]]) -> list[Block]:
     """Mean lengths and their ratio, below rows of the same shape given by the caller."""
     columns = [
         Column("mean_tokens", "Mean tokens", decimal),
@@ -242,7 +243,7 @@ def length_table(run: Run, first_rows: list[list[Cell | str]]) -> list[Block]:
     return metric_table(run, columns, caption, first_rows)
 
 
-def degeneracy_blocks(run: Run) -> list[Block]:
+def degeneracy_blocks(run: Contents) -> list[Block]:
     columns = [
         Column("rep_4", "Repeated 4-grams %", percent),
         Column("rep_4_correct", "in correct", percent),
@@ -261,7 +262,7 @@ def degeneracy_blocks(run: Run) -> list[Block]:
     return metric_table(run, columns, caption)
 
 
-def adherence_blocks(run: Run) -> list[Block]:
+def adherence_blocks(run: Contents) -> list[Block]:
     columns = [
         Column("template_think", "<think> %", percent),
         Column("template_answer", "<answer> %", percent),
@@ -272,7 +273,7 @@ def adherence_blocks(run: Run) -> list[Block]:
 
 
 def metric_table(
-    run: Run,
+    run: Contents,
     columns: list[Column],
     caption: str,
     first_rows: list[list[Cell | str]] | None = None,
@@ -291,11 +292,11 @@ def metric_table(
     return [Table(header, rows, caption, num_text_columns=2)] if columns else []
 
 
-def measure(run: Run, model: str, split: str, metric: str) -> Measure:
+def measure(run: Contents, model: str, split: str, metric: str) -> Estimate:
     return run.results.rows.get((model, split, metric), ABSENT)
 
 
-def model_cell(run: Run, model: str) -> Cell:
+def model_cell(run: Contents, model: str) -> Cell:
     return Cell(model_label(model, run.recipe), mark=plots.model_colour(model))
 
 
@@ -307,7 +308,7 @@ def hundredth(value: float | None) -> str:
     return UNDEFINED if value is None else f"{value:.2f}"
 
 
-def _interval_cell(found: Measure) -> Cell:
+def _interval_cell(found: Estimate) -> Cell:
     low, high = found.low, found.high
     interval = "" if low is None or high is None else f"{percent(low)} to {percent(high)}"
     return Cell(percent(found.value), interval)

@@ -1,6 +1,9 @@
 """Rewards of a group -> advantages -> weights, and which groups are kept. Pure numpy; no torch.
 
-Legend: N completions of one group. arXiv 2507.00054 eq. 4 (advantage) and eq. 7 (weight).
+Legend: N completions of one group. arXiv 2507.00054 eq. 4 (advantage) and eq. 7 (weight): the paper
+states a reward less the group's mean over its deviation, and a softmax over advantages. Its epsilon
+and the kind of deviation are lost with eq. 4; 1e-4 (as in open-r1 and TRL) and the population's are
+inferred.
 """
 
 from typing import Literal

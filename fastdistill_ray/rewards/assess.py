@@ -1,12 +1,9 @@
-"""Completions and a reference answer -> verdicts, scores, rewards, advantages and weights.
-
-`assess` and `relative` serve every stage; `score_file` is the verb `fastdistill score` on a file,
-whose lines keep the words of that format: gold is the reference, a response is a completion. No
-torch, no Ray.
-"""
+"""Completions and a reference answer -> verdicts, scores, rewards, advantages. No torch, no Ray."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
+
+import numpy as np
 
 from fastdistill_ray.records import Judgement, Kind, Verdict
 from fastdistill_ray.rewards import Scorer
@@ -44,9 +41,18 @@ class Assessed(NamedTuple):
 
 def assess(groups: list[ToScore], judge: Judge, scorer: Scorer) -> list[list[Assessed]]:
     """One entry per response of each group, in order."""
-    judged = [_judge_group(group, judge) for group in groups]
+    judged = [judge_group(group, judge) for group in groups]
     answered = [
-        Answered(*response, *_asked(group), judgement.verdict, judgement.answer)
+        Answered(
+            text=response.text,
+            num_tokens=response.num_tokens,
+            finish_reason=response.finish_reason,
+            question=group.question,
+            kind=group.kind,
+            reference=group.reference,
+            verdict=judgement.verdict,
+            answer=judgement.answer,
+        )
         for group, judgements in zip(groups, judged, strict=True)
         for response, judgement in zip(group.responses, judgements, strict=True)
         if judgement.verdict != "error"
@@ -55,37 +61,43 @@ def assess(groups: list[ToScore], judge: Judge, scorer: Scorer) -> list[list[Ass
     return [[_assessed(judgement, scores) for judgement in judgements] for judgements in judged]
 
 
-def _judge_group(group: ToScore, judge: Judge) -> list[Judgement]:
+def judge_group(group: ToScore, judge: Judge) -> list[Judgement]:
     fault = judge.reference_error(group.kind, group.reference, group.options)
     if fault:
         return [Judgement("error", "", fault) for _ in group.responses]
     return [
         judge.judge(
-            *(group.kind, response.text, group.reference, group.options, response.finish_reason),
+            group.kind,
+            response.text,
+            group.reference,
+            group.options,
+            response.finish_reason,
             tolerance=group.tolerance,
         )
         for response in group.responses
     ]
 
 
-def _asked(group: ToScore) -> tuple[str, Kind, str]:
-    return group.question, group.kind, group.reference
-
-
 def _assessed(judgement: Judgement, scores: Iterator[Scores]) -> Assessed:
     """Takes the next scores, which are those of the judgement unless it has none."""
-    if judgement.verdict == "error":
-        return Assessed(*vars(judgement).values(), None, None)
+    verdict, answer, reason = judgement.verdict, judgement.answer, judgement.reason
+    if verdict == "error":
+        return Assessed(verdict, answer, reason, scores=None, reward=None)
     values, reward, fault = next(scores)
     if fault:
-        return Assessed("error", judgement.answer, fault, values, None)
-    return Assessed(*vars(judgement).values(), values, reward)
+        return Assessed("error", answer, fault, values, reward=None)
+    return Assessed(verdict, answer, reason, values, reward)
 
 
-def relative(
-    rewards: list[float | None], advantage: AdvantageKnobs, tau: float
-) -> list[tuple[float, float] | tuple[None, None]]:
-    """Advantage and weight of each completion of a group among those that have a reward."""
-    advantages = group_advantages([one for one in rewards if one is not None], advantage)
-    pairs = iter(zip(advantages.tolist(), softmax_weights(advantages, tau).tolist(), strict=True))
-    return [(None, None) if one is None else next(pairs) for one in rewards]
+def relative(rewards: list[float | None], advantage: AdvantageKnobs) -> list[float | None]:
+    """Advantage of each completion of a group among those that have a reward."""
+    known = [reward for reward in rewards if reward is not None]
+    advantages = iter(group_advantages(known, advantage).tolist())
+    return [None if reward is None else next(advantages) for reward in rewards]
+
+
+def relative_weights(advantages: list[float | None], tau: float) -> list[float | None]:
+    """Weight of each completion of a group among those that have an advantage (eq. 7)."""
+    known = [value for value in advantages if value is not None]
+    weights = iter(softmax_weights(np.array(known), tau).tolist())
+    return [None if value is None else next(weights) for value in advantages]

@@ -1,4 +1,10 @@
-"""Scores of a completion's length: the cosine, which joins it with correctness, and a penalty."""
+"""Scores of a completion's length: the cosine, which joins it with correctness, and a penalty.
+
+Of the cosine (eq. 3) the paper, arXiv 2507.00054, states that it depends on correctness and on the
+length in tokens, capped at 2048, and that long wrong answers are penalised. Its four boundary
+values and its form are lost with the equation. Inferred: the form of CosFn (arXiv 2502.03373), and
+the values of `open_rs`, the one preset of these that makes a longer wrong answer worse.
+"""
 
 import math
 from typing import Any, Literal, Self

@@ -44,6 +44,8 @@ GRADE = re.compile(r"score[\s*_:=]*(-?\d+(?:\.\d+)?)", re.IGNORECASE)
 
 
 class LlmJudgeKnobs(Knobs):
+    FREE = frozenset({"api_key_env", "concurrency", "time_limit", "retries"})
+
     base_url: str = Field(description="Address of the endpoint, up to and with /v1.")
     model: str = Field(min_length=1, description="Name of the model at the endpoint.")
     api_key_env: str = Field(

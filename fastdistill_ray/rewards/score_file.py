@@ -16,7 +16,14 @@ from fastdistill_ray.errors import UserError
 from fastdistill_ray.records import KINDS
 from fastdistill_ray.rewards import RewardKnobs, Scorer
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
-from fastdistill_ray.rewards.assess import Response, ToScore, _judge_group, assess, relative
+from fastdistill_ray.rewards.assess import (
+    Response,
+    ToScore,
+    assess,
+    judge_group,
+    relative,
+    relative_weights,
+)
 from fastdistill_ray.rewards.scorer import LLM_JUDGE
 from fastdistill_ray.verifiers import Judge
 
@@ -38,7 +45,8 @@ def score_file(
     advantage: AdvantageKnobs,
     tau: float,
 ) -> ScoreSummary:
-    """Scores every line of a JSONL file into `output`, in order, none left out.
+    """Scores every line of a JSONL file into `output`, in order, none left out; weights are
+    AdvDistill's at that temperature.
 
     All lines are checked before the first is judged; `output` appears when it is complete.
     """
@@ -82,17 +90,19 @@ def _score_lines(
     )
     for line in lines:
         if "response" in line:
-            (judgement,) = _judge_group(_to_score(line), judge)
+            (judgement,) = judge_group(_to_score(line), judge)
             yield {**line, **vars(judgement)}
             continue
         group = next(assessed)
-        signals = relative([one.reward for one in group], advantage, tau)
-        triples = zip(line["responses"], group, signals, strict=True)
+        advantages = relative([one.reward for one in group], advantage)
+        weights = relative_weights(advantages, tau)
         yield {
             **line,
             "responses": [
-                {**item, **one._asdict(), "advantage": place[0], "weight": place[1]}
-                for item, one, place in triples
+                {**item, **one._asdict(), "advantage": value, "weight": weight}
+                for item, one, value, weight in zip(
+                    line["responses"], group, advantages, weights, strict=True
+                )
             ],
         }
 

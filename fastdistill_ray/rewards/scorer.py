@@ -37,6 +37,8 @@ class Answered(NamedTuple):
 
 
 class RewardKnobs(Knobs):
+    FREE = frozenset({"max_failed_share"})
+
     cosine: CosineKnobs = CosineKnobs()
     format: FormatKnobs = FormatKnobs()
     repetition: RepetitionKnobs = RepetitionKnobs()

@@ -76,7 +76,6 @@ class Judging(NamedTuple):
     reward: RewardKnobs
     advantage: AdvantageKnobs
     selection: SelectionKnobs
-    tau: float
 
 
 def judge_rows(
@@ -99,7 +98,7 @@ def judge_rows(
     ]
     judged = zip(rows, assess(groups, judge, scorer), strict=True)
     return [
-        select(_with_judgements(row, group), judging.selection, judging.advantage, judging.tau)
+        select(_with_judgements(row, group), judging.selection, judging.advantage)
         for row, group in judged
     ]
 
@@ -113,27 +112,26 @@ def _with_judgements(row: dict[str, Any], group: list[Assessed]) -> dict[str, An
 
 
 def select(
-    row: dict[str, Any], selection: SelectionKnobs, advantage: AdvantageKnobs, tau: float
+    row: dict[str, Any], selection: SelectionKnobs, advantage: AdvantageKnobs
 ) -> dict[str, Any]:
-    """The judged row with its chosen completions weighted, and why it is dropped if it is.
+    """The judged row with the advantages of its chosen completions, and why it is dropped if it is.
 
     A completion that is left out, or that has no reward, takes no part in its group's statistics:
-    it is not selected, and has no advantage and no weight.
+    it is not selected and has no advantage.
     """
     completions = row["completions"]
     chosen = select_completions([one["text"] for one in completions], selection, row["problem_id"])
     members = [completions[i] for i in chosen]
-    relatives = relative([one["reward"] for one in members], advantage, tau)
-    places = dict(zip(chosen, relatives, strict=True))
-    weighted = []
+    advantages = relative([one["reward"] for one in members], advantage)
+    places = dict(zip(chosen, advantages, strict=True))
+    compared = []
     for i, one in enumerate(completions):
-        value, weight = places.get(i, (None, None))
-        signals = {"is_selected": value is not None, "advantage": value, "weight": weight}
-        weighted.append({**one, **signals})
+        value = places.get(i)
+        compared.append({**one, "is_selected": value is not None, "advantage": value})
     rewarded = [one for one in members if one["reward"] is not None]
     dropped = drop_reason(
         [one["verdict"] == "correct" for one in rewarded],
         [one["reward"] for one in rewarded],
         selection,
     )
-    return {**row, "completions": weighted, "dropped": dropped if completions else REFUSED}
+    return {**row, "completions": compared, "dropped": dropped if completions else REFUSED}

@@ -1,6 +1,6 @@
 """What can be known to go wrong before anything expensive starts, and the plan of a recipe.
 
-Every check raises ValueError with one line: the field, what is wrong, what to do.
+Every check raises UserError with one line: the field, what is wrong, what to do.
 """
 
 import importlib.util
@@ -13,6 +13,7 @@ import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fastdistill_ray.cluster.pools import PoolKnobs
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.endpoint import check_endpoint
 from fastdistill_ray.generation.knobs import EndpointKnobs, EngineKnobs
 from fastdistill_ray.generation.requests import build_requests
@@ -41,7 +42,7 @@ def check_packages(recipe: Recipe) -> None:
         needed["torchao"] = "optimizer.kind"
     for package, field in needed.items():
         if importlib.util.find_spec(package) is None:
-            raise ValueError(f"{field}: the package {package} is missing; pip install {package}")
+            raise UserError(f"{field}: the package {package} is missing; pip install {package}")
 
 
 def check_models(recipe: Recipe) -> None:
@@ -62,7 +63,7 @@ def check_models(recipe: Recipe) -> None:
         check_chat_template(load_tokenizer(folder), reference)
         longest = context_length(folder)
         if engine.max_model_len > longest:
-            raise ValueError(
+            raise UserError(
                 f"{section}.max_model_len: {engine.max_model_len} is more than the context of "
                 f"{field} {reference}, {longest}"
             )
@@ -83,9 +84,9 @@ def check_rewards(recipe: Recipe) -> None:
 def check_prompts(recipe: Recipe, problems: Mapping[Split, Collection[Problem]]) -> None:
     """There are problems, and at least one prompt of each role leaves room for a completion."""
     if not problems["train"]:
-        raise ValueError(f"task.name {recipe.task.name}: it has no training problems")
+        raise UserError(f"task.name {recipe.task.name}: it has no training problems")
     if not problems["test"] and not problems["ood"]:
-        raise ValueError(f"task.name {recipe.task.name}: it has no test problems")
+        raise UserError(f"task.name {recipe.task.name}: it has no test problems")
     for name, teacher in all_teachers(recipe).items():
         if not isinstance(teacher.engine, EndpointKnobs):
             _check_prompt(
@@ -125,7 +126,7 @@ def _check_prompt(
     row = build_requests([shortest], prompt, tokenizer_of(model), 0)[0]
     num_tokens = len(row["prompt_token_ids"])
     if num_tokens + new_tokens > engine.max_model_len:
-        raise ValueError(
+        raise UserError(
             f"{section}.max_model_len: {engine.max_model_len} does not hold even the prompt of "
             f"{shortest.problem_id} ({num_tokens} tokens) and {new_tokens} new tokens"
         )
@@ -156,7 +157,7 @@ def check_pools(recipe: Recipe, available: dict[str, float]) -> None:
             if sum(wanted.values()) > have + 1e-6:
                 most = max(wanted, key=lambda name: wanted[name])
                 parts = ", ".join(f"{name} {value:g}" for name, value in wanted.items() if value)
-                raise ValueError(
+                raise UserError(
                     f"pools.{most}: the pools that run at once want {sum(wanted.values()):g} "
                     f"{resource} ({parts}), the cluster has {have:g}; lower pools.{most}.workers "
                     f"or pools.{most}.{field}"
@@ -177,7 +178,7 @@ def check_labels(recipe: Recipe, nodes: list[dict[str, str]]) -> None:
         if isinstance(pool, PoolKnobs) and not any(
             _has_labels(node, pool.labels) for node in nodes
         ):
-            raise ValueError(
+            raise UserError(
                 f"pools.{name}.labels: no node of the cluster has {pool.labels}; start one with "
                 "`ray start --labels` or change them"
             )
@@ -209,7 +210,7 @@ def check_memory(recipe: Recipe) -> dict[str, MemoryEstimate]:
     available = None if recipe.pools.autoscaling else rank_memory(pool)
     for model, plan in plans.items():
         if available is not None and plan.total > available:
-            raise ValueError(
+            raise UserError(
                 f"pools.student: training {model} needs about {plan.describe()}, a rank has "
                 f"{available / 2**30:.1f}; {advice(plan, available, device)}"
             )
@@ -256,7 +257,7 @@ def check_shared_folder(path: Path) -> None:
     finally:
         probe.unlink(missing_ok=True)
     if blind:
-        raise ValueError(
+        raise UserError(
             f"--run-dir {path}: node {blind[0]} and {len(blind) - 1} others do not see this "
             "folder; name one on a mount that all nodes share (NFS, or a bucket mounted on each)"
         )

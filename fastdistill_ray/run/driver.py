@@ -1,53 +1,74 @@
 """What every job does before its stages: read arguments, join the cluster, check, claim the folder.
 
-A job is `python jobs/<verb>.py RECIPE [--run-dir FOLDER] [--section.field=value ...]` on a Ray
-cluster; `fastdistill <verb>` checks the same arguments first and then submits that.
+A job is `python jobs/<verb>.py RECIPE [--run-dir FOLDER] [--again groups] [--section.field=value
+...]` on a Ray cluster; `fastdistill <verb>` checks the same arguments first and then submits that.
 """
 
 import argparse
-import json
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import ray
 from ray.exceptions import ActorDiedError
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.recipe.derived import students
 from fastdistill_ray.recipe.loading import load_recipe
-from fastdistill_ray.recipe.tree import Recipe
-from fastdistill_ray.records import Problem, Split
+from fastdistill_ray.records import Split
 from fastdistill_ray.run import doctor
-from fastdistill_ray.run.folder import RunDir
-from fastdistill_ray.run_files import write_text
+from fastdistill_ray.run.folder import RunFolder
+from fastdistill_ray.run.paid import AGAIN, check_not_paid_twice
+from fastdistill_ray.run_files import MEMORY, write_json
+from fastdistill_ray.tasks.problem_file import ProblemFile
 
 
 class Job:
-    """A recipe in its run folder."""
+    """A recipe in its run folder, and what the user allows to be paid for again."""
 
-    def __init__(self, recipe: Recipe, run: RunDir) -> None:
-        self.recipe, self.run = recipe, run
+    def __init__(self, run: RunFolder, again: list[str]) -> None:
+        self.run, self.again = run, again
 
-    def check(self, problems: Mapping[Split, Collection[Problem]]) -> None:
-        """Everything that can be known to fail, before anything expensive starts."""
-        doctor.check_packages(self.recipe)
-        doctor.check_models(self.recipe)
-        if not self.run.is_complete("groups"):
-            doctor.check_rewards(self.recipe)
-            doctor.check_endpoints(self.recipe)
-        doctor.check_prompts(self.recipe, problems)
-        doctor.check_pools(self.recipe, ray.cluster_resources())
-        doctor.check_labels(self.recipe, [node["Labels"] for node in ray.nodes() if node["Alive"]])
-        doctor.check_shared_folder(self.run.path)
-        plans = doctor.check_memory(self.recipe)
-        planned = {model: plan._asdict() for model, plan in plans.items()}
-        write_text(self.run.path / "memory.json", json.dumps(planned, indent=1))
+    def check(self, problems: Mapping[Split, ProblemFile]) -> None:
+        """Everything that can be known to fail, before anything expensive starts; then the folder
+        is this recipe's."""
+        recipe, run = self.run.recipe, self.run
+        doctor.check_packages(recipe)
+        doctor.check_models(recipe)
+        groups = run.stages.groups(problems["train"])
+        check_not_paid_twice(run.path, groups, recipe, len(problems["train"]), self.again)
+        if not run.is_complete(groups):
+            doctor.check_rewards(recipe)
+            doctor.check_endpoints(recipe)
+        doctor.check_prompts(recipe, problems)
+        doctor.check_pools(recipe, ray.cluster_resources())
+        doctor.check_labels(recipe, [node["Labels"] for node in ray.nodes() if node["Alive"]])
+        doctor.check_shared_folder(run.path)
+        estimates = doctor.check_memory(recipe)
+        run.claim()
+        planned = {model: estimate._asdict() for model, estimate in estimates.items()}
+        write_json(run.path / MEMORY, planned)
 
-    def training_stages(self) -> list[str]:
-        return [stage for student in students(self.recipe) for stage in student.stages]
+    def check_groups(self, problems: Mapping[Split, ProblemFile]) -> None:
+        """UserError unless the groups of this recipe are complete."""
+        if not self.run.is_complete(self.run.stages.groups(problems["train"])):
+            raise UserError(
+                f"--run-dir {self.run.path}: the groups of this recipe are not complete; run "
+                "generate first"
+            )
+
+    def check_trainings(self, problems: Mapping[Split, ProblemFile]) -> None:
+        """UserError unless every training of this recipe is complete."""
+        for student in students(self.run.recipe):
+            for rate in student.learning_rates:
+                stage = self.run.stages.training(student, rate, problems["train"])
+                if not self.run.is_complete(stage):
+                    raise UserError(
+                        f"--run-dir {self.run.path}: {stage.name} is not complete; run train first"
+                    )
 
 
 def main(job: Callable[[Job], None]) -> None:
@@ -55,20 +76,19 @@ def main(job: Callable[[Job], None]) -> None:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("recipe")
     parser.add_argument("--run-dir", default="")
+    parser.add_argument("--again", action="append", choices=[AGAIN], default=[])
     arguments, overrides = parser.parse_known_args()
     quiet()
     try:
         recipe = load_recipe(arguments.recipe, overrides)
         run_dir = Path(arguments.run_dir or Path("runs") / recipe.name)
         if not run_dir.is_absolute() and "runtime_resources" in Path.cwd().parts:
-            raise ValueError("--run-dir: a submitted job needs an absolute folder that nodes share")
-        run = RunDir(str(run_dir), recipe)
+            raise UserError("--run-dir: a submitted job needs an absolute folder that nodes share")
+        run = RunFolder(run_dir, recipe)
         ray.init(logging_level=logging.ERROR, log_to_driver=False)  # ours say what matters
-        job(Job(recipe, run))
-    except ValueError as error:
-        if not _is_ours(error):
-            raise
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        job(Job(run, arguments.again))
+    except UserError as error:
+        print(f"error: {line_of(error)}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
     except ActorDiedError as error:
         print(  # noqa: T201
@@ -79,12 +99,9 @@ def main(job: Callable[[Job], None]) -> None:
         sys.exit(1)
 
 
-def _is_ours(error: BaseException) -> bool:
-    """Whether our own code raised it: then its line says it all."""
-    trace = error.__traceback__
-    while trace and trace.tb_next:
-        trace = trace.tb_next
-    return bool(trace) and trace.tb_frame.f_globals["__name__"].startswith("fastdistill_ray")
+def line_of(error: UserError) -> str:
+    """What it says; one from an actor of Ray comes wrapped in that actor's traceback."""
+    return str(getattr(error, "cause", None) or error)
 
 
 def quiet() -> None:

@@ -1,126 +1,182 @@
-"""The folder of a run: its recipe, and stages that are skipped when complete. No Ray, no torch."""
+"""A recipe in its run folder: stages that are reused where their work is there, and the view of
+the recipe. No Ray, no torch.
+"""
 
 import json
 import logging
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from fastdistill_ray.cluster.pools import PoolKnobs
+from fastdistill_ray.digests import text_digest
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.recipe.loading import dump_recipe
 from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.run.graph import Stage, find, new_folder
 from fastdistill_ray.run.provenance import code_state, versions
-from fastdistill_ray.run_files import MANIFEST, StageResult, write_text
+from fastdistill_ray.run.stages import Stages
+from fastdistill_ray.run_files import (
+    GIT,
+    GRAPH,
+    MANIFEST,
+    RECIPE,
+    RECIPES,
+    SECONDS,
+    STAGES,
+    VERSIONS,
+    VIEW,
+    StageResult,
+    read_json,
+    write_json,
+    write_text,
+)
 
 logger = logging.getLogger(__name__)
 
-FREE_FIELDS = ("pools.", "tracking.", "reward.max_failed_share ")  # change no result of a run
 
+class RunFolder:
+    """On a path that every node of the cluster can read and write."""
 
-class RunDir:
-    """A run's folder on a path that every node of the cluster can read and write."""
-
-    def __init__(self, path: str, recipe: Recipe) -> None:
-        if "://" in path:
-            raise ValueError(
+    def __init__(self, path: str | Path, recipe: Recipe) -> None:
+        if "://" in str(path):
+            raise UserError(
                 f"--run-dir {path}: not a folder; mount the bucket on every node and name the mount"
             )
         self.path = Path(path).absolute()
         self.recipe = recipe
-        self._claim()
+        self.stages = Stages(recipe, self.path)
+        self.graph: dict[str, str] = {}  # of the stages come to so far
+        is_run = (self.path / RECIPE).exists() or (self.path / STAGES).exists()
+        if self.path.exists() and any(self.path.iterdir()) and not is_run:
+            raise UserError(
+                f"--run-dir {self.path}: not empty and no run folder, it holds no {RECIPE}; choose "
+                "another"
+            )
 
-    def folder(self, stage: str) -> Path:
-        return self.path / "stages" / stage
+    def folder(self, stage: Stage) -> Path:
+        """Where the stage's work is, or is to begin: then what it depends on is noted there."""
+        found = find(self.path, stage)
+        return found.folder if found else new_folder(self.path, stage)
 
-    def is_complete(self, stage: str) -> bool:
-        return (self.folder(stage) / MANIFEST).exists()
+    def is_complete(self, stage: Stage) -> bool:
+        found = find(self.path, stage)
+        return found is not None and found.is_complete
+
+    def enter(self, stage: Stage) -> Path:
+        """The stage's folder, noted as one of this recipe."""
+        folder = self.folder(stage)
+        self.graph[stage.name] = str(folder.relative_to(self.path))
+        if self.is_claimed():
+            write_json(self.path / GRAPH, self.graph)
+        return folder
 
     def stage(
         self,
-        name: str,
+        stage: Stage,
         function: Callable[..., StageResult],
         *args: Any,
         pool: PoolKnobs | None = None,
         **kwargs: Any,
     ) -> Path:
-        """Run `function(*args, **kwargs, out=folder)` unless it is complete; -> its folder."""
-        folder = self.folder(name)
-        if self.is_complete(name):
-            logger.info("%s: complete, skipped", name)
+        """Run `function(*args, **kwargs, out=folder)` unless that is done; -> the folder."""
+        folder = self.enter(stage)
+        if (folder / MANIFEST).exists():
+            self.log_reused(stage, folder)
             return folder
-        folder.mkdir(parents=True, exist_ok=True)
-        logger.info("%s: started", name)
-        spent = self._seconds_spent(folder)
-        start = time.monotonic()
+        logger.info("%s: started", stage.name)
+        clock = Clock(folder)
         try:
             result = function(*args, **kwargs, out=folder)
         finally:
-            seconds = spent + time.monotonic() - start
-            write_text(folder / "seconds.json", json.dumps({"seconds": seconds}))
-        assert result.rows_in == result.rows_out + sum(result.set_aside.values()), (name, result)
-        workers = pool.workers if pool else 1
+            clock.stop()
+        self.complete(stage, folder, result, clock.seconds[folder], pool)
+        return folder
+
+    def complete(
+        self,
+        stage: Stage,
+        folder: Path,
+        result: StageResult,
+        seconds: float,
+        pool: PoolKnobs | None,
+    ) -> None:
+        """Writes the manifest, last: the stage's work is never changed again."""
+        assert result.rows_in == result.rows_out + sum(result.set_aside.values()), (stage, result)
+        pool = pool or PoolKnobs()
         manifest = {
-            "stage": name,
+            "stage": stage.name,
             "rows_in": result.rows_in,
             "rows_out": result.rows_out,
             "set_aside": result.set_aside,
             "seconds": round(seconds, 2),
-            "cpu_hours": workers * (pool.cpus if pool else 1) * seconds / 3600,
-            "gpu_hours": workers * (pool.gpus if pool else 0) * seconds / 3600,
+            "cpu_hours": pool.workers * pool.cpus * seconds / 3600,
+            "gpu_hours": pool.workers * pool.gpus * seconds / 3600,
             "prompt_tokens": result.prompt_tokens,
             "completion_tokens": result.completion_tokens,
             "facts": result.facts,
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "git": code_state().split("\n", 1)[0],
         }
-        write_text(folder / MANIFEST, json.dumps(manifest, indent=1))
-        logger.info("%s: done in %.0f s, %d rows", name, seconds, result.rows_out)
-        return folder
+        write_json(folder / MANIFEST, manifest)
+        logger.info("%s: done in %.0f s, %d rows", stage.name, seconds, result.rows_out)
 
-    def manifests(self) -> list[dict[str, Any]]:
-        """All complete stages, in the order they finished."""
-        files = sorted(
-            self.path.glob("stages/**/" + MANIFEST), key=lambda file: file.stat().st_mtime
+    def log_reused(self, stage: Stage, folder: Path) -> None:
+        logger.info("%s: reused, %s", stage.name, folder.relative_to(self.path))
+
+    def claim(self) -> None:
+        """From now on the folder's own files are the view of this recipe; that of another one
+        moves to recipes/, and comes back with its recipe."""
+        if not self.is_claimed():
+            if (self.path / RECIPE).exists():
+                _move_view(self.path, self.path / RECIPES / view_id(self._text_there()))
+            _move_view(self.path / RECIPES / view_id(dump_recipe(self.recipe)), self.path)
+        write_text(self.path / RECIPE, dump_recipe(self.recipe))
+        write_text(self.path / GIT, code_state())
+        write_json(self.path / VERSIONS, versions())
+        write_json(self.path / GRAPH, self.graph)
+
+    def is_claimed(self) -> bool:
+        return (self.path / RECIPE).exists() and (
+            view_id(self._text_there()) == view_id(dump_recipe(self.recipe))
         )
-        return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
-    def _claim(self) -> None:
-        """Refuse the folder of another recipe; what does not change results may differ."""
-        file = self.path / "recipe.yaml"
-        resolved = dump_recipe(self.recipe)
-        if file.exists():
-            old = yaml.safe_load(file.read_text(encoding="utf-8"))
-            changed = _differences(old, yaml.safe_load(resolved))
-            changed = [line for line in changed if not line.startswith(FREE_FIELDS)]
-            if changed:
-                raise ValueError(
-                    f"run folder {self.path} belongs to another recipe ({changed[0]}"
-                    f"{f', and {len(changed) - 1} more' if len(changed) > 1 else ''}); "
-                    "choose another --run-dir, or delete the folder to start again"
-                )
-        elif self.path.exists() and any(self.path.iterdir()):
-            raise ValueError(
-                f"run folder {self.path} is not empty and holds no recipe.yaml; choose another "
-                "--run-dir"
-            )
-        write_text(file, resolved)
-        write_text(self.path / "git.txt", code_state())
-        write_text(self.path / "versions.json", json.dumps(versions(), indent=1))
-
-    @staticmethod
-    def _seconds_spent(folder: Path) -> float:
-        file = folder / "seconds.json"
-        return json.loads(file.read_text(encoding="utf-8"))["seconds"] if file.exists() else 0.0
+    def _text_there(self) -> str:
+        return (self.path / RECIPE).read_text(encoding="utf-8")
 
 
-def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = [*old, *(key for key in new if key not in old)]
-        return [
-            line
-            for key in keys
-            for line in _differences(old.get(key), new.get(key), f"{prefix}{key}.")
-        ]
-    return [] if old == new else [f"{prefix.rstrip('.')} was {old!r:.200}, now {new!r:.200}"]
+class Clock:
+    """Seconds spent on stages that are worked on together, in this and in earlier attempts."""
+
+    def __init__(self, *folders: Path) -> None:
+        self.seconds = {
+            folder: read_json(folder / SECONDS, {"seconds": 0.0})["seconds"] for folder in folders
+        }
+        self.start = time.monotonic()
+
+    def stop(self, work: Mapping[Path, float] | None = None) -> None:
+        """Divides what was spent by the `work` done for each; equally where that is not known."""
+        spent, now = time.monotonic() - self.start, time.monotonic()
+        work = work if work and sum(work.values()) else dict.fromkeys(self.seconds, 1.0)
+        for folder in self.seconds:
+            self.seconds[folder] += spent * work[folder] / sum(work.values())
+            write_json(folder / SECONDS, {"seconds": self.seconds[folder]})
+        self.start = now
+
+
+def view_id(recipe_text: str) -> str:
+    """Of a resolved recipe, whatever its layout."""
+    return text_digest([json.dumps(yaml.safe_load(recipe_text), sort_keys=True)])[:8]
+
+
+def _move_view(source: Path, target: Path) -> None:
+    if not source.is_dir():
+        return
+    target.mkdir(parents=True, exist_ok=True)
+    for name in VIEW:
+        if (source / name).exists() and not (target / name).exists():
+            os.replace(source / name, target / name)

@@ -1,26 +1,40 @@
 """The stages of a recipe bound to a run folder, in the order of the data flow.
 
-Each function skips what the run already has. Read jobs/distill.py first.
+Each function reuses what the run folder already has. Read jobs/distill.py first.
 """
 
-import json
 import os
 import shutil
 import threading
 from pathlib import Path
 
-from fastdistill_ray.evaluation.answers import Model, evaluate
-from fastdistill_ray.evaluation.results import Trial, choose, write_results
+from fastdistill_ray.evaluation.answers import evaluate
+from fastdistill_ray.evaluation.knobs import Model
+from fastdistill_ray.evaluation.results import Trial, choose, trials_in, write_choice, write_results
 from fastdistill_ray.groups.curation import curate
 from fastdistill_ray.groups.reweighting import reselect
-from fastdistill_ray.groups.steps import StepPlan, num_steps
-from fastdistill_ray.groups.store import FAILED, Store, wait_until_complete
-from fastdistill_ray.recipe.compare import ComparedModel, Student
-from fastdistill_ray.recipe.derived import all_teachers, judging_of, students
-from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.groups.steps import StepPlan, num_steps, wait_until_complete
+from fastdistill_ray.groups.store import FAILED, Store
+from fastdistill_ray.recipe.derived import (
+    StudentSpec,
+    all_teachers,
+    baselines,
+    exported_epochs,
+    judging_of,
+    students,
+)
 from fastdistill_ray.records import SPLITS, Split
-from fastdistill_ray.run.folder import RunDir
-from fastdistill_ray.run_files import StageResult, write_text
+from fastdistill_ray.run.folder import Clock, RunFolder
+from fastdistill_ray.run.paid import sources_of
+from fastdistill_ray.run_files import (
+    CHOICE,
+    MANIFEST,
+    METRICS,
+    RESULTS,
+    STUDENTS,
+    StageResult,
+    write_text,
+)
 from fastdistill_ray.tasks import TaskKnobs, load_problems
 from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
 from fastdistill_ray.training.job import TrainJob, train
@@ -29,9 +43,14 @@ from fastdistill_ray.training.trackers import Trackers
 from fastdistill_ray.verifiers import Judge, VerifierKnobs
 
 
-def prepare_problems(recipe: Recipe, run: RunDir) -> dict[Split, ProblemFile]:
+def prepare_problems(run: RunFolder) -> dict[Split, ProblemFile]:
     """Load the task once; later runs of this folder read the same problems back."""
-    folder = run.stage("problems", _write_problems, recipe.task, recipe.reward.verifier)
+    recipe = run.recipe
+    folder = run.stage(run.stages.problems(), _write_problems, recipe.task, recipe.reward.verifier)
+    return problems_in(folder)
+
+
+def problems_in(folder: Path) -> dict[Split, ProblemFile]:
     return {split: ProblemFile(folder / f"{split}.parquet") for split in SPLITS}
 
 
@@ -50,60 +69,61 @@ def _write_problems(task: TaskKnobs, verifier: VerifierKnobs, *, out: Path) -> S
     return StageResult(num_in, num_out, dropped)
 
 
-def generate_groups(recipe: Recipe, run: RunDir, problems: ProblemFile) -> Path:
-    """Problems -> the teacher's judged and weighted groups in the store."""
+def generate_groups(run: RunFolder, problems: ProblemFile) -> Path:
+    """Problems -> the teacher's judged groups in the store."""
+    recipe = run.recipe
+    stage = run.stages.groups(problems)
     return run.stage(
-        "groups",
+        stage,
         curate,
         problems,
         list(all_teachers(recipe).values()),
         recipe.sampling,
         judging_of(recipe),
         recipe.pools,
+        sources_of(run.path, stage),
         pool=recipe.pools.teacher,
     )
 
 
-def generate_and_train(recipe: Recipe, run: RunDir, problems: ProblemFile) -> list[Trial]:
+def generate_and_train(run: RunFolder, problems: ProblemFile) -> list[Trial]:
     """Groups and every student of the comparison; side by side when training.overlap says so."""
-    if not recipe.training.overlap:
-        generate_groups(recipe, run, problems)
-        return train_students(recipe, run, len(problems))
+    if not run.recipe.training.overlap:
+        generate_groups(run, problems)
+        return train_students(run, problems)
+    groups = run.enter(run.stages.groups(problems))
+    (groups / FAILED).unlink(missing_ok=True)
     writer = threading.Thread(
-        target=_generate_or_mark_failed, args=(recipe, run, problems), daemon=True
+        target=_generate_or_mark_failed, args=(run, problems, groups), daemon=True
     )
-    run.folder("groups").mkdir(parents=True, exist_ok=True)
-    (run.folder("groups") / FAILED).unlink(missing_ok=True)
     writer.start()
-    trials = train_students(recipe, run, len(problems))
+    trials = train_students(run, problems)
     writer.join()
     return trials
 
 
-def _generate_or_mark_failed(recipe: Recipe, run: RunDir, problems: ProblemFile) -> None:
+def _generate_or_mark_failed(run: RunFolder, problems: ProblemFile, groups: Path) -> None:
     try:
-        generate_groups(recipe, run, problems)
+        generate_groups(run, problems)
     except BaseException as error:  # the trainer follows the store and must not wait for ever
-        write_text(run.folder("groups") / FAILED, f"{type(error).__name__}: {error}")
+        write_text(groups / FAILED, f"{type(error).__name__}: {error}")
         raise
 
 
-def train_students(recipe: Recipe, run: RunDir, num_problems: int) -> list[Trial]:
+def train_students(run: RunFolder, problems: ProblemFile) -> list[Trial]:
     """Every student with every learning rate tried, on the groups of the store."""
     return [
         trial
-        for student in students(recipe)
-        for name, rate in student.stages.items()
-        for trial in _train(recipe, run, student, name, rate, num_problems)
+        for student in students(run.recipe)
+        for rate in student.learning_rates
+        for trial in _train(run, student, rate, problems)
     ]
 
 
-def _train(
-    recipe: Recipe, run: RunDir, student: Student, name: str, rate: float, num_problems: int
-) -> list[Trial]:
-    groups = _groups_for(recipe, run, student)
-    knobs = recipe.training
-    follow = knobs.overlap and groups == run.folder("groups")
+def _train(run: RunFolder, student: StudentSpec, rate: float, problems: ProblemFile) -> list[Trial]:
+    recipe, knobs = run.recipe, run.recipe.training
+    groups = _groups_for(run, student, problems)
+    follow = knobs.overlap and student.group_size is None
     plan = StepPlan(
         str(groups),
         knobs.groups_per_step,
@@ -113,8 +133,9 @@ def _train(
         follow,
         knobs.held_out.share,
     )
-    num_groups = num_problems if follow else Store(groups).num_kept()
-    total_steps = num_steps(plan, num_groups)
+    total_steps = num_steps(plan, len(problems) if follow else Store(groups).num_kept())
+    stage = run.stages.training(student, rate, problems)
+    out = run.enter(stage)
     job = TrainJob(
         model=student.model,
         prompt=recipe.student.prompt,
@@ -124,141 +145,104 @@ def _train(
         training=knobs,
         plan=plan,
         total_steps=total_steps,
-        export_epochs=_exports(recipe),
+        export_epochs=exported_epochs(recipe),
     )
-    out = run.folder(name)
-    trackers = Trackers(recipe.tracking, out, f"{recipe.name}/{student.name}/lr_{rate:g}")
-    if not run.is_complete(name):
+    trackers = Trackers(recipe.tracking, out, f"{recipe.name}/{stage.label}")
+    if not (out / MANIFEST).exists():
         trackers.open()
-    with FollowMetrics(
-        out / "metrics.jsonl", f"train {student.name} {rate:g}", total_steps, trackers
-    ):
-        run.stage(
-            name,
-            train,
-            job,
-            recipe.pools.student,
-            pool=recipe.pools.student,
-        )
-    return _trials(out, student.name, rate)
+    with FollowMetrics(out / METRICS, f"train {student.name} {rate:g}", total_steps, trackers):
+        run.stage(stage, train, job, recipe.pools.student, pool=recipe.pools.student)
+    return trials_in(out, student.name, rate)
 
 
-def _groups_for(recipe: Recipe, run: RunDir, student: Student) -> Path:
+def _groups_for(run: RunFolder, student: StudentSpec, problems: ProblemFile) -> Path:
     """The store a student is trained on: the recipe's, or one with fewer completions per group."""
-    groups = run.folder("groups")
+    groups = run.enter(run.stages.groups(problems))
     if student.group_size is None:
         return groups
     wait_until_complete(Store(groups))
-    return run.stage(
-        f"groups_of_{student.group_size}",
-        reselect,
-        groups,
-        recipe.selection.model_copy(update={"group_size": student.group_size}),
-        recipe.advantage,
-        judging_of(recipe).tau,
-    )
+    selection = run.recipe.selection.model_copy(update={"group_size": student.group_size})
+    stage = run.stages.groups_of(student, problems)
+    return run.stage(stage, reselect, groups, selection, run.recipe.advantage)
 
 
-def _exports(recipe: Recipe) -> list[int]:
-    """Epochs whose end is exported; none where a metric chooses the step."""
-    if recipe.training.held_out.best_metric != "none":
-        return []
-    return recipe.compare.epochs or [recipe.training.epochs]
-
-
-def _trials(out: Path, name: str, rate: float) -> list[Trial]:
-    """The exported students of a finished training with what each had cost by then."""
-    lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    metrics = [json.loads(line) for line in lines]
-
-    def trial(folder: Path, epoch: int, spent: list[dict[str, float]]) -> Trial:
-        return Trial(
-            student=name,
-            learning_rate=rate,
-            epoch=epoch,
-            weights=str(folder),
-            seconds=sum(line["time/step"] + line.get("time/held_out", 0.0) for line in spent),
-            trained_tokens=sum(line["train/trained_tokens"] for line in spent),
-        )
-
-    trials = []
-    for folder in sorted(out.glob("epoch_*"), key=_number):
-        epoch = _number(folder)
-        trials.append(trial(folder, epoch, [line for line in metrics if line["epoch"] < epoch]))
-    for folder in out.glob("best_step_*"):  # known to be the best by the steps after it
-        trials.append(trial(folder, metrics[_number(folder) - 1]["epoch"] + 1, metrics))
-    return trials
-
-
-def _number(folder: Path) -> int:
-    return int(folder.name.rpartition("_")[2])
-
-
-def choose_students(
-    recipe: Recipe, run: RunDir, trials: list[Trial], problems: ProblemFile
-) -> dict[str, Trial]:
+def choose_students(run: RunFolder, trials: list[Trial], problems: ProblemFile) -> dict[str, Trial]:
     """The best trial of each student on validation problems, put into students/<name>."""
-    validated = None
-    if recipe.compare.learning_rates or recipe.compare.epochs:
-        models = [Model(trial.name, trial.weights, recipe.student.prompt) for trial in trials]
-        validated = _evaluate(recipe, run, "validate", models, [problems])
-    chosen = choose(trials, validated, out=run.path / "stages" / "choose.json")
+    validated = {}
+    if run.recipe.compare.learning_rates or run.recipe.compare.epochs:
+        prompt = run.recipe.student.prompt
+        models = [Model(trial.name, trial.weights, prompt) for trial in trials]
+        validated = _evaluate(run, models, [problems])
+    chosen = choose(trials, validated)
+    write_choice(trials, validated, chosen, out=run.path / CHOICE)
     for name, trial in chosen.items():
-        _place(Path(trial.weights), run.path / "students" / name)
+        _place(Path(trial.weights), run.path / STUDENTS / name)
     return chosen
 
 
-def evaluate_models(
-    recipe: Recipe, run: RunDir, chosen: dict[str, Trial], problems: list[ProblemFile]
-) -> None:
+def evaluate_models(run: RunFolder, chosen: dict[str, Trial], problems: list[ProblemFile]) -> None:
     """Baselines and students on the same problems; writes results.json."""
-    student, teacher = recipe.student, recipe.teacher
-    plain = student.prompt.model_copy(update={"system": ""})
-    baselines = {
-        "base_plain": Model("base_plain", student.model, plain),
-        "base": Model("base", student.model, student.prompt),
-        "teacher": Model("teacher", teacher.model, teacher.prompt),
-    }
-    models = [model for name, model in baselines.items() if name in recipe.compare.baselines]
-    models += [
-        Model(other.name, other.model, other.prompt)
-        for other in recipe.compare.baselines
-        if isinstance(other, ComparedModel)
-    ]
-    models += [Model(name, str(run.path / "students" / name), student.prompt) for name in chosen]
-    folder = _evaluate(recipe, run, "evaluate", models, problems)
-    write_results(
-        folder,
-        [model.name for model in models],
-        recipe.objective.kind,
-        chosen,
-        out=run.path / "results.json",
-    )
+    prompt = run.recipe.student.prompt
+    models = [Model(name, trial.weights, prompt) for name, trial in chosen.items()]
+    folders = _evaluate(run, [*baselines(run.recipe), *models], problems)
+    write_results(folders, run.recipe.objective.kind, chosen, out=run.path / RESULTS)
 
 
-def _evaluate(
-    recipe: Recipe, run: RunDir, stage: str, models: list[Model], problems: list[ProblemFile]
-) -> Path:
-    return run.stage(
-        stage,
-        evaluate,
-        models,
-        problems,
-        recipe.evaluation,
-        recipe.reward.verifier,
-        recipe.pools,
-        pool=recipe.pools.evaluation,
-    )
+def _evaluate(run: RunFolder, models: list[Model], problems: list[ProblemFile]) -> dict[str, Path]:
+    """Each model's answers; those that are there already are reused, the others asked together."""
+    recipe = run.recipe
+    stages = {model.name: run.stages.answers(model, problems) for model in models}
+    folders = {name: run.enter(stage) for name, stage in stages.items()}
+    to_ask: dict[Path, Model] = {}  # two names of equal models are one stage
+    for model in models:
+        folder = folders[model.name]
+        if (folder / MANIFEST).exists():
+            run.log_reused(stages[model.name], folder)
+        else:
+            to_ask.setdefault(folder, model)
+    if not to_ask:
+        return folders
+    clock, work = Clock(*to_ask), None
+    try:
+        results = evaluate(
+            list(to_ask.values()),
+            problems,
+            recipe.evaluation,
+            recipe.reward.verifier,
+            recipe.pools,
+            out={model.name: folder for folder, model in to_ask.items()},
+        )
+        work = {folder: results[model.name].completion_tokens for folder, model in to_ask.items()}
+    finally:
+        clock.stop(work)
+    for folder, model in to_ask.items():
+        run.complete(
+            stages[model.name],
+            folder,
+            results[model.name],
+            clock.seconds[folder],
+            recipe.pools.evaluation,
+        )
+    return folders
 
 
 def _place(weights: Path, folder: Path) -> None:
     """Copy by hard links where the file system has them: the files are never written again."""
-    if folder.exists():
+    if _is_copy(weights, folder):
         return
     temporary = folder.with_name(f".{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.copytree(weights, temporary, copy_function=_link_or_copy)
+    shutil.rmtree(folder, ignore_errors=True)
     os.replace(temporary, folder)
+
+
+def _is_copy(weights: Path, folder: Path) -> bool:
+    def state(path: Path) -> dict[str, tuple[int, int]]:
+        found = {str(file.relative_to(path)): file.stat() for file in path.rglob("*")}
+        return {name: (one.st_size, one.st_mtime_ns) for name, one in found.items()}
+
+    return folder.is_dir() and state(weights) == state(folder)
 
 
 def _link_or_copy(source: str, target: str) -> None:

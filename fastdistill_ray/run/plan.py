@@ -8,10 +8,11 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from fastdistill_ray.cluster.pools import PoolKnobs
-from fastdistill_ray.generation.knobs import EndpointKnobs, SamplingKnobs, TeacherKnobs
+from fastdistill_ray.generation.knobs import SamplingKnobs
 from fastdistill_ray.knobs import models_in
 from fastdistill_ray.recipe.derived import all_teachers, students
 from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.run.paid import price
 from fastdistill_ray.tasks.sizes import count_problems
 
 
@@ -37,7 +38,7 @@ def describe(recipe: Recipe) -> str:
         f"{counts['ood']} ood of task {recipe.task.name}"
         + (f" and {recipe.task.ood.name}" if recipe.task.ood else ""),
         f"generate   {train} groups of {_size(recipe.sampling)} completions, at most {written:,} "
-        f"tokens{_price(teachers, written)}"
+        f"tokens{price(recipe, written)}"
         f"  [{teaching}; judges {_pool(recipe.pools.judges)}]",
     ]
     for student in trained:
@@ -64,17 +65,6 @@ def describe(recipe: Recipe) -> str:
 
 def _size(sampling: SamplingKnobs) -> str:
     return f"{sampling.n} to {sampling.max_n}" if sampling.max_n else str(sampling.n)
-
-
-def _price(teachers: list[TeacherKnobs], num_tokens: int) -> str:
-    """Of the completions, were each teacher's share of them as long as allowed."""
-    shares = sum(teacher.share for teacher in teachers)
-    price = sum(
-        teacher.engine.price_completion * teacher.share / shares
-        for teacher in teachers
-        if isinstance(teacher.engine, EndpointKnobs)
-    )
-    return f" (at most {price * num_tokens / 1e6:,.2f} to pay, prompts apart)" if price else ""
 
 
 def _memory_lines(recipe: Recipe) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Any
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from fastdistill_ray.cluster.head import HEAD_START_SECONDS, _has_local_head, local_head
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.recipe.loading import dump_recipe
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run.provenance import git_diff, git_state
@@ -24,7 +25,7 @@ from fastdistill_ray.run.provenance import git_diff, git_state
 ROOT = Path(__file__).parents[2]
 
 
-def submit(verb: str, recipe: Recipe, run_dir: str, address: str) -> int:
+def submit(verb: str, recipe: Recipe, run_dir: str, address: str, again: list[str]) -> int:
     """Run jobs/<verb>.py on the cluster at `address` ("": the running one, else a local one for
     the time of this job); streams its log; -> the exit code of the job's driver."""
     with contextlib.ExitStack() as stack:
@@ -38,7 +39,12 @@ def submit(verb: str, recipe: Recipe, run_dir: str, address: str) -> int:
         _fill(Path(folder), recipe)
         job = _submit(
             client,
-            shlex.join([*_python(address), f"jobs/{verb}.py", "recipe.yaml", "--run-dir", run_dir]),
+            shlex.join(
+                [
+                    *(*_python(address), f"jobs/{verb}.py", "recipe.yaml", "--run-dir", run_dir),
+                    *(f"--again={stage}" for stage in again),
+                ]
+            ),
             {"working_dir": folder, "env_vars": environment},
         )
         try:
@@ -57,7 +63,7 @@ def _client(address: str) -> JobSubmissionClient | None:
         return JobSubmissionClient(address or None)
     except ConnectionError as error:
         name = address or os.environ.get("RAY_ADDRESS", "")
-        raise ValueError(f"--address {name}: no Ray cluster answers there") from error
+        raise UserError(f"--address {name}: no Ray cluster answers there") from error
 
 
 def _submit(client: JobSubmissionClient, entrypoint: str, runtime_env: dict[str, Any]) -> str:

@@ -11,6 +11,8 @@ JsonlField = Literal["question", "answer", "kind", "options", "tolerance", "id",
 
 
 class OodKnobs(Knobs):
+    FREE = frozenset({"path"})
+
     name: str = Field(description="A name in TASKS: its test problems are this recipe's ood.")
     path: str = Field(
         default="", description="A local file or folder instead of the hub's dataset."
@@ -18,6 +20,8 @@ class OodKnobs(Knobs):
 
 
 class TaskKnobs(Knobs):
+    FREE = frozenset({"path"})
+
     name: str = Field(description="A name in TASKS, or reasoning_gym:<dataset>.")
     path: str = Field(
         default="", description="A local file or folder instead of the hub's dataset."

@@ -4,18 +4,28 @@ No process holds them all: a reader keeps a few row groups.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fastdistill_ray.digests import text_digest
 from fastdistill_ray.records import PROBLEM_SCHEMA, Problem
 
 ROWS_PER_ROW_GROUP = 1024
 DIGEST = "S16"
+
+
+def content_digest(problem: Problem | Mapping[str, Any]) -> str:
+    """Of what makes a problem: equal where a completion of one is a completion of the other."""
+    fields = problem if isinstance(problem, Mapping) else vars(problem)
+    names = ("problem_id", "question", "reference", "kind")
+    options = [*(fields["options"] or []), repr(fields["tolerance"])]
+    return text_digest([*(fields[name] for name in names), *options])
 
 
 def write_problems(problems: list[Problem], file: Path) -> None:
@@ -33,6 +43,11 @@ class ProblemFile:
 
     def __len__(self) -> int:
         return int(self.starts[-1])
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all problems in their order, whatever wrote the file."""
+        return text_digest(content_digest(problem) for problem in self)
 
     def __iter__(self) -> Iterator[Problem]:
         for i in range(self.num_row_groups):
@@ -53,11 +68,11 @@ class ProblemFile:
             for i, row in zip(groups, rows, strict=True)
         ]
 
-    def rows_without(self, known: np.ndarray, prefix: str = "") -> np.ndarray:
-        """Row numbers of the problems whose prefixed id is not among the `known` digests."""
+    def rows_without(self, known: np.ndarray) -> np.ndarray:
+        """Row numbers of the problems whose id is not among the `known` digests."""
         missing = []
         for start, (ids,) in zip(self.starts, self.columns("problem_id"), strict=False):
-            wanted = np.array([_digest(prefix + one) for one in ids], DIGEST)
+            wanted = np.array([_digest(one) for one in ids], DIGEST)
             found = np.searchsorted(known, wanted)
             is_there = np.zeros(len(ids), bool)
             inside = found < len(known)

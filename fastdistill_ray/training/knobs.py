@@ -9,6 +9,8 @@ from fastdistill_ray.prompts import PromptKnobs
 
 
 class StudentKnobs(Knobs):
+    FREE = frozenset({"model"})
+
     model: str = Field(min_length=1, description="Hub id, folder or .gguf file.")
     prompt: PromptKnobs = PromptKnobs()
 
@@ -70,6 +72,8 @@ class HeldOutKnobs(Knobs):
 
 
 class TrainingKnobs(Knobs):
+    FREE = frozenset({"checkpoint_every", "max_failures"})
+
     epochs: int = Field(default=4, ge=1, description="Passes over the kept groups.")
     groups_per_step: int = Field(
         default=16, ge=1, description="Groups of one optimizer update, all ranks."

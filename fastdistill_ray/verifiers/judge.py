@@ -3,7 +3,7 @@
 import re
 import time
 from fractions import Fraction
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from fastdistill_ray.records import KINDS, Judgement, Kind, Verdict
 from fastdistill_ray.verifiers import expressions
@@ -99,6 +99,17 @@ class Judge:
         if not answer:
             return Judgement(decision.verdict, answer="", reason=decision.reason)
         return Judgement(decision.verdict, answer[:MAX_SHOWN], f"{origin}: {decision.reason}")
+
+    def judge_row(self, row: dict[str, Any], text: str, finish_reason: str) -> Judgement:
+        """The verdict on a completion of a row that holds the fields of its problem."""
+        return self.judge(
+            row["kind"],
+            text,
+            row["reference"],
+            row["options"],
+            finish_reason,
+            tolerance=row["tolerance"],
+        )
 
     def reference_error(
         self, kind: Kind, reference: str, options: tuple[str, ...] | list[str] = ()

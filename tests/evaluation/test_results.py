@@ -7,7 +7,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fastdistill_ray.evaluation.results import Trial, choose
-from fastdistill_ray.progress import bar_line
 
 
 def write_answers(folder: Path, trial: Trial, verdicts: str) -> None:
@@ -37,10 +36,3 @@ def test_choose_without_validation_takes_the_only_trial_of_each(tmp_path):
     trials = [Trial("advdistill", 5e-6, 4, "a", 1.0, 10), Trial("sft", 5e-6, 4, "b", 1.0, 10)]
     chosen = choose(trials, None, out=tmp_path / "choose.json")
     assert chosen == {"advdistill": trials[0], "sft": trials[1]}
-
-
-def test_bar_line_shows_share_and_time_left():
-    line = bar_line("generate", 12, 48, 95.0, "kept 70%")
-    assert "[######..................] 12/48" in line
-    assert line.endswith("kept 70%  left 1:35")
-    assert bar_line("x", 0, 0, None, "").count("#") == 24

@@ -5,36 +5,24 @@ import time
 
 import pyarrow as pa
 import pytest
+from support.groups import make_completion, make_group, make_table, write_store
 
 from fastdistill_ray.groups.compaction import merge_files, replace_log, small_runs
 from fastdistill_ray.groups.steps import StepPlan, num_steps, rank_rows, read_index, steps
 from fastdistill_ray.groups.store import Location, LogFollower, Store
-from fastdistill_ray.records import GROUP_SCHEMA
 from fastdistill_ray.training.held_out import held_out_rows
 
 
 def group(problem_id: str, dropped: str = "") -> dict:
-    completion = {"text": problem_id, "token_ids": [1, 2, 3], "num_tokens": 3, "verdict": "wrong"}
-    return {
-        **{field.name: "" for field in GROUP_SCHEMA if field.type == pa.string()},
-        "problem_id": problem_id,
-        "options": [],
-        "messages": [],
-        "prompt_num_tokens": 5,
-        "completions": [completion, completion],
-        "dropped": dropped,
-    }
+    return make_group(problem_id, [make_completion(problem_id)] * 2, dropped=dropped)
 
 
 def table(*rows: dict) -> pa.Table:
-    return pa.Table.from_pylist(list(rows), schema=GROUP_SCHEMA)
+    return make_table(rows)
 
 
 def fill(folder, ids: list[str], per_file: int = 3) -> Store:
-    store = Store(folder)
-    for start in range(0, len(ids), per_file):
-        store.append(store.write(table(*map(group, ids[start : start + per_file]))))
-    return store
+    return write_store(folder, [group(one) for one in ids], per_file=per_file)
 
 
 def arrived(store: Store) -> list[Location]:
@@ -220,24 +208,24 @@ def test_steps_order_is_seeded_and_differs_between_epochs(tmp_path):
 def test_steps_while_store_grows_follow_arrival_order(tmp_path):
     ids = [f"p{9 - i}" for i in range(10)]
     plan = StepPlan(str(tmp_path), 3, 2, None, 0, follow=True)
-    seen: list[tuple[float, list[str]]] = []
+    seen: list[list[str]] = []
 
     def follow() -> None:
         for step in steps(plan):
-            seen.append((time.monotonic(), [location.key for location in step.locations]))
+            seen.append([location.key for location in step.locations])
 
     reader = threading.Thread(target=follow, daemon=True)
     reader.start()
     fill(tmp_path, ids[:4], per_file=1)
-    deadline = time.monotonic() + 20
-    while not seen and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert [keys for _, keys in seen] == [ids[:3]], "a whole step starts before the store is done"
+    while not seen:
+        assert reader.is_alive()
+        time.sleep(0.02)
+    assert seen == [ids[:3]], "a whole step starts before the store is done"
     fill(tmp_path, ids[4:], per_file=2)
     finish(tmp_path)
-    reader.join(timeout=30)
-    assert [keys for _, keys in seen[:4]] == [ids[:3], ids[3:6], ids[6:9], ids[9:]]
-    assert sorted(key for _, keys in seen[4:] for key in keys) == sorted(ids)
+    reader.join()
+    assert seen[:4] == [ids[:3], ids[3:6], ids[6:9], ids[9:]]
+    assert sorted(key for keys in seen[4:] for key in keys) == sorted(ids)
 
 
 def test_steps_after_failed_generation_raise_its_reason(tmp_path):

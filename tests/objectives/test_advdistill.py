@@ -128,37 +128,3 @@ def test_advdistill_on_correct_leaves_out_completions_without_any_coefficient() 
     objective = AdvDistill(ce={"on": "correct"}, contrastive={"incorrect_if": "low_reward"})
     targets = objective.targets(scored_group([2.0, 1.0, -1.0], [True, False, False]))
     assert [target.index for target in targets] == [0, 2]
-
-
-@pytest.mark.parametrize(
-    ("best_of", "rewards", "is_correct", "num_tokens", "expected"),
-    [
-        ("reward", [1.0, 3.0, 2.0], [True, True, True], [5, 5, 5], [1]),
-        ("reward", [1.0, 3.0, 2.0], [True, False, True], [5, 5, 5], [2]),
-        ("reward", [2.0, 2.0, 2.0], [True, True, True], [9, 4, 4], [1]),
-        ("first_correct", [1.0, 2.0, 3.0], [False, True, True], [5, 5, 5], [1]),
-        ("reward", [1.0, 3.0], [False, False], [5, 5], []),
-    ],
-)
-def test_sft_targets_are_the_best_correct_completion(
-    best_of: str,
-    rewards: list[float],
-    is_correct: list[bool],
-    num_tokens: list[int],
-    expected: list[int],
-) -> None:
-    scored = [
-        Scored(correct, reward, 0.0, tokens)
-        for correct, reward, tokens in zip(is_correct, rewards, num_tokens, strict=True)
-    ]
-    assert [target.index for target in Sft(best_of=best_of).targets(scored)] == expected
-
-
-def test_sft_normalisation_by_token_and_by_sequence() -> None:
-    logprob = torch.tensor([-1.0, -3.0, -2.0, -2.0, -5.0], dtype=torch.float64)
-    lengths = torch.tensor([2.0, 3.0], dtype=torch.float64)
-    batch = LossBatch(torch.tensor([0, 0, 1, 1, 1]), lengths, lengths**0, 0 * lengths)
-    (by_token,) = Sft()(Outputs(logprob), batch)
-    (by_sequence,) = Sft(normalize="sequence")(Outputs(logprob), batch)
-    assert (by_token.total.item(), by_token.denominator) == (13.0, "tokens")
-    assert (by_sequence.total.item(), by_sequence.denominator) == (5.0, "completions")

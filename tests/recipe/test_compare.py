@@ -1,22 +1,15 @@
-"""Who is trained and who is only asked: names, models, group sizes; and the groups of three."""
+"""Who is trained and who is only asked: names, models, group sizes."""
 
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
 import pytest
 import yaml
 from support.jobs import tiny_recipe
 
 from fastdistill_ray.cli import with_absolute_paths
-from fastdistill_ray.groups.reweighting import reselect
-from fastdistill_ray.groups.store import Store
 from fastdistill_ray.recipe.derived import students
 from fastdistill_ray.recipe.loading import dump_recipe, load_recipe, parse_recipe
 from fastdistill_ray.recipe.tree import Recipe
-from fastdistill_ray.records import GROUP_SCHEMA
-from fastdistill_ray.rewards.advantages import AdvantageKnobs
-from fastdistill_ray.rewards.selection import SelectionKnobs, select_completions
 from fastdistill_ray.run.plan import describe
 
 
@@ -114,87 +107,3 @@ def test_with_absolute_paths_reaches_every_model_and_the_ood_file(tmp_path, monk
     assert fixed.compare.students[0].model == str(tmp_path / "large")
     assert fixed.compare.baselines[0].model == str(tmp_path / "few")
     assert fixed.task.ood.path == str(tmp_path / "ood.jsonl")
-
-
-def group(key: str, verdicts: str, rewards: list[float]) -> dict:
-    completions = [
-        {
-            "text": f"{key}{i}",
-            "token_ids": [1, 2],
-            "finish_reason": "stop",
-            "num_tokens": 2,
-            "seed": i,
-            "verdict": "correct" if letter == "c" else "wrong",
-            "answer": "1",
-            "reason": "r",
-            "scores": [{"name": "cosine", "value": reward}],
-            "reward": reward,
-            "is_selected": True,
-            "advantage": 9.0,
-            "weight": 9.0,
-        }
-        for i, (letter, reward) in enumerate(zip(verdicts, rewards, strict=True))
-    ]
-    row = {
-        "problem_id": key,
-        "task": "t",
-        "split": "train",
-        "question": "q?",
-        "reference": "1",
-        "kind": "number",
-        "options": [],
-        "tolerance": None,
-        "messages": [],
-        "template_hash": "h",
-        "prompt_num_tokens": 3,
-        "teacher": "m",
-        "sampling": "{}",
-        "completions": completions,
-        "dropped": "",
-    }
-    return row
-
-
-def test_reselect_takes_three_filters_and_scores_them_anew(tmp_path):
-    (tmp_path / "groups").mkdir()
-    (tmp_path / "three").mkdir()
-    rewards = [3.0, 1.0, 2.0, 0.5, 2.5, 0.0, 1.5, 0.1]
-    rows = [group(f"g{i}", "cwcwwwww", rewards) for i in range(30)]
-    source = Store(tmp_path / "groups")
-    for start in (0, 20):
-        part = pa.Table.from_pylist(rows[start : start + 20], schema=GROUP_SCHEMA)
-        source.append(source.write(part))
-    knobs = SelectionKnobs(group_size=3, seed=4)
-    arguments = (tmp_path / "groups", knobs, AdvantageKnobs(eps=0.0), 0.5)
-    result = reselect(*arguments, out=tmp_path / "three")
-    found = [row for table in Store(tmp_path / "three").tables() for row in table.to_pylist()]
-    assert [row["problem_id"] for row in found] == [row["problem_id"] for row in rows]
-    for row in found:
-        key = row["problem_id"]
-        chosen = select_completions([f"{key}{i}" for i in range(8)], knobs, key)
-        kept = {i for i, one in enumerate(row["completions"]) if one["is_selected"]}
-        assert kept == set(chosen)
-        assert len(kept) == 3
-        own = np.array([rewards[i] for i in chosen])
-        expected = (own - own.mean()) / own.std()
-        weights = np.exp(expected / 0.5) / np.exp(expected / 0.5).sum()
-        assert [row["completions"][i]["advantage"] for i in chosen] == pytest.approx(expected)
-        assert [row["completions"][i]["weight"] for i in chosen] == pytest.approx(weights)
-        assert (row["dropped"] == "") == bool(kept & {0, 2}), "one of the three must be correct"
-        assert [one["text"] for one in row["completions"]] == [f"{key}{i}" for i in range(8)]
-    num_kept = sum(not row["dropped"] for row in found)
-    assert 0 < num_kept < 30
-    assert (result.rows_in, result.rows_out) == (30, num_kept)
-    assert result.set_aside == {"too_few_correct": 30 - num_kept}
-    assert reselect(*arguments, out=tmp_path / "three") == result, "nothing is written twice"
-
-
-def test_reselect_that_keeps_no_group_says_so(tmp_path):
-    for folder in ("groups", "three"):
-        (tmp_path / folder).mkdir()
-    source = Store(tmp_path / "groups")
-    row = group("g", "wwww", [0.0] * 4)
-    source.append(source.write(pa.Table.from_pylist([row], schema=GROUP_SCHEMA)))
-    knobs = SelectionKnobs(group_size=3)
-    with pytest.raises(ValueError, match=r"group_size: none of the groups is kept with 3"):
-        reselect(tmp_path / "groups", knobs, AdvantageKnobs(), 0.5, out=tmp_path / "three")

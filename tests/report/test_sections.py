@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from support.groups import make_completion, make_group
 from support.run_folder import HOSTILE, NUM_COMPLETIONS, NUM_PROBLEMS, SKILL, make_run
 
 from fastdistill_ray.records import GROUP_SCHEMA
@@ -135,7 +136,8 @@ def test_report_tells_the_share_of_all_the_bases_answers_that_was_cut(run: Path)
 def test_example_groups_are_called_what_they_are(
     verdicts: list[str], dropped: str, expected: str
 ) -> None:
-    group = {"dropped": dropped, "completions": [{"verdict": one} for one in verdicts]}
+    completions = [make_completion(verdict=one) for one in verdicts]
+    group = make_group("p", completions, dropped=dropped)
     assert _sort_of(group) == expected
 
 

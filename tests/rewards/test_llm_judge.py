@@ -2,12 +2,11 @@
 
 import json
 import logging
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.endpoint import Endpoint
+from support.servers import Grader
 
 from fastdistill_ray.recipe.loading import dump_recipe, load_recipe
 from fastdistill_ray.rewards import RewardKnobs, Scorer
@@ -17,13 +16,13 @@ SECRET = "sk-very-secret-key"
 
 
 @pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
-    with Endpoint() as server:
+def endpoint() -> Iterator[Grader]:
+    with Grader() as server:
         yield server
 
 
-def knobs(endpoint: Endpoint, **changes: object) -> RewardKnobs:
-    fields = {"base_url": endpoint.url, "model": "grader", "retries": 1, "time_limit": 1.0}
+def knobs(endpoint: Grader, **changes: object) -> RewardKnobs:
+    fields = {"base_url": endpoint.url, "model": "grader", "retries": 1, "time_limit": 200.0}
     return RewardKnobs(llm_judge={**fields, **changes}, weights={"cosine": 2.0, "llm_judge": 1.0})
 
 
@@ -47,7 +46,7 @@ def score(reward: RewardKnobs, texts: list[str], cache: Path | None = None) -> l
         ("Score: 0", 0.0),
     ],
 )
-def test_grade_is_the_last_score_of_the_reply(endpoint: Endpoint, reply: str, value: float) -> None:
+def test_grade_is_the_last_score_of_the_reply(endpoint: Grader, reply: str, value: float) -> None:
     (scores,) = score(knobs(endpoint), [f"reply {reply}"])
     assert scores.values == {"cosine": 0.75, "llm_judge": pytest.approx(value)}
     assert scores.reward == pytest.approx(1.5 + value)
@@ -61,7 +60,6 @@ def test_grade_is_the_last_score_of_the_reply(endpoint: Endpoint, reply: str, va
         ("status 401", 1, "HTTP 401"),
         ("malformed", 2, "the response is no chat completion, tried 2 times"),
         ("empty", 2, "the response is no chat completion, tried 2 times"),
-        ("trickle", 2, "TimeoutError, tried 2 times"),
         ("hangup", 2, "RemoteProtocolError, tried 2 times"),
         ("reply I would not say.", 2, "no 'Score: N' from 0 to 10 in the reply, tried 2 times"),
         ("reply Score: 11", 2, "no 'Score: N' from 0 to 10 in the reply, tried 2 times"),
@@ -69,7 +67,7 @@ def test_grade_is_the_last_score_of_the_reply(endpoint: Endpoint, reply: str, va
     ],
 )
 def test_failing_endpoint_gives_no_reward_and_keeps_the_others(
-    endpoint: Endpoint, tmp_path: Path, text: str, tries: int, reason: str
+    endpoint: Grader, tmp_path: Path, text: str, tries: int, reason: str
 ) -> None:
     good, bad = score(knobs(endpoint), ["fine", text], tmp_path)
     assert good.values["llm_judge"] == pytest.approx(0.7)
@@ -81,15 +79,15 @@ def test_failing_endpoint_gives_no_reward_and_keeps_the_others(
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_endpoint_that_recovers_is_asked_again(endpoint: Endpoint, status: int) -> None:
+def test_endpoint_that_recovers_is_asked_again(endpoint: Grader, status: int) -> None:
     (scores,) = score(knobs(endpoint), [f"once {status}"])
     assert scores.values["llm_judge"] == pytest.approx(0.7)
 
 
-def test_requests_at_once_are_bounded_and_a_dead_endpoint_is_given_up(endpoint: Endpoint) -> None:
-    reward = knobs(endpoint, concurrency=4, retries=0)
+def test_requests_at_once_are_bounded_and_a_dead_endpoint_is_given_up(endpoint: Grader) -> None:
+    reward, endpoint.hold = knobs(endpoint, concurrency=4, retries=0), 4
     score(reward, [f"fine {i}" for i in range(40)])
-    assert 2 <= endpoint.most_at_once <= 4
+    assert endpoint.most_running == 4
     failed = score(reward, [f"status 500 {i}" for i in range(40)])
     assert all(one.reward is None for one in failed)
     asked = sum(count for text, count in endpoint.tries.items() if text.startswith("status"))
@@ -97,14 +95,15 @@ def test_requests_at_once_are_bounded_and_a_dead_endpoint_is_given_up(endpoint: 
     assert failed[-1].fault == "score llm_judge: not asked, the endpoint failed too often in a row"
 
 
-def test_slow_endpoint_ends_at_the_limit(endpoint: Endpoint) -> None:
-    begin = time.monotonic()
-    (scores,) = score(knobs(endpoint, time_limit=0.3, retries=0), ["trickle"])
-    assert time.monotonic() - begin < 1.5
-    assert scores.reward is None
+def test_slow_endpoint_ends_at_the_limit(endpoint: Grader) -> None:
+    """It would go on for ever; the limit leaves the other one more than enough."""
+    good, bad = score(knobs(endpoint, time_limit=3.0), ["fine", "trickle"])
+    assert good.values["llm_judge"] == pytest.approx(0.7)
+    assert (bad.reward, bad.fault) == (None, "score llm_judge: TimeoutError, tried 2 times")
+    assert endpoint.tries["trickle"] == 2
 
 
-def test_grades_are_kept_on_disk_and_not_paid_for_twice(endpoint: Endpoint, tmp_path: Path) -> None:
+def test_grades_are_kept_on_disk_and_not_paid_for_twice(endpoint: Grader, tmp_path: Path) -> None:
     texts = ["fine", "fine", "reply Score: 3"]
     first = score(knobs(endpoint), texts, tmp_path)
     assert len(endpoint.requests) == 2, "equal completions are asked once"
@@ -117,7 +116,7 @@ def test_grades_are_kept_on_disk_and_not_paid_for_twice(endpoint: Endpoint, tmp_
 
 
 def test_key_comes_from_the_environment_and_is_kept_nowhere(
-    endpoint: Endpoint,
+    endpoint: Grader,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -126,7 +125,7 @@ def test_key_comes_from_the_environment_and_is_kept_nowhere(
     caplog.set_level(logging.DEBUG)
     reward = knobs(endpoint, api_key_env="GRADER_KEY", retries=0)
     scores = score(reward, ["fine", "status 401"], tmp_path)
-    assert endpoint.headers[0]["Authorization"] == f"Bearer {SECRET}"
+    assert endpoint.requests[0]["authorization"] == f"Bearer {SECRET}"
     kept = "".join(file.read_text() for file in tmp_path.iterdir())
     assert SECRET not in kept + repr(scores) + reward.model_dump_json() + caplog.text
     monkeypatch.delenv("GRADER_KEY")
@@ -134,12 +133,12 @@ def test_key_comes_from_the_environment_and_is_kept_nowhere(
         score(reward, ["fine"])
 
 
-def test_request_holds_the_problem_and_no_field_of_a_solution_is_filled(endpoint: Endpoint) -> None:
+def test_request_holds_the_problem_and_no_field_of_a_solution_is_filled(endpoint: Grader) -> None:
     score(knobs(endpoint, max_score=8), ["{question} {reference} \\boxed{}"])
     (request,) = endpoint.requests
     assert request["path"] == "/v1/chat/completions"
-    assert (request["model"], request["temperature"]) == ("grader", 0)
-    prompt = request["messages"][0]["content"]
+    assert (request["body"]["model"], request["body"]["temperature"]) == ("grader", 0)
+    prompt = request["body"]["messages"][0]["content"]
     assert "6*{reference}?" in prompt and "\n42\n" in prompt and "N from 0 (useless) to 8" in prompt
     assert "{question} {reference} \\boxed{}" in prompt
 
@@ -179,7 +178,7 @@ def test_a_written_recipe_without_a_grader_can_be_given_one(tmp_path: Path) -> N
     assert recipe.reward.weights == {"cosine": 2.0, "format": 1.0, "llm_judge": 1.0}
 
 
-def test_reply_is_kept_to_be_read(endpoint: Endpoint, tmp_path: Path) -> None:
+def test_reply_is_kept_to_be_read(endpoint: Grader, tmp_path: Path) -> None:
     score(knobs(endpoint), ["reply Sound.\nScore: 8"], tmp_path)
     (line,) = [json.loads(line) for f in tmp_path.iterdir() for line in f.read_text().splitlines()]
     assert (line["value"], line["reply"]) == (0.8, "Sound.\nScore: 8")

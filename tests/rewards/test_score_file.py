@@ -12,7 +12,9 @@ import pytest
 from fastdistill_ray.rewards import RewardKnobs
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.rewards.score_file import ScoreSummary, score_file
+from fastdistill_ray.verifiers.process import ExpressionProcess
 
+PATIENT = RewardKnobs(verifier={"time_limit": 200.0})
 WHOLE = "<think>t</think><answer>\\boxed{%s}</answer>"
 
 
@@ -24,7 +26,7 @@ def write(path: Path, lines: list[Any]) -> Path:
 def score(tmp_path: Path, lines: list[Any]) -> tuple[ScoreSummary, list[dict[str, Any]]]:
     source, output = write(tmp_path / "in.jsonl", lines), tmp_path / "out.jsonl"
     summary = score_file(
-        source, output, reward=RewardKnobs(), advantage=AdvantageKnobs(eps=1e-8), tau=0.5
+        source, output, reward=PATIENT, advantage=AdvantageKnobs(eps=1e-8), tau=0.5
     )
     return summary, [json.loads(line) for line in output.read_text().splitlines()]
 
@@ -176,14 +178,20 @@ def test_score_file_missing_file_is_named(tmp_path: Path) -> None:
         )
 
 
-def test_score_file_numbers_are_fast(tmp_path: Path) -> None:
+def test_score_file_numbers_are_judged_here_and_fast(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_process(_self: ExpressionProcess) -> None:
+        pytest.fail("a number asks the process of expressions")
+
+    monkeypatch.setattr(ExpressionProcess, "_start", no_process)
     lines = [
         {"id": i, "kind": "number", "gold": str(i), "response": "so " * 100 + WHOLE % i}
         for i in range(2_000)
     ]
-    begin = time.monotonic()
+    begin = time.process_time()  # of this process: what others do meanwhile does not count
     score(tmp_path, lines)
-    assert time.monotonic() - begin < 5
+    assert time.process_time() - begin < 5
 
 
 def test_scoring_import_loads_no_heavy_library() -> None:

@@ -9,10 +9,10 @@ from transformers import AutoConfig
 
 from fastdistill_ray.groups.store import Store
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-def test_distill_trains_every_student_on_its_own_groups_and_asks_every_model(tmp_path):
+def test_distill_trains_every_student_on_its_own_groups_and_asks_every_model(tmp_path, head):
     small = make_tiny_model(str(tmp_path / "small"))
     large = make_tiny_model(str(tmp_path / "large"), num_layers=3)
     shots = [{"question": "1 + 1?", "answer": "<think>2</think>\n<answer>\\boxed{2}</answer>"}]
@@ -31,7 +31,7 @@ def test_distill_trains_every_student_on_its_own_groups_and_asks_every_model(tmp
         },
     )
     run = tmp_path / "run"
-    run_job("distill", write_recipe(tmp_path, recipe), run)
+    run_job("distill", write_recipe(tmp_path, recipe), run, head)
 
     students = ["advdistill", "sft_large", "three"]
     results = json.loads((run / "results.json").read_text())

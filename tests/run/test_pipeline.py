@@ -1,18 +1,56 @@
 """The whole pipeline on a local Ray: real vLLM, two FSDP ranks, training beside generation."""
 
 import json
+import os
+import signal
+from pathlib import Path
+from typing import NamedTuple
 
+import psutil
 import pytest
 from peft import AutoPeftModelForCausalLM
-from support.jobs import lines_of, run_job, tiny_recipe, write_recipe
+from support.jobs import lines_of, run_job, start_job, tail_of, tiny_recipe, wait_for, write_recipe
 from support.models import make_tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.ray
+TRAINED = "stages/train/advdistill/lr_0.001"
 
 
-def test_overlap_with_real_vllm_and_two_ranks_trains_before_the_last_commit(tmp_path):
-    model = make_tiny_model(str(tmp_path / "model"))
+class Overlapped(NamedTuple):
+    path: Path
+    log: str
+    num_done: int  # groups when the engine was killed
+
+    @property
+    def commits(self) -> list[dict]:
+        return lines_of(self.path / "stages" / "groups" / "log.jsonl")
+
+    @property
+    def keys(self) -> list[str]:
+        return [key for commit in self.commits for key in commit["keys"]]
+
+
+def vllm_processes() -> list[psutil.Process]:
+    """The engine and its workers: by their title or, for setting it fails where the first
+    variable of the environment has been changed, by how they were started."""
+    return [one for one in psutil.Process().children(recursive=True) if is_vllm(one)]
+
+
+def is_vllm(process: psutil.Process) -> bool:
+    try:
+        command = " ".join(process.cmdline())
+    except psutil.Error:  # it has just ended
+        return False
+    return "VLLM::" in command or "multiprocessing.spawn" in command
+
+
+@pytest.fixture(scope="module")
+def overlapped(tmp_path_factory: pytest.TempPathFactory, head: str) -> Overlapped:
+    """Two ranks beside an engine whose worker is stopped after some groups, and killed -9 once a
+    step is trained: what makes the rest is another engine."""
+    folder = tmp_path_factory.mktemp("overlapped")
+    model = make_tiny_model(str(folder / "model"))
     engine = {"max_model_len": 1024, "max_num_seqs": 4, "enforce_eager": True}
     engine |= {"dtype": "float32", "cpu_kv_cache_gib": 1}
     recipe = tiny_recipe(
@@ -23,21 +61,33 @@ def test_overlap_with_real_vllm_and_two_ranks_trains_before_the_last_commit(tmp_
         training={"overlap": True, "groups_per_step": 3},
         pools={"student": {"workers": 2, "cpus": 1.0}},
     )
-    run = tmp_path / "run"
-    log = run_job("overlapped", write_recipe(tmp_path, recipe), run)
+    run = Overlapped(folder / "run", "", 0)
+    others = vllm_processes()
+    job = start_job("overlapped", write_recipe(folder, recipe), run.path, head)
+    try:
+        # A step is handed out once it is known whether it is the last of its epoch.
+        wait_for(lambda: len(run.keys) >= 4, job)
+        worker = next(one for one in reversed(vllm_processes()) if one not in others)
+        worker.suspend()
+        wait_for(lambda: lines_of(run.path / TRAINED / "steps.jsonl"), job)
+        num_done = len(run.keys)
+        os.kill(worker.pid, signal.SIGKILL)
+        assert job.wait() == 0, tail_of(run.path)
+    finally:
+        job.kill()
+    return run._replace(log=Path(f"{run.path}.log").read_text(), num_done=num_done)
 
-    commits = lines_of(run / "stages" / "groups" / "log.jsonl")
-    keys = [key for commit in commits for key in commit["keys"]]
-    assert len(keys) == len(set(keys)) == 24, "each problem is asked once"
-    out = run / "stages" / "train" / "advdistill" / "lr_0.001"
+
+def test_overlap_with_real_vllm_and_two_ranks_trains_before_the_last_commit(overlapped):
+    keys, out = overlapped.keys, overlapped.path / TRAINED
     steps = lines_of(out / "steps.jsonl")
-    assert steps[0]["time"] < commits[-1]["time"], "the first step precedes the last commit"
+    assert steps[0]["time"] < overlapped.commits[-1]["time"], "a step precedes the last commit"
     for epoch in range(2):
         trained = [key for step in steps if step["epoch"] == epoch for key in step["group_ids"]]
         assert sorted(trained) == sorted(keys), "each kept group is trained once per epoch"
     assert trained != keys, "epoch 1 has an order of its own"
     assert [key for step in steps[:8] for key in step["group_ids"]] == keys, "arrival order"
-    assert log.count("[MapBatches(Asking)]") == 1, "epoch 2 starts no engine"
+    assert overlapped.log.count("[MapBatches(Asking)]") == 1, "epoch 2 starts no engine"
     metrics = lines_of(out / "metrics.jsonl")
     assert metrics[-1]["train/loss"] < metrics[0]["train/loss"]
     manifest = json.loads((out / "manifest.json").read_text())
@@ -47,7 +97,12 @@ def test_overlap_with_real_vllm_and_two_ranks_trains_before_the_last_commit(tmp_
     assert AutoTokenizer.from_pretrained(exported).chat_template
 
 
-def test_watched_run_keeps_the_best_step_and_shows_it(tmp_path):
+def test_vllm_engine_killed_is_started_again_and_every_group_is_there_once(overlapped):
+    assert 4 <= overlapped.num_done < 24
+    assert len(overlapped.keys) == len(set(overlapped.keys)) == 24, "each problem is asked once"
+
+
+def test_watched_run_keeps_the_best_step_and_shows_it(tmp_path, head):
     model = make_tiny_model(str(tmp_path / "model"))
     held_out = {"share": 0.2, "every": 2, "best_metric": "likelihood_gap"}
     lora = {"rank": 4}
@@ -57,7 +112,7 @@ def test_watched_run_keeps_the_best_step_and_shows_it(tmp_path):
         training={"held_out": held_out, "lora": lora, "checkpoint_every": 3},
     )
     run = tmp_path / "run"
-    log = run_job("distill", write_recipe(tmp_path, recipe), run)
+    log = run_job("distill", write_recipe(tmp_path, recipe), run, head)
     out = run / "stages" / "train" / "advdistill" / "lr_0.01"
     metrics = lines_of(out / "metrics.jsonl")
     gaps = {

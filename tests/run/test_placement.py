@@ -4,13 +4,12 @@ and labels say."""
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 
-import psutil
 import pytest
 import ray
+from ray._common.utils import reset_ray_address
 from ray.cluster_utils import Cluster
 from support.jobs import tiny_recipe
 from support.models import make_tiny_model
@@ -27,64 +26,39 @@ from fastdistill_ray.run.pipeline import (
     train_students,
 )
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
-NAMES = ("Asking", "GroupWriter", "AnswerWriter", "TrainWorker")
+pytestmark = pytest.mark.ray
 
 
-class NodeWatch:
-    """Which workers each node's raylet has started, seen from outside by their process titles."""
-
-    def __init__(self, raylets: dict[str, int]) -> None:
-        self.raylets = raylets
-        self.earlier = {pid for _, pid, _ in self._workers()}  # actors of before take time to end
-        self.seen: dict[str, set[str]] = {name: set() for name in NAMES}
-        self.stop = threading.Event()
-        self.thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> "NodeWatch":
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        self.thread.join()
-
-    def _watch(self) -> None:
-        while not self.stop.wait(0.1):
-            for node, pid, name in self._workers():
-                if pid not in self.earlier:
-                    self.seen[name].add(node)
-
-    def _workers(self) -> Iterator[tuple[str, int, str]]:
-        for node, raylet in self.raylets.items():
-            for worker in psutil.Process(raylet).children():
-                try:
-                    title = worker.cmdline()[0]
-                except (psutil.NoSuchProcess, IndexError):
-                    continue
-                yield from ((node, worker.pid, name) for name in NAMES if name in title)
-
-
-@pytest.fixture
-def cluster():
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Cluster]:
+    """A small head, `writing` and `training`."""
     quiet()
     memory = {"object_store_memory": 100 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **memory})
-    nodes = {
-        "writing": cluster.add_node(
-            num_cpus=4, num_gpus=1, resources={"writers": 1}, labels={"part": "a"}, **memory
-        ),
-        "training": cluster.add_node(num_cpus=4, num_gpus=1, labels={"part": "b"}, **memory),
-    }
+    reset_ray_address()  # or the next job on this machine would join
+    cluster.add_node(
+        num_cpus=4, num_gpus=1, resources={"writers": 1}, labels={"part": "a"}, **memory
+    )
+    cluster.add_node(num_cpus=4, num_gpus=1, labels={"part": "b"}, **memory)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-    raylets = {name: node.all_processes["raylet"][0].process.pid for name, node in nodes.items()}
-    yield cluster, raylets
+    yield cluster
     ray.shutdown()
     cluster.shutdown()
 
 
-def test_pools_land_on_the_nodes_their_resources_and_labels_name(tmp_path, cluster):
-    _, raylets = cluster
+def places() -> dict[str, tuple[str, str]]:
+    """All actors so far: id -> what it does and the part its node is labelled with."""
+    parts = {node["NodeID"]: node["Labels"].get("part", "") for node in ray.nodes()}
+    names = ("Asking", "GroupWriter", "AnswerWriter", "TrainWorker")
+    return {
+        actor: (name, parts[found["Address"]["NodeID"]])
+        for actor, found in ray._private.state.actors().items()
+        for name in names
+        if name in found["ActorClassName"]
+    }
+
+
+def test_pools_land_on_the_nodes_their_resources_and_labels_name(tmp_path, nodes):
     model = make_tiny_model(str(tmp_path / "model"))
     recipe = Recipe.model_validate(
         tiny_recipe(
@@ -104,34 +78,33 @@ def test_pools_land_on_the_nodes_their_resources_and_labels_name(tmp_path, clust
     problems = prepare_problems(recipe, run)
     doctor.check_pools(recipe, ray.cluster_resources())
     doctor.check_labels(recipe, [node["Labels"] for node in ray.nodes()])
-    with NodeWatch(raylets) as writing:
-        generate_groups(recipe, run, problems["train"])
-    assert writing.seen["Asking"] == writing.seen["GroupWriter"] == {"writing"}
-    with NodeWatch(raylets) as training:
-        trials = train_students(recipe, run, len(problems["train"]))
-        chosen = choose_students(recipe, run, trials, problems["validation"])
-        evaluate_models(recipe, run, chosen, [problems["test"]])
-    assert training.seen["TrainWorker"] == training.seen["Asking"] == {"training"}
-    assert training.seen["AnswerWriter"] == {"writing"}
+    generate_groups(recipe, run, problems["train"])
+    writing = places()
+    assert set(writing.values()) == {("Asking", "a"), ("GroupWriter", "a")}
+    trials = train_students(recipe, run, len(problems["train"]))
+    chosen = choose_students(recipe, run, trials, problems["validation"])
+    evaluate_models(recipe, run, chosen, [problems["test"]])
+    later = {place for actor, place in places().items() if actor not in writing}
+    assert later == {("TrainWorker", "b"), ("Asking", "b"), ("AnswerWriter", "a")}
 
 
-def test_run_folder_that_a_node_does_not_see_is_refused(tmp_path, cluster):
+def test_run_folder_that_a_node_does_not_see_is_refused(tmp_path, nodes):
     if subprocess.run(["unshare", "-m", "true"], check=False).returncode:
         pytest.skip("a node of its own mounts needs root")
     doctor.check_shared_folder(tmp_path)
     ray_command = f"{os.path.dirname(sys.executable)}/ray"
     start = (
         f"mount -t tmpfs none {tmp_path} && exec {ray_command} start --block --num-cpus=1 "
-        f"--address={cluster[0].address} --object-store-memory={100 * 2**20}"
+        f"--address={nodes.address} --object-store-memory={100 * 2**20}"
     )
     blind = subprocess.Popen(["unshare", "-m", "sh", "-c", start], stdout=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 60
-        while sum(node["Alive"] for node in ray.nodes()) < 4 and time.monotonic() < deadline:
+        while sum(node["Alive"] for node in ray.nodes()) < 4:
+            assert blind.poll() is None
             time.sleep(0.2)
         with pytest.raises(ValueError, match=r"--run-dir .* and 0 others do not see this folder"):
             doctor.check_shared_folder(tmp_path)
     finally:
         blind.terminate()
-        blind.wait(timeout=30)
+        blind.wait()
     assert not list(tmp_path.glob(".probe-*"))

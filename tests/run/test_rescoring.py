@@ -6,15 +6,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.groups import make_completion, make_group, make_table
 
 from fastdistill_ray.groups.accounting import check_failures, store_result
 from fastdistill_ray.groups.store import Store
 from fastdistill_ray.recipe.derived import judging_of
 from fastdistill_ray.recipe.loading import parse_recipe
-from fastdistill_ray.records import GROUP_SCHEMA
 from fastdistill_ray.rewards import Scorer
 from fastdistill_ray.rewards.selection import (
     Judging,
@@ -46,25 +45,11 @@ RECIPE = {
 
 
 def raw_row(problem_id: str) -> dict[str, Any]:
-    texts = GROUPS[problem_id]
-    return {
-        **{"problem_id": problem_id, "task": "arithmetic", "split": "train", "question": "6*7?"},
-        **{"reference": "42", "kind": "number", "options": [], "tolerance": None, "messages": []},
-        **{
-            "template_hash": "h",
-            "prompt_num_tokens": 9,
-            "teacher": "t",
-            "sampling": "{}",
-            "cost": 0.0,
-        },
-        "completions": [
-            {
-                **{"text": text, "token_ids": [k, 7], "num_tokens": n, "seed": k},
-                "finish_reason": "stop",
-            }
-            for k, (text, n) in enumerate(texts)
-        ],
-    }
+    completions = [
+        make_completion(text, [k, 7], num_tokens=n, seed=k)
+        for k, (text, n) in enumerate(GROUPS[problem_id])
+    ]
+    return make_group(problem_id, completions, question="6*7?", reference="42", teacher="t")
 
 
 def write_groups(judging: Judging, problem_ids: list[str], *, out: Path) -> StageResult:
@@ -73,7 +58,7 @@ def write_groups(judging: Judging, problem_ids: list[str], *, out: Path) -> Stag
     with Judge(judging.reward.verifier) as judge, Scorer(judging.reward) as scorer:
         for problem_id in problem_ids:
             rows = judge_rows([raw_row(problem_id)], judging, judge, scorer)
-            store.append(store.write(pa.Table.from_pylist(rows, schema=GROUP_SCHEMA)))
+            store.append(store.write(make_table(rows)))
     return store_result(store, len(problem_ids), {})
 
 

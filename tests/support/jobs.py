@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -38,40 +40,53 @@ def write_recipe(folder: Path, recipe: dict) -> Path:
     return file
 
 
-def start_job(verb: str, recipe: Path, run_dir: Path, num_cpus: int = 8) -> subprocess.Popen:
-    """jobs/<verb>.py on its own local Ray (logical CPUs), output in <run_dir>.log."""
-    script = next(
-        path
-        for path in (ROOT / "jobs", Path(__file__).parent / "processes")
-        if (path / f"{verb}.py").exists()
-    )
-    code = (
-        f"import sys, functools, runpy, ray; sys.argv = ['{verb}', {str(recipe)!r}, '--run-dir', "
-        f"{str(run_dir)!r}]; ray.init = functools.partial(ray.init, address='local', "
-        f"num_cpus={num_cpus}, include_dashboard=False, object_store_memory=300 * 2**20); "
-        f"runpy.run_path({str(script / verb)!r} + '.py', run_name='__main__')"
-    )
-    log = open(f"{run_dir}.log", "a")  # noqa: SIM115  the child writes it
-    return subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdout=log,
-        stderr=log,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
-        start_new_session=True,
-    )
+def start_job(verb: str, recipe: Path, run_dir: Path, head: str = "") -> subprocess.Popen:
+    """jobs/<verb>.py at a running head, else on a local Ray of its own that ends with it; output in
+    <run_dir>.log."""
+    folders = (ROOT / "jobs", Path(__file__).parent / "processes")
+    script = next(path for one in folders if (path := one / f"{verb}.py").exists())
+    arguments = [str(script), str(recipe), "--run-dir", str(run_dir)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    if head:
+        environment["RAY_ADDRESS"] = head
+    else:
+        code = (
+            f"import functools, ray, runpy, sys; sys.argv = {arguments!r}; ray.init = "
+            "functools.partial(ray.init, address='local', num_cpus=8, include_dashboard=False, "
+            "object_store_memory=300 * 2**20); runpy.run_path(sys.argv[0], run_name='__main__')"
+        )
+        arguments = ["-c", code]
+    with open(f"{run_dir}.log", "a") as log:
+        return subprocess.Popen(
+            [sys.executable, *arguments],
+            stdout=log,
+            stderr=log,
+            cwd=ROOT,
+            env=environment,
+            start_new_session=True,
+        )
 
 
-def run_job(verb: str, recipe: Path, run_dir: Path, timeout: float = 280) -> str:
+def run_job(verb: str, recipe: Path, run_dir: Path, head: str = "") -> str:
     """Runs to the end; -> its output."""
-    job = start_job(verb, recipe, run_dir)
+    job = start_job(verb, recipe, run_dir, head)
     try:
-        code = job.wait(timeout=timeout)
+        code = job.wait()
     finally:
         job.kill()
-    output = Path(f"{run_dir}.log").read_text()
-    assert code == 0, output[-3000:]
-    return output
+    assert code == 0, tail_of(run_dir)
+    return Path(f"{run_dir}.log").read_text()
+
+
+def tail_of(run_dir: Path) -> str:
+    return Path(f"{run_dir}.log").read_text()[-3000:]
+
+
+def wait_for(condition: Callable[[], object], job: subprocess.Popen) -> None:
+    """As long as the job runs; a hang is for the test's own limit."""
+    while not condition():
+        assert job.poll() is None, "the job ended before what is waited for"
+        time.sleep(0.02)
 
 
 def lines_of(file: Path) -> list[dict]:

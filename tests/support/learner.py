@@ -5,10 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-)
+from support.groups import make_completion, make_group
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from fastdistill_ray.models import load_tokenizer
 from fastdistill_ray.objectives import AdvDistill, Sft
@@ -17,18 +15,44 @@ from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.training.attention import register_grouped
 from fastdistill_ray.training.knobs import LoraKnobs, OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.learner import Learner, build_learner
-from fastdistill_ray.training.packing import (
-    MicroBatch,
-    TrainGroup,
-)
+from fastdistill_ray.training.packing import MicroBatch, TrainGroup
 from fastdistill_ray.training.step import train_step
 from fastdistill_ray.training.student import Student, load_student, to_device
 from fastdistill_ray.training.worker import student_text
 
 CPU = torch.device("cpu")
-
-
 ADVDISTILL = AdvDistill()
+KNOBS = OptimizerKnobs(learning_rate=1e-2, warmup_ratio=0.0, schedule="constant")
+# What measures the memory of a training, and the tolerance of what the plan says beyond the
+# libraries.
+MEASURE = str(Path(__file__).parent / "processes" / "memory.py")
+TOLERANCE = 0.25
+SHAPE = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "pad_token_id": 0,
+}
+FAMILIES = {
+    "llama": {},
+    "mistral": {"sliding_window": 4096},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 1},
+    "qwen3": {},
+    "phi3": {"sliding_window": 2048},
+    "gemma2": {
+        "sliding_window": 4096,
+        "attn_logit_softcapping": 1.5,
+        "final_logit_softcapping": 2.0,
+        "query_pre_attn_scalar": 8,
+    },
+    "gemma3_text": {"sliding_window": 1024, "query_pre_attn_scalar": 8},
+    "olmo2": {},
+    "granite": {"attention_multiplier": 0.3, "logits_scaling": 1.0},
+}
 
 
 def load(folder: str, vocab_size: int = 10**6, shared_prompt: bool = True) -> Student:
@@ -89,9 +113,6 @@ def assert_same(actual: tuple[float, dict], expected: tuple[float, dict], tolera
         assert difference <= tolerance * gradient.abs().max(), name
 
 
-KNOBS = OptimizerKnobs(learning_rate=1e-2, warmup_ratio=0.0, schedule="constant")
-
-
 def make_learner(folder: str, device: torch.device = CPU, **training: object) -> Learner:
     tokenizer = load_tokenizer(folder)
     return build_learner(
@@ -109,55 +130,23 @@ def make_learner(folder: str, device: torch.device = CPU, **training: object) ->
 def make_row(folder: str, step: int, num_groups: int = 2) -> dict:
     random = np.random.default_rng(step)
     completions = [
-        {
-            "token_ids": random.integers(3, 250, 4 + k).tolist(),
-            "finish_reason": "stop",
-            "num_tokens": 4 + k,
-            "verdict": "correct" if k % 2 else "wrong",
-            "reward": float(random.normal()),
-            "is_selected": True,
-            "advantage": 0.0,
-        }
+        make_completion(
+            token_ids=random.integers(3, 250, 4 + k).tolist(),
+            verdict="correct" if k % 2 else "wrong",
+            reward=float(random.normal()),
+        )
         for k in range(3)
     ]
-    group = {"teacher": folder, "question": "2 + 2?", "options": [], "completions": completions}
-    groups = [{**group, "problem_id": f"{step}/{k}"} for k in range(num_groups)]
+    groups = [
+        make_group(f"{step}/{k}", completions, teacher=folder, question="2 + 2?")
+        for k in range(num_groups)
+    ]
     return {"step": step, "epoch": 0, "num_groups": num_groups, "groups": groups}
 
 
 def losses(learner: Learner, folder: str, steps: range) -> list[tuple[float, float]]:
     metrics = [train_step(learner, make_row(folder, step), 10) for step in steps]
     return [(one["train/loss"], one["train/grad_norm"]) for one in metrics]
-
-
-SHAPE = {
-    "vocab_size": 300,
-    "hidden_size": 32,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "pad_token_id": 0,
-}
-
-
-FAMILIES = {
-    "llama": {},
-    "mistral": {"sliding_window": 4096},
-    "qwen2": {"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 1},
-    "qwen3": {},
-    "phi3": {"sliding_window": 2048},
-    "gemma2": {
-        "sliding_window": 4096,
-        "attn_logit_softcapping": 1.5,
-        "final_logit_softcapping": 2.0,
-        "query_pre_attn_scalar": 8,
-    },
-    "gemma3_text": {"sliding_window": 1024, "query_pre_attn_scalar": 8},
-    "olmo2": {},
-    "granite": {"attention_multiplier": 0.3, "logits_scaling": 1.0},
-}
 
 
 def make_student(family: str, attention: str, head_dim: int = 8) -> Student:
@@ -173,9 +162,3 @@ def make_student(family: str, attention: str, head_dim: int = 8) -> Student:
             if "proj" in name or "embed" in name:
                 one.mul_(20)
     return Student(model, 300).train()
-
-
-MEASURE = str(Path(__file__).parent / "processes" / "memory.py")
-
-
-TOLERANCE = 0.25  # of what the plan says beyond the libraries

@@ -1,6 +1,6 @@
 """A small run folder with invented answers; every number in it follows from the rows beside it.
 
-`python tests/support/run_folder.py FOLDER` writes one to look at.
+`PYTHONPATH=tests python -m support.run_folder FOLDER` writes one to look at.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from support.groups import make_completion, make_group
 
 from fastdistill_ray.recipe.loading import dump_recipe, parse_recipe
 from fastdistill_ray.records import GROUP_SCHEMA, PROBLEM_SCHEMA
@@ -122,34 +123,29 @@ def _group(problem: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     advantages = (rewards - rewards.mean()) / (rewards.std() + 1e-4)
     weights = np.exp(advantages / 0.5) / np.exp(advantages / 0.5).sum()
     completions = [
-        {
-            "text": _text(problem, bool(right[k]), bool(formatted[k]), 1 + k),
-            "token_ids": [1, 2, 3],
-            "finish_reason": "length" if tokens[k] == 128 else "stop",
-            "num_tokens": int(tokens[k]),
-            "seed": k,
-            "verdict": "correct" if right[k] else ("wrong" if formatted[k] else "unparsable"),
-            "answer": problem["reference"] if right[k] else "0",
-            "reason": "",
-            "scores": [{"name": "format", "value": float(formatted[k])}],
-            "reward": float(rewards[k]),
-            "is_selected": True,
-            "advantage": float(advantages[k]),
-            "weight": float(weights[k]),
-        }
+        make_completion(
+            _text(problem, bool(right[k]), bool(formatted[k]), 1 + k),
+            finish_reason="length" if tokens[k] == 128 else "stop",
+            num_tokens=int(tokens[k]),
+            seed=k,
+            verdict="correct" if right[k] else ("wrong" if formatted[k] else "unparsable"),
+            answer=problem["reference"] if right[k] else "0",
+            scores=[{"name": "format", "value": float(formatted[k])}],
+            reward=float(rewards[k]),
+            advantage=float(advantages[k]),
+            weight=float(weights[k]),
+        )
         for k in range(NUM_COMPLETIONS)
     ]
-    return {
+    return make_group(
+        completions=completions,
         **problem,
-        "messages": [{"role": "user", "content": problem["question"]}],
-        "template_hash": "cafe",
-        "prompt_num_tokens": 300,
-        "teacher": "smollm2-135m-instruct",
-        "sampling": "{}",
-        "cost": 0.0,
-        "completions": completions,
-        "dropped": "" if right.any() else "too_few_correct",
-    }
+        messages=[{"role": "user", "content": problem["question"]}],
+        template_hash="cafe",
+        prompt_num_tokens=300,
+        teacher="smollm2-135m-instruct",
+        dropped="" if right.any() else "too_few_correct",
+    )
 
 
 def _answer(

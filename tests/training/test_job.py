@@ -5,11 +5,11 @@ import json
 import os
 import random
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -17,9 +17,12 @@ import pyarrow as pa
 import pytest
 import ray
 import torch
+import torch.distributed as dist
 from ray.data.block import BlockStats
 from ray.exceptions import ActorDiedError
 from ray.train import TrainingFailedError
+from support.groups import make_completion, make_group, write_store
+from support.learner import ADVDISTILL
 from support.models import make_tiny_model
 from transformers import AutoModelForCausalLM
 
@@ -35,11 +38,11 @@ from fastdistill_ray.generation.completions import (
 from fastdistill_ray.generation.knobs import EngineKnobs, SamplingKnobs
 from fastdistill_ray.generation.requests import ProblemRequests, build_requests
 from fastdistill_ray.groups.steps import StepPlan, num_steps
-from fastdistill_ray.groups.store import LOG, Store
-from fastdistill_ray.objectives import AdvDistill
-from fastdistill_ray.objectives.contract import Scored, Target
+from fastdistill_ray.groups.store import LOG
+from fastdistill_ray.objectives import AdvDistill, Objective
+from fastdistill_ray.objectives.contract import LossBatch, Outputs, Scored, Target, Term
 from fastdistill_ray.prompts import PromptKnobs
-from fastdistill_ray.records import GROUP_SCHEMA, Problem
+from fastdistill_ray.records import Problem
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.run_files import MANIFEST, StageResult
 from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
@@ -49,7 +52,7 @@ from fastdistill_ray.training.knobs import HeldOutKnobs, OptimizerKnobs, Trainin
 from fastdistill_ray.training.worker import step_rows
 from fastdistill_ray.verifiers import VerifierKnobs
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 NUM_GROUPS = 13  # in steps of 3: the last of an epoch has one group, so one of two ranks has none
 EPOCHS = 3
 MEASURED = ("time/step", "time/held_out", "train/tokens_per_second", "memory/peak_gib")
@@ -59,13 +62,6 @@ WATCHED = HeldOutKnobs(share=0.15, every=2, best_metric="loss", patience=2)
 KNOWN_CHECKPOINTS = "checkpoint_manager_snapshot.json"  # Ray Train's own file
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=8, num_gpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return make_tiny_model(str(tmp_path_factory.mktemp("model")))
@@ -73,35 +69,24 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory, model: str) -> Path:
-    folder = tmp_path_factory.mktemp("groups")
-    groups = Store(folder)
     draw = np.random.default_rng(0)
-    for index in range(NUM_GROUPS):
-        completions = [
-            {
-                "text": "",
-                "token_ids": draw.integers(3, 250, draw.integers(1, 30)).tolist(),
-                "finish_reason": "stop",
-                "num_tokens": 1,
-                "verdict": "correct" if k % 2 else "wrong",
-                "reward": float(draw.normal()),
-                "is_selected": True,
-                "advantage": 0.0,
-            }
-            for k in range(4)
-        ]
-        row = {
-            "problem_id": f"p{index}",
-            "question": f"{index} + 2?",
-            "options": [],
-            "teacher": model,
-            "prompt_num_tokens": 5,
-            "completions": completions,
-            "dropped": "",
-        }
-        groups.append(groups.write(pa.Table.from_pylist([row], schema=GROUP_SCHEMA)))
-    (folder / MANIFEST).write_text("{}")
-    return folder
+    groups = [
+        make_group(
+            f"p{index}",
+            [
+                make_completion(
+                    token_ids=draw.integers(3, 250, draw.integers(1, 30)).tolist(),
+                    verdict="correct" if k % 2 else "wrong",
+                    reward=float(draw.normal()),
+                )
+                for k in range(4)
+            ],
+            question=f"{index} + 2?",
+            teacher=model,
+        )
+        for index in range(NUM_GROUPS)
+    ]
+    return write_store(tmp_path_factory.mktemp("groups"), groups, is_complete=True).folder
 
 
 def test_bounded_queue_stops_a_producer_whose_rows_nobody_takes(tmp_path):
@@ -117,10 +102,13 @@ def test_bounded_queue_stops_a_producer_whose_rows_nobody_takes(tmp_path):
     bound_queues(dataset.context, max_blocks=8)
     rows = iter(dataset.iter_rows())
     first = next(rows)["number"]
-    begin = time.process_time()
-    time.sleep(3)  # time enough to make them all
-    assert time.process_time() - begin < 1.0, "the loop that waits takes no core from its process"
-    assert made.stat().st_size <= 100
+    begin, used, size = time.monotonic(), time.process_time(), 0
+    while made.stat().st_size > size or time.monotonic() - begin < 3:  # it has stopped
+        size = made.stat().st_size
+        time.sleep(0.5)
+    share = (time.process_time() - used) / (time.monotonic() - begin)
+    assert share < 1 / 3, "the loop that waits takes no core from its process"
+    assert size <= 100
     assert [first, *(next(rows)["number"] for _ in range(900))] == list(range(901))
     kept = sum(isinstance(one, BlockStats) for one in gc.get_objects())
     assert kept < 200, "the driver keeps nothing of the blocks that are consumed"
@@ -199,9 +187,9 @@ def test_step_is_handed_out_before_groups_of_later_steps_are_written(store, tmp_
     reader = threading.Thread(target=lambda: seen.extend(row["group_ids"] for row in rows))
     reader.start()
     try:
-        deadline = time.monotonic() + 60
-        while not seen and time.monotonic() < deadline:
-            time.sleep(0.05)
+        while not seen:
+            assert reader.is_alive()
+            time.sleep(0.02)
         first = list(seen)
     finally:
         (growing / LOG).write_text("".join(commits))
@@ -220,7 +208,7 @@ def run(
     max_failures: int = 0,
     held_out: HeldOutKnobs | None = None,
     learning_rate: float = 3e-3,
-    objective: Any = AdvDistill(),  # noqa: B008  it is frozen
+    objective: Objective = ADVDISTILL,
 ) -> StageResult:
     out.mkdir(exist_ok=True)
     held_out = held_out or HeldOutKnobs()
@@ -270,29 +258,28 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
 
 
-def kill_a_worker_after(out: Path, num_steps: int, *, checkpoint: bool = False) -> list[set[str]]:
-    """kill -9 of one training process once that many steps are recorded and, where asked for, Ray's
-    controller knows of a checkpoint, some time after the step; what files it had loaded comes
-    later."""
-    killed: list[set[str]] = []
+def dying_after(out: Path, num_steps: int, *, checkpoint: bool = False) -> tuple[Objective, Path]:
+    """An objective whose first rank is killed -9 in the step after that many are recorded, once,
+    and, where asked for, as soon as Ray's controller knows of a checkpoint, some time after its
+    step; and the file that then says what the process had loaded."""
+    metrics, killed = out / "metrics.jsonl", out.with_suffix(".killed")
+    known = out / "checkpoints" / KNOWN_CHECKPOINTS
 
-    def watch() -> None:
-        metrics, known = out / "metrics.jsonl", out / "checkpoints" / KNOWN_CHECKPOINTS
-        while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= num_steps):
-            time.sleep(0.005)
-        while checkpoint and not (known.exists() and known.stat().st_size):
-            time.sleep(0.005)
-        workers = [
-            process
-            for process in psutil.Process().children(recursive=True)
-            if "RayTrainWorker" in process.name()
-        ]
-        loaded = {one.path for one in workers[-1].memory_maps()}
-        workers[-1].kill()
-        killed.append(loaded)
+    class Dying:  # in a function, so that it travels whole: workers do not have this file
+        min_completions = ADVDISTILL.min_completions
+        targets = staticmethod(ADVDISTILL.targets)
+        group_weights = staticmethod(ADVDISTILL.group_weights)
 
-    threading.Thread(target=watch, daemon=True).start()
-    return killed
+        def __call__(self, outputs: Outputs, batch: LossBatch) -> list[Term]:
+            is_due = metrics.exists() and metrics.read_bytes().count(b"\n") >= num_steps
+            if is_due and dist.get_rank() == 0 and not killed.exists():
+                while checkpoint and not (known.exists() and known.stat().st_size):
+                    time.sleep(0.01)
+                killed.write_bytes(Path("/proc/self/maps").read_bytes())
+                os.kill(os.getpid(), signal.SIGKILL)
+            return ADVDISTILL(outputs, batch)
+
+    return Dying(), killed
 
 
 def test_two_ranks_train_every_group_once_per_epoch_and_export_the_asked_epochs(
@@ -331,14 +318,14 @@ def test_two_ranks_equal_any_other_number_in_loss_and_updated_weights(
             torch.testing.assert_close(tensor, expected[name], rtol=2**-7, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_killed_worker_restarts_and_metrics_equal_the_quiet_run(
     quiet: Path, model: str, store: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "killed"
-    killed = kill_a_worker_after(out, 6)
-    run(model, store, out, workers=2, max_failures=1)
-    (loaded,) = killed
-    assert any(path.endswith("libjemalloc.so") for path in loaded)
+    dying, killed = dying_after(out, 6)
+    run(model, store, out, workers=2, max_failures=1, objective=dying)
+    assert killed.exists()
     for name in ("metrics.jsonl", "steps.jsonl"):
         assert without_measured(out / name) == without_measured(quiet / name)
 
@@ -347,9 +334,10 @@ def test_training_called_again_after_a_failure_continues_from_its_checkpoint(
     quiet: Path, model: str, store: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "again"
-    kill_a_worker_after(out, 6, checkpoint=True)
+    dying, killed = dying_after(out, 6, checkpoint=True)
     with pytest.raises(TrainingFailedError):
-        run(model, store, out, workers=2)
+        run(model, store, out, workers=2, objective=dying)
+    assert "libjemalloc.so" in killed.read_text()
     first_time = lines(out / "steps.jsonl")[0]["time"]
     run(model, store, out, workers=2)
     assert without_measured(out / "metrics.jsonl") == without_measured(quiet / "metrics.jsonl")
@@ -415,6 +403,7 @@ def test_training_stops_when_held_out_groups_get_no_better_and_exports_the_best_
     ]
 
 
+@pytest.mark.slow
 def test_validation_and_the_best_step_are_those_of_one_rank(
     watched: Path, model: str, store: Path, tmp_path: Path
 ) -> None:
@@ -438,7 +427,7 @@ def test_worker_killed_at_a_random_step_changes_no_digit(
     """With checkpoints still being written, validations, early stopping: the same lines."""
     out = tmp_path / "killed"
     step = random.Random(seed).randrange(1, len(lines(watched / "steps.jsonl")))
-    killed = kill_a_worker_after(out, step)
+    dying, killed = dying_after(out, step)
     run(
         model,
         store,
@@ -447,8 +436,9 @@ def test_worker_killed_at_a_random_step_changes_no_digit(
         max_failures=1,
         held_out=WATCHED,
         learning_rate=RISING,
+        objective=dying,
     )
-    assert killed
+    assert killed.exists()
     for name in ("metrics.jsonl", "steps.jsonl"):
         assert without_measured(out / name) == without_measured(watched / name), f"killed at {step}"
     (best,) = out.glob("best_step_*")

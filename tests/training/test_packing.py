@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from support.groups import make_completion
+from support.groups import make_group as make_group_row
 
 from fastdistill_ray.objectives import AdvDistill, Sft
 from fastdistill_ray.rewards.advantages import AdvantageKnobs, group_advantages, softmax_weights
@@ -31,20 +33,11 @@ TEXT = StudentText(
 
 
 def completion(ids: list[int], reward: float, verdict: str, finish: str = "stop") -> dict:
-    return {
-        "text": "ab",
-        "token_ids": ids,
-        "finish_reason": finish,
-        "num_tokens": len(ids),
-        "verdict": verdict,
-        "reward": reward,
-        "is_selected": True,
-        "advantage": 0.0,
-    }
+    return make_completion("ab", ids, finish_reason=finish, verdict=verdict, reward=reward)
 
 
 def row(*completions: dict, teacher: str = "same") -> dict:
-    return {"problem_id": "p", "teacher": teacher, "completions": list(completions)}
+    return make_group_row("p", completions, teacher=teacher)
 
 
 def prepare(group: dict, objective: object = None, max_seq_len: int = 100) -> TrainGroup | None:

@@ -1,28 +1,18 @@
-"""Updates, checkpoints and exports of one rank in this process (gloo, a world of one)."""
+"""Updates of one rank in this process (gloo, a world of one)."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from peft import AutoPeftModelForCausalLM
-from support.learner import KNOBS, losses, make_learner, make_row
+from support.learner import losses, make_learner, make_row
 from support.models import make_tiny_model
 from torch._dynamo import config as dynamo
 from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.training.checkpoints import (
-    CheckpointWriter,
-    TrainProgress,
-    load_checkpoint,
-    load_weights,
-)
-from fastdistill_ray.training.export import ADAPTER, export_student, merge_adapter
-from fastdistill_ray.training.knobs import LoraKnobs, OptimizerKnobs, TrainingKnobs
-from fastdistill_ray.training.learner import Learner, build_optimizer
+from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.memory import estimate_memory
 from fastdistill_ray.training.sharding import RECOMPILE_LIMIT, compilation, prefetch_next
 from fastdistill_ray.training.step import (
@@ -38,71 +28,6 @@ pytestmark = pytest.mark.usefixtures("world_of_one")
 @pytest.fixture(params=[True, False], ids=["tied", "untied"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return make_tiny_model(str(tmp_path / "model"), tie_word_embeddings=request.param)
-
-
-@pytest.mark.parametrize(
-    "lora", [LoraKnobs(), LoraKnobs(rank=4, dropout=0.3)], ids=["full", "lora"]
-)
-def test_training_resumed_from_a_checkpoint_has_identical_following_losses(
-    folder: str, tmp_path: Path, lora: LoraKnobs
-) -> None:
-    first = make_learner(folder, lora=lora)
-    losses(first, folder, range(2))
-    saved = str(tmp_path / "checkpoint")
-    writer, progress = CheckpointWriter(), TrainProgress(2, 10, 1, -0.5, 1)
-    saving = writer.start(first.student, first.optimizer, progress, saved)
-    expected = losses(first, folder, range(2, 5))  # while the copy is written
-    saving.result()
-    second = make_learner(folder, lora=lora)
-    assert load_checkpoint(second.student, second.optimizer, saved) == progress
-    assert losses(second, folder, range(2, 5)) == expected
-
-
-def test_weights_of_a_checkpoint_come_back_after_later_steps(folder: str, tmp_path: Path) -> None:
-    learner = make_learner(folder)
-    losses(learner, folder, range(2))
-    export_student(learner.student, folder, tmp_path / "then")
-    writer = CheckpointWriter()
-    for step in (2, 3):  # the second waits for the first
-        writer.start(learner.student, learner.optimizer, TrainProgress(2, 9), tmp_path / f"{step}")
-        losses(learner, folder, range(step, step + 1))
-    writer.wait()
-    load_weights(learner.student, tmp_path / "2")
-    export_student(learner.student, folder, tmp_path / "again")
-    then, again = (
-        AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict()
-        for name in ("then", "again")
-    )
-    assert all(torch.equal(then[name], again[name]) for name in then)
-
-
-def test_moments_of_eight_bits_train_alike_and_resume_with_identical_losses(
-    folder: str, tmp_path: Path
-) -> None:
-    pytest.importorskip("torchao")
-    knobs = KNOBS.model_copy(update={"kind": "adamw8bit"})
-
-    def eight_bit() -> Learner:
-        learner = make_learner(folder)
-        return learner._replace(optimizer=build_optimizer(learner.student, knobs))
-
-    exact = losses(make_learner(folder), folder, range(3))
-    with torch.compiler.set_stance("force_eager"):
-        first = eight_bit()
-        assert losses(first, folder, range(3)) == [pytest.approx(one, rel=2e-3) for one in exact]
-        kinds = {
-            type(v._local_tensor)
-            for one in first.optimizer.state.values()
-            for v in one.values()
-            if hasattr(v, "_local_tensor")
-        }
-        assert any("8bit" in kind.__name__ for kind in kinds), kinds
-        writer = CheckpointWriter(is_async=False)
-        writer.start(first.student, first.optimizer, TrainProgress(3, 10), tmp_path / "saved")
-        expected = losses(first, folder, range(3, 5))
-        second = eight_bit()
-        load_checkpoint(second.student, second.optimizer, str(tmp_path / "saved"))
-        assert losses(second, folder, range(3, 5)) == expected
 
 
 @pytest.mark.parametrize(
@@ -218,80 +143,6 @@ def test_step_with_a_bad_weight_stops_before_the_update_and_names_the_step(folde
         train_step(learner, make_row(folder, 7), 10)
     after = learner.student.model.model.layers[0].mlp.up_proj.weight.full_tensor()
     assert torch.equal(before, after)
-
-
-def logits_of(learner: Learner, ids: torch.Tensor) -> torch.Tensor:
-    """Of the model by itself; the root of FSDP2 gathers on its own forward only."""
-    learner.student.unshard()
-    for module in learner.student.model.model.layers:
-        module.unshard()
-    learner.student.model.set_attn_implementation("sdpa")
-    return learner.student.model(ids).logits
-
-
-@pytest.mark.parametrize("lora", [LoraKnobs(), LoraKnobs(rank=4)], ids=["full", "lora"])
-def test_export_reloads_in_transformers_with_equal_logits(
-    folder: str, tmp_path: Path, lora: LoraKnobs
-) -> None:
-    learner = make_learner(folder, lora=lora)
-    losses(learner, folder, range(3))
-    out = tmp_path / "epoch_1"
-    export_student(learner.student, folder, out)
-    exported = AutoModelForCausalLM.from_pretrained(out, dtype="auto")
-    assert exported.dtype == torch.bfloat16
-    config = json.loads((out / "config.json").read_text())
-    assert config["architectures"] == ["LlamaForCausalLM"]
-    assert not (tmp_path / ".epoch_1").exists()
-    ids = torch.arange(20)[None]
-    with torch.no_grad():
-        trained = logits_of(learner, ids)
-        reloaded = exported.float()(ids).logits
-        base = AutoModelForCausalLM.from_pretrained(folder)(ids).logits
-    assert (trained - reloaded).abs().max() < 0.1 * (trained - base).abs().max()
-    tokenizer, source = AutoTokenizer.from_pretrained(out), AutoTokenizer.from_pretrained(folder)
-    assert tokenizer.chat_template == source.chat_template
-    assert tokenizer.get_vocab() == source.get_vocab()
-
-
-def test_adapter_alone_on_its_base_is_the_merged_export(folder: str, tmp_path: Path) -> None:
-    learner = make_learner(folder, lora=LoraKnobs(rank=4, alpha=64))
-    losses(learner, folder, range(3))
-    export_student(learner.student, folder, tmp_path / "out")
-    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
-    base = AutoModelForCausalLM.from_pretrained(folder)
-    ids = torch.arange(20)[None]
-    with torch.no_grad():
-        before = base(ids).logits
-        model = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out" / ADAPTER)
-        difference = (model(ids).logits - merged(ids).logits).abs().max()
-        assert difference < 0.1 * (before - merged(ids).logits).abs().max()
-        exact = model.merge_and_unload()(ids).logits  # peft's own merge, of float32 weights
-        torch.testing.assert_close(exact, logits_of(learner, ids), rtol=1e-4, atol=1e-4)
-
-
-def test_export_of_an_untrained_bf16_model_is_that_model(folder: str, tmp_path: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
-    model.save_pretrained(folder)
-    export_student(make_learner(folder).student, folder, tmp_path / "epoch_1")
-    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "epoch_1", dtype="auto")
-    ids = torch.arange(30)[None]
-    assert torch.equal(exported(ids).logits, model(ids).logits)
-
-
-def test_merge_adapter_adds_the_scaled_product() -> None:
-    base, down, up = torch.eye(2), torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0], [4.0]])
-    merged = merge_adapter(
-        {
-            "q.base_layer.weight": base,
-            "q.base_layer.bias": torch.ones(2),
-            "q.lora_A.default.weight": down,
-            "q.lora_B.default.weight": up,
-            "norm.weight": torch.ones(2),
-        },
-        scale=0.5,
-    )
-    assert merged.keys() == {"q.weight", "q.bias", "norm.weight"}
-    torch.testing.assert_close(merged["q.weight"], torch.tensor([[2.5, 3.0], [2.0, 5.0]]))
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from fastdistill_ray.records import VERDICTS
 from fastdistill_ray.verifiers import Judge, VerifierKnobs
 
 KNOBS = VerifierKnobs()
+PATIENT = VerifierKnobs(time_limit=200.0)
 
 
 @pytest.fixture(scope="module")
@@ -35,31 +36,24 @@ def judge() -> Iterator[Judge]:
         yield judge
 
 
+@pytest.fixture(scope="module")
+def patient() -> Iterator[Judge]:
+    with Judge(PATIENT) as judge:
+        yield judge
+
+
 def check(case: Case, judge: Judge, patient: Judge) -> str:
-    """The verdict; raises when it is false or took too long."""
-    begin = time.monotonic()
+    """The verdict; raises when it is false or took too long to read: that is done in this process,
+    whose time counts, and what the process of expressions does ends at its limit."""
+    begin = time.process_time()
     judged = judge.judge(case.kind, case.response, case.reference, case.options)
-    if time.monotonic() - begin > KNOBS.time_limit + 0.5:
-        assert is_in_time(case), f"too slow: {case}"
+    assert time.process_time() - begin < KNOBS.time_limit + 0.5, f"too slow: {case}"
     if judged.verdict == "timeout" and case.is_right is not None:
         judged = patient.judge(case.kind, case.response, case.reference, case.options)
     assert judged.verdict in VERDICTS and judged.verdict != "error", (case, judged)
     if case.is_right is not None:
         assert (judged.verdict == "correct") == case.is_right, (case, judged)
     return judged.verdict
-
-
-def is_in_time(case: Case) -> bool:
-    """Asked again, without cache, up to three times: the machine may have been busy."""
-    with Judge(KNOBS) as judge:
-        judge.judge("math", r"\boxed{\sin x+\sin x}", r"2\sin x")
-        for blanks in range(1, 4):
-            begin = time.monotonic()
-            response = case.response + " " * blanks
-            judge.judge(case.kind, response, case.reference, case.options)
-            if time.monotonic() - begin < KNOBS.time_limit + 0.5:
-                return True
-    return False
 
 
 def spoilt_integer(rng: random.Random) -> Case:
@@ -74,7 +68,7 @@ def spoilt_integer(rng: random.Random) -> Case:
 def run(count: int, seed: int) -> Counter[str]:
     rng = random.Random(seed)
     verdicts: Counter[str] = Counter()
-    with Judge(KNOBS) as judge, Judge(VerifierKnobs(time_limit=30.0)) as patient:
+    with Judge(KNOBS) as judge, Judge(PATIENT) as patient:
         judge.judge("math", r"\boxed{\sin x+\sin x}", r"2\sin x")
         for _ in range(count // 4):
             for draw in (draw_case, draw_case, draw_spoilt, draw_spoilt):
@@ -97,10 +91,12 @@ def test_random_and_spoilt_answers_20000() -> None:
 
 
 @given(rng=st.randoms(use_true_random=False))
-@settings(max_examples=150, deadline=None)
-def test_drawn_answers_are_judged_by_their_making(judge: Judge, rng: random.Random) -> None:
-    check(draw_case(rng), judge, judge)
-    check(draw_spoilt(rng), judge, judge)
+@settings(max_examples=150)
+def test_drawn_answers_are_judged_by_their_making(
+    judge: Judge, patient: Judge, rng: random.Random
+) -> None:
+    check(draw_case(rng), judge, patient)
+    check(draw_spoilt(rng), judge, patient)
 
 
 def test_spoilt_writings_of_the_reference_are_right_only_if_they_read_so(judge: Judge) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from support.groups import make_completion, make_group
 
 from fastdistill_ray.objectives import AdvDistill
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
@@ -25,18 +26,15 @@ def make_row(step: int, length: int) -> dict[str, Any]:
     """Two groups of eight completions, each as long as the prompt."""
     random = np.random.default_rng(step)
     completions = [
-        {
-            "token_ids": random.integers(1, 250, length).tolist(),
-            "finish_reason": "length",
-            "num_tokens": length,
-            "verdict": "correct" if k % 2 else "wrong",
-            "reward": float(random.normal()),
-            "is_selected": True,
-            "advantage": 0.0,
-        }
+        make_completion(
+            token_ids=random.integers(1, 250, length).tolist(),
+            finish_reason="length",
+            verdict="correct" if k % 2 else "wrong",
+            reward=float(random.normal()),
+        )
         for k in range(8)
     ]
-    groups = [{"problem_id": f"{k}", "teacher": "", "completions": completions} for k in range(2)]
+    groups = [make_group(f"{k}", completions) for k in range(2)]
     return {"step": step, "epoch": 0, "num_groups": 2, "groups": groups}
 
 

@@ -4,14 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 from support.learner import assert_same, reference_advdistill
 from support.models import make_tiny_model
 from support.processes.ranks import DEALS, WORLD_SIZE, make_groups
 
 
-@pytest.mark.timeout(180)
 def test_two_ranks_with_uneven_groups_equal_a_naive_float64_reference(tmp_path: Path) -> None:
     for kind in ("tied", "untied"):
         make_tiny_model(str(tmp_path / kind), seed=3, tie_word_embeddings=kind == "tied")

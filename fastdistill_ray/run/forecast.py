@@ -1,0 +1,129 @@
+"""What a recipe would find done in a run folder, and what it would do there: nothing is written."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from fastdistill_ray.evaluation.knobs import Model
+from fastdistill_ray.evaluation.results import Trial, choose, trials_in
+from fastdistill_ray.progress import duration
+from fastdistill_ray.recipe.derived import StudentSpec, baselines, students
+from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.records import SPLITS
+from fastdistill_ray.run.graph import Stage, find, nearest
+from fastdistill_ray.run.paid import AGAIN, check_not_paid_twice, cost, sources_of
+from fastdistill_ray.run.stages import Stages
+from fastdistill_ray.run_files import MANIFEST, read_json
+from fastdistill_ray.tasks.problem_file import ProblemFile
+
+UNCHANGED = "nothing of it is there"
+
+
+def describe_stages(recipe: Recipe, run: Path) -> str:
+    """A line for each stage: reused, to be continued, or new with the field that changed."""
+    return "\n".join(f"{name:<28} {text}" for name, text in _lines(recipe, run))
+
+
+def check_run(recipe: Recipe, run: Path, again: list[str]) -> None:
+    """UserError where the recipe would ask a teacher again for what this run has paid for."""
+    stages = Stages(recipe, run)
+    problems = find(run, stages.problems())
+    if problems and problems.is_complete:
+        file = ProblemFile(problems.folder / "train.parquet")
+        check_not_paid_twice(run, stages.groups(file), recipe, len(file), again)
+
+
+def _lines(recipe: Recipe, run: Path) -> Iterator[tuple[str, str]]:
+    stages = Stages(recipe, run)
+    stage = stages.problems()
+    yield stage.name, _state(run, stage, "")
+    found = find(run, stage)
+    if not found or not found.is_complete:
+        yield "all others", "new, with the problems"
+        return
+    files = {split: ProblemFile(found.folder / f"{split}.parquet") for split in SPLITS}
+    train = files["train"]
+    yield _groups_line(recipe, run, stages.groups(train), len(train))
+    trials: dict[str, list[Trial]] = {}
+    for student in students(recipe):
+        yield from _training_lines(recipe, run, student, train, trials)
+    tests = [files["test"], files["ood"]]
+    for model in baselines(recipe):
+        stage = stages.answers(model, tests)
+        yield stage.name, _state(run, stage, f"{sum(map(len, tests))} problems")
+    for student in students(recipe):
+        chosen = _chosen(recipe, run, trials.get(student.name, []), files["validation"])
+        if chosen is None:
+            yield f"answers/{student.name}", "new, with its training"
+            continue
+        model = Model(student.name, chosen.weights, recipe.student.prompt)
+        stage = stages.answers(model, tests)
+        yield stage.name, _state(run, stage, f"{sum(map(len, tests))} problems")
+
+
+def _groups_line(recipe: Recipe, run: Path, stage: Stage, num_problems: int) -> tuple[str, str]:
+    if find(run, stage):
+        return stage.name, _state(run, stage, "")
+    near = nearest(run, stage)
+    why = "; ".join(map(str, near[1])) if near else UNCHANGED
+    sources = sources_of(run, stage)
+    if sources:
+        done = {"nothing": "taken from", "selection": "selected again from"}
+        what = done.get(sources[0].renew, "judged again from")
+        return stage.name, (
+            f"new, {what} {sources[0].folder.relative_to(run)}: {why}; a teacher is asked only for "
+            "problems that are not there"
+        )
+    text = f"new: {why}; {cost(recipe, num_problems)}"
+    return stage.name, text + (f"; refused without --again {AGAIN}" if near else "")
+
+
+def _training_lines(
+    recipe: Recipe,
+    run: Path,
+    student: StudentSpec,
+    train: ProblemFile,
+    trials: dict[str, list[Trial]],
+) -> Iterator[tuple[str, str]]:
+    """Fills in the trials of the student where all its trainings are complete."""
+    steps = recipe.training.epochs * -(-len(train) // recipe.training.groups_per_step)
+    steps = min(steps, recipe.training.max_steps or steps)
+    own, is_complete = [], True
+    for rate in student.learning_rates:
+        stage = Stages(recipe, run).training(student, rate, train)
+        yield stage.name, _state(run, stage, f"at most {steps} steps")
+        found = find(run, stage)
+        if found and found.is_complete:
+            own += trials_in(found.folder, student.name, rate)
+        else:
+            is_complete = False
+    if is_complete:
+        trials[student.name] = own
+
+
+def _chosen(
+    recipe: Recipe, run: Path, trials: list[Trial], validation: ProblemFile
+) -> Trial | None:
+    """Which trial validation answers choose; None where they are not all there."""
+    validated = {}
+    if recipe.compare.learning_rates or recipe.compare.epochs:
+        for trial in trials:
+            model = Model(trial.name, trial.weights, recipe.student.prompt)
+            found = find(run, Stages(recipe, run).answers(model, [validation]))
+            if not found or not found.is_complete:
+                return None
+            validated[trial.name] = found.folder
+    return next(iter(choose(trials, validated).values())) if trials else None
+
+
+def _state(run: Path, stage: Stage, work: str) -> str:
+    found = find(run, stage)
+    if found:
+        word = "reused" if found.is_complete else "to be continued"
+        return f"{word}  {found.folder.relative_to(run)}"
+    near = nearest(run, stage)
+    why = "; ".join(map(str, near[1])) if near else UNCHANGED
+    parts = [f"new: {why}", work]
+    if near and (near[0].folder / MANIFEST).exists():
+        seconds = read_json(near[0].folder / MANIFEST, {})["seconds"]
+        parts.append(f"its like took {duration(seconds)}")
+    return "; ".join(filter(None, parts))

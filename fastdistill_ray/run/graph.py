@@ -1,0 +1,145 @@
+"""What a stage depends on, and whether work that is there already is that of a wanted stage.
+
+A run is a graph: every stage is identified by its own sections of the recipe, the identities of its
+inputs (files, models), and the stages before it, which are inputs too. Two stages with equal
+dependencies are one, whatever else the recipes around them say.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fastdistill_ray.digests import same_identity, text_digest
+from fastdistill_ray.knobs import chosen, identity
+from fastdistill_ray.run_files import MANIFEST, STAGE, STAGES, read_json, write_json
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a recipe: `kind` is the folder it lies in, `label` tells those of a kind apart
+    for people.
+
+    `sections` are knobs by the name a user writes them with; `inputs` identities by name.
+    """
+
+    kind: str
+    label: str
+    sections: dict[str, Any]
+    inputs: dict[str, str]
+    path_of: dict[str, str] = field(default_factory=dict)  # section -> what a user calls it here
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}/{self.label}" if self.label else self.kind
+
+    @property
+    def dependencies(self) -> dict[str, Any]:
+        return {"sections": identity(self.sections), "inputs": self.inputs}
+
+    def without_input(self, name: str) -> "Stage":
+        """The same of any other input of that name: its rows may serve where those agree."""
+        inputs = {key: value for key, value in self.inputs.items() if key != name}
+        return Stage(self.kind, self.label, self.sections, inputs, self.path_of)
+
+    def only(self, *sections: str) -> "Stage":
+        """The part of it that depends on these sections."""
+        kept = {name: value for name, value in self.sections.items() if name in sections}
+        return Stage(self.kind, self.label, kept, self.inputs, self.path_of)
+
+
+class Change(NamedTuple):
+    """A dependency in which work that is there differs from what is wanted."""
+
+    path: str
+    before: Any
+    now: Any
+
+    def __str__(self) -> str:
+        return f"{self.path} was {_short(self.before)}, now {_short(self.now)}"
+
+
+class Made(NamedTuple):
+    """Work that is there: a stage's folder and what it depended on."""
+
+    folder: Path
+    dependencies: dict[str, Any]
+
+    @property
+    def is_complete(self) -> bool:
+        return (self.folder / MANIFEST).exists()
+
+
+def made(run: Path, kind: str) -> Iterator[Made]:
+    """All work of a kind, complete work first."""
+    found = [
+        Made(file.parent, read_json(file, {}))
+        for file in sorted((run / STAGES / kind).glob(f"*/{STAGE}"))
+    ]
+    yield from sorted(found, key=lambda one: not one.is_complete)
+
+
+def changes(stage: Stage, old: Mapping[str, Any]) -> list[Change]:
+    """In what the dependencies `old` differ; of `old`, only what `stage` depends on is compared.
+
+    A knob that `old` did not know counts as its default.
+    """
+    set_now = chosen(stage.sections)
+    found = [
+        change
+        for name, value in identity(stage.sections).items()
+        for change in _compare(
+            old["sections"].get(name), value, set_now[name], stage.path_of.get(name, name)
+        )
+    ]
+    for name, value in stage.inputs.items():
+        before = old["inputs"].get(name, "")
+        if not same_identity(before, value):
+            found.append(Change(name, before, value))
+    return found
+
+
+def find(run: Path, stage: Stage) -> Made | None:
+    """The work that is that of the stage, wherever it lies."""
+    return next(
+        (one for one in made(run, stage.kind) if not changes(stage, one.dependencies)), None
+    )
+
+
+def nearest(run: Path, stage: Stage) -> tuple[Made, list[Change]] | None:
+    """Of the other work of its kind and label, that which differs least."""
+    near = [
+        (one, changes(stage, one.dependencies))
+        for one in made(run, stage.kind)
+        if one.folder.name.rpartition("-")[0] == stage.label
+    ]
+    return min(near, key=lambda pair: len(pair[1]), default=None)
+
+
+def new_folder(run: Path, stage: Stage) -> Path:
+    """Where work on the stage begins; its dependencies are noted there first."""
+    digest = text_digest([json.dumps(stage.dependencies, sort_keys=True)])[:8]
+    folder = run / STAGES / stage.kind / "-".join(filter(None, [stage.label, digest]))
+    write_json(folder / STAGE, stage.dependencies)
+    return folder
+
+
+def _compare(old: Any, new: Any, chosen_now: Any, path: str) -> Iterator[Change]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*new, *(key for key in old if key not in new)]:
+            is_set = isinstance(chosen_now, dict) and key in chosen_now
+            if key not in old and not is_set:
+                continue  # a newer knob at its default
+            inner = chosen_now[key] if is_set else {}
+            yield from _compare(old.get(key), new.get(key), inner, f"{path}.{key}")
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for place, pair in enumerate(zip(old, new, strict=True)):
+            yield from _compare(*pair, chosen_now[place] if chosen_now else {}, f"{path}.{place}")
+    elif old != new:
+        yield Change(path, old, new)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

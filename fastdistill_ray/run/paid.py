@@ -1,0 +1,102 @@
+"""What a teacher was paid for already, and how much of it serves a recipe.
+
+The teachers, what they are asked and how they sample decide what completions are (`PAID`); the
+problems decide which are needed; everything else is judged and selected again for nothing.
+"""
+
+from pathlib import Path
+
+from fastdistill_ray.errors import UserError
+from fastdistill_ray.generation.knobs import EndpointKnobs
+from fastdistill_ray.groups.reweighting import Source
+from fastdistill_ray.groups.store import Store
+from fastdistill_ray.progress import duration
+from fastdistill_ray.recipe.derived import all_teachers
+from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.run.graph import Change, Made, Stage, changes, find, made
+from fastdistill_ray.run.stages import PAID, PROBLEMS
+from fastdistill_ray.run_files import MANIFEST, SECONDS, read_json
+
+AGAIN = "groups"  # the stage that --again may name
+
+
+def sources_of(run: Path, groups: Stage) -> list[Source]:
+    """Other stores of the run whose completions were asked for as this stage's are."""
+    asked, judged = asked_part(groups), groups.without_input(PROBLEMS)
+    own = find(run, groups)
+    found = []
+    for one in made(run, groups.kind):
+        if (own and one.folder == own.folder) or changes(asked, one.dependencies):
+            continue
+        if changes(judged.only("reward"), one.dependencies):
+            found.append(Source(one.folder, "judgements"))
+        elif changes(judged.only("advantage", "selection"), one.dependencies):
+            found.append(Source(one.folder, "selection"))
+        else:
+            found.append(Source(one.folder, "nothing"))
+    return sorted(found, key=lambda source: source.renew != "nothing")
+
+
+def asked_part(groups: Stage) -> Stage:
+    """What decides a completion: who is asked for it, and how."""
+    return groups.without_input(PROBLEMS).only(*PAID)
+
+
+def check_not_paid_twice(
+    run: Path, groups: Stage, recipe: Recipe, num_problems: int, again: list[str]
+) -> None:
+    """UserError where a teacher would be asked anew although groups are paid for in this run."""
+    if AGAIN in again or find(run, groups) or sources_of(run, groups):
+        return
+    paid = [one for one in made(run, groups.kind) if paid_tokens(one)]
+    if not paid:
+        return
+    near, found = min(
+        ((one, changes(asked_part(groups), one.dependencies)) for one in paid),
+        key=lambda pair: len(pair[1]),
+    )
+    there = near.folder.relative_to(run)
+    raise UserError(
+        f"{found[0]}{_and_more(found)}: the teacher would be asked again, "
+        f"{cost(recipe, num_problems)}; {paid_tokens(near):,} tokens in {there} are paid for"
+        f"{_seconds(near)}. To ask again beside them: --again {AGAIN}; else take the change back, "
+        "or choose another --run-dir"
+    )
+
+
+def paid_tokens(groups: Made) -> int:
+    """Tokens of completions that this store asked for itself."""
+    commits = Store(groups.folder).commits()
+    return sum(commit.num_tokens for commit in commits if not commit.taken_from)
+
+
+def cost(recipe: Recipe, num_problems: int) -> str:
+    """At most, in tokens, and in money where a teacher has a price."""
+    num_tokens = num_problems * recipe.sampling.most * recipe.sampling.max_new_tokens
+    text = (
+        f"{num_problems:,} problems x {recipe.sampling.most} completions, at most {num_tokens:,} "
+        "tokens"
+    )
+    return text + price(recipe, num_tokens)
+
+
+def price(recipe: Recipe, num_tokens: int) -> str:
+    """Of completions, were each teacher's share of them as long as allowed."""
+    teachers = list(all_teachers(recipe).values())
+    shares = sum(teacher.share for teacher in teachers)
+    money = sum(
+        teacher.engine.price_completion * teacher.share / shares
+        for teacher in teachers
+        if isinstance(teacher.engine, EndpointKnobs)
+    )
+    return f" (at most {money * num_tokens / 1e6:,.2f} to pay, prompts apart)" if money else ""
+
+
+def _and_more(found: list[Change]) -> str:
+    return f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+
+
+def _seconds(groups: Made) -> str:
+    seconds = read_json(groups.folder / SECONDS, {"seconds": 0.0})["seconds"]
+    is_whole = (groups.folder / MANIFEST).exists()
+    return f" and took {duration(seconds)}{'' if is_whole else ' so far'}" if seconds else ""

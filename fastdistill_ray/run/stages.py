@@ -1,0 +1,108 @@
+"""The stages of a recipe: on which sections, inputs and earlier stages each one depends."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fastdistill_ray.digests import UNKNOWN, file_digest, folder_digest
+from fastdistill_ray.evaluation.knobs import Model
+from fastdistill_ray.generation.knobs import EndpointKnobs, TeacherKnobs
+from fastdistill_ray.models import model_identity
+from fastdistill_ray.recipe.derived import StudentSpec, all_teachers
+from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.run.graph import Stage, find
+from fastdistill_ray.tasks.problem_file import ProblemFile
+
+PAID = ("teacher", "teachers", "sampling")  # sections that decide what a teacher writes
+PROBLEMS = "the problems of task"
+
+
+class Stages:
+    """Of a recipe in a run folder; a stage that others depend on must have a folder first."""
+
+    def __init__(self, recipe: Recipe, run: Path) -> None:
+        self.recipe, self.run = recipe, run
+
+    def problems(self) -> Stage:
+        task = self.recipe.task
+        sections = {"task": task, "reward.verifier": self.recipe.reward.verifier}
+        inputs = {"task.path": path_identity(task.path)}
+        if task.ood:
+            inputs["task.ood.path"] = path_identity(task.ood.path)
+        return Stage("problems", "", sections, inputs)
+
+    def groups(self, problems: ProblemFile) -> Stage:
+        """The teachers' completions, judged, rewarded and selected."""
+        recipe = self.recipe
+        sections = {name: getattr(recipe, name) for name in (*PAID, "reward")}
+        sections |= {"advantage": recipe.advantage, "selection": recipe.selection}
+        inputs = {**self._teachers, PROBLEMS: problems.digest}
+        return Stage("groups", "", sections, inputs)
+
+    def groups_of(self, student: StudentSpec, problems: ProblemFile) -> Stage:
+        """What the student is trained on: the groups, or fewer completions of each."""
+        groups = self.groups(problems)
+        if student.group_size is None:
+            return groups
+        selection = self.recipe.selection.model_copy(update={"group_size": student.group_size})
+        sections = {"selection": selection, "advantage": self.recipe.advantage}
+        inputs = {"groups": self._id(groups)}
+        return Stage("selected_groups", f"of_{student.group_size}", sections, inputs)
+
+    def training(self, student: StudentSpec, rate: float, problems: ProblemFile) -> Stage:
+        recipe = self.recipe
+        sections: dict[str, Any] = {
+            "objective": student.objective,
+            "optimizer": recipe.optimizer.model_copy(update={"learning_rate": rate}),
+            "training": recipe.training,
+            "advantage": recipe.advantage,
+            "student": recipe.student,
+            "compare.epochs": recipe.compare.epochs,
+        }
+        inputs = {
+            "student.model": model_identity(student.model),
+            "groups": self._id(self.groups_of(student, problems)),
+        }
+        paths = {"objective": student.section, "student.model": student.model_field}
+        return Stage("train", f"{student.name}-lr_{rate:g}", sections, inputs, paths)
+
+    def answers(self, model: Model, problems: list[ProblemFile]) -> Stage:
+        """A model's judged answers; a student's weights are known by the training they are of."""
+        recipe = self.recipe
+        sections = {
+            "evaluation": recipe.evaluation,
+            "reward.verifier": recipe.reward.verifier,
+            "prompt": model.prompt,
+        }
+        path = Path(model.weights)
+        is_ours = path.is_relative_to(self.run)
+        inputs = {
+            "model": str(path.relative_to(self.run)) if is_ours else model_identity(model.weights),
+            PROBLEMS: " ".join(file.digest for file in problems),
+        }
+        return Stage("answers", model.name, sections, inputs)
+
+    @cached_property
+    def _teachers(self) -> dict[str, str]:
+        return {
+            f"{name}.model": self._teacher(teacher)
+            for name, teacher in all_teachers(self.recipe).items()
+        }
+
+    def _teacher(self, teacher: TeacherKnobs) -> str:
+        is_remote = isinstance(teacher.engine, EndpointKnobs)
+        return f"endpoint:{teacher.model}" if is_remote else model_identity(teacher.model)
+
+    def _id(self, stage: Stage) -> str:
+        found = find(self.run, stage)
+        return found.folder.name if found else "new"
+
+
+def path_identity(path: str) -> str:
+    """Content of a file or folder; "": the hub's dataset, whatever its revision."""
+    if not path:
+        return f"hub@{UNKNOWN}"
+    place = Path(path).expanduser()
+    if place.is_file():
+        return f"file@{file_digest(place)}"
+    return f"folder@{folder_digest(place)}" if place.is_dir() else f"missing:{path}"

@@ -1,0 +1,47 @@
+"""Which completions are drawn when, and until how many are correct."""
+
+import asyncio
+
+import pytest
+from support.requests import completion, request
+
+from fastdistill_ray.generation.draws import Draw, Part, answer, draws
+from fastdistill_ray.generation.knobs import SamplingKnobs
+from fastdistill_ray.verifiers import Judge, VerifierKnobs
+
+
+def test_draws_cover_each_completion_once_with_its_own_temperature():
+    sampling = SamplingKnobs(n=3, max_n=8, temperatures=[0.2, 0.2, 0.9, 0.2])
+    asked, done = [], 0
+    while done < 8:
+        asked += draws(sampling, done)
+        done = sum(draw.count for draw in asked)
+    by_number = {draw.first + i: draw.temperature for draw in asked for i in range(draw.count)}
+    assert list(by_number) == list(range(8))
+    assert list(by_number.values()) == [0.2, 0.2, 0.9, 0.2] * 2
+    assert draws(SamplingKnobs(n=8), 0) == [Draw(0, 8, 0.9)], "one prompt, eight completions"
+
+
+@pytest.mark.parametrize(
+    ("right", "enough", "rounds"),
+    [([0], 1, 1), ([2], 1, 2), ([0, 5], 2, 3), ([], 1, 4), ([0, 1, 2, 3], 3, 2)],
+)
+def test_answer_draws_rounds_until_enough_are_correct(right, enough, rounds):
+    sampling = SamplingKnobs(n=2, max_n=7, enough=enough)
+    firsts = []
+
+    async def ask(row: dict, draw: Draw) -> Part:
+        firsts.append(draw.first)
+        numbers = range(draw.first, draw.first + draw.count)
+        texts = ["\\boxed{7}" if number in right else "\\boxed{8}" for number in numbers]
+        return Part(
+            [completion(text, 1, number) for text, number in zip(texts, numbers, strict=True)],
+            3,
+            0.5,
+        )
+
+    with Judge(VerifierKnobs()) as judge:
+        found = asyncio.run(answer(request(0), sampling, ask, judge))
+    assert firsts == [0, 2, 4, 6][:rounds]
+    assert [one.seed for one in found.completions] == list(range(min(2 * rounds, 7)))
+    assert (found.prompt_num_tokens, found.cost) == (3, 0.5 * rounds)

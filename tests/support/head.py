@@ -1,0 +1,31 @@
+"""A Ray head that outlives its drivers, without a note that others on this machine would follow."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from ray._private.node import Node
+from ray._private.parameter import RayParams
+
+# What no recipe names and an endpoint's actor reads from the environment of its node.
+KEY_VARIABLE, KEY = "KEY_OF_TESTS", "sk-of-the-tests"
+
+
+@contextlib.contextmanager
+def local_head() -> Iterator[str]:
+    """8 logical CPUs and 2 GPUs that none looks for; -> its address."""
+    os.environ[KEY_VARIABLE] = KEY
+    parameters = RayParams(
+        num_cpus=8,
+        num_gpus=2,
+        include_dashboard=False,
+        object_store_memory=500 * 2**20,
+        min_worker_port=0,
+        max_worker_port=0,
+    )
+    node = Node(parameters, head=True, shutdown_at_exit=True, spawn_reaper=True)
+    try:
+        yield node.gcs_address
+    finally:
+        node.kill_all_processes(check_alive=False, allow_graceful=True)
+        del os.environ[KEY_VARIABLE]

@@ -1,0 +1,102 @@
+"""A file of one's own: all its fields, and every fault named by its line."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastdistill_ray.records import Problem
+from fastdistill_ray.tasks import TaskKnobs, load_problems
+
+
+def write_lines(file: Path, rows: list[Any]) -> str:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(file)
+
+
+def test_jsonl_reads_all_its_fields(tmp_path: Path) -> None:
+    rows = [
+        {"question": "1 + 1?", "answer": 2, "note": "ignored"},
+        {
+            "question": " Which? ",
+            "answer": "B",
+            "kind": "choice",
+            "options": ["red", "blue"],
+            "id": 7,
+            "split": "test",
+        },
+        {"question": "Roots?", "answer": [1, -2.5], "kind": "list", "id": "r", "split": "ood"},
+    ]
+    splits = load_problems(TaskKnobs(name="jsonl", path=write_lines(tmp_path / "a.jsonl", rows)))
+    digest = hashlib.sha1(b"1 + 1?").hexdigest()[:12]
+    assert splits == {
+        "train": [Problem(f"jsonl/{digest}", "jsonl", "train", "1 + 1?", "2", "number")],
+        "validation": [],
+        "test": [Problem("7", "jsonl", "test", "Which?", "B", "choice", ["red", "blue"])],
+        "ood": [Problem("r", "jsonl", "ood", "Roots?", "1, -2.5", "list")],
+    }
+
+
+def test_jsonl_blank_lines_byte_order_mark_and_line_separators_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    question = "one\u2028two \u0085 three?"
+    line = json.dumps({"question": question, "answer": "1"}, ensure_ascii=False)
+    file.write_text(f"\ufeff{line}\r\n\n  \n", encoding="utf-8", newline="")
+    (problem,) = load_problems(TaskKnobs(name="jsonl", path=str(file)))["train"]
+    assert problem.question == question
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"question": "b?"', "line 2: not JSON: "),
+        ('{"question": "b?", "answer": NaN}', "line 2: not JSON: NaN is not a number of JSON"),
+        ("[" * 100_000, "line 2: not JSON: "),
+        ('["b?", "2"]', "line 2: expected an object"),
+        ("{}", "line 2: missing question, answer"),
+        ('{"question": "b?", "answer": null}', "line 2: missing answer"),
+        ('{"question": " ", "answer": "2"}', "line 2: question is empty"),
+        ('{"question": "b?", "answer": ""}', "line 2: answer is empty"),
+        ('{"question": 5, "answer": "2"}', "line 2: question must be text, is 5"),
+        ('{"question": "b?", "answer": true}', "line 2: answer must be text, is True"),
+        ('{"question": "b?", "answer": "2", "kind": "maths"}', "line 2: kind 'maths' is not one"),
+        ('{"question": "b?", "answer": "2", "kind": []}', r"line 2: kind \[\] is not one"),
+        ('{"question": "b?", "answer": "A", "options": "x"}', "line 2: options must be a list"),
+        ('{"question": "b?", "answer": "2", "split": "dev"}', "line 2: split 'dev' is not one of"),
+        ('{"question": "b?", "answer": "2", "id": ""}', "line 2: id must be text or a whole"),
+        ('{"question": "b?", "answer": "2", "id": "x"}', "line 2: id x is that of line 1"),
+    ],
+)
+def test_jsonl_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(f'{{"question": "a?", "answer": "1", "id": "x"}}\n{line}\n')
+    with pytest.raises(ValueError, match=rf"a\.jsonl {message}") as error:
+        load_problems(TaskKnobs(name="jsonl", path=str(file)))
+    assert "\n" not in str(error.value)
+
+
+def test_jsonl_same_question_without_ids_is_refused(tmp_path: Path) -> None:
+    rows = [{"question": "a?", "answer": "1"}] * 2
+    path = write_lines(tmp_path / "a.jsonl", rows)
+    with pytest.raises(ValueError, match=r"line 2: id jsonl/\w+ is that of line 1; lines that ask"):
+        load_problems(TaskKnobs(name="jsonl", path=path))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "no problems in it"), (b"\n \n", "no problems in it"), (b"\xff\xfe{", "not UTF-8")],
+)
+def test_jsonl_file_without_problems_is_refused(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"a\.jsonl: {message}"):
+        load_problems(TaskKnobs(name="jsonl", path=str(file)))
+
+
+def test_jsonl_without_path_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"task\.path: task jsonl needs the file"):
+        load_problems(TaskKnobs(name="jsonl"))

@@ -1,0 +1,95 @@
+"""Training goes on from a checkpoint as if it had never stopped (one rank, in this process)."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.learner import KNOBS, losses, make_learner
+from support.models import make_tiny_model
+from transformers import AutoModelForCausalLM
+
+from fastdistill_ray.training.checkpoints import (
+    CheckpointWriter,
+    TrainProgress,
+    load_checkpoint,
+    load_weights,
+)
+from fastdistill_ray.training.export import export_student
+from fastdistill_ray.training.knobs import LoraKnobs
+from fastdistill_ray.training.learner import Learner, build_optimizer
+
+pytestmark = pytest.mark.usefixtures("world_of_one")
+
+
+@pytest.fixture(params=[True, False], ids=["tied", "untied"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return make_tiny_model(str(tmp_path / "model"), tie_word_embeddings=request.param)
+
+
+@pytest.mark.parametrize(
+    ("folder", "lora"),
+    [(True, LoraKnobs()), (False, LoraKnobs(rank=4, dropout=0.3))],
+    ids=["tied, full", "untied, lora"],
+    indirect=["folder"],
+)
+def test_training_resumed_from_a_checkpoint_has_identical_following_losses(
+    folder: str, tmp_path: Path, lora: LoraKnobs
+) -> None:
+    first = make_learner(folder, lora=lora)
+    losses(first, folder, range(2))
+    saved = str(tmp_path / "checkpoint")
+    writer, progress = CheckpointWriter(), TrainProgress(2, 10, 1, -0.5, 1)
+    saving = writer.start(first.student, first.optimizer, progress, saved)
+    expected = losses(first, folder, range(2, 5))  # while the copy is written
+    saving.result()
+    second = make_learner(folder, lora=lora)
+    assert load_checkpoint(second.student, second.optimizer, saved) == progress
+    assert losses(second, folder, range(2, 5)) == expected
+
+
+@pytest.mark.parametrize("folder", [True], ids=["tied"], indirect=True)
+def test_weights_of_a_checkpoint_come_back_after_later_steps(folder: str, tmp_path: Path) -> None:
+    learner = make_learner(folder)
+    losses(learner, folder, range(2))
+    export_student(learner.student, folder, tmp_path / "then")
+    writer = CheckpointWriter()
+    for step in (2, 3):  # the second waits for the first
+        writer.start(learner.student, learner.optimizer, TrainProgress(2, 9), tmp_path / f"{step}")
+        losses(learner, folder, range(step, step + 1))
+    writer.wait()
+    load_weights(learner.student, tmp_path / "2")
+    export_student(learner.student, folder, tmp_path / "again")
+    then, again = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict()
+        for name in ("then", "again")
+    )
+    assert all(torch.equal(then[name], again[name]) for name in then)
+
+
+def test_moments_of_eight_bits_train_alike_and_resume_with_identical_losses(
+    folder: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("torchao")
+    knobs = KNOBS.model_copy(update={"kind": "adamw8bit"})
+
+    def eight_bit() -> Learner:
+        learner = make_learner(folder)
+        return learner._replace(optimizer=build_optimizer(learner.student, knobs))
+
+    exact = losses(make_learner(folder), folder, range(3))
+    with torch.compiler.set_stance("force_eager"):
+        first = eight_bit()
+        assert losses(first, folder, range(3)) == [pytest.approx(one, rel=2e-3) for one in exact]
+        kinds = {
+            type(v._local_tensor)
+            for one in first.optimizer.state.values()
+            for v in one.values()
+            if hasattr(v, "_local_tensor")
+        }
+        assert any("8bit" in kind.__name__ for kind in kinds), kinds
+        writer = CheckpointWriter(is_async=False)
+        writer.start(first.student, first.optimizer, TrainProgress(3, 10), tmp_path / "saved")
+        expected = losses(first, folder, range(3, 5))
+        second = eight_bit()
+        load_checkpoint(second.student, second.optimizer, str(tmp_path / "saved"))
+        assert losses(second, folder, range(3, 5)) == expected

@@ -1,0 +1,96 @@
+"""Exports reload elsewhere with the numbers of what was trained."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM
+from support.learner import losses, make_learner
+from support.models import make_tiny_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from fastdistill_ray.training.export import ADAPTER, export_student, merge_adapter
+from fastdistill_ray.training.knobs import LoraKnobs
+from fastdistill_ray.training.learner import Learner
+
+pytestmark = pytest.mark.usefixtures("world_of_one")
+
+
+@pytest.fixture(params=[True, False], ids=["tied", "untied"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return make_tiny_model(str(tmp_path / "model"), tie_word_embeddings=request.param)
+
+
+def logits_of(learner: Learner, ids: torch.Tensor) -> torch.Tensor:
+    """Of the model by itself; the root of FSDP2 gathers on its own forward only."""
+    learner.student.unshard()
+    for module in learner.student.model.model.layers:
+        module.unshard()
+    learner.student.model.set_attn_implementation("sdpa")
+    return learner.student.model(ids).logits
+
+
+@pytest.mark.parametrize("lora", [LoraKnobs(), LoraKnobs(rank=4)], ids=["full", "lora"])
+def test_export_reloads_in_transformers_with_equal_logits(
+    folder: str, tmp_path: Path, lora: LoraKnobs
+) -> None:
+    learner = make_learner(folder, lora=lora)
+    losses(learner, folder, range(3))
+    out = tmp_path / "epoch_1"
+    export_student(learner.student, folder, out)
+    exported = AutoModelForCausalLM.from_pretrained(out, dtype="auto")
+    assert exported.dtype == torch.bfloat16
+    config = json.loads((out / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForCausalLM"]
+    assert not (tmp_path / ".epoch_1").exists()
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        trained = logits_of(learner, ids)
+        reloaded = exported.float()(ids).logits
+        base = AutoModelForCausalLM.from_pretrained(folder)(ids).logits
+    assert (trained - reloaded).abs().max() < 0.1 * (trained - base).abs().max()
+    tokenizer, source = AutoTokenizer.from_pretrained(out), AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.chat_template == source.chat_template
+    assert tokenizer.get_vocab() == source.get_vocab()
+
+
+def test_adapter_alone_on_its_base_is_the_merged_export(folder: str, tmp_path: Path) -> None:
+    learner = make_learner(folder, lora=LoraKnobs(rank=4, alpha=64))
+    losses(learner, folder, range(3))
+    export_student(learner.student, folder, tmp_path / "out")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(folder)
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        before = base(ids).logits
+        model = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out" / ADAPTER)
+        difference = (model(ids).logits - merged(ids).logits).abs().max()
+        assert difference < 0.1 * (before - merged(ids).logits).abs().max()
+        exact = model.merge_and_unload()(ids).logits  # peft's own merge, of float32 weights
+        torch.testing.assert_close(exact, logits_of(learner, ids), rtol=1e-4, atol=1e-4)
+
+
+def test_export_of_an_untrained_bf16_model_is_that_model(folder: str, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+    export_student(make_learner(folder).student, folder, tmp_path / "epoch_1")
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "epoch_1", dtype="auto")
+    ids = torch.arange(30)[None]
+    assert torch.equal(exported(ids).logits, model(ids).logits)
+
+
+def test_merge_adapter_adds_the_scaled_product() -> None:
+    base, down, up = torch.eye(2), torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0], [4.0]])
+    merged = merge_adapter(
+        {
+            "q.base_layer.weight": base,
+            "q.base_layer.bias": torch.ones(2),
+            "q.lora_A.default.weight": down,
+            "q.lora_B.default.weight": up,
+            "norm.weight": torch.ones(2),
+        },
+        scale=0.5,
+    )
+    assert merged.keys() == {"q.weight", "q.bias", "norm.weight"}
+    torch.testing.assert_close(merged["q.weight"], torch.tensor([[2.5, 3.0], [2.0, 5.0]]))
