@@ -94,7 +94,7 @@ def _tolerance(given: object, kind: Kind, where: str) -> float | None:
     if given is None:
         return None
     is_number = isinstance(given, int | float) and not isinstance(given, bool)
-    if not is_number or not 0 <= given < math.inf or kind in ("choice", "text"):
+    if not is_number or kind in ("choice", "text") or not 0 <= given < math.inf:
         raise UserError(
             f"{where}: tolerance must be a number of at least 0, of kind number, math or list, is "
             f"{given!r}"

@@ -34,7 +34,7 @@ class Hub(NamedTuple):
     splits: dict[Split, tuple[str, ...]]
     config: str | None = None
     optional: tuple[Split, ...] = ()
-    arguments: dict[str, str] = {}  # further ones of load_dataset
+    arguments: dict[str, Any] = {}  # further ones of load_dataset
 
 
 class Row(NamedTuple):
@@ -42,7 +42,7 @@ class Row(NamedTuple):
 
     where: str
     source: str
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride]  # hides tuple.index
     fields: dict[str, Any]
 
     def value(self, *names: str) -> Any:
@@ -219,11 +219,13 @@ def _file_rows(files: list[Path], source: str) -> Iterator[Row]:
 
 
 def _hub_rows(task: str, hub: Hub, split: str) -> Iterator[Row]:
-    import datasets  # noqa: PLC0415  takes seconds; files and generated tasks do not need it
+    # They take seconds; files and generated tasks do not need them.
+    import datasets  # noqa: PLC0415
+    from datasets.exceptions import DatasetsError  # noqa: PLC0415
 
     try:
         rows = datasets.load_dataset(hub.id, hub.config, split=split, **hub.arguments)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, DatasetsError) as error:
         raise UserError(
             f"task {task}: {hub.id} cannot be had from the hub ({type(error).__name__}); set "
             f"task.path to a folder with {split}.jsonl or to a file"
