@@ -177,8 +177,12 @@ def _rows_by_split(knobs: TaskKnobs, hub: Hub) -> dict[Split, Iterable[Row]]:
     if not path.is_dir():
         raise UserError(f"task.path: {path}: no such file or folder")
     folder = hub.config or hub.arguments.get("data_dir", "data")
-    files = {split: _find_files(path, folder, names) for split, names in hub.splits.items()}
-    missing = [split for split in files if not files[split] and split not in hub.optional]
+    files: dict[Split, list[Path]] = {
+        split: _find_files(path, folder, names) for split, names in hub.splits.items()
+    }
+    missing: list[Split] = [
+        split for split in files if not files[split] and split not in hub.optional
+    ]
     if missing or not any(files.values()):
         name = hub.splits[missing[0] if missing else next(iter(files))][0]
         raise UserError(
@@ -190,7 +194,7 @@ def _rows_by_split(knobs: TaskKnobs, hub: Hub) -> dict[Split, Iterable[Row]]:
 
 
 def _split_of(file: Path, hub: Hub) -> Split:
-    named = [split for split, names in hub.splits.items() if file.stem in names]
+    named: list[Split] = [split for split, names in hub.splits.items() if file.stem in names]
     if named:
         return named[0]
     return "train" if "train" in hub.splits else "test"

@@ -72,11 +72,12 @@ def compilation(training: TrainingKnobs) -> Iterator[None]:
             yield
             return
         # Lengths vary: recomputing must find the compiled graph that the forward used.
-        eval_frame._set_lru_cache(False)
+        eval_frame._set_lru_cache(False)  # pyright: ignore[reportAttributeAccessIssue]  # no stub
         try:
             yield
         finally:
-            eval_frame._set_lru_cache(True)  # torch's default
+            # torch's default; its stubs lack the name.
+            eval_frame._set_lru_cache(True)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def prefetch_next(blocks: list[FSDPModule]) -> None:

@@ -1,4 +1,4 @@
-# pyarrow makes the functions of this module when it is imported; no checker sees them.
+# pyarrow makes most of its names in compiled modules, which no checker sees.
 from typing import Any
 
 def __getattr__(name: str) -> Any: ...
