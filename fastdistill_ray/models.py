@@ -225,7 +225,7 @@ def _convert_gguf(file: Path, folder: Path) -> None:
             raise UserError(f"model {file}: transformers cannot read it: {error}") from error
         config = loaded.config
         if hasattr(config, "quantization_config"):
-            del config.quantization_config
+            delattr(config, "quantization_config")
         config.dtype = torch.bfloat16
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from ray.job_submission import JobSubmissionClient
 
@@ -60,9 +61,7 @@ def local_head() -> Iterator[str]:
             _forget(gcs_port)
 
 
-def _await_head(
-    address: str, head: subprocess.Popen, log: "tempfile._TemporaryFileWrapper"
-) -> None:
+def _await_head(address: str, head: subprocess.Popen, log: IO[bytes]) -> None:
     deadline = time.monotonic() + HEAD_START_SECONDS
     while time.monotonic() < deadline and head.poll() is None:
         try:

@@ -7,7 +7,7 @@ together: one row of the dataset, one block.
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -90,7 +90,7 @@ def completions(requests: Requests, spec: EngineSpec, pool: PoolKnobs) -> ray.da
     )
     bound_queues(numbers.context, max_blocks=4 * TASKS_AT_ONCE)
     return numbers.map_batches(
-        _hand_out,
+        cast(Any, _hand_out),  # Ray's types know no function with arguments of its own
         fn_kwargs={"end": len(requests), "per_task": per_task},
         batch_size=1,
         compute=TaskPoolStrategy(size=1),

@@ -13,7 +13,7 @@ class Draw(NamedTuple):
     """Completions first, first + 1, ... of a problem, at one temperature."""
 
     first: int
-    count: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]  # hides tuple.count
     temperature: float
 
 

@@ -54,7 +54,8 @@ class EndpointEngine:
 
     def __init__(self, spec: EngineSpec, count_correct: CountCorrect) -> None:
         self.spec = spec
-        self.knobs: EndpointKnobs = spec.engine
+        assert isinstance(spec.engine, EndpointKnobs)
+        self.knobs = spec.engine
         self.count_correct = count_correct
         self.slots = asyncio.Semaphore(self.knobs.max_concurrency)
         self.requests = Pace(self.knobs.requests_per_minute)
@@ -202,6 +203,7 @@ class Pace:
 
 def request_body(row: dict[str, Any], draw: Draw, seed: int, spec: EngineSpec) -> dict[str, Any]:
     """Fields outside OpenAI's own (top_k, min_p) are sent only where the recipe sets them."""
+    assert isinstance(spec.engine, EndpointKnobs)
     sampling = spec.sampling
     body = {
         "model": spec.model,

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from fastdistill_ray.generation.draws import CountCorrect, Draw, Part, reply_to
-from fastdistill_ray.generation.knobs import EngineSpec
+from fastdistill_ray.generation.knobs import EngineKnobs, EngineSpec
 from fastdistill_ray.generation.outputs import RawCompletion, with_completions
 
 
@@ -20,6 +20,7 @@ class ScriptedEngine:
     """`extra`: seconds_per_request, and share_correct of the completions (0.5)."""
 
     def __init__(self, spec: EngineSpec, count_correct: CountCorrect) -> None:
+        assert isinstance(spec.engine, EngineKnobs)
         self.spec = spec
         self.seconds = float(spec.engine.extra.get("seconds_per_request", 0.0))
         self.share_correct = float(spec.engine.extra.get("share_correct", 0.5))

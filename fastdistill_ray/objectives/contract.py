@@ -31,7 +31,7 @@ class Scored(NamedTuple):
 class Target(NamedTuple):
     """A completion to train on: place in its group, coefficients of its loss and its penalty."""
 
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride]  # hides tuple.index
     weight: float
     penalty: float
 

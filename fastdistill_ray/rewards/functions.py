@@ -64,8 +64,9 @@ class FunctionKnobs(Knobs):
             tree = ast.parse(self.source)
         except (SyntaxError, ValueError) as error:
             raise ValueError(f"{self.file} is not Python: {error}") from None
-        kinds = ast.FunctionDef | ast.ClassDef
-        names = [node.name for node in tree.body if isinstance(node, kinds)]
+        names = [
+            node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        ]
         if self.function not in names:
             known = ", ".join(names) or "none"
             raise ValueError(f"{self.file} defines no {self.function!r}; it defines: {known}")

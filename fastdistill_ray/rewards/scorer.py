@@ -39,7 +39,7 @@ class Answered(NamedTuple):
 class RewardKnobs(Knobs):
     FREE = frozenset({"max_failed_share"})
 
-    cosine: CosineKnobs = CosineKnobs()
+    cosine: CosineKnobs = CosineKnobs.model_validate({})  # all of its preset
     format: FormatKnobs = FormatKnobs()
     repetition: RepetitionKnobs = RepetitionKnobs()
     length: LengthKnobs = LengthKnobs()
@@ -111,8 +111,9 @@ class Scorer:
             for name, function in knobs.functions.items()
             if name in knobs.weights
         }
-        is_judged = knobs.llm_judge is not None and LLM_JUDGE in knobs.weights
-        self._llm_judge = LlmJudge(knobs.llm_judge, cache) if is_judged else None
+        self._llm_judge = None
+        if knobs.llm_judge is not None and LLM_JUDGE in knobs.weights:
+            self._llm_judge = LlmJudge(knobs.llm_judge, cache)
 
     def __enter__(self) -> Self:
         return self

@@ -50,7 +50,7 @@ def _parse_asdiv(row: Row) -> Problem:
     """Answers end with their unit: "9 (apples)"; several are parted by semicolons."""
     question = _joined(row.text("body"), row.text("question"))
     answers = [UNIT.sub("", part).strip() for part in row.text("answer").split(";")]
-    kinds = {_kind(answer) for answer in answers}
+    kinds: set[Kind] = {_kind(answer) for answer in answers}
     if len(answers) > 1 and kinds <= {"number", "math"}:
         return _problem("asdiv", row, question, ", ".join(answers), "list")
     return _problem("asdiv", row, question, "; ".join(answers), min(kinds, key=_looseness))

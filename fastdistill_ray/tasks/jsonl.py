@@ -93,13 +93,15 @@ def _reference_text(answer: object) -> object:
 def _tolerance(given: object, kind: Kind, where: str) -> float | None:
     if given is None:
         return None
-    is_number = isinstance(given, int | float) and not isinstance(given, bool)
-    if not is_number or not 0 <= given < math.inf or kind in ("choice", "text"):
+    number = math.nan
+    if isinstance(given, int | float) and not isinstance(given, bool):
+        number = float(given)
+    if kind in ("choice", "text") or not 0 <= number < math.inf:
         raise UserError(
             f"{where}: tolerance must be a number of at least 0, of kind number, math or list, is "
             f"{given!r}"
         )
-    return float(given)
+    return number
 
 
 def _id_text(given: object, where: str) -> str:

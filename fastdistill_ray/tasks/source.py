@@ -34,7 +34,7 @@ class Hub(NamedTuple):
     splits: dict[Split, tuple[str, ...]]
     config: str | None = None
     optional: tuple[Split, ...] = ()
-    arguments: dict[str, str] = {}  # further ones of load_dataset
+    arguments: dict[str, Any] = {}  # further ones of load_dataset
 
 
 class Row(NamedTuple):
@@ -42,7 +42,7 @@ class Row(NamedTuple):
 
     where: str
     source: str
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride]  # hides tuple.index
     fields: dict[str, Any]
 
     def value(self, *names: str) -> Any:
@@ -177,8 +177,12 @@ def _rows_by_split(knobs: TaskKnobs, hub: Hub) -> dict[Split, Iterable[Row]]:
     if not path.is_dir():
         raise UserError(f"task.path: {path}: no such file or folder")
     folder = hub.config or hub.arguments.get("data_dir", "data")
-    files = {split: _find_files(path, folder, names) for split, names in hub.splits.items()}
-    missing = [split for split in files if not files[split] and split not in hub.optional]
+    files: dict[Split, list[Path]] = {
+        split: _find_files(path, folder, names) for split, names in hub.splits.items()
+    }
+    missing: list[Split] = [
+        split for split in files if not files[split] and split not in hub.optional
+    ]
     if missing or not any(files.values()):
         name = hub.splits[missing[0] if missing else next(iter(files))][0]
         raise UserError(
@@ -190,7 +194,7 @@ def _rows_by_split(knobs: TaskKnobs, hub: Hub) -> dict[Split, Iterable[Row]]:
 
 
 def _split_of(file: Path, hub: Hub) -> Split:
-    named = [split for split, names in hub.splits.items() if file.stem in names]
+    named: list[Split] = [split for split, names in hub.splits.items() if file.stem in names]
     if named:
         return named[0]
     return "train" if "train" in hub.splits else "test"
@@ -219,11 +223,13 @@ def _file_rows(files: list[Path], source: str) -> Iterator[Row]:
 
 
 def _hub_rows(task: str, hub: Hub, split: str) -> Iterator[Row]:
-    import datasets  # noqa: PLC0415  takes seconds; files and generated tasks do not need it
+    # They take seconds; files and generated tasks do not need them.
+    import datasets  # noqa: PLC0415
+    from datasets.exceptions import DatasetsError  # noqa: PLC0415
 
     try:
         rows = datasets.load_dataset(hub.id, hub.config, split=split, **hub.arguments)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, DatasetsError) as error:
         raise UserError(
             f"task {task}: {hub.id} cannot be had from the hub ({type(error).__name__}); set "
             f"task.path to a folder with {split}.jsonl or to a file"

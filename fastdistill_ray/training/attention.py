@@ -147,7 +147,8 @@ class GroupedAttention(torch.autograd.Function):
         return out_HLD
 
     @staticmethod
-    def backward(ctx: Any, grad_HLD: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        (grad_HLD,) = grads
         query_HLD, key_NLD, value_NLD, out_HLD = ctx.saved_tensors
         segments, scale, window, softcap = ctx.constants
         num_key_heads = len(key_NLD)

@@ -6,11 +6,10 @@ Every function here is called by all ranks at once.
 import math
 from concurrent.futures import Future
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -18,6 +17,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_state_dict,
 )
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save, save
 
 from fastdistill_ray.training.student import Student
 
@@ -42,8 +43,8 @@ class CheckpointWriter:
         """Not async: training waits, as torch cannot copy the state of torchao's optimizers."""
         self.is_async = is_async
         # Collectives of a save run in a thread: in a group of their own they cannot mix with ours.
-        self.group = dist.new_group(backend="gloo")
-        self.pending: Future[None] | None = None
+        self.group = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
+        self.pending: Future[Any] | None = None
 
     def start(
         self,
@@ -51,16 +52,17 @@ class CheckpointWriter:
         optimizer: torch.optim.Optimizer,
         progress: TrainProgress,
         folder: str | Path,
-    ) -> Future[None]:
+    ) -> Future[Any]:
         """Copies the state and returns; all ranks name the same folder, on a shared mount."""
         self.wait()
         model_state, optimizer_state = get_state_dict(student, optimizer, options=PARTIAL)
         state = {"model": model_state, "optimizer": optimizer_state, "progress": progress._asdict()}
         if self.is_async:
-            self.pending = dcp.async_save(state, checkpoint_id=folder, process_group=self.group)
+            saving = async_save(state, checkpoint_id=folder, process_group=self.group)
+            self.pending = cast(Future[Any], saving)  # the other kind has an argument of its own
         else:
             self.pending = Future()
-            self.pending.set_result(dcp.save(state, checkpoint_id=folder, process_group=self.group))
+            self.pending.set_result(save(state, checkpoint_id=folder, process_group=self.group))
         return self.pending
 
     def wait(self) -> None:
@@ -76,7 +78,7 @@ def load_checkpoint(
     model_state, optimizer_state = get_state_dict(student, optimizer, options=PARTIAL)
     progress = TrainProgress(0, 0)._asdict()
     state = {"model": model_state, "optimizer": optimizer_state, "progress": progress}
-    dcp.load(state, checkpoint_id=folder)
+    load(state, checkpoint_id=folder)
     set_state_dict(
         student,
         optimizer,
@@ -90,5 +92,5 @@ def load_checkpoint(
 def load_weights(student: Student, folder: str | Path) -> None:
     """The student of a checkpoint; the optimizer stays."""
     state = {"model": get_model_state_dict(student, options=PARTIAL)}
-    dcp.load(state, checkpoint_id=folder)
+    load(state, checkpoint_id=folder)
     set_model_state_dict(student, state["model"], options=PARTIAL)

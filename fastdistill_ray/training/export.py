@@ -6,6 +6,7 @@ import os
 import shutil
 import uuid
 from pathlib import Path
+from typing import Any, cast
 
 import torch.distributed as dist
 from huggingface_hub import save_torch_state_dict
@@ -32,7 +33,7 @@ def export_student(student: Student, source: str, out: Path) -> None:
         return
     # The tied head is a second name of one parameter; loaders want the tensor once.
     names = {name for name, _ in student.named_parameters()} & set(state)
-    parts = {name.removeprefix("model."): state[name].float() for name in names}
+    parts = {name.removeprefix("model."): cast(Tensor, state[name]).float() for name in names}
     weights = merge_adapter(parts, student.adapter_scale)
     partial = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
     partial.mkdir(parents=True)
@@ -68,7 +69,7 @@ def _save_adapter(student: Student, parts: dict[str, Tensor], source: str, out: 
         if ".lora_" in name
     }
     save_file(adapter, out / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = copy.copy(student.model.peft_config["default"])
+    config: Any = copy.copy(student.model.peft_config["default"])
     config.base_model_name_or_path, config.task_type = source, "CAUSAL_LM"
     config.inference_mode = True
     config.save_pretrained(str(out))

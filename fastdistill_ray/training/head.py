@@ -48,7 +48,8 @@ class ChunkedLogprob(torch.autograd.Function):
         return chosen_K - normaliser_K
 
     @staticmethod
-    def backward(ctx: Any, grad_K: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        (grad_K,) = grads
         hidden_KD, weight_VD, bias_V, labels_K, chosen_K, normaliser_K = ctx.saved_tensors
         grad_KD = torch.zeros_like(hidden_KD, dtype=torch.float32)
         grad_VD = torch.empty_like(weight_VD) if ctx.needs_input_grad[1] else None

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray.train
 import ray.train.torch
@@ -82,7 +82,7 @@ def _trainer(job: TrainJob, pool: PoolKnobs, out: Path) -> TorchTrainer:
         partial(run_worker, job, use_gpu=use_gpu, out=out),
         # Ray Train wants a dataset here; RankStreams ignores it and builds one for each rank at
         # every start of the workers.
-        datasets={"train": _no_dataset},
+        datasets={"train": cast(Any, _no_dataset)},
         dataset_config=RankStreams(job.plan),
         torch_config=TorchConfig(backend=_backend(use_gpu, job.training)),
         scaling_config=ray.train.ScalingConfig(

@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
 from types import MethodType
+from typing import cast
 
 import torch
 import torch.distributed as dist
+from torch._C._dynamo import eval_frame
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
@@ -56,7 +58,7 @@ def shard_student(student: Student, training: TrainingKnobs, device: torch.devic
     if device.type == "cpu":
         add_gradients_in_slices(student)
     if device.type == "cuda" and world_size > 1:
-        prefetch_next(blocks)
+        prefetch_next(cast(list[FSDPModule], blocks))  # as fully_shard has made them
     register_fsdp_forward_method(student, "reference_logprob")
 
 
@@ -70,11 +72,12 @@ def compilation(training: TrainingKnobs) -> Iterator[None]:
             yield
             return
         # Lengths vary: recomputing must find the compiled graph that the forward used.
-        torch._C._dynamo.eval_frame._set_lru_cache(False)
+        eval_frame._set_lru_cache(False)  # pyright: ignore[reportAttributeAccessIssue]  # no stub
         try:
             yield
         finally:
-            torch._C._dynamo.eval_frame._set_lru_cache(True)  # torch's default
+            # torch's default; its stubs lack the name.
+            eval_frame._set_lru_cache(True)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def prefetch_next(blocks: list[FSDPModule]) -> None:

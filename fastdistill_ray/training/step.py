@@ -6,10 +6,13 @@ Collectives here are the same in number and order on every rank, whatever groups
 import math
 import resource
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.objectives.contract import Term
@@ -26,7 +29,14 @@ from fastdistill_ray.training.packing import (
 from fastdistill_ray.training.student import Student, to_device
 from fastdistill_ray.training.utilisation import num_operations
 
-COUNTS = ("groups", "completions", "tokens", "unique_tokens", "row_tokens", "computed_tokens")
+COUNTS: tuple[str, ...] = (
+    "groups",
+    "completions",
+    "tokens",
+    "unique_tokens",
+    "row_tokens",
+    "computed_tokens",
+)
 
 
 def train_step(learner: Learner, row: dict[str, Any], total_steps: int) -> dict[str, float]:
@@ -42,7 +52,7 @@ def train_step(learner: Learner, row: dict[str, Any], total_steps: int) -> dict[
     losses = backward(learner, batches, counts)
     learning_rate = learning_rate_at(step, total_steps, learner.knobs)
     norm = clip_gradients(learner.student, learner.knobs.max_grad_norm)
-    loss = sum(term.coefficient * term.total for term in losses)
+    loss = sum_terms(losses)
     if not math.isfinite(loss) or not math.isfinite(norm):
         raise UserError(
             f"training stopped at step {step + 1}: loss {loss}, gradient norm {norm}; lower "
@@ -117,18 +127,19 @@ def backward(learner: Learner, batches: list[MicroBatch], counts: dict[str, int]
     # Exchange gradients after every micro-batch on several GPUs (no rank then holds a whole model's
     # gradients), else once per step.
     syncs_every_batch = learner.device.type == "cuda" and world_size > 1
+    sharded = cast(FSDPModule, learner.student)  # what fully_shard has made of it
     totals: dict[str, Term] = {}
     for index, batch in enumerate(batches):
         syncs_now = syncs_every_batch or index == len(batches) - 1
-        learner.student.set_requires_gradient_sync(syncs_now)
-        learner.student.set_reshard_after_backward(syncs_now)
+        sharded.set_requires_gradient_sync(syncs_now)
+        sharded.set_reshard_after_backward(syncs_now)
         outputs = learner.student(to_device(batch.inputs, learner.device))
         terms = [
             term._replace(total=term.total / max(1, counts.get(term.denominator, 1)))
             for term in learner.objective(outputs, to_device(batch.loss, learner.device))
         ]
         # FSDP2 averages gradients over ranks; the denominators already span them.
-        (world_size * sum(term.coefficient * term.total for term in terms)).backward()
+        (world_size * sum_terms(terms)).backward()
         for term in terms:
             before = totals[term.name].total if term.name in totals else 0.0
             totals[term.name] = term._replace(total=before + term.total.detach())
@@ -136,10 +147,15 @@ def backward(learner: Learner, batches: list[MicroBatch], counts: dict[str, int]
     return [term._replace(total=value) for term, value in zip(totals.values(), values, strict=True)]
 
 
+def sum_terms(terms: list[Term]) -> Any:
+    """The loss: a tensor where the terms' totals are, else a number."""
+    return sum(term.coefficient * term.total for term in terms)
+
+
 def clip_gradients(student: Student, max_norm: float) -> float:
     """Scales the gradients to at most `max_norm` over all ranks; -> the norm before."""
     norm = torch.nn.utils.clip_grad_norm_(student.parameters(), max_norm)
-    return norm.full_tensor().item()
+    return cast(DTensor, norm).full_tensor().item()
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -164,7 +180,7 @@ def learning_rate_at(step: int, total_steps: int, knobs: OptimizerKnobs) -> floa
     return knobs.learning_rate * factors[knobs.schedule]
 
 
-def sum_over_ranks(values: list[float]) -> list[float]:
+def sum_over_ranks(values: Sequence[float]) -> list[float]:
     return _reduce(values, dist.ReduceOp.SUM)
 
 
@@ -172,7 +188,7 @@ def max_over_ranks(value: int) -> int:
     return int(_reduce([value], dist.ReduceOp.MAX)[0])
 
 
-def _reduce(values: list[float], operation: Any) -> list[float]:
+def _reduce(values: Sequence[float], operation: Any) -> list[float]:
     device = "cpu" if "gloo" in dist.get_backend_config() else "cuda"
     tensor = torch.tensor(values, dtype=torch.float64, device=device)
     dist.all_reduce(tensor, operation)

@@ -5,7 +5,7 @@ tied weights stay one parameter. Legend: R rows of L tokens, K target tokens, D 
 vocabulary of the tokenizer (a model's head is often padded beyond it).
 """
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ class Student(nn.Module):
             use_cache=False,
             **attention_arguments(inputs, self.model.config),
         ).last_hidden_state
-        head = self.model.get_output_embeddings()
+        head = cast(nn.Linear, self.model.get_output_embeddings())
         weight, bias = head.weight, head.bias
         if len(weight) > self.vocab_size:  # the slice's backward copies the gradient once more
             weight = weight[: self.vocab_size]
@@ -83,11 +83,11 @@ def prepare_model(model: PreTrainedModel, lora: LoraKnobs) -> PreTrainedModel:
         return model
     adapter = LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,
+        lora_alpha=cast(int, lora.alpha),  # a float is as good
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
     )
-    return inject_adapter_in_model(adapter, model)
+    return cast(PreTrainedModel, inject_adapter_in_model(adapter, model))
 
 
 def decoder_blocks(student: Student) -> list[nn.Module]:

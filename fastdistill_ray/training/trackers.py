@@ -53,7 +53,8 @@ def tracker_packages(knobs: TrackingKnobs) -> dict[str, str]:
 
 
 class Tracker(Protocol):
-    errors: tuple[type[Exception], ...]
+    @property
+    def errors(self) -> tuple[type[Exception], ...]: ...
 
     def log(self, step: int, values: Line) -> None: ...
 

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import pyarrow as pa
 import ray.train
 import ray.train.torch
 import torch
@@ -86,7 +87,9 @@ def train_rank(job: TrainJob, *, use_gpu: bool, out: Path) -> None:
         held_out = hold_out(learner, held_out_rows(job.plan, *ranks))
     writer = CheckpointWriter(is_async=job.optimizer.kind == "adamw")
     row = None
-    for row in step_rows(ray.train.get_dataset_shard("train")):
+    shard = ray.train.get_dataset_shard("train")
+    assert shard is not None, "RankStreams gives every rank one"
+    for row in step_rows(shard):
         if row["step"] < progress.step:
             continue
         if is_stopped(progress, knobs):
@@ -139,7 +142,7 @@ def step_rows(shard: ray.data.DataIterator) -> Iterator[dict[str, Any]]:
     # No prefetching: iter_batches would hold step k back until k + 1 and later ones are known,
     # which while the teacher still writes they are not. The feed's own task reads ahead instead.
     for batch in shard.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
-        yield from batch.to_pylist()
+        yield from cast(pa.Table, batch).to_pylist()
 
 
 def worker_device(use_gpu: bool) -> torch.device:

@@ -10,7 +10,7 @@ import os
 import resource
 import signal
 import sys
-from typing import Any
+from typing import Any, cast
 
 from latex2sympy2_extended import NormalizationConfig
 from math_verify import parse, verify
@@ -85,7 +85,7 @@ def _is_only_close(first: Any, second: Any) -> bool:
     if first.free_symbols or second.free_symbols:
         return False
     try:
-        ratio = N(first / second, 30)
+        ratio = N(cast(Any, first) / second, 30)
     except TypeError:
         return False
     return bool(ratio.is_number and ratio.is_finite and abs(ratio - 1) > 1e-20)

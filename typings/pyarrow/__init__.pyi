@@ -1,0 +1,4 @@
+# pyarrow makes most of its names in compiled modules, which no checker sees.
+from typing import Any
+
+def __getattr__(name: str) -> Any: ...
