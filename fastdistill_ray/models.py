@@ -192,7 +192,7 @@ def _convert_once(file: Path, name: str) -> Path:
 
 
 def _fingerprint(file: Path) -> str:
-    """Of name, size and the first and last MiB: enough to tell models apart, fast for any size."""
+    """Hash of name, size and first and last MiB: tells models apart, fast for any size."""
     size = file.stat().st_size
     digest = hashlib.sha256(f"{file.name}/{size}/".encode())
     with file.open("rb") as stream:

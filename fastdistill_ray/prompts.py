@@ -20,7 +20,7 @@ SYSTEM_PROMPT = (
 
 
 class Shot(Knobs):
-    question: str = Field(min_length=1)
+    question: str = Field(min_length=1, description="A problem, as the user would ask it.")
     answer: str = Field(min_length=1, description="The whole assistant turn, in the format asked.")
 
 

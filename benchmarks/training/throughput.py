@@ -22,6 +22,7 @@ from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.learner import Learner, build_learner
 from fastdistill_ray.training.packing import StudentText, prepare_group
+from fastdistill_ray.training.sharding import compilation
 from fastdistill_ray.training.step import train_step
 
 
@@ -63,11 +64,12 @@ def throughput(
     backend = "nccl" if device.type == "cuda" else "gloo"
     rendezvous = f"file://{tempfile.mkdtemp()}/rendezvous"
     dist.init_process_group(backend, init_method=rendezvous, rank=0, world_size=1)
-    learner = build(shape, device, folder, is_compiled)
     method = "advdistill_ours_compiled" if is_compiled else "advdistill_ours"
-    found = timed(
-        method, shape, device, learner.student.model, lambda row: train_step(learner, row, 100)
-    )
+    with compilation(TrainingKnobs(compile=is_compiled)):
+        learner = build(shape, device, folder, is_compiled)
+        found = timed(
+            method, shape, device, learner.student.model, lambda row: train_step(learner, row, 100)
+        )
     dist.destroy_process_group()
     return found
 

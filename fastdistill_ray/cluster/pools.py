@@ -8,18 +8,19 @@ from fastdistill_ray.knobs import Knobs
 
 
 class PoolKnobs(Knobs):
-    workers: int = Field(default=1, ge=1, description="Actors or ranks.")
-    cpus: float = Field(default=1.0, ge=0, description="CPUs of each.")
-    gpus: int = Field(default=0, ge=0, description="GPUs of each.")
+    workers: int = Field(default=1, ge=1, description="Number of actors or ranks.")
+    cpus: float = Field(default=1.0, ge=0, description="CPUs of each worker.")
+    gpus: int = Field(default=0, ge=0, description="GPUs of each worker.")
     memory_gib: float = Field(
-        default=0.0, ge=0, description="Memory reserved for each; 0: not counted."
+        default=0.0, ge=0, description="Memory reserved for each worker; 0: not counted."
     )
     resources: dict[str, float] = Field(
-        default={}, description="Custom resources of each, as nodes declare them: {name: amount}."
+        default={},
+        description="Custom resources of each worker, as nodes declare them: {name: amount}.",
     )
     labels: dict[str, str] = Field(
         default={},
-        description="Labels its nodes must have, as Ray selects: value, !value, in(a, b).",
+        description="Labels that its nodes must have, as Ray selects: value, !value, in(a, b).",
     )
 
     def remote_args(self) -> dict[str, Any]:
@@ -37,7 +38,7 @@ class PoolsKnobs(Knobs):
     teacher: PoolKnobs = PoolKnobs()
     teachers: list[PoolKnobs] = Field(
         default=[],
-        description="Of the further `teachers`, in their order; empty: each as `teacher`.",
+        description="Pools of the further `teachers`, in their order; empty: each as `teacher`.",
     )
     judges: PoolKnobs = PoolKnobs(cpus=0.5)
     student: PoolKnobs = PoolKnobs()
@@ -47,10 +48,10 @@ class PoolsKnobs(Knobs):
         description="The cluster adds nodes on demand: pools may exceed what is there now.",
     )
     gpu_hour_price: float = Field(
-        default=0.0, ge=0, description="Money, for the report; 0: hours only."
+        default=0.0, ge=0, description="Price of a GPU hour, for the report; 0: hours only."
     )
     cpu_hour_price: float = Field(
-        default=0.0, ge=0, description="Money, for the report; 0: hours only."
+        default=0.0, ge=0, description="Price of a CPU hour, for the report; 0: hours only."
     )
 
     def of_teacher(self, place: int) -> PoolKnobs:

@@ -37,12 +37,12 @@ class ShortQueues(BackpressurePolicy):
 
 
 def _forget_statistics(op: PhysicalOperator) -> None:
-    """Of the blocks so far, about a kilobyte each: they are for Dataset.stats(), unused here."""
+    """Drops statistics of blocks, a kilobyte each: only Dataset.stats() reads them, unused here."""
     getattr(op, "_output_blocks_stats", []).clear()
 
 
 def bound_queues(context: DataContext, max_blocks: int) -> None:
-    """Of each operator; also: a block leaves its task at once, and no progress bars but ours."""
+    """Bounds each operator's queue; a block leaves its task at once; no progress bars but ours."""
     context.enable_progress_bars = False
     context.target_max_block_size = 1
     # Else each of an actor's many tasks has a thread that weighs the process every second.

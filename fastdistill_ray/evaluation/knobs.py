@@ -13,11 +13,16 @@ class EvaluationKnobs(Knobs):
     n: int = Field(
         default=1, ge=1, description="Completions per problem; more than 1 gives pass@k."
     )
-    temperature: float = Field(default=0.0, ge=0, description="0: greedy.")
-    top_p: float = Field(default=1.0, gt=0, le=1, description="Nucleus.")
-    max_new_tokens: int = Field(default=2048, gt=0, description="Longest completion.")
+    temperature: float = Field(default=0.0, ge=0, description="Sampling temperature; 0: greedy.")
+    top_p: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Nucleus sampling: draw from the likeliest tokens of this total probability.",
+    )
+    max_new_tokens: int = Field(default=2048, gt=0, description="Most tokens of a completion.")
     loop_repeats: LoopRepeats = 0
-    seed: int = Field(default=0, description="Of sampling.")
+    seed: int = Field(default=0, description="Seed of sampling.")
     engine: EngineKnobs = EngineKnobs()
 
 

@@ -48,8 +48,10 @@ class EngineKnobs(Knobs):
         default="vllm",
         description="scripted: no model, answers made from the references (for tests).",
     )
-    max_model_len: int = Field(default=4096, gt=0, description="Tokens of prompt and completion.")
-    max_num_seqs: int = Field(default=256, gt=0, description="Sequences decoded at once.")
+    max_model_len: int = Field(
+        default=4096, gt=0, description="Most tokens of prompt and completion."
+    )
+    max_num_seqs: int = Field(default=256, gt=0, description="Most sequences decoded at once.")
     tensor_parallel_size: int = Field(default=1, ge=1, description="GPUs one layer is split over.")
     pipeline_parallel_size: int = Field(
         default=1,
@@ -57,11 +59,11 @@ class EngineKnobs(Knobs):
         description="Parts the layers are dealt to; an actor has GPUs for all parts.",
     )
     dtype: Literal["bfloat16", "float16", "float32"] = Field(
-        default="bfloat16", description="Of weights and activations."
+        default="bfloat16", description="Precision of weights and activations."
     )
-    enforce_eager: bool = Field(default=False, description="No CUDA graphs, no torch.compile.")
+    enforce_eager: bool = Field(default=False, description="Neither CUDA graphs nor torch.compile.")
     gpu_memory_utilization: float = Field(
-        default=0.9, gt=0, le=1, description="Share of a GPU's memory."
+        default=0.9, gt=0, le=1, description="Share of a GPU's memory that an engine takes."
     )
     cpu_kv_cache_gib: int = Field(
         default=2, ge=1, description="KV cache of an engine without a GPU."
@@ -89,17 +91,23 @@ class EndpointKnobs(Knobs):
         }
     )
 
-    kind: Literal["endpoint"] = Field(default="endpoint", description="The server's model writes.")
-    url: str = Field(pattern=r"^https?://[^\s?#@]+$", description="Up to and with /v1.")
+    kind: Literal["endpoint"] = Field(
+        default="endpoint", description="An OpenAI-compatible server writes."
+    )
+    url: str = Field(
+        pattern=r"^https?://[^\s?#@]+$", description="Address of the server, up to and with /v1."
+    )
     api_key_env: str = Field(
         default="",
         pattern=r"^\w*$",
         description="Environment variable that holds the key; empty: no key.",
     )
-    max_concurrency: int = Field(default=16, ge=1, description="Requests in flight.")
-    requests_per_minute: int = Field(default=0, ge=0, description="Limit; 0: none.")
+    max_concurrency: int = Field(default=16, ge=1, description="Most requests in flight.")
+    requests_per_minute: int = Field(
+        default=0, ge=0, description="Most requests a minute; 0: no limit."
+    )
     tokens_per_minute: int = Field(
-        default=0, ge=0, description="Limit of prompt and completion tokens; 0: none."
+        default=0, ge=0, description="Most prompt and completion tokens a minute; 0: no limit."
     )
     timeout: float = Field(default=600.0, gt=0, description="Seconds a request may take.")
     give_up_after: float = Field(
@@ -107,9 +115,9 @@ class EndpointKnobs(Knobs):
         gt=0,
         description="Seconds one request may go on failing before the run ends.",
     )
-    price_prompt: float = Field(default=0.0, ge=0, description="Of a million prompt tokens.")
+    price_prompt: float = Field(default=0.0, ge=0, description="Price of a million prompt tokens.")
     price_completion: float = Field(
-        default=0.0, ge=0, description="Of a million completion tokens."
+        default=0.0, ge=0, description="Price of a million completion tokens."
     )
     length_field: Literal["max_tokens", "max_completion_tokens"] = Field(
         default="max_tokens", description="What the server calls sampling.max_new_tokens."
@@ -136,7 +144,7 @@ class TeacherKnobs(Knobs):
     share: float = Field(
         default=1.0,
         gt=0,
-        description="Of the problems, relative to the other teachers that take them.",
+        description="Share of the problems, relative to the other teachers that take them.",
     )
     tasks: list[str] = Field(
         default=[], description="Takes only problems of these tasks; empty: of every task."
@@ -159,13 +167,18 @@ class SamplingKnobs(Knobs):
     enough: int = Field(
         default=1, ge=1, description="Correct completions that end a problem, with max_n."
     )
-    temperature: float = Field(default=0.9, ge=0, description="0: greedy.")
+    temperature: float = Field(default=0.9, ge=0, description="Sampling temperature; 0: greedy.")
     temperatures: list[Annotated[float, Field(ge=0)]] = Field(
         default=[],
         description="Completion k is drawn at entry k modulo their number, instead of "
         "`temperature`; empty: all at `temperature`.",
     )
-    top_p: float = Field(default=1.0, gt=0, le=1, description="Nucleus.")
+    top_p: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Nucleus sampling: draw from the likeliest tokens of this total probability.",
+    )
     top_k: int = Field(default=0, ge=0, description="Most likely tokens drawn from; 0: all.")
     min_p: float = Field(
         default=0.0, ge=0, le=1, description="Least probability, relative to the likeliest token's."
@@ -173,7 +186,7 @@ class SamplingKnobs(Knobs):
     stop: list[Annotated[str, Field(min_length=1)]] = Field(
         default=[], description="Texts that end a completion; they are not part of it."
     )
-    max_new_tokens: int = Field(default=2048, gt=0, description="Longest completion.")
+    max_new_tokens: int = Field(default=2048, gt=0, description="Most tokens of a completion.")
     loop_repeats: LoopRepeats = 0
     seed: int = Field(default=0, description="With the problem's id it seeds each request.")
     logprobs: int = Field(

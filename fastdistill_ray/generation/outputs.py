@@ -36,7 +36,7 @@ class RawCompletion(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """Of one request. No completions: the teacher refused it; `failure`: it was not answered."""
+    """What came of one request. No completions: the teacher refused; `failure`: no answer came."""
 
     completions: list[RawCompletion]
     prompt_num_tokens: int

@@ -140,7 +140,10 @@ def start_engine(model: str, knobs: Any) -> Any:
 
 
 def engine_arguments(model: str, knobs: Any) -> dict[str, Any]:
-    """The recipe's arguments, and what the CPU build needs where no GPU is; sets its variables."""
+    """The recipe's arguments, and what the CPU build needs where no GPU is.
+
+    Writes os.environ, which vLLM reads: of the engine's own actor process, whose only work it is.
+    """
     os.environ.pop("OMP_NUM_THREADS", None)  # Ray sets it to the actor's logical CPUs
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(knobs.cpu_kv_cache_gib))

@@ -13,7 +13,7 @@ class Exchange:
     get_model: Any
 
     def exchange_weights(self, folder: str) -> None:
-        """Of a model of the same architecture."""
+        """Loads weights of a model of the same architecture in place."""
         self.reload_weights(weights_path=folder)
         if not current_platform.is_cpu():
             return

@@ -6,8 +6,8 @@ from typing import Any
 
 from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 
-SPIN_SECONDS = 0.001  # answers that come within it are not told of reliably
-SHARE, MOST_MS = 0.05, 50  # of the time waited so far, until it looks again
+SPIN_SECONDS = 0.001  # vLLM's queue may miss a notification that arrives within this time
+SHARE, MOST_MS = 0.05, 50  # poll again after 5 % of the time waited so far, at most every 50 ms
 
 
 class PatientExecutor(MultiprocExecutor):
@@ -26,6 +26,6 @@ class PatientExecutor(MultiprocExecutor):
 
 
 def wait(condition: Any, until_told: Any, timeout_ms: int | None = None) -> None:
-    """Until told of an answer. Of one that follows another at once vLLM's queue may not tell."""
+    """Waits to be told, and polls: vLLM's queue may miss what follows another answer at once."""
     waited_ms = 1000 * (time.monotonic() - condition.last_read)
     until_told(timeout_ms=max(1, min(MOST_MS, round(SHARE * waited_ms), timeout_ms or MOST_MS)))

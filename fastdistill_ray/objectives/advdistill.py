@@ -31,7 +31,7 @@ from fastdistill_ray.rewards.advantages import softmax_weights
 class CrossEntropyKnobs(Knobs):
     reduction: Literal["mean", "sum", "const"] = Field(
         default="mean",
-        description="Over a completion's tokens: eq. 6; const divides by const_length.",
+        description="How a completion's token losses become one, eq. 6; const: / const_length.",
     )
     const_length: int = Field(default=2048, gt=0, description="The divisor of reduction const.")
     on: Literal["all", "correct", "positive_advantage"] = Field(
@@ -43,7 +43,7 @@ class CrossEntropyKnobs(Knobs):
 class ContrastiveKnobs(Knobs):
     reduction: Literal["mean_group", "mean_incorrect", "sum"] = Field(
         default="mean_group",
-        description="Over a group's incorrect completions, eq. 8 (1/N by default).",
+        description="How a group's penalties become one, eq. 8 (1/N by default).",
     )
     weighted: bool = Field(
         default=False, description="Multiply each penalty by its completion's weight."
@@ -74,7 +74,7 @@ class AdvDistill(Knobs):
     ce: CrossEntropyKnobs = CrossEntropyKnobs()
     contrastive: ContrastiveKnobs = ContrastiveKnobs()
     group_reduction: Literal["mean", "sum"] = Field(
-        default="mean", description="Over the groups of a step."
+        default="mean", description="How the losses of a step's groups become one."
     )
 
     # A group that shrinks below this has nothing to compare.

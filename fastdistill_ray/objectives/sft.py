@@ -21,11 +21,11 @@ class Sft(Knobs):
     kind: Literal["sft"] = "sft"
     best_of: Literal["reward", "first_correct"] = Field(
         default="reward",
-        description="The completion trained on; it must be correct. Ties of reward: the shortest.",
+        description="Which correct completion is trained on; ties of reward: the shortest.",
     )
     normalize: Literal["token", "sequence"] = Field(
         default="token",
-        description="Mean over the step's tokens, or over completions of token means.",
+        description="Mean over a step's tokens, or over its completions' token means.",
     )
 
     min_completions: ClassVar[int] = 1

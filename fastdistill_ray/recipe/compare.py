@@ -24,7 +24,9 @@ NAME = r"^[A-Za-z0-9_.-]+$"
 class ComparedStudent(Knobs):
     """In a recipe the objective's own fields (kind, tau, ...) stand beside these."""
 
-    name: str = Field(default="", description="Of its row in the report, unique; empty: its kind.")
+    name: str = Field(
+        default="", description="Name of its row in the report, unique; empty: its kind."
+    )
     model: str = Field(
         default="", description="Hub id, folder or .gguf file; empty: student.model."
     )
@@ -54,7 +56,7 @@ class ComparedStudent(Knobs):
 class ComparedModel(Knobs):
     """A model that is asked as it is, with a prompt of its own."""
 
-    name: str = Field(pattern=NAME, description="Of its row in the report, unique.")
+    name: str = Field(pattern=NAME, description="Name of its row in the report, unique.")
     model: str = Field(min_length=1, description="Hub id, folder or .gguf file.")
     prompt: PromptKnobs = PromptKnobs()
 

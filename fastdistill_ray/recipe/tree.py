@@ -17,7 +17,7 @@ from fastdistill_ray.training.trackers import TrackingKnobs
 
 
 class Recipe(Knobs):
-    name: str = Field(pattern=NAME, description="Names the run folder.")
+    name: str = Field(pattern=NAME, description="Name of the run, and of its folder by default.")
     task: TaskKnobs
     teacher: TeacherKnobs
     teachers: list[TeacherKnobs] = Field(

@@ -17,7 +17,9 @@ from fastdistill_ray.knobs import Knobs
 
 class AdvantageKnobs(Knobs):
     eps: float = Field(default=1e-4, ge=0, description="Added to the standard deviation.")
-    std_ddof: Literal[0, 1] = Field(default=0, description="0: population, 1: sample deviation.")
+    std_ddof: Literal[0, 1] = Field(
+        default=0, description="Standard deviation of a group: 0 population, 1 sample."
+    )
     min_std: float = Field(
         default=0.0,
         ge=0,

@@ -39,7 +39,9 @@ class FunctionKnobs(Knobs):
     time_limit: float = Field(
         default=1.0, gt=0, description="Seconds of wall clock per completion."
     )
-    memory_limit_gib: float = Field(default=2.0, gt=0, description="Address space of its process.")
+    memory_limit_gib: float = Field(
+        default=2.0, gt=0, description="Most address space of the function's process."
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -41,7 +41,9 @@ class CosineKnobs(Knobs):
     max_length: int = Field(
         default=2048, gt=0, description="L_max; lengths are capped there first."
     )
-    shape: Literal["cosine", "linear"] = Field(default="cosine", description="Between r0 and rL.")
+    shape: Literal["cosine", "linear"] = Field(
+        default="cosine", description="How the score moves from r0 to rL with length."
+    )
     exceed_value: float | None = Field(
         default=None,
         description="Score of a completion at or over max_length; none: the cap's value.",
@@ -69,7 +71,7 @@ class CosineKnobs(Knobs):
 class LengthKnobs(Knobs):
     """A penalty of length alone (the soft overlong punishment of arXiv 2503.14476, eq. 13)."""
 
-    max_length: int = Field(default=2048, gt=0, description="From here on the score is -1.")
+    max_length: int = Field(default=2048, gt=0, description="Length from which on the score is -1.")
     margin: int = Field(
         default=2048,
         gt=0,

@@ -46,26 +46,26 @@ GRADE = re.compile(r"score[\s*_:=]*(-?\d+(?:\.\d+)?)", re.IGNORECASE)
 class LlmJudgeKnobs(Knobs):
     FREE = frozenset({"api_key_env", "concurrency", "time_limit", "retries"})
 
-    base_url: str = Field(description="Of the endpoint, up to and with /v1.")
-    model: str = Field(min_length=1, description="As the endpoint names it.")
+    base_url: str = Field(description="Address of the endpoint, up to and with /v1.")
+    model: str = Field(min_length=1, description="Name of the model at the endpoint.")
     api_key_env: str = Field(
         default="",
         description="Environment variable with the key, on every node; empty: none is sent.",
     )
     instructions: str = Field(
         default=INSTRUCTIONS,
-        description="With {completion}, and {question}, {reference} and {max_score} where wanted; "
-        "the last 'Score: N' of the reply counts.",
+        description="Prompt with {completion}, and {question}, {reference} and {max_score} where "
+        "wanted; the last 'Score: N' of the reply counts.",
     )
     max_score: float = Field(
         default=10.0, gt=0, description="The score is N / max_score, from 0 to 1."
     )
-    max_new_tokens: int = Field(default=512, gt=0, description="Of a reply.")
+    max_new_tokens: int = Field(default=512, gt=0, description="Most tokens of a reply.")
     concurrency: int = Field(
         default=8, ge=1, description="Requests at once, of each judging worker."
     )
     time_limit: float = Field(default=60.0, gt=0, description="Seconds of wall clock per try.")
-    retries: int = Field(default=4, ge=0, description="After failures that may pass.")
+    retries: int = Field(default=4, ge=0, description="Further tries after failures that may pass.")
 
     @field_validator("base_url")
     @classmethod

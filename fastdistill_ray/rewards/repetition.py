@@ -15,7 +15,9 @@ class RepetitionKnobs(Knobs):
     max_penalty: float = Field(
         default=-1.0, le=0, description="Score where every n-gram were a repeat."
     )
-    only_wrong: bool = Field(default=False, description="Correct completions score 0.")
+    only_wrong: bool = Field(
+        default=False, description="Only wrong completions are penalised; correct ones score 0."
+    )
 
 
 def repetition_score(text: str, is_correct: bool, knobs: RepetitionKnobs) -> float:

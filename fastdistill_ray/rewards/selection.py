@@ -19,7 +19,7 @@ class SelectionKnobs(Knobs):
         default=1, ge=0, description="Fewest correct completions of a kept group."
     )
     max_correct: int | None = Field(
-        default=None, description="Most correct ones; none: all may be."
+        default=None, description="Most correct completions of a kept group; none: all may be."
     )
     drop_zero_variance: bool = Field(
         default=False, description="Drop groups whose rewards are all equal."
@@ -35,7 +35,7 @@ class SelectionKnobs(Knobs):
         default="random",
         description="Which ones when group_size is set: seeded random, or the first.",
     )
-    seed: int = Field(default=0, description="Of the random choice.")
+    seed: int = Field(default=0, description="Seed of the random choice of group_size.")
 
 
 def select_completions(texts: list[str], knobs: SelectionKnobs, problem_id: str) -> list[int]:

@@ -31,7 +31,7 @@ from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.records import Problem, Split
 from fastdistill_ray.rewards import Scorer
 from fastdistill_ray.training.feed import FEED_CPUS
-from fastdistill_ray.training.memory import MemoryPlan, advice, plan_memory
+from fastdistill_ray.training.memory import MemoryEstimate, advice, estimate_memory
 from fastdistill_ray.training.trackers import tracker_packages
 
 
@@ -193,12 +193,12 @@ def _has_labels(node: dict[str, str], wanted: dict[str, str]) -> bool:
     return True
 
 
-def check_memory(recipe: Recipe) -> dict[str, MemoryPlan]:
+def check_memory(recipe: Recipe) -> dict[str, MemoryEstimate]:
     """Every student's training fits its ranks; -> what each would take, by its model."""
     pool = recipe.pools.student
     device = "cuda" if pool.gpus else "cpu"
     plans = {
-        model: plan_memory(
+        model: estimate_memory(
             fetch_model(model),
             recipe.training,
             recipe.optimizer,

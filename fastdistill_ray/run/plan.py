@@ -77,11 +77,11 @@ def _memory_lines(recipe: Recipe) -> list[str]:
         if folder is None:
             lines.append(f"memory     of {model} not known: the model is not on this machine yet")
             continue
-        from fastdistill_ray.training.memory import plan_memory  # noqa: PLC0415  loads torch
+        from fastdistill_ray.training.memory import estimate_memory  # noqa: PLC0415  loads torch
 
         pool = recipe.pools.student
         device = "cuda" if pool.gpus else "cpu"
-        plan = plan_memory(
+        plan = estimate_memory(
             folder, recipe.training, recipe.optimizer, workers=pool.workers, device=device
         )
         lines.append(f"memory     {model}: {plan.describe()}")

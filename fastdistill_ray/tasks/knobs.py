@@ -26,15 +26,23 @@ class TaskKnobs(Knobs):
     path: str = Field(
         default="", description="A local file or folder instead of the hub's dataset."
     )
-    seed: int = Field(default=0, ge=0, description="Of generated problems and of held-out splits.")
-    num_train: int | None = Field(default=None, ge=1, description="Problems to use; none: all.")
-    num_validation: int = Field(default=0, ge=0, description="Held out of train.")
+    seed: int = Field(
+        default=0, ge=0, description="Seed of generated problems and of held-out splits."
+    )
+    num_train: int | None = Field(
+        default=None, ge=1, description="Training problems to use; none: all."
+    )
+    num_validation: int = Field(
+        default=0, ge=0, description="Training problems held out for validation."
+    )
     num_test: int | None = Field(
         default=None,
         ge=0,
-        description="Problems to use; none: all, or what HELD_OUT says of the task.",
+        description="Test problems to use; none: all, or what HELD_OUT says of the task.",
     )
-    num_ood: int | None = Field(default=None, ge=0, description="Problems to use; none: all.")
+    num_ood: int | None = Field(
+        default=None, ge=0, description="Out-of-domain problems to use; none: all."
+    )
     ood: OodKnobs | None = Field(
         default=None,
         description="Another task whose test problems are asked beside those of this one.",
@@ -42,7 +50,9 @@ class TaskKnobs(Knobs):
     columns: dict[JsonlField, str] = Field(
         default={}, description="jsonl: columns of the file by field; a dot goes into an object."
     )
-    kind: Kind = Field(default="number", description="jsonl: of problems that name none.")
+    kind: Kind = Field(
+        default="number", description="jsonl: kind of answer of problems that name none."
+    )
     settings: dict[str, Any] = Field(
         default={}, description="reasoning_gym: arguments of the dataset, such as {max_terms: 3}."
     )

@@ -1,8 +1,9 @@
 """Attention inside packed groups: a token sees its prompt and its own completion, causally.
 
 On CUDA a FlexAttention block mask; elsewhere `grouped`, which computes only the pairs that are
-seen, one prompt or completion at a time, in float32. Legend: L tokens of the packed row, H heads,
-N key heads, R = H / N, D of a head; a segment of S tokens after a prompt of P.
+seen, one prompt or completion at a time, in float32.
+Legend: L tokens of the packed row, H query heads, N key heads, D of a head. Of a segment: S tokens,
+A = P + S tokens it sees after a prompt of P, Q = S * H / N queries of the heads of one key head.
 """
 
 import contextlib
@@ -19,6 +20,11 @@ from fastdistill_ray.training.packing import PADDING, PROMPT, Inputs, Segment
 SLIDING = "sliding_attention"  # transformers' name of such layers
 GROUPED = "grouped"  # its name among transformers' attention implementations
 FLEX_BLOCK = 128  # tokens; packed rows on CUDA are padded to it, so that few shapes are compiled
+
+
+def register_grouped() -> None:
+    """Makes GROUPED known to transformers in this process, before a model is loaded with it."""
+    AttentionInterface.register(GROUPED, grouped_attention)
 
 
 def row_multiple(device: torch.device) -> int:
@@ -48,17 +54,17 @@ def attention_arguments(inputs: Inputs, config: PreTrainedConfig) -> dict[str, A
 @contextlib.contextmanager
 def short_window(model: PreTrainedModel, num_tokens: int) -> Iterator[None]:
     """Its sliding layers see that few tokens: then a short text shows whether they do."""
-    holders = [
-        one for one in (model.config, *model.modules()) if getattr(one, "sliding_window", None)
+    holders: list[Any] = [
+        part for part in (model.config, *model.modules()) if getattr(part, "sliding_window", None)
     ]
-    windows = [one.sliding_window for one in holders]
-    for one in holders:
-        one.sliding_window = num_tokens
+    windows = [holder.sliding_window for holder in holders]
+    for holder in holders:
+        holder.sliding_window = num_tokens
     try:
         yield
     finally:
-        for one, window in zip(holders, windows, strict=True):
-            one.sliding_window = window
+        for holder, window in zip(holders, windows, strict=True):
+            holder.sliding_window = window
 
 
 def window_of(config: PreTrainedConfig) -> int | None:
@@ -104,14 +110,11 @@ def grouped_attention(
     softcap: float | None = None,
     **_kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls in each layer: [1, H, L, D] -> [1, L, H, D]."""
-    out = GroupedAttention.apply(
+    """What transformers calls in each layer, names and all: [1, H, L, D] -> [1, L, H, D]."""
+    out_HLD = GroupedAttention.apply(
         query[0], key[0], value[0], segments, scaling, sliding_window, softcap
     )
-    return out.transpose(0, 1)[None], None
-
-
-AttentionInterface.register(GROUPED, grouped_attention)
+    return out_HLD.transpose(0, 1)[None], None
 
 
 class GroupedAttention(torch.autograd.Function):
@@ -120,84 +123,101 @@ class GroupedAttention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
+        query_HLD: Tensor,
+        key_NLD: Tensor,
+        value_NLD: Tensor,
         segments: list[Segment],
         scale: float,
         window: int | None,
         softcap: float | None,
     ) -> Tensor:
         ctx.constants = (segments, scale, window, softcap)
+        num_heads, num_tokens, _ = query_HLD.shape
         # As the model lays it out: [L, H, D] in memory.
-        out = query.new_zeros(query.shape[1], query.shape[0], value.shape[2]).transpose(0, 1)
-        keys, values = key.float(), value.float()
+        out_LHD = query_HLD.new_zeros(num_tokens, num_heads, value_NLD.shape[2])
+        out_HLD = out_LHD.transpose(0, 1)
+        keys_NLD, values_NLD = key_NLD.float(), value_NLD.float()
         for segment in segments:
-            probability, _ = _probability(query, keys, segment, scale, window, softcap)
-            found = torch.bmm(probability, _seen(values, segment))
-            out[:, segment.start : segment.end] = found.view(len(query), -1, value.shape[2])
-        ctx.save_for_backward(query, key, value, out)
-        return out
+            probability_NQA, _ = _probability(query_HLD, keys_NLD, segment, scale, window, softcap)
+            mixed_NQD = torch.bmm(probability_NQA, _seen(values_NLD, segment))
+            out_HLD[:, segment.start : segment.end] = mixed_NQD.view(
+                num_heads, -1, value_NLD.shape[2]
+            )
+        ctx.save_for_backward(query_HLD, key_NLD, value_NLD, out_HLD)
+        return out_HLD
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, out = ctx.saved_tensors
+    def backward(ctx: Any, grad_HLD: Tensor) -> tuple[Tensor | None, ...]:
+        query_HLD, key_NLD, value_NLD, out_HLD = ctx.saved_tensors
         segments, scale, window, softcap = ctx.constants
-        grad_query = torch.zeros_like(query)
-        keys, values = key.float(), value.float()
-        grad_keys, grad_values = torch.zeros_like(keys), torch.zeros_like(values)
+        num_key_heads = len(key_NLD)
+        grad_query_HLD = torch.zeros_like(query_HLD)
+        keys_NLD, values_NLD = key_NLD.float(), value_NLD.float()
+        grad_keys_NLD, grad_values_NLD = torch.zeros_like(keys_NLD), torch.zeros_like(values_NLD)
         # d softmax: p (dp - sum p dp), and that sum is grad * out.
-        inner_sum = (grad.float() * out).sum(-1, keepdim=True)
+        inner_sum_HL1 = (grad_HLD.float() * out_HLD).sum(-1, keepdim=True)
         for segment in segments:
-            probability, slope = _probability(query, keys, segment, scale, window, softcap)
-            rows = _rows(grad, len(key), segment)
-            _add_seen(grad_values, segment, torch.bmm(probability.mT, rows))
-            inner = torch.bmm(rows, _seen(values, segment).mT)
-            inner.sub_(_rows(inner_sum, len(key), segment)).mul_(probability).mul_(scale)
-            if slope is not None:
-                inner.mul_(slope)
-            found = torch.bmm(inner, _seen(keys, segment)).view(len(query), -1, query.shape[2])
-            grad_query[:, segment.start : segment.end] = found
-            _add_seen(grad_keys, segment, torch.bmm(inner.mT, _rows(query, len(key), segment)))
-        return grad_query, grad_keys.to(key.dtype), grad_values.to(value.dtype), *[None] * 4
+            probability_NQA, cap_slope_NQA = _probability(
+                query_HLD, keys_NLD, segment, scale, window, softcap
+            )
+            grad_NQD = _rows(grad_HLD, num_key_heads, segment)
+            _add_seen(grad_values_NLD, segment, torch.bmm(probability_NQA.mT, grad_NQD))
+            inner_NQA = torch.bmm(grad_NQD, _seen(values_NLD, segment).mT)
+            inner_sum_NQ1 = _rows(inner_sum_HL1, num_key_heads, segment)
+            inner_NQA.sub_(inner_sum_NQ1).mul_(probability_NQA).mul_(scale)
+            if cap_slope_NQA is not None:
+                inner_NQA.mul_(cap_slope_NQA)
+            grad_query_NQD = torch.bmm(inner_NQA, _seen(keys_NLD, segment))
+            grad_query_HLD[:, segment.start : segment.end] = grad_query_NQD.view(
+                len(query_HLD), -1, query_HLD.shape[2]
+            )
+            query_NQD = _rows(query_HLD, num_key_heads, segment)
+            _add_seen(grad_keys_NLD, segment, torch.bmm(inner_NQA.mT, query_NQD))
+        return (
+            grad_query_HLD,
+            grad_keys_NLD.to(key_NLD.dtype),
+            grad_values_NLD.to(value_NLD.dtype),
+            *[None] * 4,
+        )
 
 
 def _probability(
-    query: Tensor,
-    keys: Tensor,
+    query_HLD: Tensor,
+    keys_NLD: Tensor,
     segment: Segment,
     scale: float,
     window: int | None,
     softcap: float | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """[N, R * S, P + S] in float32, and the slope of the soft cap."""
-    scores = torch.bmm(_rows(query, len(keys), segment), _seen(keys, segment).mT).mul_(scale)
-    slope = None
+    """[N, Q, A] in float32, and the slope of the soft cap."""
+    query_NQD = _rows(query_HLD, len(keys_NLD), segment)
+    scores_NQA = torch.bmm(query_NQD, _seen(keys_NLD, segment).mT).mul_(scale)
+    cap_slope_NQA = None
     if softcap is not None:
-        scores = scores.div_(softcap).tanh_()
-        slope = 1 - scores.square()
-        scores.mul_(softcap)
+        scores_NQA = scores_NQA.div_(softcap).tanh_()
+        cap_slope_NQA = 1 - scores_NQA.square()
+        scores_NQA.mul_(softcap)
     prompt, length = segment.prompt_end - segment.prompt_start, segment.end - segment.start
-    hidden = torch.full((length, prompt + length), -torch.inf).triu_(prompt + 1)
+    hidden_SA = torch.full((length, prompt + length), -torch.inf).triu_(prompt + 1)
     if window is not None:
-        hidden += torch.full_like(hidden, -torch.inf).tril_(prompt - window)
-    scores.view(len(keys), -1, length, prompt + length).add_(hidden)
-    return scores.softmax(-1), slope
+        hidden_SA += torch.full_like(hidden_SA, -torch.inf).tril_(prompt - window)
+    scores_NQA.view(len(keys_NLD), -1, length, prompt + length).add_(hidden_SA)
+    return scores_NQA.softmax(-1), cap_slope_NQA
 
 
-def _rows(query: Tensor, num_key_heads: int, segment: Segment) -> Tensor:
-    """A segment's [N, R * S, D], query heads of one key head together."""
-    part = query[:, segment.start : segment.end].float()
-    return part.reshape(num_key_heads, -1, query.shape[2])
+def _rows(query_HLD: Tensor, num_key_heads: int, segment: Segment) -> Tensor:
+    """A segment's [N, Q, D]: query heads of one key head together."""
+    part_HSD = query_HLD[:, segment.start : segment.end].float()
+    return part_HSD.reshape(num_key_heads, -1, query_HLD.shape[2])
 
 
-def _seen(keys: Tensor, segment: Segment) -> Tensor:
-    """[N, P + S, D]: the prompt's and the segment's own."""
-    own = keys[:, segment.start : segment.end]
-    return torch.cat([keys[:, segment.prompt_start : segment.prompt_end], own], dim=1)
+def _seen(keys_NLD: Tensor, segment: Segment) -> Tensor:
+    """[N, A, D]: the prompt's and the segment's own."""
+    own_NSD = keys_NLD[:, segment.start : segment.end]
+    return torch.cat([keys_NLD[:, segment.prompt_start : segment.prompt_end], own_NSD], dim=1)
 
 
-def _add_seen(total: Tensor, segment: Segment, part: Tensor) -> None:
+def _add_seen(total_NLD: Tensor, segment: Segment, part_NAD: Tensor) -> None:
     prompt = segment.prompt_end - segment.prompt_start
-    total[:, segment.prompt_start : segment.prompt_end] += part[:, :prompt]
-    total[:, segment.start : segment.end] += part[:, prompt:]
+    total_NLD[:, segment.prompt_start : segment.prompt_end] += part_NAD[:, :prompt]
+    total_NLD[:, segment.start : segment.end] += part_NAD[:, prompt:]

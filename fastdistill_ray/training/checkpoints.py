@@ -64,7 +64,7 @@ class CheckpointWriter:
         return self.pending
 
     def wait(self) -> None:
-        """Until the last checkpoint is whole."""
+        """Blocks until the last checkpoint is whole."""
         if self.pending:
             self.pending.result()
 

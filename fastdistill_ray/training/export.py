@@ -36,7 +36,7 @@ def export_student(student: Student, source: str, out: Path) -> None:
     weights = merge_adapter(parts, student.adapter_scale)
     partial = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
     partial.mkdir(parents=True)
-    save_torch_state_dict({name: one.bfloat16() for name, one in weights.items()}, partial)
+    save_torch_state_dict({name: weight.bfloat16() for name, weight in weights.items()}, partial)
     _copy_beside_weights(Path(source), partial)
     if student.adapter_scale:
         _save_adapter(student, parts, source, partial / ADAPTER)

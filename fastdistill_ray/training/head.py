@@ -1,6 +1,6 @@
 """Hidden states -> log-probabilities of targets; logits exist one slice of vocabulary at a time.
 
-Legend: K target tokens, D hidden, V vocabulary of the tokenizer.
+Legend: K target tokens, D hidden, V vocabulary of the tokenizer, C of its columns in a chunk.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 # Logits of one chunk in float32. torch's linear_cross_entropy took 13 s where the chunks took 0.3,
 # and returns bf16.
 CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
-MIN_ROWS = 1024  # a chunk is no wider than for so many: a product copies the weights it reads
+# Rows assumed when a chunk's width is computed, so that a short batch does not get one huge chunk:
+# the CPU's matmul copies the weight slice it reads.
+MIN_ROWS = 1024
 
 
 class ChunkedLogprob(torch.autograd.Function):
@@ -26,56 +28,59 @@ class ChunkedLogprob(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        labels: Tensor,
+        hidden_KD: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        labels_K: Tensor,
         softcap: float | None,
     ) -> Tensor:
         ctx.softcap = softcap
-        chosen = hidden.new_zeros(len(hidden), dtype=torch.float32)
-        normaliser = torch.full_like(chosen, -torch.inf)
-        measure = _fused(_chosen_and_normaliser) if hidden.is_cuda else _chosen_and_normaliser
-        for part in _chunks(hidden, weight):
-            logits = nn.functional.linear(hidden, weight[part], _part(bias, part))
-            found, of_part = measure(logits, labels - part.start, softcap)
-            del logits
-            chosen += found
-            normaliser = torch.logaddexp(normaliser, of_part)
-        ctx.save_for_backward(hidden, weight, bias, labels, chosen, normaliser)
-        return chosen - normaliser
+        chosen_K = hidden_KD.new_zeros(len(hidden_KD), dtype=torch.float32)
+        normaliser_K = torch.full_like(chosen_K, -torch.inf)
+        measure = _fused(_chosen_and_normaliser) if hidden_KD.is_cuda else _chosen_and_normaliser
+        for part in _chunks(hidden_KD, weight_VD):
+            logits_KC = nn.functional.linear(hidden_KD, weight_VD[part], _part(bias_V, part))
+            chosen_here_K, normaliser_here_K = measure(logits_KC, labels_K - part.start, softcap)
+            del logits_KC
+            chosen_K += chosen_here_K
+            normaliser_K = torch.logaddexp(normaliser_K, normaliser_here_K)
+        ctx.save_for_backward(hidden_KD, weight_VD, bias_V, labels_K, chosen_K, normaliser_K)
+        return chosen_K - normaliser_K
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, labels, chosen, normaliser = ctx.saved_tensors
-        grad_hidden = torch.zeros_like(hidden, dtype=torch.float32)
-        grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
-        grad_bias = torch.empty_like(bias) if ctx.needs_input_grad[2] else None
-        slopes_of = _fused(_slopes) if hidden.is_cuda else _slopes
+    def backward(ctx: Any, grad_K: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_KD, weight_VD, bias_V, labels_K, chosen_K, normaliser_K = ctx.saved_tensors
+        grad_KD = torch.zeros_like(hidden_KD, dtype=torch.float32)
+        grad_VD = torch.empty_like(weight_VD) if ctx.needs_input_grad[1] else None
+        grad_V = torch.empty_like(bias_V) if ctx.needs_input_grad[2] else None
+        slopes_of = _fused(_slopes) if hidden_KD.is_cuda else _slopes
         # d logprob / d logits = onehot - softmax
-        at_label = grad * (1 - (chosen - normaliser).exp())
+        at_label_K = grad_K * (1 - (chosen_K - normaliser_K).exp())
         if ctx.softcap:
-            at_label *= 1 - (chosen / ctx.softcap).square()
-        for part in _chunks(hidden, weight):
-            logits = nn.functional.linear(hidden, weight[part], _part(bias, part))
-            slopes = slopes_of(logits, labels - part.start, normaliser, grad, at_label, ctx.softcap)
-            del logits
-            grad_hidden += slopes @ weight[part]
-            if grad_weight is not None:
-                torch.mm(slopes.T, hidden, out=grad_weight[part])
-            if grad_bias is not None:
-                grad_bias[part] = slopes.sum(0)
-        return grad_hidden.to(hidden.dtype), grad_weight, grad_bias, None, None
+            at_label_K *= 1 - (chosen_K / ctx.softcap).square()
+        for part in _chunks(hidden_KD, weight_VD):
+            logits_KC = nn.functional.linear(hidden_KD, weight_VD[part], _part(bias_V, part))
+            slopes_KC = slopes_of(
+                logits_KC, labels_K - part.start, normaliser_K, grad_K, at_label_K, ctx.softcap
+            )
+            del logits_KC
+            grad_KD += slopes_KC @ weight_VD[part]
+            if grad_VD is not None:
+                torch.mm(slopes_KC.T, hidden_KD, out=grad_VD[part])
+            if grad_V is not None:
+                grad_V[part] = slopes_KC.sum(0)
+        return grad_KD.to(hidden_KD.dtype), grad_VD, grad_V, None, None
 
 
-def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
-    rows = max(len(hidden), MIN_ROWS)
-    size = max(1, CHUNK_BYTES[weight.device.type] // (4 * rows))
-    return [slice(start, min(start + size, len(weight))) for start in range(0, len(weight), size)]
+def _chunks(hidden_KD: Tensor, weight_VD: Tensor) -> list[slice]:
+    rows = max(len(hidden_KD), MIN_ROWS)
+    size = max(1, CHUNK_BYTES[weight_VD.device.type] // (4 * rows))
+    vocabulary = len(weight_VD)
+    return [slice(start, min(start + size, vocabulary)) for start in range(0, vocabulary, size)]
 
 
-def _part(bias: Tensor | None, part: slice) -> Tensor | None:
-    return None if bias is None else bias[part]
+def _part(bias_V: Tensor | None, part: slice) -> Tensor | None:
+    return None if bias_V is None else bias_V[part]
 
 
 def _capped(logits: Tensor, softcap: float | None) -> Tensor:
@@ -83,40 +88,41 @@ def _capped(logits: Tensor, softcap: float | None) -> Tensor:
 
 
 def _chosen_and_normaliser(
-    logits: Tensor, labels: Tensor, softcap: float | None
+    logits_KC: Tensor, labels_K: Tensor, softcap: float | None
 ) -> tuple[Tensor, Tensor]:
-    """Of one chunk; a label outside it has chosen 0."""
-    is_inside, columns = _columns(logits, labels)
-    logits = _capped(logits.float(), softcap)
-    chosen = torch.where(is_inside, logits.gather(1, columns[:, None])[:, 0], 0.0)
-    return chosen, logits.logsumexp(-1)
+    """The label's logit in a chunk, 0 where it is outside; the chunk's log-normaliser: [K], [K]."""
+    is_inside_K, columns_K = _columns(logits_KC, labels_K)
+    logits_KC = _capped(logits_KC.float(), softcap)
+    chosen_K = torch.where(is_inside_K, logits_KC.gather(1, columns_K[:, None])[:, 0], 0.0)
+    return chosen_K, logits_KC.logsumexp(-1)
 
 
 def _slopes(
-    logits: Tensor,
-    labels: Tensor,
-    normaliser: Tensor,
-    grad: Tensor,
-    at_label: Tensor,
+    logits_KC: Tensor,
+    labels_K: Tensor,
+    normaliser_K: Tensor,
+    grad_K: Tensor,
+    at_label_K: Tensor,
     softcap: float | None,
 ) -> Tensor:
-    """Gradient of a chunk's logits, in their precision."""
-    dtype = logits.dtype
-    is_inside, columns = _columns(logits, labels)
-    logits = _capped(logits.float(), softcap)
-    slope = 1 - (logits / softcap).square() if softcap else None
-    logits.sub_(normaliser[:, None]).exp_().mul_(-grad[:, None])
-    if slope is not None:
-        logits.mul_(slope)
-    kept = logits.gather(1, columns[:, None])[:, 0]
-    logits.scatter_(1, columns[:, None], torch.where(is_inside, at_label, kept)[:, None])
-    return logits.to(dtype)
+    """Gradient of a chunk's logits, in their precision: [K, C]."""
+    dtype = logits_KC.dtype
+    is_inside_K, columns_K = _columns(logits_KC, labels_K)
+    logits_KC = _capped(logits_KC.float(), softcap)
+    cap_slope_KC = 1 - (logits_KC / softcap).square() if softcap else None
+    logits_KC.sub_(normaliser_K[:, None]).exp_().mul_(-grad_K[:, None])
+    if cap_slope_KC is not None:
+        logits_KC.mul_(cap_slope_KC)
+    kept_K = logits_KC.gather(1, columns_K[:, None])[:, 0]
+    slope_K = torch.where(is_inside_K, at_label_K, kept_K)
+    logits_KC.scatter_(1, columns_K[:, None], slope_K[:, None])
+    return logits_KC.to(dtype)
 
 
-def _columns(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def _columns(logits_KC: Tensor, labels_K: Tensor) -> tuple[Tensor, Tensor]:
     """Whether a label is one of the chunk's columns, and its column, which is any if not."""
-    width = logits.shape[1]
-    return (labels >= 0) & (labels < width), labels.clamp(0, width - 1)
+    width = logits_KC.shape[1]
+    return (labels_K >= 0) & (labels_K < width), labels_K.clamp(0, width - 1)
 
 
 @cache

@@ -116,7 +116,7 @@ def with_every_completion(group: ReadGroup, objective: Objective) -> TrainGroup:
 
 
 def label_group(group: ReadGroup, objective: Objective) -> CompletionLabels:
-    is_correct = np.array([one.is_correct for one in group.scored])
+    is_correct = np.array([completion.is_correct for completion in group.scored])
     weights = objective.group_weights(group.scored).astype(np.float32)
     return CompletionLabels(is_correct, ~is_correct, weights)
 

@@ -117,9 +117,9 @@ def allocator(use_gpu: bool) -> dict[str, str]:
         return {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
     return {
         "LD_PRELOAD": str(Path(ray.__file__).parent / "core/libjemalloc.so"),
-        # One arena, or what one thread frees is of no use to another; freed pages are kept and
-        # serve requests of any size (by default only of at least a 64th of theirs), but for those
-        # of the few blocks from 128 MiB on, for which no gap is long enough.
+        # One arena: else what one thread frees is of no use to another. Freed pages are kept and
+        # serve requests of any size (by default only those of at least a 64th of theirs). Blocks
+        # from 128 MiB on are given back: they are few, and no gap is long enough for them.
         "MALLOC_CONF": f"narenas:1,oversize_threshold:{128 * 2**20},dirty_decay_ms:-1,"
         "lg_extent_max_active_fit:30",
     }

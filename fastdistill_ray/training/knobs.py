@@ -20,32 +20,43 @@ class OptimizerKnobs(Knobs):
         default="adamw",
         description="adamw8bit: moments in 8 bits, by torchao (pip install torchao).",
     )
-    learning_rate: float = Field(default=5e-6, gt=0, description="Peak of the schedule.")
-    weight_decay: float = Field(default=0.01, ge=0, description="AdamW's, on matrices only.")
-    beta1: float = Field(default=0.9, ge=0, lt=1, description="AdamW's.")
-    beta2: float = Field(default=0.999, ge=0, lt=1, description="AdamW's.")
-    eps: float = Field(default=1e-8, gt=0, description="AdamW's.")
+    learning_rate: float = Field(
+        default=5e-6, gt=0, description="Learning rate at the peak of the schedule."
+    )
+    weight_decay: float = Field(
+        default=0.01, ge=0, description="Weight decay of AdamW, on matrices only."
+    )
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="Decay of the first moment.")
+    beta2: float = Field(default=0.999, ge=0, lt=1, description="Decay of the second moment.")
+    eps: float = Field(default=1e-8, gt=0, description="Added to AdamW's denominator.")
     max_grad_norm: float = Field(default=0.5, gt=0, description="Clip of the global gradient norm.")
     warmup_ratio: float = Field(
         default=0.05, ge=0, lt=1, description="Share of steps of linear warm-up."
     )
     schedule: Literal["cosine", "linear", "constant"] = Field(
-        default="cosine", description="After warm-up, down to 0 (constant: none)."
+        default="cosine",
+        description="How the learning rate falls to 0 after warm-up; constant: it does not.",
     )
 
 
 class LoraKnobs(Knobs):
-    rank: int = Field(default=0, ge=0, description="0: full fine-tuning.")
-    alpha: float = Field(default=32.0, gt=0, description="Scale is alpha / rank.")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="Of the adapter's input.")
-    target_modules: str = Field(default="all-linear", description="peft's target_modules.")
+    rank: int = Field(default=0, ge=0, description="Rank of the adapter; 0: full fine-tuning.")
+    alpha: float = Field(default=32.0, gt=0, description="The adapter is scaled by alpha / rank.")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout of the adapter's input.")
+    target_modules: str = Field(
+        default="all-linear",
+        description="Modules with an adapter, as peft's target_modules names them.",
+    )
 
 
 class HeldOutKnobs(Knobs):
     """Groups of the store that are never trained, and what they decide."""
 
     share: float = Field(
-        default=0.0, ge=0, le=0.5, description="Of the kept groups, held out; 0: no validation."
+        default=0.0,
+        ge=0,
+        le=0.5,
+        description="Share of the kept groups that is held out; 0: no validation.",
     )
     every: int = Field(
         default=400, ge=1, description="Steps between validations; the last step has one."
@@ -68,21 +79,21 @@ class TrainingKnobs(Knobs):
         default=16, ge=1, description="Groups of one optimizer update, all ranks."
     )
     max_steps: int | None = Field(
-        default=None, ge=1, description="Stop there; none: epochs decide."
+        default=None, ge=1, description="Steps after which training stops; none: epochs decide."
     )
-    overlap: bool = Field(default=False, description="Train while the teacher still writes.")
+    overlap: bool = Field(default=False, description="Train while the teacher still writes groups.")
     max_seq_len: int = Field(
         default=4096,
         gt=0,
-        description="Prompt and completion; a longer completion leaves its group.",
+        description="Most tokens of prompt and completion; a longer completion leaves its group.",
     )
     micro_batch_tokens: int = Field(
-        default=8192, gt=0, description="Tokens of one forward, per rank."
+        default=8192, gt=0, description="Most tokens of one forward pass of a rank."
     )
     shared_prompt: bool = Field(default=True, description="Compute a group's prompt once.")
     mask_prompt: bool = Field(default=True, description="No loss on prompt tokens.")
     precision: Literal["bf16", "fp32"] = Field(
-        default="bf16", description="Of compute; weights are fp32."
+        default="bf16", description="Precision of compute; weights are fp32."
     )
     activation_checkpointing: bool = Field(
         default=False, description="Recompute each block in backward."
@@ -98,4 +109,4 @@ class TrainingKnobs(Knobs):
     max_failures: int = Field(
         default=3, ge=0, description="Restarts of the workers before giving up."
     )
-    seed: int = Field(default=0, description="Of the order of groups.")
+    seed: int = Field(default=0, description="Seed of the order of groups and of a new adapter.")

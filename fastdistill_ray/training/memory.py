@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM
 
 from fastdistill_ray.models import load_config
-from fastdistill_ray.training.attention import GROUPED
+from fastdistill_ray.training.attention import GROUPED, register_grouped
 from fastdistill_ray.training.head import CHUNK_BYTES
 from fastdistill_ray.training.knobs import LoraKnobs, OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.packing import (
@@ -24,7 +24,7 @@ from fastdistill_ray.training.packing import (
     packed_batch,
     plain_batch,
 )
-from fastdistill_ray.training.student import Student, prepare_model, to_device
+from fastdistill_ray.training.student import Student, decoder_blocks, prepare_model, to_device
 
 GIB = 2**30
 MOMENTS = {"adamw": 8, "adamw8bit": 2}  # bytes of a parameter's two
@@ -35,7 +35,7 @@ SLACK = {"cpu": 0.2, "cuda": 0.16}
 NUM_COMPLETIONS = 8  # of the group that is counted
 
 
-class MemoryPlan(NamedTuple):
+class MemoryEstimate(NamedTuple):
     """Bytes of one rank, by purpose; `micro_batch_tokens` is what activations are counted for."""
 
     weights: int
@@ -63,10 +63,10 @@ class MemoryPlan(NamedTuple):
         )
 
 
-def plan_memory(
+def estimate_memory(
     folder: str, training: TrainingKnobs, optimizer: OptimizerKnobs, *, workers: int, device: str
-) -> MemoryPlan:
-    """Of a rank among `workers` on "cpu" or "cuda"; only config.json of the folder is read."""
+) -> MemoryEstimate:
+    """What a rank of `workers` takes on "cpu" or "cuda"; only config.json of the folder is read."""
     with FakeTensorMode(allow_non_fake_inputs=True):  # an adapter adds next to nothing
         student = _student(folder, training, LoraKnobs())
         activations = _saved_bytes(student, training)
@@ -83,14 +83,16 @@ def plan_memory(
     gathered = width * (2 * counts.block + counts.root if is_streamed else counts.all)
     if not is_streamed and workers > 1:
         gathered += 4 * counts.trained  # reduced once a step
-    # Gradients of the root are reduced last, when activations are gone.
+    # The root module's gradients are reduced after the backward pass: only what exceeds the then
+    # freed activations adds to the peak.
     reduced = (width + 8) * max(counts.root, counts.block)
     gathered += max(0, reduced - activations - logits)
-    resting = 0 if training.cpu_offload else 1  # in the device's own memory
-    weights, trained = resting * counts.all // workers, resting * counts.trained // workers
+    # Weights, gradients and moments rest in host memory with cpu_offload.
+    on_device = 0 if training.cpu_offload else 1
+    weights, trained = on_device * counts.all // workers, on_device * counts.trained // workers
     moments = MOMENTS[optimizer.kind]
     counted = 4 * weights + (4 + moments) * trained + gathered + activations + logits
-    return MemoryPlan(
+    return MemoryEstimate(
         weights=4 * weights,
         gradients=4 * trained,
         optimizer=moments * trained,
@@ -114,19 +116,18 @@ class _Counts(NamedTuple):
 
 
 def _count(student: Student) -> _Counts:
-    names = set(student.model._no_split_modules)
     blocks = [
-        sum(parameter.numel() for parameter in module.parameters())
-        for module in student.modules()
-        if type(module).__name__ in names
+        sum(parameter.numel() for parameter in block.parameters())
+        for block in decoder_blocks(student)
     ]
     total = sum(parameter.numel() for parameter in student.parameters())
-    trained = sum(one.numel() for one in student.parameters() if one.requires_grad)
+    trained = sum(weight.numel() for weight in student.parameters() if weight.requires_grad)
     return _Counts(total, trained, max(blocks), total - sum(blocks), len(blocks))
 
 
 def _student(folder: str, training: TrainingKnobs, lora: LoraKnobs) -> Student:
     """Without data, in the precision it computes in."""
+    register_grouped()
     config = load_config(folder)
     model = AutoModelForCausalLM.from_config(
         config,
@@ -138,7 +139,7 @@ def _student(folder: str, training: TrainingKnobs, lora: LoraKnobs) -> Student:
 
 def _saved_bytes(student: Student, training: TrainingKnobs) -> int:
     """What autograd keeps of a forward pass over one micro-batch, weights apart."""
-    weights = {one.untyped_storage()._cdata for one in student.parameters()}
+    weights = {weight.untyped_storage()._cdata for weight in student.parameters()}
     saved: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -166,12 +167,12 @@ def _micro_batch(training: TrainingKnobs) -> Inputs:
     return plain_batch([group], training.mask_prompt).inputs
 
 
-def advice(plan: MemoryPlan, available: float, device: str) -> str:
-    """Which knob to turn when the plan does not fit."""
-    moving = plan.activations + plan.logits
-    left = available - (plan.total - moving)
+def advice(estimate: MemoryEstimate, available: float, device: str) -> str:
+    """Which knob to turn when that much memory is too little."""
+    moving = estimate.activations + estimate.logits
+    left = available - (estimate.total - moving)
     if left > moving / 8:
-        tokens = int(plan.micro_batch_tokens * left / moving / 64) * 64
+        tokens = int(estimate.micro_batch_tokens * left / moving / 64) * 64
         return (
             f"lower training.micro_batch_tokens to {tokens}, or set "
             "training.activation_checkpointing: true"

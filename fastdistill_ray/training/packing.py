@@ -101,16 +101,16 @@ def read_group(
     if not prompt:
         raise UserError(f"problem {row['problem_id']}: the student's prompt has no tokens")
     selected = [completion for completion in row["completions"] if completion["is_selected"]]
-    encoded = [(one, completion_ids(one, row["teacher"], text)) for one in selected]
-    kept = [(one, ids) for one, ids in encoded if ids and len(prompt) + len(ids) <= max_seq_len]
-    is_correct = [one["verdict"] == "correct" for one, _ in kept]
-    has_lost_correct = any(one["verdict"] == "correct" for one in selected) and not any(is_correct)
-    if len(kept) < min_completions or has_lost_correct:
+    encoded = [(given, completion_ids(given, row["teacher"], text)) for given in selected]
+    kept = [(given, ids) for given, ids in encoded if ids and len(prompt) + len(ids) <= max_seq_len]
+    is_correct = [given["verdict"] == "correct" for given, _ in kept]
+    had_correct = any(given["verdict"] == "correct" for given in selected)
+    if len(kept) < min_completions or (had_correct and not any(is_correct)):
         return None
-    rewards = np.array([one["reward"] for one, _ in kept])
+    rewards = np.array([given["reward"] for given, _ in kept])
     scored = [
-        Scored(correct, one["reward"], float(value), one["num_tokens"])
-        for correct, (one, _), value in zip(
+        Scored(correct, given["reward"], float(value), given["num_tokens"])
+        for correct, (given, _), value in zip(
             is_correct, kept, group_advantages(rewards, advantage), strict=True
         )
     ]
@@ -196,97 +196,105 @@ def empty_batch(shared_prompt: bool, multiple_of: int = 1) -> MicroBatch:
 
 def num_packed_tokens(groups: list[TrainGroup]) -> int:
     return sum(
-        len(group.prompt_ids) + sum(len(one.token_ids) for one in group.completions)
+        len(group.prompt_ids) + sum(len(completion.token_ids) for completion in group.completions)
         for group in groups
     )
 
 
-def num_padded_tokens(groups: list[TrainGroup]) -> int:
-    lengths = [
-        len(group.prompt_ids) + len(one.token_ids) for group in groups for one in group.completions
+def row_lengths(groups: list[TrainGroup]) -> list[int]:
+    """Tokens of a row per completion, each with its prompt."""
+    return [
+        len(group.prompt_ids) + len(completion.token_ids)
+        for group in groups
+        for completion in group.completions
     ]
+
+
+def num_padded_tokens(groups: list[TrainGroup]) -> int:
+    lengths = row_lengths(groups)
     return len(lengths) * max(lengths)
 
 
 def packed_batch(groups: list[TrainGroup], multiple_of: int) -> MicroBatch:
-    """One row [1, L] with every prompt once."""
+    """One row, R = 1, with every prompt once."""
     num_tokens = num_packed_tokens(groups)
     length = -(-num_tokens // multiple_of) * multiple_of
-    input_ids, position_ids = np.zeros((2, 1, length), dtype=np.int64)
-    group_of = np.full((1, length), PADDING, dtype=np.int32)
-    completion_of = np.full((1, length), PROMPT, dtype=np.int32)
+    input_ids_RL, position_ids_RL = np.zeros((2, 1, length), dtype=np.int64)
+    group_RL = np.full((1, length), PADDING, dtype=np.int32)
+    completion_RL = np.full((1, length), PROMPT, dtype=np.int32)
     sources, segments, start, number = [], [], 0, 0
     for index, group in enumerate(groups):
         prompt_length = len(group.prompt_ids)
         prompt_end = start + prompt_length
-        input_ids[0, start:prompt_end] = group.prompt_ids
-        position_ids[0, start:prompt_end] = np.arange(prompt_length)
+        input_ids_RL[0, start:prompt_end] = group.prompt_ids
+        position_ids_RL[0, start:prompt_end] = np.arange(prompt_length)
         segments.append(Segment(start, prompt_end, start, start))
         end = prompt_end
-        for one in group.completions:
-            begin, end = end, end + len(one.token_ids)
-            input_ids[0, begin:end] = one.token_ids
-            position_ids[0, begin:end] = prompt_length + np.arange(end - begin)
-            completion_of[0, begin:end] = number
+        for completion in group.completions:
+            begin, end = end, end + len(completion.token_ids)
+            input_ids_RL[0, begin:end] = completion.token_ids
+            position_ids_RL[0, begin:end] = prompt_length + np.arange(end - begin)
+            completion_RL[0, begin:end] = number
             sources.append(np.r_[prompt_end - 1, begin : end - 1])
             segments.append(Segment(begin, end, start, prompt_end))
             number += 1
-        group_of[0, start:end] = index
+        group_RL[0, start:end] = index
         start = end
-    labels = [one.token_ids for group in groups for one in group.completions]
-    tokens = (input_ids, position_ids, group_of, completion_of)
+    labels = [completion.token_ids for group in groups for completion in group.completions]
+    tokens = (input_ids_RL, position_ids_RL, group_RL, completion_RL)
     return _micro_batch(groups, tokens, sources, labels, num_tokens, segments)
 
 
 def plain_batch(groups: list[TrainGroup], mask_prompt: bool) -> MicroBatch:
     """One row per completion, padded on the right; prompt tokens are targets if not masked."""
-    rows = [(group.prompt_ids, one.token_ids) for group in groups for one in group.completions]
-    shape = (len(rows), max(len(prompt) + len(ids) for prompt, ids in rows))
-    input_ids = np.zeros(shape, dtype=np.int64)
-    position_ids = np.tile(np.arange(shape[1]), (shape[0], 1))
-    group_of = np.full(shape, PADDING, dtype=np.int32)
-    completion_of = np.full(shape, PROMPT, dtype=np.int32)
+    rows = [
+        (group.prompt_ids, completion.token_ids)
+        for group in groups
+        for completion in group.completions
+    ]
+    shape = (len(rows), max(row_lengths(groups)))
+    input_ids_RL = np.zeros(shape, dtype=np.int64)
+    position_ids_RL = np.tile(np.arange(shape[1]), (shape[0], 1))
+    group_RL = np.full(shape, PADDING, dtype=np.int32)
+    completion_RL = np.full(shape, PROMPT, dtype=np.int32)
     sources, labels, num_tokens = [], [], 0
     for index, (prompt, ids) in enumerate(rows):
         both = np.concatenate([prompt, ids])
         first = len(prompt) if mask_prompt else 1
-        input_ids[index, : len(both)] = both
-        group_of[index, : len(both)] = index
+        input_ids_RL[index, : len(both)] = both
+        group_RL[index, : len(both)] = index
         sources.append(index * shape[1] + np.arange(first - 1, len(both) - 1))
         labels.append(both[first:])
         num_tokens += len(both)
-    tokens = (input_ids, position_ids, group_of, completion_of)
+    tokens = (input_ids_RL, position_ids_RL, group_RL, completion_RL)
     return _micro_batch(groups, tokens, sources, labels, num_tokens, [])
 
 
 def _micro_batch(
     groups: list[TrainGroup],
-    tokens: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    tokens_RL: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
     sources: list[np.ndarray],
     labels: list[np.ndarray],
     num_tokens: int,
     segments: list[Segment],
 ) -> MicroBatch:
-    completions = [one for group in groups for one in group.completions]
-    lengths = np.array([len(ids) for ids in labels])
+    """`sources` and `labels` are of each completion; together they have K entries."""
+    completions = [completion for group in groups for completion in group.completions]
+    lengths_C = np.array([len(ids) for ids in labels])
     loss = LossBatch(
-        completion=np.repeat(np.arange(len(completions)), lengths),
-        lengths=lengths.astype(np.float32),
-        weight=np.array([one.weight for one in completions], dtype=np.float32),
-        penalty=np.array([one.penalty for one in completions], dtype=np.float32),
+        completion=np.repeat(np.arange(len(completions)), lengths_C),
+        lengths=lengths_C.astype(np.float32),
+        weight=np.array([completion.weight for completion in completions], dtype=np.float32),
+        penalty=np.array([completion.penalty for completion in completions], dtype=np.float32),
     )
     counts = {
         "groups": len(groups),
         "completions": len(completions),
-        "tokens": int(lengths.sum()),
+        "tokens": int(lengths_C.sum()),
         "unique_tokens": num_tokens,
-        "row_tokens": sum(
-            len(group.prompt_ids) + len(one.token_ids)
-            for group in groups
-            for one in group.completions
-        ),
-        "computed_tokens": tokens[0].size,
+        "row_tokens": sum(row_lengths(groups)),
+        "computed_tokens": tokens_RL[0].size,
     }
-    targets = np.concatenate(sources), np.concatenate(labels)
-    inputs = Inputs(*tokens, *targets, bool(segments), segments)
+    sources_K, labels_K = np.concatenate(sources), np.concatenate(labels)
+    inputs = Inputs(*tokens_RL, sources_K, labels_K, bool(segments), segments)
     return MicroBatch(inputs, loss, [group.group_id for group in groups], counts)

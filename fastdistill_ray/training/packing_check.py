@@ -32,7 +32,9 @@ def check_packed_attention(
     try:
         with torch.no_grad(), short_window(student.model, 16):
             logprob = student(packed).logprob
-            config._attn_implementation = "eager"  # every model's own words
+            config._attn_implementation = (
+                "eager"  # what every architecture defines itself: the reference
+            )
             difference = (logprob - student.reference_logprob(plain)).abs().mean()
     except (TypeError, AttributeError) as error:  # other arguments than ours, or no mask
         raise UserError(

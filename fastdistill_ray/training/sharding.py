@@ -1,7 +1,10 @@
 """A student's weights over ranks: FSDP2, precision, recomputation, compilation and offload."""
 
+import contextlib
+from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
+from types import MethodType
 
 import torch
 import torch.distributed as dist
@@ -19,9 +22,10 @@ from torch.distributed.fsdp import (
 from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
 
 from fastdistill_ray.training.knobs import TrainingKnobs
-from fastdistill_ray.training.student import Student
+from fastdistill_ray.training.student import Student, decoder_blocks
 
 ADDED_AT_ONCE = 2**20  # numbers
+RECOMPILE_LIMIT = 64
 
 
 def shard_student(student: Student, training: TrainingKnobs, device: torch.device) -> None:
@@ -43,24 +47,34 @@ def shard_student(student: Student, training: TrainingKnobs, device: torch.devic
         offload_policy=offload,
         reshard_after_forward=world_size > 1,
     )
-    # Blocks with and without a window, checked, trained and validated, at one length and at any: by
-    # default the ninth program of a function runs uncompiled.
-    torch._dynamo.config.recompile_limit = 64
-    if device.type == "cpu":
-        FSDPParam.accumulate_unsharded_grad_if_needed = add_in_slices
-    kinds = set(student.model._no_split_modules)
-    blocks = [module for module in student.modules() if type(module).__name__ in kinds]
-    if training.compile and training.activation_checkpointing:
-        # Lengths vary: recomputing must find the compiled graph that the forward used.
-        torch._C._dynamo.eval_frame._set_lru_cache(False)
+    blocks = decoder_blocks(student)
     for block in blocks:
         if training.compile:  # what FSDP does around it stays outside
             block.forward = torch.compile(block.forward)
         shard(block)
     shard(student)
+    if device.type == "cpu":
+        add_gradients_in_slices(student)
     if device.type == "cuda" and world_size > 1:
         prefetch_next(blocks)
     register_fsdp_forward_method(student, "reference_logprob")
+
+
+@contextlib.contextmanager
+def compilation(training: TrainingKnobs) -> Iterator[None]:
+    """torch.compile as training needs it, for all of this process until the block ends."""
+    # One block function is compiled up to 2 (window or not) x 3 (check, train, validate) x 2 (fixed
+    # or dynamic length) times; dynamo's default limit of 8 would silently run the ninth eagerly.
+    with torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT):
+        if not (training.compile and training.activation_checkpointing):
+            yield
+            return
+        # Lengths vary: recomputing must find the compiled graph that the forward used.
+        torch._C._dynamo.eval_frame._set_lru_cache(False)
+        try:
+            yield
+        finally:
+            torch._C._dynamo.eval_frame._set_lru_cache(True)  # torch's default
 
 
 def prefetch_next(blocks: list[FSDPModule]) -> None:
@@ -68,6 +82,15 @@ def prefetch_next(blocks: list[FSDPModule]) -> None:
     for block, successor in pairwise(blocks):
         block.set_modules_to_forward_prefetch([successor])
         successor.set_modules_to_backward_prefetch([block])
+
+
+def add_gradients_in_slices(student: Student) -> None:
+    """Replaces how the sharded weights of this student add up gradients; no other's."""
+    for module in student.modules():
+        if isinstance(module, FSDPModule):
+            for group in module._get_fsdp_state()._fsdp_param_groups:
+                for weight in group.fsdp_params:
+                    weight.accumulate_unsharded_grad_if_needed = MethodType(add_in_slices, weight)
 
 
 def add_in_slices(parameter: FSDPParam) -> None:

@@ -114,14 +114,14 @@ def empty_micro_batch(learner: Learner) -> MicroBatch:
 def backward(learner: Learner, batches: list[MicroBatch], counts: dict[str, int]) -> list[Term]:
     """Accumulates gradients of the step's loss; -> its terms, normalised, over all ranks."""
     world_size = dist.get_world_size()
-    # Where memory is the host's, ranks exchange weights and gradients once per step; on GPUs once
-    # per micro-batch, so that none holds a whole model's gradients.
-    is_lean = learner.device.type == "cuda" and world_size > 1
+    # Exchange gradients after every micro-batch on several GPUs (no rank then holds a whole model's
+    # gradients), else once per step.
+    syncs_every_batch = learner.device.type == "cuda" and world_size > 1
     totals: dict[str, Term] = {}
     for index, batch in enumerate(batches):
-        is_exchanged = is_lean or index == len(batches) - 1
-        learner.student.set_requires_gradient_sync(is_exchanged)
-        learner.student.set_reshard_after_backward(is_exchanged)
+        syncs_now = syncs_every_batch or index == len(batches) - 1
+        learner.student.set_requires_gradient_sync(syncs_now)
+        learner.student.set_reshard_after_backward(syncs_now)
         outputs = learner.student(to_device(batch.inputs, learner.device))
         terms = [
             term._replace(total=term.total / max(1, counts.get(term.denominator, 1)))
@@ -151,7 +151,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def learning_rate_at(step: int, total_steps: int, knobs: OptimizerKnobs) -> float:
-    """Of update `step`, from 0: linear warm-up that never starts at 0, then the schedule."""
+    """The rate of update `step`, from 0: linear warm-up that starts above 0, then the schedule."""
     warmup = math.ceil(knobs.warmup_ratio * total_steps)
     if step < warmup:
         return knobs.learning_rate * (step + 1) / warmup

@@ -13,8 +13,9 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.objectives.contract import Outputs
-from fastdistill_ray.training.attention import GROUPED, attention_arguments
+from fastdistill_ray.training.attention import GROUPED, attention_arguments, register_grouped
 from fastdistill_ray.training.head import ChunkedLogprob
 from fastdistill_ray.training.knobs import LoraKnobs
 from fastdistill_ray.training.packing import PADDING, Inputs
@@ -59,9 +60,10 @@ def load_student(
     folder: str, *, vocab_size: int, device: torch.device, shared_prompt: bool, lora: LoraKnobs
 ) -> Student:
     """The model in float32 on its device, without dropout; with an adapter, only that trains."""
+    register_grouped()
     if shared_prompt:
         attention = "flex_attention" if device.type == "cuda" else GROUPED
-    else:  # of transformers' own only eager has the soft cap of attention scores
+    else:  # only "eager" of transformers' own has the soft cap of attention scores
         is_capped = getattr(AutoConfig.from_pretrained(folder), "attn_logit_softcapping", None)
         attention = "eager" if is_capped else "sdpa"
     model = AutoModelForCausalLM.from_pretrained(
@@ -86,6 +88,24 @@ def prepare_model(model: PreTrainedModel, lora: LoraKnobs) -> PreTrainedModel:
         target_modules=lora.target_modules,
     )
     return inject_adapter_in_model(adapter, model)
+
+
+def decoder_blocks(student: Student) -> list[nn.Module]:
+    """The repeated parts of the model, which are sharded, compiled and recomputed one by one.
+
+    transformers names their classes in the private `_no_split_modules`; without them a model would
+    be gathered whole on every GPU and not be compiled, without a word.
+    """
+    names = set(getattr(student.model, "_no_split_modules", None) or ())
+    blocks = [module for module in student.modules() if type(module).__name__ in names]
+    if not blocks:
+        raise UserError(
+            "student.model: transformers names no decoder blocks of model type "
+            f"{student.model.config.model_type!r} (_no_split_modules: {sorted(names)}), so it "
+            "cannot be sharded; take a model of another architecture, or another release of "
+            "transformers"
+        )
+    return blocks
 
 
 def to_device(arrays: Any, device: torch.device) -> Any:

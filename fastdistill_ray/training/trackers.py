@@ -25,14 +25,18 @@ FILE = "tracked.json"
 
 class TrackingKnobs(Knobs):
     tensorboard: bool = Field(default=True, description="Event files beside each metrics.jsonl.")
-    wandb_project: str = Field(default="", description="Of Weights & Biases; empty: not used.")
+    wandb_project: str = Field(
+        default="", description="Project of Weights & Biases; empty: it is not used."
+    )
     wandb_mode: Literal["online", "offline"] = Field(
         default="online",
         description="online needs WANDB_API_KEY; offline writes into the run folder.",
     )
-    mlflow_experiment: str = Field(default="", description="Its name; empty: MLflow is not used.")
+    mlflow_experiment: str = Field(
+        default="", description="Experiment of MLflow; empty: it is not used."
+    )
     mlflow_uri: str = Field(
-        default="", description="A tracking server; empty: MLFLOW_TRACKING_URI."
+        default="", description="Tracking server of MLflow; empty: MLFLOW_TRACKING_URI."
     )
 
 
@@ -100,9 +104,9 @@ class Mlflow:
         self.errors = (OSError, mlflow.MlflowException)
         self.metric = mlflow.entities.Metric
         self.client = mlflow.MlflowClient(knobs.mlflow_uri or None)
-        found = self.client.get_experiment_by_name(knobs.mlflow_experiment)
+        known = self.client.get_experiment_by_name(knobs.mlflow_experiment)
         experiment = (
-            found.experiment_id if found else self.client.create_experiment(knobs.mlflow_experiment)
+            known.experiment_id if known else self.client.create_experiment(knobs.mlflow_experiment)
         )
         tagged = self.client.search_runs([experiment], f"tags.fastdistill = '{run_id}'")
         tags = {"fastdistill": run_id}

@@ -20,7 +20,7 @@ def num_operations(model: Any, batches: list[MicroBatch]) -> float:
     config = model.config.get_text_config()
     head = model.get_output_embeddings().weight
     outside = {id(head), id(model.get_input_embeddings().weight)}
-    blocks = sum(_per_token(one) for one in model.parameters() if id(one) not in outside)
+    blocks = sum(_per_token(weight) for weight in model.parameters() if id(weight) not in outside)
     computed = sum(batch.counts["unique_tokens"] for batch in batches)
     targets = sum(batch.counts["tokens"] for batch in batches)
     pairs = sum(num_pairs(batch.inputs) for batch in batches if batch.counts["groups"])

@@ -45,6 +45,7 @@ from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.learner import Learner, build_learner
 from fastdistill_ray.training.packing import StudentText
 from fastdistill_ray.training.packing_check import check_packed_attention, probe_group
+from fastdistill_ray.training.sharding import compilation
 from fastdistill_ray.training.step import train_step
 from fastdistill_ray.training.student import Student
 from fastdistill_ray.training.utilisation import matrix_peak
@@ -69,6 +70,11 @@ class TrainJob:
 
 def run_worker(job: TrainJob, *, use_gpu: bool, out: Path) -> None:
     """One rank's whole training; UserError where only the user can mend what stops it."""
+    with compilation(job.training):
+        train_rank(job, use_gpu=use_gpu, out=out)
+
+
+def train_rank(job: TrainJob, *, use_gpu: bool, out: Path) -> None:
     source = fetch_model(job.model)
     learner = load_learner(job, source, worker_device(use_gpu))
     progress = resume(learner, job, out)

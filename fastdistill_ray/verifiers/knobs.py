@@ -8,7 +8,7 @@ from fastdistill_ray.knobs import Knobs
 class VerifierKnobs(Knobs):
     time_limit: float = Field(default=1.0, gt=0, description="Seconds of wall clock per answer.")
     memory_limit_gib: float = Field(
-        default=2.0, gt=0, description="Address space of a judging worker."
+        default=2.0, gt=0, description="Most address space of a judging worker."
     )
     stated_answers: bool = Field(
         default=True,

@@ -24,7 +24,7 @@ NAMES = (
 _TRIGONOMETRIC = re.compile(r"(?<![A-Za-z])(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _DEGREE_SIGN = re.compile(r"\^ ?(?:\\circ|\{ ?\\circ ?\})|\u00b0|\\degrees?(?![A-Za-z])")
 _DEGREES = re.compile(rf"(\d+(?:\.\d+)?) ?(?:{_DEGREE_SIGN.pattern})")
-# Of \frac\pi2 and \frac{a}\pi, which the grammar reads only with braces.
+# The arguments of \frac\pi2 and \frac{a}\pi, which the grammar reads only with braces.
 _GREEK = r"(\\(?:pi|theta|alpha|beta|gamma|delta|lambda|mu|phi|omega|sigma|rho|tau)(?![A-Za-z]))"
 _FIRST_ARGUMENT = re.compile(rf"\\frac ?{_GREEK}")
 _SECOND_ARGUMENT = re.compile(rf"(\\frac ?(?:\{{[^{{}}]*\}}|\w)) ?{_GREEK}")

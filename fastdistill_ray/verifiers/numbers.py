@@ -175,7 +175,7 @@ def _literal_value(match: re.Match[str], is_negative: bool) -> Number:
 
 
 def _right_side(text: str) -> str:
-    """Of an equation its right side; the left must not commit to anything else."""
+    """An equation's right side; its left must not commit to anything else."""
     label = _LABEL.match(text)
     if label:
         _refuse_words(label.group())

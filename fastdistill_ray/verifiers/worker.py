@@ -99,7 +99,7 @@ def serve(time_limit: float, memory_bytes: int) -> int:
         line = _read_line()
         if not line:
             return 0
-        # Of several, a killed child left the earlier ones: nobody waits for them any more.
+        # A killed child left the earlier ones of several: nobody waits for them any more.
         request = json.loads(line.splitlines()[-1])
         # The caller kills at its limit. Should it be gone, the kernel does, whatever sympy does.
         signal.setitimer(signal.ITIMER_REAL, 2 * time_limit + 1)
@@ -115,7 +115,10 @@ def serve(time_limit: float, memory_bytes: int) -> int:
 
 
 def _read_line() -> bytes:
-    """Whole lines; unbuffered, for what a killed child has not read is its heir's."""
+    """A whole line, read unbuffered.
+
+    Bytes that a killed child has not read must stay in the pipe for the child forked after it.
+    """
     line = b""
     while not line.endswith(b"\n"):
         piece = os.read(0, 65536)

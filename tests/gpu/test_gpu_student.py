@@ -35,9 +35,10 @@ from fastdistill_ray.training.held_out import hold_out, validate
 from fastdistill_ray.training.job import allocator
 from fastdistill_ray.training.knobs import LoraKnobs, OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.learner import Learner
-from fastdistill_ray.training.memory import plan_memory
+from fastdistill_ray.training.memory import estimate_memory
 from fastdistill_ray.training.packing import packed_batch, plain_batch
 from fastdistill_ray.training.packing_check import check_packed_attention, probe_group
+from fastdistill_ray.training.sharding import compilation
 from fastdistill_ray.training.step import train_step
 from fastdistill_ray.training.student import Student, load_student
 from fastdistill_ray.training.worker import check_student
@@ -48,6 +49,12 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 CUDA = torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def compiled_as_in_training() -> Iterator[None]:
+    with compilation(TrainingKnobs(compile=True, activation_checkpointing=True)):
+        yield
 
 
 @pytest.fixture
@@ -197,7 +204,9 @@ def test_plan_is_near_the_measured_peak_of_a_fresh_process(tmp_path: Path, knobs
         check=True,
     )
     measured = json.loads(done.stdout.splitlines()[-1])["peak"]  # allocated, gaps not counted
-    plan = plan_memory(folder, TrainingKnobs(**knobs), OptimizerKnobs(), workers=1, device="cuda")
+    plan = estimate_memory(
+        folder, TrainingKnobs(**knobs), OptimizerKnobs(), workers=1, device="cuda"
+    )
     print(measured / 2**30, plan.describe())
     counted = plan.total - plan.runtime - plan.slack
     assert counted == pytest.approx(measured, rel=TOLERANCE), plan

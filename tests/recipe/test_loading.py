@@ -7,7 +7,7 @@ import yaml
 
 from fastdistill_ray.generation.knobs import SamplingKnobs
 from fastdistill_ray.recipe.loading import dump_recipe, load_recipe, parse_recipe
-from fastdistill_ray.run.plan import describe
+from fastdistill_ray.run.plan import describe, describe_fields
 
 RECIPES = sorted(Path("jobs/recipes").glob("*.yaml"))
 DEMO = "jobs/recipes/demo.yaml"
@@ -19,6 +19,14 @@ def test_recipe_shipped_parses_and_survives_a_round_trip(path):
     recipe = load_recipe(str(path), [])
     assert recipe.name == path.stem
     assert parse_recipe(yaml.safe_load(dump_recipe(recipe)), "dump") == recipe
+
+
+def test_description_of_every_field_reads_alone():
+    for line in describe_fields().splitlines():
+        field, _, text = line.partition("  ")
+        name = field.split(" = ")[0]
+        assert text or name.endswith(".kind"), f"{name} is not described"
+        assert not text.startswith(("Of ", "As ", "AdamW's.")), line
 
 
 def test_recipe_gsm8k_is_the_papers_run():

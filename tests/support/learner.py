@@ -12,6 +12,7 @@ from fastdistill_ray.models import load_tokenizer
 from fastdistill_ray.objectives import AdvDistill, Sft
 from fastdistill_ray.prompts import PromptKnobs
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
+from fastdistill_ray.training.attention import register_grouped
 from fastdistill_ray.training.knobs import LoraKnobs, OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.learner import Learner, build_learner
 from fastdistill_ray.training.packing import MicroBatch, TrainGroup
@@ -150,6 +151,7 @@ def losses(learner: Learner, folder: str, steps: range) -> list[tuple[float, flo
 
 def make_student(family: str, attention: str, head_dim: int = 8) -> Student:
     """Sharp attention and large logits, so that what is seen matters."""
+    register_grouped()
     shape = {**SHAPE, "head_dim": head_dim, "hidden_size": SHAPE["num_attention_heads"] * head_dim}
     config = AutoConfig.for_model(family, **shape, **FAMILIES[family])
     with torch.random.fork_rng():

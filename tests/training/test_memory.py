@@ -1,4 +1,4 @@
-"""The memory plan against the peak of fresh processes that train, and against sums by hand."""
+"""The estimate of memory against the peak of fresh processes that train, and sums by hand."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from fastdistill_ray.training.job import allocator
 from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
-from fastdistill_ray.training.memory import MemoryPlan, advice, plan_memory
+from fastdistill_ray.training.memory import MemoryEstimate, advice, estimate_memory
 
 SHAPE = {
     "vocab_size": 8000,
@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     ],
     ids=["packed", "padded in fp32", "checkpointed"],
 )
-def test_plan_is_near_the_measured_peak_of_a_fresh_process(folder: str, knobs: dict) -> None:
+def test_estimate_is_near_the_measured_peak_of_a_fresh_process(folder: str, knobs: dict) -> None:
     done = subprocess.run(
         [sys.executable, MEASURE, folder, json.dumps(knobs), "cpu"],
         env={**os.environ, **allocator(use_gpu=False), "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -56,14 +56,16 @@ def test_plan_is_near_the_measured_peak_of_a_fresh_process(folder: str, knobs: d
     )
     assert not done.stderr.count("jemalloc"), done.stderr  # it is found, and knows its settings
     measured = json.loads(done.stdout.splitlines()[-1])
-    plan = plan_memory(folder, TrainingKnobs(**knobs), OptimizerKnobs(), workers=1, device="cpu")
+    estimate = estimate_memory(
+        folder, TrainingKnobs(**knobs), OptimizerKnobs(), workers=1, device="cpu"
+    )
     taken = measured["peak"] - measured["before"]
-    assert plan.total - plan.runtime == pytest.approx(taken, rel=TOLERANCE), plan
+    assert estimate.total - estimate.runtime == pytest.approx(taken, rel=TOLERANCE), estimate
 
 
-def test_plan_counts_weights_and_optimizer_and_shares_them_among_ranks(folder: str) -> None:
+def test_estimate_counts_weights_and_optimizer_and_shares_them_among_ranks(folder: str) -> None:
     one, four = (
-        plan_memory(folder, TrainingKnobs(), OptimizerKnobs(), workers=workers, device="cuda")
+        estimate_memory(folder, TrainingKnobs(), OptimizerKnobs(), workers=workers, device="cuda")
         for workers in (1, 4)
     )
     assert (one.weights, one.gradients, one.optimizer) == tuple(
@@ -71,23 +73,23 @@ def test_plan_counts_weights_and_optimizer_and_shares_them_among_ranks(folder: s
     )
     assert four.weights * 4 == one.weights
     assert four.activations == one.activations
-    lora = plan_memory(
+    lora = estimate_memory(
         folder, TrainingKnobs(lora={"rank": 4}), OptimizerKnobs(), workers=1, device="cuda"
     )
     assert lora.optimizer < one.optimizer / 20
     small = OptimizerKnobs(kind="adamw8bit")
     offloaded = TrainingKnobs(cpu_offload=True)
-    assert plan_memory(folder, TrainingKnobs(), small, workers=1, device="cuda").optimizer == (
+    assert estimate_memory(folder, TrainingKnobs(), small, workers=1, device="cuda").optimizer == (
         2 * PARAMETERS
     )
-    there = plan_memory(folder, offloaded, small, workers=1, device="cuda")
+    there = estimate_memory(folder, offloaded, small, workers=1, device="cuda")
     assert (there.weights, there.gradients, there.optimizer) == (0, 0, 0)
 
 
 def test_advice_names_the_knob_that_is_left() -> None:
     gib = 2**30
-    plan = MemoryPlan(4 * gib, 4 * gib, 8 * gib, gib, 8 * gib, 2 * gib, gib, gib, 8192)
-    assert plan.total == 29 * gib
-    assert "training.micro_batch_tokens to 4096" in advice(plan, 24 * gib, "cuda")
-    assert "pools.student.workers" in advice(plan, 16 * gib, "cuda")
-    assert "training.lora.rank" in advice(plan, 16 * gib, "cpu")
+    estimate = MemoryEstimate(4 * gib, 4 * gib, 8 * gib, gib, 8 * gib, 2 * gib, gib, gib, 8192)
+    assert estimate.total == 29 * gib
+    assert "training.micro_batch_tokens to 4096" in advice(estimate, 24 * gib, "cuda")
+    assert "pools.student.workers" in advice(estimate, 16 * gib, "cuda")
+    assert "training.lora.rank" in advice(estimate, 16 * gib, "cpu")

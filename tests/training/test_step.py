@@ -7,12 +7,19 @@ import pytest
 import torch
 from support.learner import losses, make_learner, make_row
 from support.models import make_tiny_model
+from torch._dynamo import config as dynamo
+from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
 from transformers import AutoModelForCausalLM
 
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.training.knobs import OptimizerKnobs
-from fastdistill_ray.training.sharding import prefetch_next
-from fastdistill_ray.training.step import learning_rate_at, make_batches, train_step
+from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
+from fastdistill_ray.training.memory import estimate_memory
+from fastdistill_ray.training.sharding import RECOMPILE_LIMIT, compilation, prefetch_next
+from fastdistill_ray.training.step import (
+    learning_rate_at,
+    make_batches,
+    train_step,
+)
 from fastdistill_ray.training.worker import check_student
 
 pytestmark = pytest.mark.usefixtures("world_of_one")
@@ -55,9 +62,33 @@ def test_compiled_blocks_train_alike_whatever_the_lengths(
     folder: str, activation_checkpointing: bool
 ) -> None:
     learner = make_learner(folder, compile=True, activation_checkpointing=activation_checkpointing)
-    check_student(learner)
-    actual = losses(learner, folder, range(3))
+    with compilation(learner.training):
+        check_student(learner)
+        actual = losses(learner, folder, range(3))
     np.testing.assert_allclose(actual, losses(make_learner(folder), folder, range(3)), rtol=2e-4)
+
+
+def test_compilation_and_slices_leave_torch_as_it_was(folder: str) -> None:
+    limit, method = dynamo.recompile_limit, FSDPParam.accumulate_unsharded_grad_if_needed
+    knobs = TrainingKnobs(compile=True, activation_checkpointing=True)
+    with pytest.raises(KeyError), compilation(knobs):
+        assert dynamo.recompile_limit == RECOMPILE_LIMIT > limit
+        make_learner(folder)
+        raise KeyError
+    assert dynamo.recompile_limit == limit
+    assert FSDPParam.accumulate_unsharded_grad_if_needed is method
+
+
+@pytest.mark.parametrize("names", [None, [], ["Renamed"]])
+def test_student_whose_blocks_have_no_known_class_is_refused(
+    folder: str, monkeypatch: pytest.MonkeyPatch, names: list[str] | None
+) -> None:
+    """By training and by the estimate of its memory: it would be gathered whole."""
+    monkeypatch.setattr("transformers.LlamaPreTrainedModel._no_split_modules", names)
+    with pytest.raises(UserError, match=r"no decoder blocks of model type 'llama'.*; take a model"):
+        make_learner(folder)
+    with pytest.raises(UserError, match=r"no decoder blocks of model type 'llama'"):
+        estimate_memory(folder, TrainingKnobs(), OptimizerKnobs(), workers=1, device="cuda")
 
 
 def test_bf16_training_follows_fp32_and_keeps_fp32_weights(folder: str) -> None:
