@@ -5,7 +5,7 @@ scored, kept, stored, sharded and trained on as one. Lengths are tokens, times a
 """
 
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 import pyarrow as pa
 
@@ -58,6 +58,25 @@ class Judgement:
 
 
 SCORE = pa.struct([("name", pa.string()), ("value", pa.float64())])
+
+
+class CompletionRow(TypedDict):
+    """COMPLETION as a Python object."""
+
+    text: str
+    token_ids: list[int]
+    finish_reason: str
+    num_tokens: int
+    seed: int
+    verdict: Verdict
+    answer: str
+    reason: str
+    scores: list[dict[str, Any]]
+    reward: float | None
+    is_selected: bool
+    advantage: float | None
+
+
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 COMPLETION = pa.struct(
     [
@@ -115,3 +134,48 @@ GROUP_SCHEMA = pa.schema(
         ("dropped", pa.string()),  # "" when kept for training, else why not
     ]
 )
+
+
+class GroupRow(TypedDict):
+    """GROUP_SCHEMA as a Python object, without SIGNALS, which stay Arrow arrays."""
+
+    problem_id: str
+    task: str
+    split: Split
+    question: str
+    reference: str
+    kind: Kind
+    options: list[str]
+    tolerance: float | None
+    messages: list[Message]
+    template_hash: str
+    prompt_num_tokens: int
+    teacher: str
+    sampling: str
+    cost: float
+    completions: list[CompletionRow]
+    dropped: str
+
+
+# What a rank is given for one optimizer step: its share of the step's groups.
+STEP_SCHEMA = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("epoch", pa.int64()),
+        ("ends_epoch", pa.bool_()),
+        ("num_groups", pa.int64()),  # of all ranks
+        ("groups", pa.list_(pa.struct([f for f in GROUP_SCHEMA if f.name not in dict(SIGNALS)]))),
+        ("group_ids", pa.list_(pa.string())),  # of all ranks
+    ]
+)
+
+
+class StepRow(TypedDict):
+    """STEP_SCHEMA as a Python object."""
+
+    step: int
+    epoch: int
+    ends_epoch: bool
+    num_groups: int
+    groups: list[GroupRow]
+    group_ids: list[str]

@@ -1,14 +1,19 @@
 """What the student minimises. Tensors come in through arguments: no module here imports torch.
 
 An objective takes per-token log-probabilities and returns sums with named denominators
-(`contract.Term`); dividing by the global denominator happens once, in the training loop.
+(`contract.Term`); dividing by the global denominator happens once, in the training loop. All that
+reports, errors and plots call an objective stands on its class; OBJECTIVES finds it by its kind.
 """
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import Field
 
 from fastdistill_ray.objectives.advdistill import AdvDistill
 from fastdistill_ray.objectives.sft import Sft
 
-Objective = Annotated[AdvDistill | Sft, Field(discriminator="kind")]
+AnyObjective = AdvDistill | Sft
+Objective = Annotated[AnyObjective, Field(discriminator="kind")]
+OBJECTIVES: dict[str, type[AnyObjective]] = {
+    objective.model_fields["kind"].default: objective for objective in get_args(AnyObjective)
+}

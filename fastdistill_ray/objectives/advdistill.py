@@ -61,6 +61,11 @@ class ContrastiveKnobs(Knobs):
 
 
 class AdvDistill(Knobs):
+    label: ClassVar[str] = "AdvDistill"
+    described: ClassVar[str] = "AdvDistill"
+    colour: ClassVar[str] = "#0f8a6b"
+    terms: ClassVar[dict[str, str]] = {"ce": "Cross-entropy", "contrastive": "Contrastive penalty"}
+
     kind: Literal["advdistill"] = "advdistill"
     tau: float = Field(
         default=PAPER_TAU, gt=0, description="Temperature of the softmax over advantages, eq. 7."

@@ -18,6 +18,11 @@ from fastdistill_ray.objectives.contract import (
 
 
 class Sft(Knobs):
+    label: ClassVar[str] = "SFT"
+    described: ClassVar[str] = "SFT on best completion"
+    colour: ClassVar[str] = "#4a7bc8"
+    terms: ClassVar[dict[str, str]] = {"ce": "Cross-entropy"}
+
     kind: Literal["sft"] = "sft"
     best_of: Literal["reward", "first_correct"] = Field(
         default="reward",

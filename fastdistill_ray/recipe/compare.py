@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from fastdistill_ray.knobs import Knobs
-from fastdistill_ray.objectives import Objective
+from fastdistill_ray.objectives import OBJECTIVES, Objective
 from fastdistill_ray.prompts import PromptKnobs
 
 NAME = r"^[A-Za-z0-9_.-]+$"
@@ -37,7 +37,8 @@ class ComparedStudent(Knobs):
         "anew by selection; none: all that selection leaves.",
     )
     objective: Objective = Field(
-        exclude=True, description="sft, advdistill; and the fields of that kind, as in objective."
+        exclude=True,
+        description=f"{', '.join(OBJECTIVES)}; and the fields of that kind, as in objective.",
     )
 
     @model_validator(mode="before")

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.knobs import ENDPOINT_TAG, ENGINE_TAG
 from fastdistill_ray.knobs import models_in
+from fastdistill_ray.objectives import OBJECTIVES
 from fastdistill_ray.recipe.checks import combination_errors
 from fastdistill_ray.recipe.tree import Recipe
 
@@ -68,7 +69,7 @@ def _first_error(error: ValidationError) -> str:
     order = {"extra_forbidden": 0, "missing": 2}
     first = min(error.errors(), key=lambda item: order.get(item["type"], 1))
     # Tags of discriminated unions are not part of the key the user wrote.
-    tags = ("advdistill", "sft", "<word>", "<table>", ENGINE_TAG, ENDPOINT_TAG)
+    tags = (*OBJECTIVES, "<word>", "<table>", ENGINE_TAG, ENDPOINT_TAG)
     where = ".".join(str(part) for part in first["loc"] if part not in tags)
     if first["type"] == "extra_forbidden":
         return f"{where}: unknown key{_suggestion(first['loc'])}"

@@ -7,10 +7,9 @@ import os
 from typing import Any
 
 from fastdistill_ray.evaluation.metrics import Estimate
+from fastdistill_ray.objectives import OBJECTIVES
 from fastdistill_ray.report.reading import Results, baseline_names, student_entries
 
-STUDENT_NAMES = {"advdistill": "AdvDistill", "sft": "SFT"}
-LONG_NAMES = {**STUDENT_NAMES, "sft": "SFT on best completion"}
 
 
 def conclusion(results: Results, recipe: dict[str, Any]) -> str:
@@ -57,7 +56,7 @@ def model_label(model: str, recipe: dict[str, Any]) -> str:
 
 def _student_label(name: str, entry: dict[str, Any]) -> str:
     """By what sets it apart from the recipe's own: model and completions per group."""
-    parts: list[str] = [LONG_NAMES.get(entry["kind"], entry["kind"])]
+    parts = [OBJECTIVES[entry["kind"]].described]
     parts += [os.path.basename(entry["model"].rstrip("/"))] if entry["model"] else []
     parts += [f"{entry['group_size']} completions"] if entry["group_size"] else []
     is_plain = len(parts) == 1 and name != entry["kind"]
@@ -69,6 +68,11 @@ def _compared_label(entry: dict[str, Any], recipe: dict[str, Any]) -> str:
     who = known.get(entry["model"], os.path.basename(entry["model"].rstrip("/")))
     shots = len(entry["prompt"]["shots"])
     return f"{who}, {shots} shots" if shots else f"{who} ({entry['name']})"
+
+
+def short_name(student: str) -> str:
+    """A student is named by its kind unless the recipe says otherwise."""
+    return OBJECTIVES[student].label if student in OBJECTIVES else student
 
 
 def split_label(split: str) -> str:
@@ -96,7 +100,7 @@ def outcome(difference: Estimate) -> str:
 def _split_sentences(
     results: Results, student: str, split: str, recipe: dict[str, Any]
 ) -> list[str]:
-    name, own = STUDENT_NAMES.get(student, student), results.rows[student, split, "accuracy"]
+    name, own = short_name(student), results.rows[student, split, "accuracy"]
     interval = (
         "" if own.low is None else f" (95 % interval {percent(own.low)} to {percent(own.high)})"
     )
@@ -161,8 +165,9 @@ def _article(rival: str, recipe: dict[str, Any]) -> str:
         "base": "the base student",
         "base_plain": "the base student with a plain prompt",
         "teacher": f"the {few_shot}teacher",
-        "sft": "the SFT baseline",
     }
+    if rival in OBJECTIVES:
+        return f"the {OBJECTIVES[rival].label} baseline"
     return articles.get(rival, model_label(rival, recipe))
 
 

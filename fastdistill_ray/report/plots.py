@@ -12,12 +12,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fastdistill_ray.objectives import OBJECTIVES
+
 MODEL_COLOURS = {
     "base_plain": "#c0c7d1",
     "base": "#8490a3",
     "teacher": "#dd9a2b",
-    "sft": "#4a7bc8",
-    "advdistill": "#0f8a6b",
+    **{kind: objective.colour for kind, objective in OBJECTIVES.items()},
 }
 VERDICT_COLOURS = {
     "correct": "#2f9e77",
@@ -51,16 +52,15 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 9,
 }
+TERMS = {name: title for one in OBJECTIVES.values() for name, title in one.terms.items()}
 TRAINING_PANELS = {
     "train/loss": "Loss",
-    "loss/ce": "Cross-entropy",
-    "loss/contrastive": "Contrastive penalty",
+    **{f"loss/{name}": title for name, title in TERMS.items()},
     "train/learning_rate": "Learning rate",
 }
 HELD_OUT_PANELS = {
     "held_out/loss": "Loss",
-    "held_out/loss/ce": "Cross-entropy",
-    "held_out/loss/contrastive": "Contrastive penalty",
+    **{f"held_out/loss/{name}": title for name, title in TERMS.items()},
 }
 LIKELIHOOD_PANELS = {
     "held_out/likelihood_correct": "Correct",

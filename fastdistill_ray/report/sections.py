@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fastdistill_ray.objectives import AdvDistill
 from fastdistill_ray.records import VERDICTS
 from fastdistill_ray.report import plots
 from fastdistill_ray.report.conclusion import (
@@ -363,7 +364,7 @@ def _with_weights(
     completions: list[dict[str, Any]], objective: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """With the weight that the recipe's own objective gives each, where it is AdvDistill."""
-    if objective["kind"] != "advdistill":
+    if objective["kind"] != AdvDistill.model_fields["kind"].default:
         return [{**completion, "weight": None} for completion in completions]
     weights = relative_weights([one["advantage"] for one in completions], objective["tau"])
     return [{**one, "weight": weight} for one, weight in zip(completions, weights, strict=True)]

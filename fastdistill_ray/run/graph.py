@@ -90,7 +90,7 @@ def changes(stage: Stage, old: Mapping[str, Any]) -> list[Change]:
         change
         for name, value in identity(stage.sections).items()
         for change in _compare(
-            old["sections"].get(name), value, set_now[name], stage.path_of.get(name, name)
+            old["sections"].get(name), value, set_now[name], str(stage.path_of.get(name, name))
         )
     ]
     for name, value in stage.inputs.items():

@@ -13,18 +13,8 @@ import ray.train
 
 from fastdistill_ray.cluster.queues import bound_queues
 from fastdistill_ray.groups.steps import StepPlan, rank_rows
-from fastdistill_ray.records import GROUP_SCHEMA
+from fastdistill_ray.records import STEP_SCHEMA
 
-STEP_SCHEMA = pa.schema(
-    [
-        ("step", pa.int64()),
-        ("epoch", pa.int64()),
-        ("ends_epoch", pa.bool_()),
-        ("num_groups", pa.int64()),
-        ("groups", pa.list_(pa.struct(list(GROUP_SCHEMA)))),
-        ("group_ids", pa.list_(pa.string())),
-    ]
-)
 FEED_CPUS = 0.1  # of the task that reads a rank's groups
 STEPS_AHEAD = 8  # read before a rank asks for them
 
