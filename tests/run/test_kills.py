@@ -57,6 +57,7 @@ def test_driver_killed_while_generating_asks_again_only_for_the_missing(tmp_path
     assert (groups / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_driver_killed_while_training_overlapped_repeats_no_step_and_skips_none(tmp_path, head):
     """The teacher is slow enough for the kill to come while both go on."""
     model = make_tiny_model(str(tmp_path / "model"))
