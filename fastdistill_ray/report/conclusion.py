@@ -11,7 +11,6 @@ from fastdistill_ray.objectives import OBJECTIVES
 from fastdistill_ray.report.reading import Results, baseline_names, student_entries
 
 
-
 def conclusion(results: Results, recipe: dict[str, Any]) -> str:
     student = main_student(results, recipe)
     if student is None:
