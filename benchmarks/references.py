@@ -66,9 +66,9 @@ def read(task: str, path: Path) -> list[Problem]:
     """All problems of all splits of the source, in their order."""
     held_out = {"num_test": 0} if task in ("open_s1", "open_rs", "mmlu_pro") else {}
     knobs = TaskKnobs(name=task, path=str(path), **held_out)
-    found = TASKS[task](knobs)
+    found = TASKS[task].load(knobs)
     if path.name == "dev.json":  # a file of validation problems only
-        found = TASKS[task](knobs.model_copy(update={"num_validation": 254}))
+        found = TASKS[task].load(knobs.model_copy(update={"num_validation": 254}))
     return [problem for problems in found.values() for problem in problems]
 
 

@@ -4,13 +4,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fastdistill_ray.digests import UNKNOWN, file_digest, folder_digest
+from fastdistill_ray.digests import file_digest, folder_digest, hub_revision
 from fastdistill_ray.evaluation.knobs import Model
 from fastdistill_ray.generation.knobs import EndpointKnobs, TeacherKnobs
 from fastdistill_ray.models import model_identity
 from fastdistill_ray.recipe.derived import StudentSpec, all_teachers
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run.graph import Stage, find
+from fastdistill_ray.tasks import OodKnobs, TaskKnobs, hub_of
 from fastdistill_ray.tasks.problem_file import ProblemFile
 
 PAID = ("teacher", "teachers", "sampling")  # sections that decide what a teacher writes
@@ -26,9 +27,9 @@ class Stages:
     def problems(self) -> Stage:
         task = self.recipe.task
         sections = {"task": task, "reward.verifier": self.recipe.reward.verifier}
-        inputs = {"task.path": path_identity(task.path)}
+        inputs = {"task.path": dataset_identity(task)}
         if task.ood:
-            inputs["task.ood.path"] = path_identity(task.ood.path)
+            inputs["task.ood.path"] = dataset_identity(task.ood)
         return Stage("problems", "", sections, inputs)
 
     def groups(self, problems: ProblemFile) -> Stage:
@@ -98,11 +99,12 @@ class Stages:
         return found.folder.name if found else "new"
 
 
-def path_identity(path: str) -> str:
-    """Content of a file or folder; "": the hub's dataset, whatever its revision."""
-    if not path:
-        return f"hub@{UNKNOWN}"
-    place = Path(path).expanduser()
-    if place.is_file():
-        return f"file@{file_digest(place)}"
-    return f"folder@{folder_digest(place)}" if place.is_dir() else f"missing:{path}"
+def dataset_identity(knobs: TaskKnobs | OodKnobs) -> str:
+    """Content of its file or folder; of a dataset on the hub its name and revision."""
+    if knobs.path:
+        place = Path(knobs.path).expanduser()
+        if place.is_file():
+            return f"file@{file_digest(place)}"
+        return f"folder@{folder_digest(place)}" if place.is_dir() else f"missing:{knobs.path}"
+    hub = hub_of(knobs.name)
+    return f"hub:{hub.id}@{hub_revision('datasets', hub.id)}" if hub else "made"

@@ -1,6 +1,5 @@
 """One file per dataset family. A task loads problems and says which verifier judges them."""
 
-from collections.abc import Callable
 from functools import partial
 
 from fastdistill_ray.errors import UserError
@@ -18,42 +17,45 @@ from fastdistill_ray.tasks import (
 )
 from fastdistill_ray.tasks.base import Problems, asked, check_problems, keep, normalise, take_ood
 from fastdistill_ray.tasks.knobs import OodKnobs, TaskKnobs
+from fastdistill_ray.tasks.source import Hub, Task
 
-__all__ = ["HELD_OUT", "TASKS", "OodKnobs", "TaskKnobs", "load_problems", "resolve"]
+__all__ = ["TASKS", "OodKnobs", "TaskKnobs", "hub_of", "load_problems", "resolve"]
 
-TASKS: dict[str, Callable[[TaskKnobs], Problems]] = {
-    "word_problems": word_problems.load,
-    "gsm8k": gsm8k.load_gsm8k,
-    "gsm_plus": gsm8k.load_gsm_plus,
-    "open_s1": partial(competition.load, competition.OPEN_S1),
-    "open_rs": competition.load_open_rs,
-    "mmlu_pro": multiple_choice.load_mmlu_pro,
-    "math": partial(competition.load, competition.MATH),
-    "math500": partial(competition.load, competition.MATH500),
-    "aime24": partial(competition.load, competition.AIME24),
-    "amc23": partial(competition.load, competition.AMC23),
-    "minerva": partial(competition.load, competition.MINERVA),
-    "olympiadbench": olympiadbench.load,
-    "theoremqa": theoremqa.load,
-    "svamp": arithmetic.load_svamp,
-    "asdiv": arithmetic.load_asdiv,
-    "mawps": arithmetic.load_mawps,
-    "cmath": arithmetic.load_cmath,
-    "aqua": multiple_choice.load_aqua,
-    "lila": lila.load,
-    "jsonl": jsonl.load,
+
+def _competition(source: competition.Competition) -> Task:
+    return Task(partial(competition.load, source), source.hub)
+
+
+# Test problems held out by seed (`Hub.held_out`) are as many as in arXiv 2507.00054.
+TASKS: dict[str, Task] = {
+    "word_problems": Task(word_problems.load),
+    "gsm8k": Task(gsm8k.load_gsm8k, gsm8k.GSM8K),
+    "gsm_plus": Task(gsm8k.load_gsm_plus, gsm8k.GSM_PLUS, gsm8k.seed_questions),
+    "open_s1": _competition(competition.OPEN_S1),
+    "open_rs": Task(competition.load_open_rs, competition.OPEN_RS.hub),
+    "mmlu_pro": Task(multiple_choice.load_mmlu_pro, multiple_choice.MMLU_PRO),
+    "math": _competition(competition.MATH),
+    "math500": _competition(competition.MATH500),
+    "aime24": _competition(competition.AIME24),
+    "amc23": _competition(competition.AMC23),
+    "minerva": _competition(competition.MINERVA),
+    "olympiadbench": Task(olympiadbench.load, olympiadbench.HUB),
+    "theoremqa": Task(theoremqa.load, theoremqa.HUB),
+    "svamp": Task(arithmetic.load_svamp, arithmetic.SVAMP),
+    "asdiv": Task(arithmetic.load_asdiv, arithmetic.ASDIV),
+    "mawps": Task(arithmetic.load_mawps, arithmetic.MAWPS),
+    "cmath": Task(arithmetic.load_cmath, arithmetic.CMATH),
+    "aqua": Task(multiple_choice.load_aqua, multiple_choice.AQUA),
+    "lila": Task(lila.load, lila.HUB),
+    "jsonl": Task(jsonl.load),
 }
-# Test problems held out by seed where a dataset has no test split: the numbers of arXiv 2507.00054.
-HELD_OUT = {"open_s1": 553, "open_rs": 850, "mmlu_pro": 2284}
-# Questions behind a task's test problems, which may not be trained on either.
-SEED_QUESTIONS = {"gsm_plus": gsm8k.seed_questions}
 
 
 def load_problems(knobs: TaskKnobs) -> Problems:
     """All four splits (empty where the task has none), checked; equal knobs give equal problems."""
     knobs = resolve(knobs)
     own = knobs.model_copy(update={"num_ood": None}) if knobs.ood else knobs
-    problems = _loader(knobs.name)(own)
+    problems = _task(knobs.name).load(own)
     if knobs.ood:
         problems = _with_ood(problems, knobs, knobs.ood)
     check_problems(problems)
@@ -62,14 +64,20 @@ def load_problems(knobs: TaskKnobs) -> Problems:
 
 def resolve(knobs: TaskKnobs) -> TaskKnobs:
     """With the number of held-out test problems where the task has one of its own."""
-    if knobs.num_test is None and knobs.name in HELD_OUT:
-        return knobs.model_copy(update={"num_test": HELD_OUT[knobs.name]})
+    hub = hub_of(knobs.name)
+    if knobs.num_test is None and hub and hub.held_out:
+        return knobs.model_copy(update={"num_test": hub.held_out})
     return knobs
 
 
-def _loader(name: str) -> Callable[[TaskKnobs], Problems]:
+def hub_of(name: str) -> Hub | None:
+    """The dataset on the hub that a task reads where it is given no path."""
+    return TASKS[name].hub if name in TASKS else None
+
+
+def _task(name: str) -> Task:
     if name.startswith(reasoning_gym.PREFIX):
-        return reasoning_gym.load
+        return Task(reasoning_gym.load)
     if name not in TASKS:
         known = ", ".join([*TASKS, f"{reasoning_gym.PREFIX}<dataset>"])
         raise UserError(f"task.name: no task is named {name!r}; known: {known}")
@@ -84,9 +92,10 @@ def _with_ood(problems: Problems, knobs: TaskKnobs, ood: OodKnobs) -> Problems:
     if problems["ood"]:
         raise UserError(f"task.ood: {knobs.name} has ood problems of its own; leave task.ood out")
     other = resolve(TaskKnobs(name=ood.name, path=ood.path, seed=knobs.seed))
-    found = _loader(ood.name)(other)
+    task = _task(ood.name)
+    found = task.load(other)
     chosen = take_ood(found["test"] or found["train"], knobs)
-    seeds = SEED_QUESTIONS[ood.name](other) if ood.name in SEED_QUESTIONS else set()
+    seeds = task.seed_questions(other) if task.seed_questions else set()
     taken = {asked(problem) for problem in chosen} | {normalise(seed) for seed in seeds}
     return {
         **problems,

@@ -9,17 +9,24 @@ from fastdistill_ray.tasks.base import Problems
 from fastdistill_ray.tasks.knobs import TaskKnobs
 from fastdistill_ray.tasks.source import Hub, Row, load_table, plain_number, rounding
 
-SVAMP = Hub("ChilleD/SVAMP", {"train": ("train",), "test": ("test", "SVAMP")}, optional=("train",))
-ASDIV = Hub("EleutherAI/asdiv", {"test": ("validation", "test", "ASDiv")})
+SVAMP = Hub(
+    "ChilleD/SVAMP",
+    {"train": ("train",), "test": ("test", "SVAMP")},
+    optional=("train",),
+    rows={"train": 700, "test": 300},
+)
+ASDIV = Hub("EleutherAI/asdiv", {"test": ("validation", "test", "ASDiv")}, rows={"test": 2305})
 MAWPS = Hub(
     "MU-NLPC/Calc-mawps",
     {"train": ("train",), "validation": ("validation",), "test": ("test",)},
     optional=("train", "validation"),
+    rows={"train": 1089, "validation": 1040, "test": 520},
 )
 CMATH = Hub(
     "weitianwen/cmath",
     {"validation": ("validation",), "test": ("test", "cmath_dev", "distractor")},
     optional=("validation",),
+    rows={"validation": 600, "test": 1098},
 )
 FRACTION = re.compile(r"-?\(?\d+/\d+\)?")
 UNIT = re.compile(r"\s*\([^()]*[^()\d/][^()]*\)$")

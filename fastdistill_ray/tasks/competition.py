@@ -27,15 +27,28 @@ class Competition(NamedTuple):
 
 
 MATH = Competition(
-    Hub("DigitalLearningGmbH/MATH-lighteval", {"train": ("train",), "test": ("test",)}),
+    Hub(
+        "DigitalLearningGmbH/MATH-lighteval",
+        {"train": ("train",), "test": ("test",)},
+        rows={"train": 7500, "test": 5000},
+    ),
     part=("type",),
 )
-MATH500 = Competition(Hub("HuggingFaceH4/MATH-500", {"test": ("test",)}), part=("subject",))
-AIME24 = Competition(Hub("HuggingFaceH4/aime_2024", {"test": ("train", "test")}), kind="number")
-AMC23 = Competition(Hub("math-ai/amc23", {"test": ("test",)}), kind="number")
-MINERVA = Competition(Hub("math-ai/minervamath", {"test": ("test",)}))
-OPEN_S1 = Competition(Hub("knoveleng/open-s1", {"train": ("train",)}))
-OPEN_RS = Competition(Hub("knoveleng/open-rs", {"train": ("train",)}), part=("level",))
+MATH500 = Competition(
+    Hub("HuggingFaceH4/MATH-500", {"test": ("test",)}, rows={"test": 500}), part=("subject",)
+)
+AIME24 = Competition(
+    Hub("HuggingFaceH4/aime_2024", {"test": ("train", "test")}, rows={"test": 30}), kind="number"
+)
+AMC23 = Competition(Hub("math-ai/amc23", {"test": ("test",)}, rows={"test": 40}), kind="number")
+MINERVA = Competition(Hub("math-ai/minervamath", {"test": ("test",)}, rows={"test": 272}))
+OPEN_S1 = Competition(
+    Hub("knoveleng/open-s1", {"train": ("train",)}, rows={"train": 18615}, held_out=553)
+)
+OPEN_RS = Competition(
+    Hub("knoveleng/open-rs", {"train": ("train",)}, rows={"train": 7000}, held_out=850),
+    part=("level",),
+)
 
 
 def load(competition: Competition, knobs: TaskKnobs) -> Problems:

@@ -12,8 +12,15 @@ from fastdistill_ray.tasks.base import Problems
 from fastdistill_ray.tasks.knobs import TaskKnobs
 from fastdistill_ray.tasks.source import Hub, Row, load_table, read_table, rounding, slug
 
-GSM8K = Hub("openai/gsm8k", {"train": ("train",), "test": ("test",)}, config="main")
-GSM_PLUS = Hub("qintongli/GSM-Plus", {"test": ("testmini", "gsmplus_testmini")})
+GSM8K = Hub(
+    "openai/gsm8k",
+    {"train": ("train",), "test": ("test",)},
+    config="main",
+    rows={"train": 7473, "test": 1319},
+)
+GSM_PLUS = Hub(
+    "qintongli/GSM-Plus", {"test": ("testmini", "gsmplus_testmini")}, rows={"test": 2400}
+)
 NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
 

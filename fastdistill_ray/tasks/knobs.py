@@ -38,7 +38,7 @@ class TaskKnobs(Knobs):
     num_test: int | None = Field(
         default=None,
         ge=0,
-        description="Test problems to use; none: all, or what HELD_OUT says of the task.",
+        description="Test problems to use; none: all, or as many as the paper held out.",
     )
     num_ood: int | None = Field(
         default=None, ge=0, description="Out-of-domain problems to use; none: all."

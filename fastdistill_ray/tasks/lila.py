@@ -9,10 +9,12 @@ from fastdistill_ray.tasks.knobs import TaskKnobs
 from fastdistill_ray.tasks.source import Hub, Row, load_table, plain_number, rounding, slug
 
 # The dataset's loading script no longer runs; its conversion to Parquet has a folder per config.
+# Rows: 70, 10 and 20 % of the 133,815 problems of arXiv 2210.17517.
 HUB = Hub(
     "allenai/lila",
     {"train": ("train",), "validation": ("validation", "dev"), "test": ("test",)},
     arguments={"data_dir": "iid", "revision": "refs/convert/parquet"},
+    rows={"train": 93670, "validation": 13382, "test": 26763},
 )
 COLUMNS = ("output_answer", "Output Answer")  # on the hub, in the repository
 

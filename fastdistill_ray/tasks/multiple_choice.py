@@ -13,12 +13,13 @@ from fastdistill_ray.tasks.base import Problems
 from fastdistill_ray.tasks.knobs import TaskKnobs
 from fastdistill_ray.tasks.source import Hub, Row, load_table, slug
 
-MMLU_PRO = Hub("TIGER-Lab/MMLU-Pro", {"train": ("test",)})
+MMLU_PRO = Hub("TIGER-Lab/MMLU-Pro", {"train": ("test",)}, rows={"train": 12032}, held_out=2284)
 AQUA = Hub(
     "deepmind/aqua_rat",
     {"train": ("train",), "validation": ("validation", "dev"), "test": ("test",)},
     config="raw",
     optional=("train", "validation"),
+    rows={"train": 97467, "validation": 254, "test": 254},
 )
 PADDING = "N/A"
 

@@ -6,7 +6,12 @@ from fastdistill_ray.tasks.base import Problems
 from fastdistill_ray.tasks.knobs import TaskKnobs
 from fastdistill_ray.tasks.source import Hub, Row, load_table
 
-HUB = Hub("Hothan/OlympiadBench", {"test": ("train", "test")}, config="OE_TO_maths_en_COMP")
+HUB = Hub(
+    "Hothan/OlympiadBench",
+    {"test": ("train", "test")},
+    config="OE_TO_maths_en_COMP",
+    rows={"test": 674},
+)
 
 
 def load(knobs: TaskKnobs) -> Problems:

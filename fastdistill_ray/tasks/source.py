@@ -35,6 +35,17 @@ class Hub(NamedTuple):
     config: str | None = None
     optional: tuple[Split, ...] = ()
     arguments: dict[str, Any] = {}  # further ones of load_dataset
+    rows: dict[Split, int] = {}  # as its card says, so that a plan needs no download
+    held_out: int = 0  # test problems, where it has no test split and the recipe names no number
+
+
+class Task(NamedTuple):
+    """A line of TASKS."""
+
+    load: Callable[[TaskKnobs], Problems]
+    hub: Hub | None = None  # none: problems are made, or read from the user's file
+    # Questions its test problems were made from, which may not be trained on either.
+    seed_questions: Callable[[TaskKnobs], set[str]] | None = None
 
 
 class Row(NamedTuple):

@@ -12,7 +12,7 @@ from fastdistill_ray.tasks.base import Problems
 from fastdistill_ray.tasks.knobs import TaskKnobs
 from fastdistill_ray.tasks.source import Hub, Row, load_table, plain_number
 
-HUB = Hub("TIGER-Lab/TheoremQA", {"test": ("test", "theoremqa_test")})
+HUB = Hub("TIGER-Lab/TheoremQA", {"test": ("test", "theoremqa_test")}, rows={"test": 747})
 TOLERATED = 0.04
 ASKED = {
     "integer": "Answer with a whole number.",

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from fastdistill_ray.records import Problem
-from fastdistill_ray.tasks import HELD_OUT, TASKS, TaskKnobs, load_problems
+from fastdistill_ray.tasks import TASKS, TaskKnobs, hub_of, load_problems
 from fastdistill_ray.tasks.competition import last_box
-from fastdistill_ray.tasks.sizes import HUB_ROWS, count_problems
+from fastdistill_ray.tasks.sizes import count_problems
 from fastdistill_ray.tasks.source import Hub, Row, plain_number, read_table, rounding
 
 LONG = {"num_test": 0}
@@ -228,7 +228,8 @@ ROWS = [
 
 @pytest.mark.parametrize(("task", "row", "expected"), ROWS)
 def test_loader_turns_a_published_row_into_its_problem(tmp_path, task, row, expected):
-    knobs = LONG if task in HELD_OUT else {}
+    hub = hub_of(task)
+    knobs = LONG if hub and hub.held_out else {}
     problem = load_one(task, write(tmp_path / "mine.jsonl", [row]), **knobs)
     found = (problem.question, problem.reference, problem.kind, problem.options)
     assert found == expected[:4]
@@ -239,7 +240,11 @@ def test_loader_turns_a_published_row_into_its_problem(tmp_path, task, row, expe
 
 def test_every_task_of_the_hub_has_a_row_here_and_its_size_in_the_plan():
     made = {"word_problems", "jsonl"}
-    assert {task for task, _, _ in ROWS} | {"gsm8k"} == set(TASKS) - made == set(HUB_ROWS)
+    assert (
+        {task for task, _, _ in ROWS} | {"gsm8k"}
+        == set(TASKS) - made
+        == {name for name in TASKS if hub_of(name)}
+    )
 
 
 @pytest.mark.parametrize(
