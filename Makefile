@@ -27,7 +27,7 @@ fuzz: $(READY)
 	$(BIN)/python -m pytest -q -s -m slow tests/verifiers/test_judge_fuzz.py
 
 check: $(READY)
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
 
 setup: $(READY)
 

@@ -64,8 +64,16 @@ def build_parser() -> argparse.ArgumentParser:
             help="ask the teacher again although groups of this run are paid for",
         )
         job.set_defaults(run=run_job)
-    report = verbs.add_parser("report", help="report.html and report.md of a run folder")
-    report.add_argument("run_dir", metavar="RUN_DIR")
+    report = verbs.add_parser(
+        "report",
+        help="report.html and report.md of a run folder; of several, one page side by side",
+        description="A folder is a run's, then its last recipe is shown, or RUN_DIR/recipes/ID of "
+        "a recipe that was run there before.",
+    )
+    report.add_argument("run_dir", metavar="RUN_DIR", nargs="+")
+    report.add_argument(
+        "--output", default="", help="the page of several (default: side_by_side.html in the first)"
+    )
     report.set_defaults(run=run_report)
     score = verbs.add_parser(
         "score",
@@ -161,11 +169,16 @@ def _absolute(path: str) -> str:
 
 
 def run_report(arguments: argparse.Namespace, _overrides: list[str]) -> int:
+    if len(arguments.run_dir) > 1:
+        from fastdistill_ray.report.side_by_side import write_side_by_side
+
+        print(write_side_by_side(arguments.run_dir, arguments.output))
+        return 0
     from fastdistill_ray.report.sections import write_report
 
-    if not (Path(arguments.run_dir) / "recipe.yaml").is_file():
-        raise UserError(f"report {arguments.run_dir}: no run folder, it holds no recipe.yaml")
-    print(write_report(arguments.run_dir))
+    if arguments.output:
+        raise UserError("--output: a run's report is written into the run; leave it out")
+    print(write_report(arguments.run_dir[0]))
     return 0
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from fastdistill_ray.report.sections import write_report
+from fastdistill_ray.cli import main
 
 if __name__ == "__main__":
-    print(write_report(sys.argv[1]))
+    sys.exit(main(["report", *sys.argv[1:]]))

@@ -6,7 +6,7 @@ what they make of completions, and in nothing else.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -54,12 +54,13 @@ class RowWriter:
         batch = unbundle(batch)
         failures = [failure for failure in batch["failure"].to_pylist() if failure]
         batch = batch.filter(pc.equal(batch["failure"], ""))
-        lines = [("", "", failure) for failure in failures]
+        lines: list[tuple[str, str, str]] = []
         for name, store in self.stores.items():
             own = batch.filter(pc.equal(batch[STORE], name)) if len(self.stores) > 1 else batch
             for first in range(0, own.num_rows, self.rows_per_file):
                 commit = store.write(self.make_rows(own.slice(first, self.rows_per_file)))
                 lines.append((name, json.dumps(commit._asdict()), ""))
+        lines += [("", "", failure) for failure in failures]
         columns = zip(*lines, strict=True) if lines else ([], [], [])
         names = (STORE, "commit", "failure")
         return pa.table(
@@ -97,8 +98,18 @@ def ask(
         compute=ActorPoolStrategy(size=judges.workers),
         **judges.remote_args(),
     )
+    log_rows(dataset.iter_rows(), stores, progress, note)
+
+
+def log_rows(
+    rows: Iterable[dict[str, str]],
+    stores: Mapping[str, Store],
+    progress: Progress,
+    note: Callable[[Commit], str],
+) -> None:
+    """Log what RowWriters return, as it comes."""
     failure = ""
-    for row in dataset.iter_rows():
+    for row in rows:
         if row["failure"]:
             failure = failure or row["failure"]
             continue

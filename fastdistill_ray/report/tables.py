@@ -88,27 +88,28 @@ def _result_table(run: Contents, split: str) -> Table:
     """One row per model; cost stands beside it because equal accuracy may not be equally dear."""
     rows, num_problems = [], 0
     for model in run.results.models:
-        accuracy = measure(run, model, split, "accuracy")
-        num_problems = max(num_problems, accuracy.num_problems)
-        cost = run.results.costs.get(model)
-        trained = ["0", "0"] if cost is None else _cost_cells(cost)
-        rows.append(
-            [
-                model_cell(run, model),
-                _interval_cell(accuracy),
-                _interval_cell(measure(run, model, split, "strict_accuracy")),
-                percent(measure(run, model, split, "template_adherence").value),
-                decimal(measure(run, model, split, "mean_tokens").value),
-                percent(measure(run, model, split, "truncation_rate").value),
-                *trained,
-            ]
-        )
+        num_problems = max(num_problems, measure(run, model, split, "accuracy").num_problems)
+        rows.append(result_cells(run, model, split))
     header = ["Model", "Accuracy %", "Strict accuracy %", "Format %", "Mean tokens"]
     return Table(
         [*header, "Truncated %", "Trained tokens", "Training s"],
         rows,
         title=f"{split_label(split).capitalize()}: {num_problems:,} problems",
     )
+
+
+def result_cells(run: Contents, model: str, split: str) -> list[Cell | str]:
+    """The model, what it solves, how it answers, and what its training cost."""
+    cost = run.results.costs.get(model)
+    return [
+        model_cell(run, model),
+        _interval_cell(measure(run, model, split, "accuracy")),
+        _interval_cell(measure(run, model, split, "strict_accuracy")),
+        percent(measure(run, model, split, "template_adherence").value),
+        decimal(measure(run, model, split, "mean_tokens").value),
+        percent(measure(run, model, split, "truncation_rate").value),
+        *(["0", "0"] if cost is None else _cost_cells(cost)),
+    ]
 
 
 def _part_table(run: Contents, split: str) -> list[Table]:

@@ -1,11 +1,13 @@
 """Which completions are drawn when, and until how many are correct."""
 
 import asyncio
+from functools import partial
 
 import pytest
 from support.requests import completion, request
 
-from fastdistill_ray.generation.draws import Draw, Part, answer, draws
+from fastdistill_ray.generation.completions import num_correct
+from fastdistill_ray.generation.draws import Draw, Part, draws, reply_to
 from fastdistill_ray.generation.knobs import SamplingKnobs
 from fastdistill_ray.verifiers import Judge, VerifierKnobs
 
@@ -26,7 +28,7 @@ def test_draws_cover_each_completion_once_with_its_own_temperature():
     ("right", "enough", "rounds"),
     [([0], 1, 1), ([2], 1, 2), ([0, 5], 2, 3), ([], 1, 4), ([0, 1, 2, 3], 3, 2)],
 )
-def test_answer_draws_rounds_until_enough_are_correct(right, enough, rounds):
+def test_reply_draws_rounds_until_enough_are_correct(right, enough, rounds):
     sampling = SamplingKnobs(n=2, max_n=7, enough=enough)
     firsts = []
 
@@ -41,7 +43,7 @@ def test_answer_draws_rounds_until_enough_are_correct(right, enough, rounds):
         )
 
     with Judge(VerifierKnobs()) as judge:
-        found = asyncio.run(answer(request(0), sampling, ask, judge))
+        found = asyncio.run(reply_to(request(0), sampling, ask, partial(num_correct, judge)))
     assert firsts == [0, 2, 4, 6][:rounds]
     assert [one.seed for one in found.completions] == list(range(min(2 * rounds, 7)))
     assert (found.prompt_num_tokens, found.cost) == (3, 0.5 * rounds)

@@ -2,17 +2,25 @@
 
 import json
 import re
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from support.requests import completion, request
 
-from fastdistill_ray.evaluation.answers import AnswerWriter
+from fastdistill_ray.cluster.pools import PoolKnobs, PoolsKnobs
+from fastdistill_ray.errors import UserError
+from fastdistill_ray.evaluation.answers import AnswerMaker
 from fastdistill_ray.generation.completions import bundle, unbundle
-from fastdistill_ray.generation.outputs import NO_IDS, Answer, completion_logprobs, with_completions
-from fastdistill_ray.groups.curation import GroupWriter, log_commits
+from fastdistill_ray.generation.knobs import SamplingKnobs
+from fastdistill_ray.generation.outputs import NO_IDS, Reply, completion_logprobs, with_completions
+from fastdistill_ray.groups.ask import RowWriter, log_rows
+from fastdistill_ray.groups.curation import GroupMaker, Tally
 from fastdistill_ray.groups.store import Commit, Store
+from fastdistill_ray.progress import Progress
 from fastdistill_ray.records import REQUEST_SCHEMA
 from fastdistill_ray.rewards import RewardKnobs
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
@@ -20,15 +28,45 @@ from fastdistill_ray.rewards.selection import REFUSED, Judging, SelectionKnobs
 from fastdistill_ray.verifiers import VerifierKnobs
 
 
+def group_writer(folder: Path, judging: Judging) -> RowWriter:
+    make = partial(GroupMaker, folder, judging, SamplingKnobs())
+    return RowWriter(make, {"": Store(folder)}, 4)
+
+
+def test_requests_that_are_not_answered_end_the_loop_once_the_others_are_logged(tmp_path):
+    store = Store(tmp_path)
+    commit = Commit("part-1.parquet", ["p1"], [""], 50, 5, 0.0)
+    rows = [
+        {"store": "", "commit": "", "failure": "the server is gone"},
+        {"store": "", "commit": json.dumps(commit._asdict()), "failure": ""},
+    ]
+    with pytest.raises(UserError, match="the server is gone; 1 of 2 are committed, start again"):
+        log_rows(rows, {"": store}, Progress("ask", 2), lambda commit: "")
+    assert list(store.keys()) == ["p1"]
+
+
+def test_rows_of_several_stores_go_each_to_its_own(tmp_path):
+    stores = {name: Store(tmp_path / name) for name in "ab"}
+    for store in stores.values():
+        store.folder.mkdir()
+    batch = pa.Table.from_pylist([request(i) for i in range(3)], schema=REQUEST_SCHEMA)
+    rows = with_completions(batch, [Reply([completion("1", 1, i)], 5) for i in range(3)], "m")
+    rows = rows.append_column("store", pa.array(["a", "b", "a"]))
+    writer = RowWriter(partial(AnswerMaker, VerifierKnobs()), stores, 4)
+    for line in writer(bundle(rows)).to_pylist():
+        stores[line["store"]].append(Commit(**json.loads(line["commit"])))
+    assert [sorted(store.keys()) for store in stores.values()] == [["p0", "p2"], ["p1"]]
+
+
 def test_group_writer_cuts_bundles_of_any_size_into_files(tmp_path):
-    judging = Judging(RewardKnobs(), AdvantageKnobs(), SelectionKnobs(), tau=0.5)
+    judging = Judging(RewardKnobs(), AdvantageKnobs(), SelectionKnobs())
     batch = pa.Table.from_pylist([request(i) for i in range(6)], schema=REQUEST_SCHEMA)
-    answers = [Answer([completion(f"\\boxed{{{i}}}", 1 + i, i)], 5) for i in range(6)]
+    answers = [Reply([completion(f"\\boxed{{{i}}}", 1 + i, i)], 5) for i in range(6)]
     rows = with_completions(batch, answers, "someone")
     bundles = [bundle(rows.slice(first, size)) for first, size in ((0, 3), (3, 0), (3, 3))]
     assert [one.num_rows for one in bundles] == [1, 1, 1]
     assert unbundle(pa.concat_tables(bundles)).equals(rows.combine_chunks())
-    lines = GroupWriter(str(tmp_path), judging, "{}", 4)(pa.concat_tables(bundles)).to_pylist()
+    lines = group_writer(tmp_path, judging)(pa.concat_tables(bundles)).to_pylist()
     files = [json.loads(line["commit"])["file"] for line in lines]
     written = [pq.read_table(tmp_path / file).to_pylist() for file in files]
     assert [[row["problem_id"] for row in table] for table in written] == [
@@ -41,32 +79,32 @@ def test_group_writer_cuts_bundles_of_any_size_into_files(tmp_path):
 
 
 def test_bundle_of_a_task_whose_prompts_are_all_too_long_commits_nothing(tmp_path):
-    judging = Judging(RewardKnobs(), AdvantageKnobs(), SelectionKnobs(), tau=0.5)
+    judging = Judging(RewardKnobs(), AdvantageKnobs(), SelectionKnobs())
     nothing = with_completions(pa.Table.from_pylist([], schema=REQUEST_SCHEMA), [], "someone")
-    lines = GroupWriter(str(tmp_path), judging, "{}", 4)(bundle(nothing))
+    lines = group_writer(tmp_path, judging)(bundle(nothing))
     assert (lines.num_rows, list(tmp_path.glob("part-*"))) == (0, [])
-    lines = AnswerWriter(str(tmp_path), VerifierKnobs())(bundle(nothing))
+    lines = RowWriter(partial(AnswerMaker, VerifierKnobs()), {"": Store(tmp_path)}, 4)(
+        bundle(nothing)
+    )
     assert (lines.num_rows, list(tmp_path.glob("part-*"))) == (0, [])
 
 
 def test_group_writer_stores_every_array_beside_its_completion(tmp_path):
     """Groups of several sizes; a refused one, one not answered; with and without signals."""
-    judging = Judging(
-        RewardKnobs(), AdvantageKnobs(), SelectionKnobs(dedup=True, min_size=1), tau=0.5
-    )
+    judging = Judging(RewardKnobs(), AdvantageKnobs(), SelectionKnobs(dedup=True, min_size=1))
     right, wrong = "\\boxed{7}", "\\boxed{8}"
     answers = [
-        Answer(
+        Reply(
             [completion(wrong, 3, 0, 2), completion(right, 0, 1, 2), completion(right, 2, 2, 2)], 5
         ),
-        Answer([], 0),
-        Answer([], 0, failure="the server is gone"),
-        Answer(
+        Reply([], 0),
+        Reply([], 0, failure="the server is gone"),
+        Reply(
             [completion(right, 4, 3), completion(right, 1, 4)._replace(token_ids=NO_IDS)], 6, 0.25
         ),
     ]
     batch = pa.Table.from_pylist([request(i) for i in range(4)], schema=REQUEST_SCHEMA)
-    writer = GroupWriter(str(tmp_path), judging, "{}", 4)
+    writer = group_writer(tmp_path, judging)
     lines = writer(bundle(with_completions(batch, answers, "someone"))).to_pylist()
     assert [line["failure"] for line in lines] == ["", "the server is gone"]
     (file,) = tmp_path.glob("part-*.parquet")
@@ -91,16 +129,14 @@ def test_group_writer_stores_every_array_beside_its_completion(tmp_path):
 
 
 def test_progress_line_tells_share_kept_pace_and_what_was_paid(tmp_path, capsys):
-    class Written:
-        """Commits as the judging actors hand them over."""
-
-        def iter_rows(self):
-            for i in range(3):
-                commit = Commit(f"part-{i}.parquet", [f"p{i}"], [""], 50, 5, 0.0, cost=0.25)
-                commit = commit._replace(dropped=["too_few_correct"] if i == 1 else [""])
-                yield {"commit": json.dumps(commit._asdict()), "failure": ""}
-
-    log_commits(Written(), Store(tmp_path), 4, price_per_hour=0.0, max_failed_share=0.02)
+    commits = [
+        Commit(f"part-{i}.parquet", [f"p{i}"], [dropped], 50, 5, 0.0, cost=0.25)
+        for i, dropped in enumerate(["", "too_few_correct", ""])
+    ]
+    rows = [{"store": "", "commit": json.dumps(one._asdict()), "failure": ""} for one in commits]
+    store = Store(tmp_path)
+    tally = Tally(store, 0.02, PoolsKnobs(teacher=PoolKnobs()), 1)
+    log_rows(rows, {"": store}, Progress("generate groups", 4), tally.add)
     last = capsys.readouterr().out.splitlines()[-1]
     assert "] 3/4  kept 67%  cost 0.75  " in last
     assert re.search(r"\d+ tokens/s  left \d+:\d\d$", last), last

@@ -1,13 +1,17 @@
-"""Groups of fewer completions, chosen and weighted anew."""
+"""Groups taken from other stores: as they are, judged again, or with fewer completions."""
 
 import numpy as np
 import pytest
 from support.groups import make_completion, make_group, write_store
 
-from fastdistill_ray.groups.reweighting import reselect
+from fastdistill_ray.groups.accounting import store_result
+from fastdistill_ray.groups.reweighting import Source, reselect, take_along
 from fastdistill_ray.groups.store import Store
+from fastdistill_ray.records import Problem
+from fastdistill_ray.rewards import RewardKnobs
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
-from fastdistill_ray.rewards.selection import SelectionKnobs, select_completions
+from fastdistill_ray.rewards.selection import Judging, SelectionKnobs, select_completions
+from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
 
 
 def group(key: str, verdicts: str, rewards: list[float]) -> dict:
@@ -21,7 +25,6 @@ def group(key: str, verdicts: str, rewards: list[float]) -> dict:
             scores=[{"name": "cosine", "value": reward}],
             reward=reward,
             advantage=9.0,
-            weight=9.0,
         )
         for i, (letter, reward) in enumerate(zip(verdicts, rewards, strict=True))
     ]
@@ -35,7 +38,7 @@ def test_reselect_takes_three_filters_and_scores_them_anew(tmp_path):
     rows = [group(f"g{i}", "cwcwwwww", rewards) for i in range(30)]
     write_store(tmp_path / "groups", rows, per_file=20)
     knobs = SelectionKnobs(group_size=3, seed=4)
-    arguments = (tmp_path / "groups", knobs, AdvantageKnobs(eps=0.0), 0.5)
+    arguments = (tmp_path / "groups", knobs, AdvantageKnobs(eps=0.0))
     result = reselect(*arguments, out=tmp_path / "three")
     found = [row for table in Store(tmp_path / "three").tables() for row in table.to_pylist()]
     assert [row["problem_id"] for row in found] == [row["problem_id"] for row in rows]
@@ -47,9 +50,7 @@ def test_reselect_takes_three_filters_and_scores_them_anew(tmp_path):
         assert len(kept) == 3
         own = np.array([rewards[i] for i in chosen])
         expected = (own - own.mean()) / own.std()
-        weights = np.exp(expected / 0.5) / np.exp(expected / 0.5).sum()
         assert [row["completions"][i]["advantage"] for i in chosen] == pytest.approx(expected)
-        assert [row["completions"][i]["weight"] for i in chosen] == pytest.approx(weights)
         assert (row["dropped"] == "") == bool(kept & {0, 2}), "one of the three must be correct"
         assert [one["text"] for one in row["completions"]] == [f"{key}{i}" for i in range(8)]
     num_kept = sum(not row["dropped"] for row in found)
@@ -65,4 +66,58 @@ def test_reselect_that_keeps_no_group_says_so(tmp_path):
     write_store(tmp_path / "groups", [group("g", "wwww", [0.0] * 4)])
     knobs = SelectionKnobs(group_size=3)
     with pytest.raises(ValueError, match=r"group_size: none of the groups is kept with 3"):
-        reselect(tmp_path / "groups", knobs, AdvantageKnobs(), 0.5, out=tmp_path / "three")
+        reselect(tmp_path / "groups", knobs, AdvantageKnobs(), out=tmp_path / "three")
+
+
+def answered(key: str, reference: str, *texts: str) -> dict:
+    """A group whose judgements and reward are those of nobody's rules."""
+    completions = [
+        make_completion(f"\\boxed{{{text}}}", verdict="correct", reward=5.0) for text in texts
+    ]
+    return make_group(key, completions, question=f"{key}?", reference=reference)
+
+
+@pytest.fixture
+def problems(tmp_path):
+    rows = [Problem(f"p{i}", "t", "train", f"p{i}?", "1", "number") for i in range(4)]
+    write_problems(rows, tmp_path / "train.parquet")
+    return ProblemFile(tmp_path / "train.parquet")
+
+
+def stores(tmp_path, *names: str) -> list[Store]:
+    for name in names:
+        (tmp_path / name).mkdir()
+    return [Store(tmp_path / name) for name in names]
+
+
+def test_groups_of_the_same_problems_are_taken_once_and_their_tokens_counted_nowhere(
+    tmp_path, problems
+):
+    first, second, new = stores(tmp_path, "first", "second", "new")
+    write_store(first.folder, [answered("p0", "1", "1", "2"), answered("p1", "mended", "1", "2")])
+    write_store(second.folder, [answered(key, "1", "1", "3") for key in ("p0", "p2", "gone")])
+    sources = [Source(first.folder, "nothing"), Source(second.folder, "judgements")]
+    judging = Judging(RewardKnobs(), AdvantageKnobs(), SelectionKnobs())
+    take_along(sources, problems, judging, new)
+    rows = {row["problem_id"]: row for t in new.tables() for row in t.to_pylist()}
+    assert list(rows) == ["p0", "p2"], "p1 has another reference now"
+    assert [one["text"] for one in rows["p0"]["completions"]] == ["\\boxed{1}", "\\boxed{2}"]
+    assert [one["reward"] for one in rows["p0"]["completions"]] == [5.0, 5.0]
+    assert [one["verdict"] for one in rows["p2"]["completions"]] == ["correct", "wrong"]
+    assert rows["p2"]["completions"][0]["reward"] != 5.0
+    assert [commit.taken_from for commit in new.commits()] == ["first", "second"]
+    result = store_result(new, 4, {"missing": 2})
+    assert (result.completion_tokens, result.prompt_tokens) == (0, 0)
+    assert result.facts == {"reused_completion_tokens": 2 * 2 * 3}
+    take_along(sources, problems, judging, new)
+    assert list(new.keys()) == ["p0", "p2"], "nothing is taken twice"
+
+
+def test_selection_alone_leaves_judgements_as_they_are(tmp_path, problems):
+    old, new = stores(tmp_path, "old", "new")
+    write_store(old.folder, [answered("p0", "1", "1", "2", "3")])
+    judging = Judging(RewardKnobs(), AdvantageKnobs(), SelectionKnobs(group_size=2))
+    take_along([Source(old.folder, "selection")], problems, judging, new)
+    ((row,),) = (table.to_pylist() for table in new.tables())
+    assert [one["verdict"] for one in row["completions"]] == ["correct"] * 3
+    assert sum(one["is_selected"] for one in row["completions"]) == 2

@@ -17,7 +17,7 @@ from support.models import make_tiny_model
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run import doctor
 from fastdistill_ray.run.driver import quiet
-from fastdistill_ray.run.folder import RunDir
+from fastdistill_ray.run.folder import RunFolder
 from fastdistill_ray.run.pipeline import (
     choose_students,
     evaluate_models,
@@ -74,18 +74,18 @@ def test_pools_land_on_the_nodes_their_resources_and_labels_name(tmp_path, nodes
             },
         )
     )
-    run = RunDir(str(tmp_path / "run"), recipe)
-    problems = prepare_problems(recipe, run)
+    run = RunFolder(tmp_path / "run", recipe)
+    problems = prepare_problems(run)
     doctor.check_pools(recipe, ray.cluster_resources())
     doctor.check_labels(recipe, [node["Labels"] for node in ray.nodes()])
-    generate_groups(recipe, run, problems["train"])
+    generate_groups(run, problems["train"])
     writing = places()
-    assert set(writing.values()) == {("Asking", "a"), ("GroupWriter", "a")}
-    trials = train_students(recipe, run, len(problems["train"]))
-    chosen = choose_students(recipe, run, trials, problems["validation"])
-    evaluate_models(recipe, run, chosen, [problems["test"]])
+    assert set(writing.values()) == {("Asking", "a"), ("RowWriter", "a")}
+    trials = train_students(run, problems["train"])
+    chosen = choose_students(run, trials, problems["validation"])
+    evaluate_models(run, chosen, [problems["test"]])
     later = {place for actor, place in places().items() if actor not in writing}
-    assert later == {("TrainWorker", "b"), ("Asking", "b"), ("AnswerWriter", "a")}
+    assert later == {("TrainWorker", "b"), ("Asking", "b"), ("RowWriter", "a")}
 
 
 def test_run_folder_that_a_node_does_not_see_is_refused(tmp_path, nodes):

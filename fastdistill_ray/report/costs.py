@@ -1,0 +1,110 @@
+"""What a run cost: time, hours, tokens and money by stage, and what each teacher was paid."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fastdistill_ray.report import plots
+from fastdistill_ray.report.conclusion import percent
+from fastdistill_ray.report.page import Block, Cell, Figure, Table, Text
+from fastdistill_ray.report.reading import Contents, read_teachers
+
+
+def timeline_blocks(run: Contents) -> list[Block]:
+    generation, trainings = run.timeline
+    if not len(generation[0]) or not trainings:
+        return []
+    caption = "Groups committed and steps trained, from the first commit on."
+    blocks: list[Block] = [Figure(plots.timeline_svg(generation, trainings), caption)]
+    if run.recipe["training"]["overlap"]:
+        times = [generation[0], *(times for times, _ in trainings.values())]
+        first, *others = [float(one[-1] - one[0]) / 60 for one in times]
+        together = (max(one[-1] for one in times) - generation[0][0]) / 60
+        blocks.append(
+            Text(
+                f"Generation took {first:.1f} minutes, training {sum(others):.1f}, side by side "
+                f"{together:.1f}: {together / max(first, sum(others)):.2f} times the longer."
+            )
+        )
+    return blocks
+
+
+def cost_blocks(run: Contents) -> list[Block]:
+    sums = ("seconds", "cpu_hours", "gpu_hours", "prompt_tokens", "completion_tokens")
+    total = {name: sum(manifest[name] for manifest in run.manifests) for name in sums}
+    pools = run.recipe["pools"]
+    rows = [
+        [
+            manifest["stage"],
+            *_resource_cells(manifest, pools),
+            f"{manifest['rows_in']:,}",
+            f"{manifest['rows_out']:,}",
+            _remarks(manifest),
+        ]
+        for manifest in run.manifests
+    ]
+    header = ["Stage", "Seconds", "CPU hours", "GPU hours"]
+    caption = (
+        "In the order the stages finished. Hours are of resources held. The seconds of stages that "
+        "ran at the same time are added up."
+    )
+    if _has_prices(pools):
+        header.append("Cost")
+        caption += (
+            f" Cost is {pools['gpu_hour_price']:g} per GPU-hour and "
+            f"{pools['cpu_hour_price']:g} per CPU-hour."
+        )
+    header += ["Prompt tokens", "Completion tokens", "Rows in", "Rows out", "Set aside"]
+    rows.append(["All stages", *_resource_cells(total, pools), "", "", ""])
+    table = Table(header, rows, caption)
+    return [*([table] if run.manifests else []), *_teacher_blocks(run)]
+
+
+def _teacher_blocks(run: Contents) -> list[Block]:
+    """Who wrote the groups, where there were several teachers or one was paid."""
+    teachers = read_teachers(run.stages["groups"]) if "groups" in run.stages else {}
+    if len(teachers) < 2 and not any(teacher.cost for teacher in teachers.values()):
+        return []
+    rows: list[list[Cell | str]] = [
+        [
+            Path(name).name,
+            f"{teacher.num_groups:,.0f}",
+            f"{teacher.num_completions:,.0f}",
+            percent(teacher.num_correct / max(teacher.num_completions, 1)),
+            f"{teacher.prompt_tokens:,.0f}",
+            f"{teacher.num_tokens:,.0f}",
+            f"{teacher.cost:,.4f}",
+        ]
+        for name, teacher in teachers.items()
+    ]
+    header = ["Teacher", "Groups", "Completions", "Correct %", "Prompt tokens"]
+    caption = "Paid: tokens as the server counted them, at the recipe's prices."
+    return [Table([*header, "Completion tokens", "Paid"], rows, caption)]
+
+
+def _remarks(manifest: dict[str, Any]) -> str:
+    """Rows set aside and why; of a schedule that was longer than the data, the share used."""
+    remarks = [f"{n:,} {reason.replace('_', ' ')}" for reason, n in manifest["set_aside"].items()]
+    facts = manifest.get("facts", {})
+    if facts.get("steps", 0) < facts.get("planned_steps", 0):
+        remarks.append(f"used {facts['steps']:,} of {facts['planned_steps']:,} planned steps")
+    return ", ".join(remarks) or "0"
+
+
+def _has_prices(pools: Mapping[str, Any]) -> bool:
+    return bool(pools["gpu_hour_price"] or pools["cpu_hour_price"])
+
+
+def _resource_cells(numbers: Mapping[str, float], pools: Mapping[str, Any]) -> list[Cell | str]:
+    cost = (
+        numbers["gpu_hours"] * pools["gpu_hour_price"]
+        + numbers["cpu_hours"] * pools["cpu_hour_price"]
+    )
+    return [
+        f"{numbers['seconds']:,.1f}",
+        f"{numbers['cpu_hours']:,.3f}",
+        f"{numbers['gpu_hours']:,.3f}",
+        *([f"{cost:,.2f}"] if _has_prices(pools) else []),
+        f"{numbers['prompt_tokens']:,}",
+        f"{numbers['completion_tokens']:,}",
+    ]

@@ -1,0 +1,99 @@
+"""Several recipes, of one run folder or of many, on one page: what they say and what they found."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fastdistill_ray.errors import UserError
+from fastdistill_ray.report.conclusion import split_label
+from fastdistill_ray.report.page import Block, Cell, Page, Section, Table, Text, to_html
+from fastdistill_ray.report.reading import Contents, read_run
+from fastdistill_ray.report.tables import result_cells
+from fastdistill_ray.run_files import run_of, write_text
+
+MAX_SHOWN = 80  # characters of a value
+UNSAID = "\u2013"
+FREE = ("name", "pools.", "tracking.")  # change no result
+
+
+def write_side_by_side(views: list[str], output: str) -> str:
+    """One HTML page of these run folders, or recipes' folders in them; -> its path."""
+    runs = {f"{chr(ord('A') + place)}": read_run(view) for place, view in enumerate(views)}
+    if len(runs) != len({run.path.resolve() for run in runs.values()}):
+        raise UserError("report: the same folder is named twice")
+    page = Path(output) if output else Path(views[0]) / "side_by_side.html"
+    if page.is_dir() or not page.parent.is_dir():
+        raise UserError(f"--output {page}: not a file in an existing folder")
+    sections = [
+        Section("Recipes", [_recipes(runs), *_differences(runs)]),
+        Section("Results", [*_results(runs), Text(_caution(runs))]),
+    ]
+    names = " \u00b7 ".join(f"{letter}: {run.recipe['name']}" for letter, run in runs.items())
+    write_text(page, to_html(Page("Recipes side by side", names, "", sections)))
+    return str(page)
+
+
+def _recipes(runs: dict[str, Contents]) -> Table:
+    rows: list[list[Cell | str]] = []
+    for letter, run in runs.items():
+        written = sum(manifest["completion_tokens"] for manifest in run.manifests)
+        seconds = sum(manifest["seconds"] for manifest in run.manifests)
+        rows.append([letter, str(run.path), f"{written:,}", f"{seconds:,.0f}"])
+    caption = (
+        "Tokens and seconds of the stages that each recipe stands on. A stage that several of them "
+        "share was paid once and counts in each."
+    )
+    return Table(["", "Folder", "Written tokens", "Seconds"], rows, caption, num_text_columns=2)
+
+
+def _differences(runs: dict[str, Contents]) -> list[Block]:
+    """Fields of the recipes that are not the same in all."""
+    fields = {letter: dict(_flat(run.recipe, "")) for letter, run in runs.items()}
+    paths = dict.fromkeys(path for found in fields.values() for path in found)
+    rows: list[list[Cell | str]] = []
+    for path in paths:
+        values = [_short(found.get(path)) for found in fields.values()]
+        if len(set(values)) > 1 and not path.startswith(FREE):
+            rows.append([path, *values])
+    if not rows:
+        return [Text("Nothing that changes a result differs between them.")]
+    return [Table(["Field", *fields], rows, title="What differs", num_text_columns=1 + len(fields))]
+
+
+def _flat(tree: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, dict) and tree:
+        for key, value in tree.items():
+            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, tree
+
+
+def _short(value: Any) -> str:
+    text = UNSAID if value is None else str(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
+
+
+def _results(runs: dict[str, Contents]) -> list[Block]:
+    splits = dict.fromkeys(split for run in runs.values() for split in run.results.splits)
+    tables: list[Block] = []
+    for split in splits:
+        rows: list[list[Cell | str]] = [
+            [letter, *result_cells(run, model, split)]
+            for letter, run in runs.items()
+            for model in run.results.models
+        ]
+        header = ["", "Model", "Accuracy %", "Strict accuracy %", "Format %", "Mean tokens"]
+        header += ["Truncated %", "Trained tokens", "Training s"]
+        title = split_label(split).capitalize()
+        tables.append(Table(header, rows, title=title, num_text_columns=2))
+    return tables or [Text("None of them has evaluated a model yet.")]
+
+
+def _caution(runs: dict[str, Contents]) -> str:
+    text = "Small figures are 95 % intervals, each by itself. "
+    asked = {str(run.stages.get("problems")) for run in runs.values()}
+    if len({run_of(run.path) for run in runs.values()}) == 1 and len(asked) == 1:
+        return text + "All recipes asked the same problems."
+    return text + (
+        "The recipes may have asked different problems: differences between them are not paired."
+    )
