@@ -7,6 +7,7 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,28 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, text in JOBS.items():
-        job = verbs.add_parser(
-            verb,
-            help=text,
-            description=f"{text[0].upper()}{text[1:]}.",
-            epilog="Any field of the recipe: --section.field=value; see `fastdistill fields`.",
-            allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        job.add_argument("recipe", metavar="RECIPE", help="a YAML file, see jobs/recipes/")
-        job.add_argument("--run-dir", default="", help="the run's folder (default: runs/<name>)")
-        job.add_argument(
-            "--address", default="", help="of a Ray dashboard (default: the running one, or a new)"
-        )
-        job.add_argument("--dry-run", action="store_true", help="print the plan and stop")
-        job.add_argument(
-            "--again",
-            action="append",
-            choices=["groups"],
-            default=[],
-            help="ask the teacher again although groups of this run are paid for",
-        )
-        job.set_defaults(run=run_job)
+        _add_job(verbs.add_parser, verb, text)
     report = verbs.add_parser(
         "report",
         help="report.html and report.md of a run folder; of several, one page side by side",
@@ -98,6 +78,31 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_job(add_parser: Callable[..., argparse.ArgumentParser], verb: str, text: str) -> None:
+    job = add_parser(
+        verb,
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.",
+        epilog="Any field of the recipe: --section.field=value; see `fastdistill fields`.",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    job.add_argument("recipe", metavar="RECIPE", help="a YAML file, see jobs/recipes/")
+    job.add_argument("--run-dir", default="", help="the run's folder (default: runs/<name>)")
+    job.add_argument(
+        "--address", default="", help="of a Ray dashboard (default: the running one, or a new)"
+    )
+    job.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    job.add_argument(
+        "--again",
+        action="append",
+        choices=["groups"],
+        default=[],
+        help="ask the teacher again although groups of this run are paid for",
+    )
+    job.set_defaults(run=run_job)
+
+
 def run_job(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from fastdistill_ray.recipe.loading import load_recipe
     from fastdistill_ray.run.folder import RunFolder
@@ -109,7 +114,8 @@ def run_job(arguments: argparse.Namespace, overrides: list[str]) -> int:
         from fastdistill_ray.run.plan import describe
 
         print(describe(recipe))
-        print(f"\nin {run_dir}\n{describe_stages(recipe, Path(run_dir).absolute())}")
+        if not arguments.address:  # the folder of another machine is not seen from here
+            print(f"\nin {run_dir}\n{describe_stages(recipe, Path(run_dir).absolute())}")
         return 0
     if arguments.address and not Path(run_dir).is_absolute():
         raise UserError("--run-dir: with --address, name an absolute folder that its nodes share")

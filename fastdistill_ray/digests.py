@@ -15,7 +15,7 @@ UNKNOWN = "?"  # in place of a revision that is not on this machine; may be any
 
 
 def cache_folder() -> Path:
-    """Of converted models and digests: FASTDISTILL_CACHE or ~/.cache/fastdistill_ray."""
+    """Folder of converted models and digests: FASTDISTILL_CACHE or ~/.cache/fastdistill_ray."""
     return Path(
         os.environ.get("FASTDISTILL_CACHE") or Path.home() / ".cache" / "fastdistill_ray"
     ).resolve()
@@ -29,7 +29,7 @@ def text_digest(parts: Iterable[str]) -> str:
 
 
 def file_digest(file: Path) -> str:
-    """Of the whole content; OSError where it cannot be read."""
+    """Digest of the whole content; OSError where it cannot be read."""
     state = file.stat()
     key = text_digest([str(file.resolve()), str(state.st_size), str(state.st_mtime_ns)])
     kept = cache_folder() / "digests" / key
@@ -42,7 +42,7 @@ def file_digest(file: Path) -> str:
 
 
 def folder_digest(folder: Path, patterns: Iterable[str] = ("**/*",)) -> str:
-    """Of the names and contents of the files that match."""
+    """Digest of the names and contents of the files that match."""
     files = sorted({file for one in patterns for file in folder.glob(one) if file.is_file()})
     return text_digest(
         text for file in files for text in (str(file.relative_to(folder)), file_digest(file))

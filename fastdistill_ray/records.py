@@ -129,6 +129,7 @@ GROUP_SCHEMA = pa.schema(
         ("teacher", pa.string()),
         ("sampling", pa.string()),  # JSON of the sampling section
         ("cost", pa.float64()),  # money paid for the completions
+        ("taken_from", pa.string()),  # the stage that asked for them; null: the store's own
         ("completions", pa.list_(COMPLETION)),
         *SIGNALS,
         ("dropped", pa.string()),  # "" when kept for training, else why not
@@ -153,6 +154,7 @@ class GroupRow(TypedDict):
     teacher: str
     sampling: str
     cost: float
+    taken_from: str | None
     completions: list[CompletionRow]
     dropped: str
 

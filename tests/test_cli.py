@@ -142,3 +142,22 @@ def test_job_whose_engine_cannot_be_kept_alive_ends_with_a_line(tmp_path, monkey
     assert ended.value.code == 1
     *_, line = capsys.readouterr().err.splitlines()
     assert line.startswith("error: an engine cannot be kept alive")
+
+
+def test_error_that_is_not_the_users_keeps_its_traceback(monkeypatch):
+    def broken(*arguments: object) -> None:
+        dict(zip([1, 2], [1], strict=True))
+
+    monkeypatch.setattr("fastdistill_ray.recipe.loading.load_recipe", broken)
+    with pytest.raises(ValueError, match="zip"):
+        cli.main(["distill", str(RECIPES / "demo.yaml"), "--dry-run"])
+
+
+def test_job_error_that_is_not_the_users_keeps_its_traceback(tmp_path, monkeypatch):
+    def broken(*arguments: object) -> None:
+        int("x")
+
+    monkeypatch.setattr("fastdistill_ray.run.driver.load_recipe", broken)
+    monkeypatch.setattr(sys, "argv", ["job", "recipe.yaml", "--run-dir", str(tmp_path / "run")])
+    with pytest.raises(ValueError, match="invalid literal"):
+        main(lambda job: None)

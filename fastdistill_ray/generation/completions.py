@@ -27,8 +27,8 @@ from fastdistill_ray.verifiers import Judge
 
 ENGINES = {"vllm": VLLMEngine, "scripted": ScriptedEngine, "endpoint": EndpointEngine}
 IN_FLIGHT_FACTOR = 2  # queued beside what the engine can decode at once
-# Each task costs the driver milliseconds: where more than this many could run at once, a task
-# takes several requests, and a finished group waits for those few.
+# Most tasks in flight over all actors. Each costs the driver milliseconds; beyond this many a task
+# carries several requests, so a finished group is committed only when its task is.
 TASKS_AT_ONCE = 256
 NUMBERS_AT_ONCE = 4096  # handed out by one task
 

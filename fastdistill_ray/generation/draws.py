@@ -30,7 +30,7 @@ CountCorrect = Callable[[dict[str, Any], list[RawCompletion]], int]  # of a requ
 
 
 def draws(sampling: SamplingKnobs, done: int) -> list[Draw]:
-    """The next round of a problem that has `done` completions."""
+    """What is drawn next for a problem that has `done` completions."""
     numbers = range(done, min(done + sampling.n, sampling.most))
     runs = (list(run) for _, run in groupby(numbers, key=sampling.temperature_of))
     return [Draw(run[0], len(run), sampling.temperature_of(run[0])) for run in runs]
@@ -39,7 +39,7 @@ def draws(sampling: SamplingKnobs, done: int) -> list[Draw]:
 async def reply_to(
     row: dict[str, Any], sampling: SamplingKnobs, ask: Ask, count_correct: CountCorrect
 ) -> Reply:
-    """Rounds of n completions until enough are correct or there are max_n."""
+    """Draws n completions at a time until enough are correct or there are max_n."""
     done: list[RawCompletion] = []
     parts: list[Part] = []
     num_correct = 0

@@ -28,17 +28,19 @@ MERGED_BYTES = 256 * 2**20
 
 
 def small_runs(store: Store) -> Iterator[list[str]]:
-    """Files that follow each other in the log and fit one larger file."""
+    """Files that follow each other in the log, of groups of one stage, and fit one larger file."""
     run: list[str] = []
     rows = size = 0
+    taken_from = ""
     for commit in store.commits():
         more = len(commit.keys)
         bytes_more = (store.folder / commit.file).stat().st_size
         fits = rows + more <= MERGED_ROWS and size + bytes_more <= MERGED_BYTES
-        if run and (commit.parts or not fits):
+        if run and (commit.parts or not fits or commit.taken_from != taken_from):
             yield from [run] if len(run) > 1 else []
             run, rows, size = [], 0, 0
         if not commit.parts:
+            taken_from = commit.taken_from
             run.append(commit.file)
             rows, size = rows + more, size + bytes_more
     if len(run) > 1:
@@ -98,4 +100,5 @@ def _merge_commits(name: str, run: list[Commit]) -> Commit:
         cost=sum(commit.cost for commit in run),
         time=run[-1].time,
         parts=[(commit.file, len(commit.keys), commit.time) for commit in run],
+        taken_from=run[0].taken_from,
     )

@@ -61,8 +61,8 @@ def take_along(
         for source in sources:
             for table in _missing(Store(source.folder), done, wanted):
                 rows = renew[source.renew](_without_signals(table))
-                commit = store.write(_with_signals(rows, table))
-                store.append(commit._replace(taken_from=source.folder.name))
+                commit = store.write(_taken(rows, table, source.folder.name))
+                store.append(commit)
                 done.update(commit.keys)
                 progress.advance(len(commit.keys), commit.num_tokens)
     progress.end()
@@ -87,7 +87,7 @@ def reselect(
     store.recover()
     for table in _missing(Store(groups), set(store.keys()), None):
         rows = [select(row, selection, advantage) for row in _without_signals(table)]
-        store.append(store.write(_with_signals(rows, table))._replace(taken_from=groups.name))
+        store.append(store.write(_taken(rows, table, groups.name)))
     dropped = Counter(reason for commit in store.commits() for reason in commit.dropped)
     kept = dropped.pop("", 0)
     if not kept:
@@ -122,8 +122,10 @@ def _without_signals(table: pa.Table) -> Rows:
     return table.drop_columns([name for name, _ in SIGNALS]).to_pylist()
 
 
-def _with_signals(rows: Rows, table: pa.Table) -> pa.Table:
-    made = pa.Table.from_pylist(rows, schema=GROUP_SCHEMA)
+def _taken(rows: Rows, table: pa.Table, stage: str) -> pa.Table:
+    """Rows made of the table's, with its signals again."""
+    taken = [{**row, "taken_from": stage} for row in rows]
+    made = pa.Table.from_pylist(taken, schema=GROUP_SCHEMA)
     for name, _ in SIGNALS:
         made = made.set_column(made.schema.get_field_index(name), name, table[name])
     return made

@@ -205,6 +205,14 @@ def _next_commit(log: IO[bytes]) -> Commit | None:
     return None
 
 
+def _taken_from(table: pa.Table) -> str:
+    """A file's groups are all of one stage."""
+    if "taken_from" not in table.column_names:
+        return ""
+    (stage,) = {one or "" for one in table["taken_from"].unique().to_pylist()} or {""}
+    return stage
+
+
 def _commit_of(name: str, table: pa.Table, key: str) -> Commit:
     rows = table.num_rows
     dropped = table["dropped"].to_pylist() if "dropped" in table.column_names else [""] * rows
@@ -221,6 +229,7 @@ def _commit_of(name: str, table: pa.Table, key: str) -> Commit:
         time=time.time(),
         cost=(pc.sum(table["cost"]).as_py() or 0.0) if "cost" in table.column_names else 0.0,
         verdicts={one["values"]: one["counts"] for one in verdicts.to_pylist()},
+        taken_from=_taken_from(table),
     )
 
 

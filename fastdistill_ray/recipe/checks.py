@@ -43,7 +43,7 @@ def combination_errors(recipe: Recipe) -> list[str]:
 
 
 def _lineup_errors(recipe: Recipe, size: int) -> list[str]:
-    """Of the students and baselines; `size` is that of the recipe's groups."""
+    """Faults of the students and baselines; `size` is that of the recipe's groups."""
     errors, own = [], students(recipe)
     for place, student in enumerate(own):
         where = "sampling.n" if place == 0 else f"compare.students.{place - 1}.group_size"

@@ -92,7 +92,7 @@ class Training(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """Of a run folder: what one recipe said and found."""
+    """What one recipe said and found in a run folder."""
 
     path: Path
     stages: dict[str, Path]  # name -> folder
@@ -138,7 +138,7 @@ def read_run(view: str | Path) -> Contents:
 
 
 def _read_manifests(stages: dict[str, Path]) -> list[dict[str, Any]]:
-    """Of the complete stages, by the names this recipe has for them, in the order they finished."""
+    """Manifests of complete stages, by this recipe's names for them, in the order they finished."""
     found = {
         folder: {**read_json(folder / MANIFEST, {}), "stage": name}
         for name, folder in stages.items()

@@ -169,7 +169,7 @@ class Clock:
 
 
 def view_id(recipe_text: str) -> str:
-    """Of a resolved recipe, whatever its layout."""
+    """Name of a resolved recipe's folder among recipes/, whatever the layout of its text."""
     return text_digest([json.dumps(yaml.safe_load(recipe_text), sort_keys=True)])[:8]
 
 

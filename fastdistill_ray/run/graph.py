@@ -108,7 +108,7 @@ def find(run: Path, stage: Stage) -> Made | None:
 
 
 def nearest(run: Path, stage: Stage) -> tuple[Made, list[Change]] | None:
-    """Of the other work of its kind and label, that which differs least."""
+    """The other work of its kind and label that differs least, and in what."""
     near = [
         (one, changes(stage, one.dependencies))
         for one in made(run, stage.kind)

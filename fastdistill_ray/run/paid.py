@@ -81,7 +81,7 @@ def cost(recipe: Recipe, num_problems: int) -> str:
 
 
 def price(recipe: Recipe, num_tokens: int) -> str:
-    """Of completions, were each teacher's share of them as long as allowed."""
+    """Money for so many tokens, at most: were each teacher's completions as long as allowed."""
     teachers = list(all_teachers(recipe).values())
     shares = sum(teacher.share for teacher in teachers)
     money = sum(

@@ -19,7 +19,7 @@ PROBLEMS = "the problems of task"
 
 
 class Stages:
-    """Of a recipe in a run folder; a stage that others depend on must have a folder first."""
+    """Stages of a recipe in a run folder; one that others depend on must have a folder first."""
 
     def __init__(self, recipe: Recipe, run: Path) -> None:
         self.recipe, self.run = recipe, run

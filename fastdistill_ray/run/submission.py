@@ -56,7 +56,7 @@ def submit(verb: str, recipe: Recipe, run_dir: str, address: str, again: list[st
 
 
 def _client(address: str) -> JobSubmissionClient | None:
-    """Of the cluster named, or of the one that runs on this machine, if any."""
+    """Client of the cluster named, or of the one that runs on this machine, if any."""
     if not address and "RAY_ADDRESS" not in os.environ and not _has_local_head():
         return None
     try:

@@ -21,7 +21,7 @@ DIGEST = "S16"
 
 
 def content_digest(problem: Problem | Mapping[str, Any]) -> str:
-    """Of what makes a problem: equal where a completion of one is a completion of the other."""
+    """Digest of what makes a problem: where it is equal, a completion of one serves the other."""
     fields = problem if isinstance(problem, Mapping) else vars(problem)
     names = ("problem_id", "question", "reference", "kind")
     options = [*(fields["options"] or []), repr(fields["tolerance"])]
@@ -46,7 +46,7 @@ class ProblemFile:
 
     @cached_property
     def digest(self) -> str:
-        """Of all problems in their order, whatever wrote the file."""
+        """Digest of all problems in their order, whatever wrote the file."""
         return text_digest(content_digest(problem) for problem in self)
 
     def __iter__(self) -> Iterator[Problem]:

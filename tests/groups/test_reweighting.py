@@ -5,6 +5,7 @@ import pytest
 from support.groups import make_completion, make_group, write_store
 
 from fastdistill_ray.groups.accounting import store_result
+from fastdistill_ray.groups.compaction import merge_files, replace_log, small_runs
 from fastdistill_ray.groups.reweighting import Source, reselect, take_along
 from fastdistill_ray.groups.store import Store
 from fastdistill_ray.records import Problem
@@ -111,6 +112,29 @@ def test_groups_of_the_same_problems_are_taken_once_and_their_tokens_counted_now
     assert result.facts == {"reused_completion_tokens": 2 * 2 * 3}
     take_along(sources, problems, judging, new)
     assert list(new.keys()) == ["p0", "p2"], "nothing is taken twice"
+    (new.folder / "log.jsonl").unlink()  # as after a kill: written, not logged
+    new.recover()
+    assert store_result(new, 4, {"missing": 2}) == result
+
+
+def test_compaction_keeps_what_was_taken_apart_from_what_was_paid(tmp_path, problems):
+    old, new = stores(tmp_path, "old", "new")
+    write_store(old.folder, [answered(key, "1", "1", "2") for key in ("p0", "p1")])
+    judging = Judging(RewardKnobs(), AdvantageKnobs(), SelectionKnobs())
+    for key in ("p0", "p1"):  # a file each
+        part = Source(old.folder, "nothing")
+        write_problems([one for one in problems if one.problem_id == key], tmp_path / key)
+        take_along([part], ProblemFile(tmp_path / key), judging, new)
+    write_store(new.folder, [answered(key, "1", "1", "2") for key in ("p2", "p3")])
+    before = store_result(new, 4, {})
+    assert before.completion_tokens == 2 * 2 * 3
+    runs = list(small_runs(new))
+    replace_log(new, {run[0]: (merge_files(new, run), len(run)) for run in runs})
+    assert [(commit.keys, commit.taken_from) for commit in new.commits()] == [
+        (["p0", "p1"], "old"),
+        (["p2", "p3"], ""),
+    ]
+    assert store_result(new, 4, {}) == before
 
 
 def test_selection_alone_leaves_judgements_as_they_are(tmp_path, problems):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import psutil
 import pytest
+import yaml
 from peft import AutoPeftModelForCausalLM
 from support.jobs import (
     lines_of,
@@ -147,3 +148,42 @@ def test_watched_run_keeps_the_best_step_and_shows_it(tmp_path, head):
     report = (run / "report.html").read_text()
     assert 'aria-label="held_out"' in report
     assert 'aria-label="likelihood"' in report
+
+
+def test_changed_recipe_in_the_same_folder_makes_only_what_depends_on_it(tmp_path, head):
+    model = make_tiny_model(str(tmp_path / "model"))
+    changes = {
+        "training": {"max_steps": 2, "epochs": 1},
+        "compare": {"students": [{"kind": "sft"}], "baselines": ["base"]},
+    }
+    run = tmp_path / "run"
+    run_job("distill", write_recipe(tmp_path, tiny_recipe(model, **changes)), run, head)
+    made = {file: file.stat().st_mtime_ns for file in (run / "stages").rglob("manifest.json")}
+    first = json.loads((run / "results.json").read_text())
+    assert len(made) == 7, "problems, groups, two trainings, answers of three models"
+
+    hotter = tiny_recipe(model, **changes, objective={"kind": "advdistill", "tau": 2.0})
+    Path(f"{run}.log").unlink()
+    log = run_job("distill", write_recipe(tmp_path, hotter), run, head)
+    after = {file: file.stat().st_mtime_ns for file in (run / "stages").rglob("manifest.json")}
+    assert {file: after[file] for file in made} == made, "nothing is made again or deleted"
+    new = [file.parent.name.rpartition("-")[0] for file in after.keys() - made.keys()]
+    assert sorted(new) == ["advdistill", "advdistill-lr_0.001"]
+    assert "groups: reused" in log and "answers/base: reused" in log
+    second = json.loads((run / "results.json").read_text())
+    for results in (first, second):
+        results["rows"] = [row for row in results["rows"] if row["model"] != "advdistill"]
+    assert first["rows"] == second["rows"]
+    (kept,) = (run / "recipes").iterdir()
+    assert (
+        json.loads((kept / "graph.json").read_text())["groups"]
+        == (json.loads((run / "graph.json").read_text())["groups"])
+    )
+
+    colder = tiny_recipe(model, **changes, sampling={"n": 4, "temperature": 0.5})
+    job = start_job("distill", write_recipe(tmp_path, colder), run, head)
+    assert job.wait() == 2
+    (line,) = [x for x in Path(f"{run}.log").read_text().splitlines() if x.startswith("error:")]
+    assert "sampling.temperature was 0.9, now 0.5" in line and "--again groups" in line
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    assert recipe["objective"]["tau"] == 2.0, "a refused recipe does not claim the folder"

@@ -47,6 +47,7 @@ def make_group(problem_id: str, completions: Sequence[dict], **fields: Any) -> d
         "teacher": "",
         "sampling": "{}",
         "cost": 0.0,
+        "taken_from": None,
         "completions": list(completions),
         "logprob_ids": None,
         "logprobs": None,
