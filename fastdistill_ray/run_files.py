@@ -25,10 +25,11 @@ RECIPE = "recipe.yaml"  # resolved
 GRAPH = "graph.json"  # name of each stage of the recipe -> its folder, from the run folder
 GIT, VERSIONS, MEMORY = "git.txt", "versions.json", "memory.json"
 CHOICE, RESULTS = "choose.json", "results.json"
-REPORT, REPORT_MARKDOWN = "report.html", "report.md"
+REPORT, REPORT_MARKDOWN, AUDIT = "report.html", "report.md", "audit.html"
 STUDENTS = "students"
 VIEW = (
-    *(RECIPE, GRAPH, GIT, VERSIONS, MEMORY, CHOICE, RESULTS, REPORT, REPORT_MARKDOWN, STUDENTS),
+    *(RECIPE, GRAPH, GIT, VERSIONS, MEMORY, CHOICE, RESULTS, REPORT, REPORT_MARKDOWN, AUDIT),
+    STUDENTS,
 )
 # Of a stage's folder.
 STAGE = "stage.json"  # what the stage depends on

@@ -18,6 +18,7 @@ from fastdistill_ray.knobs import Knobs
 from fastdistill_ray.objectives.contract import (
     PAPER_TAU,
     LossBatch,
+    ObjectiveKnobs,
     Outputs,
     Scored,
     Target,
@@ -60,7 +61,7 @@ class ContrastiveKnobs(Knobs):
     )
 
 
-class AdvDistill(Knobs):
+class AdvDistill(ObjectiveKnobs):
     label: ClassVar[str] = "AdvDistill"
     described: ClassVar[str] = "AdvDistill"
     colour: ClassVar[str] = "#0f8a6b"
@@ -82,8 +83,7 @@ class AdvDistill(Knobs):
         default="mean", description="How the losses of a step's groups become one."
     )
 
-    # A group that shrinks below this has nothing to compare.
-    min_completions: ClassVar[int] = 2
+    min_completions: ClassVar[int] = 2  # one completion alone has nothing to be compared with
 
     def targets(self, completions: list[Scored]) -> list[Target]:
         """Coefficients of eq. 5, 7 and 8; a completion with none of them is left out."""

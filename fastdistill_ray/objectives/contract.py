@@ -8,15 +8,30 @@ loss.
 Legend: K target tokens and C completions of a micro-batch. Everything is float32.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
+from fastdistill_ray.knobs import Knobs
 from fastdistill_ray.rewards.advantages import softmax_weights
 
 Tensor = Any  # a torch.Tensor: recipes are parsed where torch is not installed
 PAPER_TAU = 0.5  # temperature of eq. 7 of arXiv 2507.00054
 Denominator = Literal["groups", "completions", "tokens", "step"]  # counts of a step; "step" is 1
+
+
+class ObjectiveKnobs(Knobs):
+    """The base of every objective: what reports, plots and errors call it stands on its class.
+
+    An objective also has `kind` (a Literal with its default), its knobs, `targets`, `group_weights`
+    and `__call__`; `AdvDistill` shows all of them.
+    """
+
+    label: ClassVar[str]  # in a sentence: "AdvDistill"
+    described: ClassVar[str]  # in a table: "SFT on best completion"
+    colour: ClassVar[str]  # in plots
+    terms: ClassVar[dict[str, str]]  # name of each Term -> title of its panel
+    min_completions: ClassVar[int] = 1  # a group that shrinks below this is not trained on
 
 
 class Scored(NamedTuple):

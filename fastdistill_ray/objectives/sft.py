@@ -5,10 +5,10 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from fastdistill_ray.knobs import Knobs
 from fastdistill_ray.objectives.contract import (
     PAPER_TAU,
     LossBatch,
+    ObjectiveKnobs,
     Outputs,
     Scored,
     Target,
@@ -17,7 +17,7 @@ from fastdistill_ray.objectives.contract import (
 )
 
 
-class Sft(Knobs):
+class Sft(ObjectiveKnobs):
     label: ClassVar[str] = "SFT"
     described: ClassVar[str] = "SFT on best completion"
     colour: ClassVar[str] = "#4a7bc8"
@@ -32,8 +32,6 @@ class Sft(Knobs):
         default="token",
         description="Mean over a step's tokens, or over its completions' token means.",
     )
-
-    min_completions: ClassVar[int] = 1
 
     def targets(self, completions: list[Scored]) -> list[Target]:
         """The best correct completion; a group without one contributes nothing."""

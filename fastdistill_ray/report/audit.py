@@ -29,7 +29,7 @@ from fastdistill_ray.report.page import (
 )
 from fastdistill_ray.report.reading import group_batches
 from fastdistill_ray.rewards.score_file import read_lines
-from fastdistill_ray.run_files import ANSWERS, RECIPE, stage_folders
+from fastdistill_ray.run_files import ANSWERS, AUDIT, RECIPE, stage_folders
 
 TEACHER_GROUPS = "teacher's groups"
 REASONS_SHOWN = 5  # of each verdict
@@ -102,7 +102,7 @@ def write_audit(source: str, output: str, per_verdict: int, seed: int) -> tuple[
         audit.add(one)
     if not audit.counts:
         raise UserError(f"audit {source}: nothing is judged in it yet")
-    beside = path / "audit.html" if path.is_dir() else path.with_suffix(".audit.html")
+    beside = path / AUDIT if path.is_dir() else path.with_suffix(".audit.html")
     page = Path(output) if output else beside
     if page.is_dir() or not page.parent.is_dir():
         raise UserError(f"--output {page}: not a file in an existing folder")

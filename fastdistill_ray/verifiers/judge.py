@@ -2,13 +2,15 @@
 
 import re
 import time
+from collections.abc import Callable
 from fractions import Fraction
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
-from fastdistill_ray.records import KINDS, Judgement, Kind, Verdict
+from fastdistill_ray.records import KINDS, Judgement, Kind
 from fastdistill_ray.verifiers import expressions
 from fastdistill_ray.verifiers.choices import NotAChoice, SeveralChoices, parse_choice
 from fastdistill_ray.verifiers.cleaning import comparable, unwrap
+from fastdistill_ray.verifiers.decision import CORRECT, Decision, Question
 from fastdistill_ray.verifiers.extraction import Rules, extract_answer, last_number
 from fastdistill_ray.verifiers.knobs import VerifierKnobs
 from fastdistill_ray.verifiers.numbers import (
@@ -25,20 +27,6 @@ MAX_CACHED = 100_000  # decisions
 MAX_SHOWN = 1_000  # characters of an answer that are kept in a judgement
 
 
-class Decision(NamedTuple):
-    verdict: Verdict
-    reason: str
-
-
-class Question(NamedTuple):
-    kind: Kind
-    reference: str
-    answer: str
-    options: tuple[str, ...]
-    tolerance: float | None
-
-
-_CORRECT = Decision("correct", "equal")
 _FUNCTION = re.compile(r"\\?(?:sqrt|log|ln|sin|cos|tan|binom)(?![A-Za-z])|\\pi(?![A-Za-z])|\\infty")
 
 
@@ -62,6 +50,10 @@ class Judge:
 
     def close(self) -> None:
         self._process.close()
+
+    def start(self) -> None:
+        """Start the sympy process, which takes a moment, without waiting for it."""
+        self._process.start()
 
     @property
     def is_worker_started(self) -> bool:
@@ -130,31 +122,16 @@ class Judge:
         known = self._cache.get(question)
         if known is not None:
             return known
-        decision = _CORRECT
-        if question.kind == "choice":
-            decision = decide_choice(question.reference, question.answer, question.options)
-        elif not is_same_text(question.reference, question.answer):
-            decision = self._decide_by_kind(question)
+        decision = DECIDERS[question.kind](question, self)
         if decision.verdict != "error" and len(question.answer) <= MAX_CLEANED:
             if len(self._cache) >= MAX_CACHED:
                 self._cache.clear()
             self._cache[question] = decision
         return decision
 
-    def _decide_by_kind(self, question: Question) -> Decision:
-        if question.kind == "text":
-            return Decision("wrong", "another text")
-        # As written: 0.1 is a tenth, not the nearest binary fraction.
-        tolerance = None if question.tolerance is None else Fraction(repr(question.tolerance))
-        if question.kind == "number":
-            decision = decide_number(question.reference, question.answer, tolerance)
-            if decision is not None:
-                return decision
-        else:
-            self._process.start()  # meanwhile the plain cases are decided
-        return self._decide_expression(question, tolerance)
-
-    def _decide_expression(self, question: Question, tolerance: Fraction | None) -> Decision:
+    def decide_expression(self, question: Question) -> Decision:
+        """As mathematics, with the help of the sympy process."""
+        tolerance = tolerance_of(question)
         left = self._knobs.time_limit
         written = None if tolerance is None else str(tolerance)
 
@@ -172,7 +149,7 @@ class Judge:
         by = expressions.Means(ask, tolerance)
         try:
             if is_same(question.reference, question.answer, by):
-                return _CORRECT
+                return CORRECT
             return Decision("wrong", "not equal")
         except expressions.Unreadable as error:
             return Decision("unparsable", str(error))
@@ -195,7 +172,7 @@ def decide_number(
     """None when only a mathematical comparison can tell."""
     is_none = is_word_none(answer)
     if is_word_none(reference):
-        return _CORRECT if is_none else Decision("wrong", "the reference is the word none")
+        return CORRECT if is_none else Decision("wrong", "the reference is the word none")
     if is_none:
         return Decision("wrong", "the word none")
     try:
@@ -213,7 +190,7 @@ def decide_number(
             return Decision("wrong", "more than one number")
         return Decision("unparsable", "not a number")
     is_same = is_equal(expected, given, tolerance)
-    return _CORRECT if is_same else Decision("wrong", "another number")
+    return CORRECT if is_same else Decision("wrong", "another number")
 
 
 def is_word_none(text: str) -> bool:
@@ -222,13 +199,47 @@ def is_word_none(text: str) -> bool:
     )
 
 
-def decide_choice(reference: str, answer: str, options: tuple[str, ...]) -> Decision:
+def decide_choice(question: Question, _judge: Judge) -> Decision:
     try:
-        given = parse_choice(answer, options)
+        given = parse_choice(question.answer, question.options)
     except NotAChoice:
         return Decision("unparsable", "no letter of the options")
     except SeveralChoices:
         return Decision("wrong", "more than one option")
-    if given == parse_choice(reference, options):
-        return _CORRECT
+    if given == parse_choice(question.reference, question.options):
+        return CORRECT
     return Decision("wrong", "another option")
+
+
+def decide_text(question: Question, _judge: Judge) -> Decision:
+    is_same = is_same_text(question.reference, question.answer)
+    return CORRECT if is_same else Decision("wrong", "another text")
+
+
+def decide_as_number(question: Question, judge: Judge) -> Decision:
+    if is_same_text(question.reference, question.answer):
+        return CORRECT
+    plain = decide_number(question.reference, question.answer, tolerance_of(question))
+    return plain or judge.decide_expression(question)
+
+
+def decide_as_mathematics(question: Question, judge: Judge) -> Decision:
+    if is_same_text(question.reference, question.answer):
+        return CORRECT
+    judge.start()  # meanwhile the plain cases are decided
+    return judge.decide_expression(question)
+
+
+def tolerance_of(question: Question) -> Fraction | None:
+    """As written: 0.1 is a tenth, not the nearest binary fraction."""
+    return None if question.tolerance is None else Fraction(repr(question.tolerance))
+
+
+# Who decides for a kind of answer.
+DECIDERS: dict[Kind, Callable[[Question, Judge], Decision]] = {
+    "number": decide_as_number,
+    "math": decide_as_mathematics,
+    "list": decide_as_mathematics,
+    "choice": decide_choice,
+    "text": decide_text,
+}
