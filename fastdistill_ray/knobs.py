@@ -39,8 +39,8 @@ def _plain(value: Any, with_defaults: bool) -> Any:
             if name not in value.FREE
             and (with_defaults or getattr(value, name) != default_of(field))
         }
-    if isinstance(value, dict):
-        return {str(key): _plain(one, with_defaults) for key, one in value.items()}
+    if isinstance(value, dict):  # as pairs: a name that is missing in one is no knob at its default
+        return [[str(key), _plain(value[key], with_defaults)] for key in sorted(value)]
     if isinstance(value, list | tuple):
         return [_plain(one, with_defaults) for one in value]
     return value

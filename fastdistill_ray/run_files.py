@@ -71,12 +71,13 @@ def read_json(path: Path, absent: Any) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{path}: not JSON ({error}); run the stage that writes it again"
+            f"{path}: not JSON ({error}); restore the file, or move its folder out of the run"
         ) from error
 
 
 def run_of(view: Path) -> Path:
     """The run folder that a view lies in, or is."""
+    view = view.absolute()
     return view.parent.parent if view.parent.name == RECIPES else view
 
 

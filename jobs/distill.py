@@ -23,7 +23,7 @@ def distill(job: Job) -> None:
     trials = generate_and_train(run, problems["train"])
     chosen = choose_students(run, trials, problems["validation"])
     evaluate_models(run, chosen, [problems["test"], problems["ood"]])
-    print(f"\n{write_report(run.path)}")
+    print(f"\n{write_report(run.view)}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def evaluate(job: Job) -> None:
     trials = train_students(run, problems["train"])
     chosen = choose_students(run, trials, problems["validation"])
     evaluate_models(run, chosen, [problems["test"], problems["ood"]])
-    print(run.path / RESULTS)
+    print(run.view / RESULTS)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ def train(job: Job) -> None:
     job.check(problems)
     trials = train_students(run, problems["train"])
     for name in choose_students(run, trials, problems["validation"]):
-        print(run.path / STUDENTS / name)
+        print(run.view / STUDENTS / name)
 
 
 if __name__ == "__main__":

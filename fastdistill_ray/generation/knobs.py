@@ -80,6 +80,7 @@ class EndpointKnobs(Knobs):
 
     FREE = frozenset(
         {
+            "url",  # a server may move; the name of its model stays
             "api_key_env",
             "max_concurrency",
             "requests_per_minute",

@@ -4,7 +4,6 @@ Every state a kill can leave is repaired by `Store.recover`: merged files that t
 name yet hold only logged keys and go; after the new log is in place the same is true of the parts.
 """
 
-import json
 import os
 import uuid
 from collections import Counter
@@ -15,7 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fastdistill_ray.groups.store import (
-    LOG,
     ROWS_PER_ROW_GROUP,
     Commit,
     Store,
@@ -71,20 +69,19 @@ def merge_files(store: Store, files: list[str]) -> str:
 
 def replace_log(store: Store, merged: dict[str, tuple[str, int]]) -> None:
     """Driver side: first file of a run -> (merged file, files of the run); the parts go."""
-    temporary = store.folder / f".{LOG}.{uuid.uuid4().hex}"
     parts: list[Path] = []
-    commits = store.commits()
-    with open(temporary, "w", encoding="utf-8") as log:
+
+    def lines() -> Iterator[Commit]:
+        commits = store.commits()
         for commit in commits:
             if commit.file in merged:
                 name, count = merged[commit.file]
                 run = [commit, *(next(commits) for _ in range(count - 1))]
-                parts += [store.folder / part.file for part in run]
+                parts.extend(store.folder / part.file for part in run)
                 commit = _merge_commits(name, run)
-            log.write(json.dumps(commit._asdict()) + "\n")
-        log.flush()
-        os.fsync(log.fileno())
-    os.replace(temporary, store.folder / LOG)
+            yield commit
+
+    store.rewrite_log(lines())
     for part in parts:
         part.unlink()
 

@@ -18,7 +18,7 @@ from fastdistill_ray.generation.requests import ProblemRequests, assign, has_one
 from fastdistill_ray.groups.accounting import check_failures, count_verdicts, store_result
 from fastdistill_ray.groups.ask import Asked, ask
 from fastdistill_ray.groups.compaction import merge_files, replace_log, small_runs
-from fastdistill_ray.groups.reweighting import Source, take_along
+from fastdistill_ray.groups.reweighting import Source, judge_failed_again, take_along
 from fastdistill_ray.groups.store import FAILED, Commit, Store
 from fastdistill_ray.progress import Progress
 from fastdistill_ray.records import GROUP_SCHEMA
@@ -65,6 +65,7 @@ def curate(
     store = Store(out)
     (out / FAILED).unlink(missing_ok=True)
     store.recover()
+    judge_failed_again(store, judging)
     take_along(sources, problems, judging, store)
     asked = [
         Asked(

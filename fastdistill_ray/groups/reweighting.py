@@ -5,26 +5,35 @@ The teacher is not asked, and what it was paid for is not counted again. No torc
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from itertools import compress
+from operator import not_
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.groups.accounting import check_failures, count_verdicts, store_result
-from fastdistill_ray.groups.store import Store
+from fastdistill_ray.groups.accounting import (
+    FAILED_VERDICTS,
+    check_failures,
+    count_verdicts,
+    store_result,
+)
+from fastdistill_ray.groups.store import Commit, Store
 from fastdistill_ray.progress import Progress
-from fastdistill_ray.records import GROUP_SCHEMA, SIGNALS
+from fastdistill_ray.records import GROUP_SCHEMA, SIGNALS, Problem
 from fastdistill_ray.rewards import Scorer
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.rewards.scorer import LLM_JUDGE
 from fastdistill_ray.rewards.selection import Judging, SelectionKnobs, judge_rows, select
 from fastdistill_ray.run_files import StageResult
-from fastdistill_ray.tasks.problem_file import ProblemFile, content_digest
+from fastdistill_ray.tasks.problem_file import ProblemFile
 from fastdistill_ray.verifiers import Judge
 
 Rows = list[dict[str, Any]]
+ASKED = ("problem_id", "question", "options")  # what a teacher is asked depends on
 
 
 class Source(NamedTuple):
@@ -39,11 +48,12 @@ def take_along(
 ) -> None:
     """Into the store: every group of the sources that is of one of the problems and not in it yet.
 
-    A problem that has kept its id and changed its question or reference is another problem.
+    A problem that has kept its id and changed its question or options is another problem; one whose
+    reference was mended is judged again.
     """
     if not sources:
         return
-    wanted = {content_digest(problem) for problem in problems}
+    wanted = {problem.problem_id: problem for problem in problems}
     done = set(store.keys())
     progress = Progress("take groups along", len(problems), done=len(done))
     grades = store.folder / LLM_JUDGE
@@ -60,7 +70,7 @@ def take_along(
         }
         for source in sources:
             for table in _missing(Store(source.folder), done, wanted):
-                rows = renew[source.renew](_without_signals(table))
+                rows = _renewed(_without_signals(table), wanted, renew, source.renew)
                 commit = store.write(_taken(rows, table, source.folder.name))
                 store.append(commit)
                 done.update(commit.keys)
@@ -98,23 +108,74 @@ def reselect(
     return StageResult(kept + dropped.total(), kept, dict(dropped))
 
 
-def _missing(groups: Store, done: set[str], wanted: set[str] | None) -> Iterator[pa.Table]:
+def num_missing(sources: list[Source], problems: ProblemFile) -> int:
+    """How many of the problems the sources have no group of."""
+    wanted = {problem.problem_id: problem for problem in problems}
+    for source in sources:
+        for table in Store(source.folder).tables(list(ASKED)):
+            for row in table.to_pylist():
+                if _is_asked_alike(row, wanted.get(row["problem_id"])):
+                    del wanted[row["problem_id"]]
+    return len(wanted)
+
+
+def judge_failed_again(store: Store, judging: Judging) -> None:
+    """Files with completions that could not be judged are judged again, under the same names: what
+    failed may have been an endpoint that was away."""
+    commits = list(store.commits())
+    failed = [one for one in commits if any(one.verdicts.get(name) for name in FAILED_VERDICTS)]
+    if not failed:
+        return
+    renewed: dict[str, Commit] = {}
+    grades = store.folder / LLM_JUDGE
+    with Judge(judging.reward.verifier) as judge, Scorer(judging.reward, grades) as scorer:
+        for commit in failed:
+            table = pq.read_table(store.folder / commit.file)
+            rows = judge_rows(_without_signals(table), judging, judge, scorer)
+            again = store.write(_with_signals(rows, table))
+            renewed[commit.file] = again._replace(time=commit.time, parts=commit.parts)
+    store.rewrite_log(renewed.get(commit.file, commit) for commit in commits)
+
+
+def _renewed(
+    rows: Rows,
+    wanted: Mapping[str, Problem],
+    renew: Mapping[str, Callable[[Rows], Rows]],
+    what: str,
+) -> Rows:
+    """Rows of problems that were mended since are judged again, the others as said."""
+    problems = [wanted[row["problem_id"]] for row in rows]
+    mended = [
+        {**row, "reference": one.reference, "kind": one.kind, "tolerance": one.tolerance}
+        for row, one in zip(rows, problems, strict=True)
+    ]
+    is_mended = [after != row for after, row in zip(mended, rows, strict=True)]
+    again = iter(renew["judgements"](list(compress(mended, is_mended))))
+    others = iter(renew[what](list(compress(rows, map(not_, is_mended)))))
+    return [next(again) if is_new else next(others) for is_new in is_mended]
+
+
+def _missing(
+    groups: Store, done: set[str], wanted: Mapping[str, Problem] | None
+) -> Iterator[pa.Table]:
     """Rows that are not `done`; of the `wanted` problems only, where these are given."""
     for table in groups.tables():
-        is_missing = [key not in done for key in table[groups.key].to_pylist()]
-        if wanted is not None:
-            digests = (content_digest(row) for row in _problem_rows(table))
-            is_missing = [
-                missing and digest in wanted
-                for missing, digest in zip(is_missing, digests, strict=True)
-            ]
+        rows = table.select(list(ASKED)).to_pylist()
+        is_missing = [
+            row["problem_id"] not in done
+            and (wanted is None or _is_asked_alike(row, wanted.get(row["problem_id"])))
+            for row in rows
+        ]
         if any(is_missing):
             yield table.filter(pa.array(is_missing))
 
 
-def _problem_rows(table: pa.Table) -> list[dict[str, Any]]:
-    names = ["problem_id", "question", "reference", "kind", "options", "tolerance"]
-    return table.select(names).to_pylist()
+def _is_asked_alike(row: Mapping[str, Any], problem: Problem | None) -> bool:
+    """Whether the row's completions are an answer to the problem as it is now."""
+    return problem is not None and (row["question"], row["options"] or []) == (
+        problem.question,
+        list(problem.options),
+    )
 
 
 def _without_signals(table: pa.Table) -> Rows:
@@ -123,9 +184,12 @@ def _without_signals(table: pa.Table) -> Rows:
 
 
 def _taken(rows: Rows, table: pa.Table, stage: str) -> pa.Table:
+    return _with_signals([{**row, "taken_from": stage} for row in rows], table)
+
+
+def _with_signals(rows: Rows, table: pa.Table) -> pa.Table:
     """Rows made of the table's, with its signals again."""
-    taken = [{**row, "taken_from": stage} for row in rows]
-    made = pa.Table.from_pylist(taken, schema=GROUP_SCHEMA)
+    made = pa.Table.from_pylist(rows, schema=GROUP_SCHEMA)
     for name, _ in SIGNALS:
         made = made.set_column(made.schema.get_field_index(name), name, table[name])
     return made

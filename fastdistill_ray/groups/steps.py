@@ -18,7 +18,7 @@ from fastdistill_ray.groups.store import (
     Location,
     LogFollower,
     Store,
-    _raise_if_failed,
+    raise_if_failed,
     wait_until_complete,
 )
 from fastdistill_ray.records import SIGNALS
@@ -89,7 +89,7 @@ def _arriving(store: Store) -> Iterator[Location]:
         yield from follower.new()
         if is_complete:
             return
-        _raise_if_failed(store)
+        raise_if_failed(store)
         if follower.given == before:
             time.sleep(POLL_SECONDS)
 

@@ -11,7 +11,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -118,11 +118,21 @@ class Store:
             self.append(self.write(table.filter(pa.array(fresh))))
         (self.folder / name).unlink()
 
-    def tables(self) -> Iterator[pa.Table]:
-        """All rows, kept or not, a few at a time."""
+    def rewrite_log(self, commits: Iterable[Commit]) -> None:
+        """Driver side: these lines in place of the log's, at once or not at all."""
+        temporary = self.folder / f".{LOG}.{uuid.uuid4().hex}"
+        with open(temporary, "w", encoding="utf-8") as log:
+            for commit in commits:
+                log.write(json.dumps(commit._asdict()) + "\n")
+            log.flush()
+            os.fsync(log.fileno())
+        os.replace(temporary, self.folder / LOG)
+
+    def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """All rows, kept or not, a few at a time; of all columns unless some are named."""
         for commit in self.commits():
             with pq.ParquetFile(self.folder / commit.file) as file:
-                for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
+                for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns):
                     yield pa.Table.from_batches([batch])
 
     def moved(self) -> dict[str, tuple[str, int]]:
@@ -235,10 +245,10 @@ def _commit_of(name: str, table: pa.Table, key: str) -> Commit:
 
 def wait_until_complete(store: Store) -> None:
     while not store.is_complete():
-        _raise_if_failed(store)
+        raise_if_failed(store)
         time.sleep(POLL_SECONDS)
 
 
-def _raise_if_failed(store: Store) -> None:
+def raise_if_failed(store: Store) -> None:
     if (store.folder / FAILED).exists():
         raise RuntimeError(f"generation stopped: {(store.folder / FAILED).read_text()}")

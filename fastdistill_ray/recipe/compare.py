@@ -19,13 +19,16 @@ from fastdistill_ray.objectives import OBJECTIVES, Objective
 from fastdistill_ray.prompts import PromptKnobs
 
 NAME = r"^[A-Za-z0-9_.-]+$"
+NAME_OR_NONE = r"^[A-Za-z0-9_.-]*$"
 
 
 class ComparedStudent(Knobs):
     """In a recipe the objective's own fields (kind, tau, ...) stand beside these."""
 
     name: str = Field(
-        default="", description="Name of its row in the report, unique; empty: its kind."
+        default="",
+        pattern=NAME_OR_NONE,
+        description="Name of its row in the report, unique; empty: its kind.",
     )
     model: str = Field(
         default="", description="Hub id, folder or .gguf file; empty: student.model."

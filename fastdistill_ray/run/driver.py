@@ -50,7 +50,7 @@ class Job:
         estimates = doctor.check_memory(recipe)
         run.claim()
         planned = {model: estimate._asdict() for model, estimate in estimates.items()}
-        write_json(run.path / MEMORY, planned)
+        write_json(run.view / MEMORY, planned)
 
     def check_groups(self, problems: Mapping[Split, ProblemFile]) -> None:
         """UserError unless the groups of this recipe are complete."""

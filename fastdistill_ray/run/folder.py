@@ -6,14 +6,14 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from fastdistill_ray.cluster.pools import PoolKnobs
-from fastdistill_ray.digests import text_digest
+from fastdistill_ray.digests import UNKNOWN, text_digest
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.recipe.loading import dump_recipe
 from fastdistill_ray.recipe.tree import Recipe
@@ -27,6 +27,7 @@ from fastdistill_ray.run_files import (
     RECIPE,
     RECIPES,
     SECONDS,
+    STAGE,
     STAGES,
     VERSIONS,
     VIEW,
@@ -51,6 +52,8 @@ class RunFolder:
         self.recipe = recipe
         self.stages = Stages(recipe, self.path)
         self.graph: dict[str, str] = {}  # of the stages come to so far
+        if self.path.is_file():
+            raise UserError(f"--run-dir {self.path}: a file; name a folder")
         is_run = (self.path / RECIPE).exists() or (self.path / STAGES).exists()
         if self.path.exists() and any(self.path.iterdir()) and not is_run:
             raise UserError(
@@ -67,12 +70,24 @@ class RunFolder:
         found = find(self.path, stage)
         return found is not None and found.is_complete
 
+    @property
+    def view(self) -> Path:
+        """Where what the recipe says and finds belongs: the run folder, or recipes/ once another
+        recipe has taken that."""
+        return self.path if self.is_claimed() else self.path / RECIPES / self.id
+
+    @property
+    def id(self) -> str:
+        return view_id(dump_recipe(self.recipe))
+
     def enter(self, stage: Stage) -> Path:
         """The stage's folder, noted as one of this recipe."""
         folder = self.folder(stage)
+        if UNKNOWN in json.dumps(read_json(folder / STAGE, {}).get("inputs", {})):
+            write_json(folder / STAGE, stage.dependencies)  # a revision may be known by now
         self.graph[stage.name] = str(folder.relative_to(self.path))
-        if self.is_claimed():
-            write_json(self.path / GRAPH, self.graph)
+        if (self.view / RECIPE).exists():
+            write_json(self.view / GRAPH, self.graph)
         return folder
 
     def stage(
@@ -133,20 +148,18 @@ class RunFolder:
         moves to recipes/, and comes back with its recipe."""
         if not self.is_claimed():
             if (self.path / RECIPE).exists():
-                _move_view(self.path, self.path / RECIPES / view_id(self._text_there()))
-            _move_view(self.path / RECIPES / view_id(dump_recipe(self.recipe)), self.path)
+                there = view_id((self.path / RECIPE).read_text(encoding="utf-8"))
+                _move_view(self.path, self.path / RECIPES / there, reversed(VIEW))
+            _move_view(self.path / RECIPES / self.id, self.path, VIEW)
+        self.graph = {**read_json(self.path / GRAPH, {}), **self.graph}
         write_text(self.path / RECIPE, dump_recipe(self.recipe))
         write_text(self.path / GIT, code_state())
         write_json(self.path / VERSIONS, versions())
         write_json(self.path / GRAPH, self.graph)
 
     def is_claimed(self) -> bool:
-        return (self.path / RECIPE).exists() and (
-            view_id(self._text_there()) == view_id(dump_recipe(self.recipe))
-        )
-
-    def _text_there(self) -> str:
-        return (self.path / RECIPE).read_text(encoding="utf-8")
+        file = self.path / RECIPE
+        return file.exists() and view_id(file.read_text(encoding="utf-8")) == self.id
 
 
 class Clock:
@@ -170,13 +183,17 @@ class Clock:
 
 def view_id(recipe_text: str) -> str:
     """Name of a resolved recipe's folder among recipes/, whatever the layout of its text."""
-    return text_digest([json.dumps(yaml.safe_load(recipe_text), sort_keys=True)])[:8]
+    try:
+        return text_digest([json.dumps(yaml.safe_load(recipe_text), sort_keys=True)])[:8]
+    except yaml.YAMLError:  # a recipe that somebody spoilt is none that runs
+        return text_digest([recipe_text])[:8]
 
 
-def _move_view(source: Path, target: Path) -> None:
+def _move_view(source: Path, target: Path, names: Iterable[str]) -> None:
+    """The recipe leaves a folder last and comes first: a kill between mixes no two views."""
     if not source.is_dir():
         return
     target.mkdir(parents=True, exist_ok=True)
-    for name in VIEW:
+    for name in names:
         if (source / name).exists() and not (target / name).exists():
             os.replace(source / name, target / name)

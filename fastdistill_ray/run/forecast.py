@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fastdistill_ray.evaluation.knobs import Model
 from fastdistill_ray.evaluation.results import Trial, choose, trials_in
+from fastdistill_ray.groups.reweighting import num_missing
 from fastdistill_ray.progress import duration
 from fastdistill_ray.recipe.derived import StudentSpec, baselines, students
 from fastdistill_ray.recipe.tree import Recipe
@@ -42,7 +43,7 @@ def _lines(recipe: Recipe, run: Path) -> Iterator[tuple[str, str]]:
         return
     files = {split: ProblemFile(found.folder / f"{split}.parquet") for split in SPLITS}
     train = files["train"]
-    yield _groups_line(recipe, run, stages.groups(train), len(train))
+    yield _groups_line(recipe, run, stages.groups(train), train)
     trials: dict[str, list[Trial]] = {}
     for student in students(recipe):
         yield from _training_lines(recipe, run, student, train, trials)
@@ -60,20 +61,20 @@ def _lines(recipe: Recipe, run: Path) -> Iterator[tuple[str, str]]:
         yield stage.name, _state(run, stage, f"{sum(map(len, tests))} problems")
 
 
-def _groups_line(recipe: Recipe, run: Path, stage: Stage, num_problems: int) -> tuple[str, str]:
+def _groups_line(recipe: Recipe, run: Path, stage: Stage, problems: ProblemFile) -> tuple[str, str]:
     if find(run, stage):
         return stage.name, _state(run, stage, "")
     near = nearest(run, stage)
     why = "; ".join(map(str, near[1])) if near else UNCHANGED
     sources = sources_of(run, stage)
     if sources:
+        missing = num_missing(sources, problems)
         done = {"nothing": "taken from", "selection": "selected again from"}
         what = done.get(sources[0].renew, "judged again from")
-        return stage.name, (
-            f"new, {what} {sources[0].folder.relative_to(run)}: {why}; a teacher is asked only for "
-            "problems that are not there"
-        )
-    text = f"new: {why}; {cost(recipe, num_problems)}"
+        asked = f"asked for the others: {cost(recipe, missing)}" if missing else "not asked"
+        where = sources[0].folder.relative_to(run)
+        return stage.name, f"new, {what} {where}: {why}; the teacher is {asked}"
+    text = f"new: {why}; {cost(recipe, len(problems))}"
     return stage.name, text + (f"; refused without --again {AGAIN}" if near else "")
 
 

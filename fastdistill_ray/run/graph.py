@@ -36,7 +36,8 @@ class Stage:
 
     @property
     def dependencies(self) -> dict[str, Any]:
-        return {"sections": identity(self.sections), "inputs": self.inputs}
+        sections = {name: identity(knobs) for name, knobs in self.sections.items()}
+        return {"sections": sections, "inputs": self.inputs}
 
     def without_input(self, name: str) -> "Stage":
         """The same of any other input of that name: its rows may serve where those agree."""
@@ -85,16 +86,16 @@ def changes(stage: Stage, old: Mapping[str, Any]) -> list[Change]:
 
     A knob that `old` did not know counts as its default.
     """
-    set_now = chosen(stage.sections)
+    sections, inputs = old.get("sections", {}), old.get("inputs", {})
     found = [
         change
-        for name, value in identity(stage.sections).items()
+        for name, knobs in stage.sections.items()
         for change in _compare(
-            old["sections"].get(name), value, set_now[name], str(stage.path_of.get(name, name))
+            sections.get(name), identity(knobs), chosen(knobs), stage.path_of.get(name, name)
         )
     ]
     for name, value in stage.inputs.items():
-        before = old["inputs"].get(name, "")
+        before = inputs.get(name, "")
         if not same_identity(before, value):
             found.append(Change(name, before, value))
     return found

@@ -13,7 +13,12 @@ from fastdistill_ray.evaluation.knobs import Model
 from fastdistill_ray.evaluation.results import Trial, choose, trials_in, write_choice, write_results
 from fastdistill_ray.groups.curation import curate
 from fastdistill_ray.groups.reweighting import reselect
-from fastdistill_ray.groups.steps import StepPlan, num_steps, wait_until_complete
+from fastdistill_ray.groups.steps import (
+    StepPlan,
+    num_steps,
+    raise_if_failed,
+    wait_until_complete,
+)
 from fastdistill_ray.groups.store import FAILED, Store
 from fastdistill_ray.recipe.derived import (
     StudentSpec,
@@ -45,18 +50,16 @@ from fastdistill_ray.verifiers import Judge, VerifierKnobs
 
 def prepare_problems(run: RunFolder) -> dict[Split, ProblemFile]:
     """Load the task once; later runs of this folder read the same problems back."""
-    recipe = run.recipe
-    folder = run.stage(run.stages.problems(), _write_problems, recipe.task, recipe.reward.verifier)
-    return problems_in(folder)
+    return problems_in(run.stage(run.stages.problems(), _write_problems, run.recipe.task))
 
 
 def problems_in(folder: Path) -> dict[Split, ProblemFile]:
     return {split: ProblemFile(folder / f"{split}.parquet") for split in SPLITS}
 
 
-def _write_problems(task: TaskKnobs, verifier: VerifierKnobs, *, out: Path) -> StageResult:
+def _write_problems(task: TaskKnobs, *, out: Path) -> StageResult:
     num_in = num_out = 0
-    with Judge(verifier) as judge:
+    with Judge(VerifierKnobs()) as judge:
         for split, problems in load_problems(task).items():
             usable = [
                 problem
@@ -99,6 +102,7 @@ def generate_and_train(run: RunFolder, problems: ProblemFile) -> list[Trial]:
     writer.start()
     trials = train_students(run, problems)
     writer.join()
+    raise_if_failed(Store(groups))
     return trials
 
 
@@ -174,9 +178,9 @@ def choose_students(run: RunFolder, trials: list[Trial], problems: ProblemFile) 
         models = [Model(trial.name, trial.weights, prompt) for trial in trials]
         validated = _evaluate(run, models, [problems])
     chosen = choose(trials, validated)
-    write_choice(trials, validated, chosen, out=run.path / CHOICE)
+    write_choice(trials, validated, chosen, out=run.view / CHOICE)
     for name, trial in chosen.items():
-        _place(Path(trial.weights), run.path / STUDENTS / name)
+        _place(Path(trial.weights), run.view / STUDENTS / name)
     return chosen
 
 
@@ -185,7 +189,7 @@ def evaluate_models(run: RunFolder, chosen: dict[str, Trial], problems: list[Pro
     prompt = run.recipe.student.prompt
     models = [Model(name, trial.weights, prompt) for name, trial in chosen.items()]
     folders = _evaluate(run, [*baselines(run.recipe), *models], problems)
-    write_results(folders, run.recipe.objective.kind, chosen, out=run.path / RESULTS)
+    write_results(folders, run.recipe.objective.kind, chosen, out=run.view / RESULTS)
 
 
 def _evaluate(run: RunFolder, models: list[Model], problems: list[ProblemFile]) -> dict[str, Path]:

@@ -13,7 +13,7 @@ from fastdistill_ray.groups.store import Store
 from fastdistill_ray.recipe.derived import judging_of
 from fastdistill_ray.recipe.loading import load_recipe
 from fastdistill_ray.rewards import Scorer
-from fastdistill_ray.run.folder import RunFolder
+from fastdistill_ray.run.folder import Clock, RunFolder
 from fastdistill_ray.run.graph import changes, find, made
 from fastdistill_ray.run.paid import asked_part, sources_of
 from fastdistill_ray.run_files import RECIPE
@@ -45,16 +45,14 @@ def rescore_run(run_dir: str, overrides: list[str]) -> tuple[RunFolder, Path]:
         scorer.check()  # while the folder is not yet that of a recipe to be mended
     run.claim()
     run.enter(run.stages.problems())
-    judging = judging_of(run.recipe)
-    if run.is_complete(stage) or any(_is_whole(Store(one.folder), problems) for one in sources):
-        return run, run.stage(stage, rescore, sources, problems, judging)
     folder = run.enter(stage)
-    rescore(sources, problems, judging, out=folder)
+    if not run.is_complete(stage):
+        clock = Clock(folder)
+        result = rescore(sources, problems, judging_of(run.recipe), out=folder)
+        clock.stop()
+        if set(Store(folder).keys()) == {one.problem_id for one in problems}:
+            run.complete(stage, folder, result, clock.seconds[folder], None)
     return run, folder
-
-
-def _is_whole(store: Store, problems: ProblemFile) -> bool:
-    return store.is_complete() and set(store.keys()) >= {one.problem_id for one in problems}
 
 
 def next_step(run: RunFolder, groups: Path) -> str:

@@ -11,6 +11,7 @@ from fastdistill_ray.models import model_identity
 from fastdistill_ray.recipe.derived import StudentSpec, all_teachers
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run.graph import Stage, find
+from fastdistill_ray.run_files import STAGES
 from fastdistill_ray.tasks import OodKnobs, TaskKnobs, hub_of
 from fastdistill_ray.tasks.problem_file import ProblemFile
 
@@ -26,11 +27,10 @@ class Stages:
 
     def problems(self) -> Stage:
         task = self.recipe.task
-        sections = {"task": task, "reward.verifier": self.recipe.reward.verifier}
         inputs = {"task.path": dataset_identity(task)}
         if task.ood:
             inputs["task.ood.path"] = dataset_identity(task.ood)
-        return Stage("problems", "", sections, inputs)
+        return Stage("problems", "", {"task": task}, inputs)
 
     def groups(self, problems: ProblemFile) -> Stage:
         """The teachers' completions, judged, rewarded and selected."""
@@ -76,7 +76,7 @@ class Stages:
             "prompt": model.prompt,
         }
         path = Path(model.weights)
-        is_ours = path.is_relative_to(self.run)
+        is_ours = path.is_relative_to(self.run / STAGES)  # never changed once complete
         inputs = {
             "model": str(path.relative_to(self.run)) if is_ours else model_identity(model.weights),
             PROBLEMS: " ".join(file.digest for file in problems),
@@ -103,8 +103,8 @@ def dataset_identity(knobs: TaskKnobs | OodKnobs) -> str:
     """Content of its file or folder; of a dataset on the hub its name and revision."""
     if knobs.path:
         place = Path(knobs.path).expanduser()
-        if place.is_file():
-            return f"file@{file_digest(place)}"
+        if place.is_file():  # its name says which split it is
+            return f"{place.name}@{file_digest(place)}"
         return f"folder@{folder_digest(place)}" if place.is_dir() else f"missing:{knobs.path}"
     hub = hub_of(knobs.name)
     return f"hub:{hub.id}@{hub_revision('datasets', hub.id)}" if hub else "made"

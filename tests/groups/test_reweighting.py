@@ -6,7 +6,7 @@ from support.groups import make_completion, make_group, write_store
 
 from fastdistill_ray.groups.accounting import store_result
 from fastdistill_ray.groups.compaction import merge_files, replace_log, small_runs
-from fastdistill_ray.groups.reweighting import Source, reselect, take_along
+from fastdistill_ray.groups.reweighting import Source, judge_failed_again, reselect, take_along
 from fastdistill_ray.groups.store import Store
 from fastdistill_ray.records import Problem
 from fastdistill_ray.rewards import RewardKnobs
@@ -95,26 +95,29 @@ def test_groups_of_the_same_problems_are_taken_once_and_their_tokens_counted_now
     tmp_path, problems
 ):
     first, second, new = stores(tmp_path, "first", "second", "new")
-    write_store(first.folder, [answered("p0", "1", "1", "2"), answered("p1", "mended", "1", "2")])
+    write_store(first.folder, [answered("p0", "1", "1", "2"), answered("p1", "2", "1", "2")])
     write_store(second.folder, [answered(key, "1", "1", "3") for key in ("p0", "p2", "gone")])
     sources = [Source(first.folder, "nothing"), Source(second.folder, "judgements")]
     judging = Judging(RewardKnobs(), AdvantageKnobs(), SelectionKnobs())
     take_along(sources, problems, judging, new)
     rows = {row["problem_id"]: row for t in new.tables() for row in t.to_pylist()}
-    assert list(rows) == ["p0", "p2"], "p1 has another reference now"
+    assert list(rows) == ["p0", "p1", "p2"]
+    assert rows["p1"]["reference"] == "1"
+    mended = [(one["verdict"], one["reward"] == 5.0) for one in rows["p1"]["completions"]]
+    assert mended == [("correct", False), ("wrong", False)], "its reference was mended"
     assert [one["text"] for one in rows["p0"]["completions"]] == ["\\boxed{1}", "\\boxed{2}"]
     assert [one["reward"] for one in rows["p0"]["completions"]] == [5.0, 5.0]
     assert [one["verdict"] for one in rows["p2"]["completions"]] == ["correct", "wrong"]
     assert rows["p2"]["completions"][0]["reward"] != 5.0
-    assert [commit.taken_from for commit in new.commits()] == ["first", "second"]
-    result = store_result(new, 4, {"missing": 2})
+    assert [commit.taken_from for commit in new.commits()] == ["first", "first", "second"]
+    result = store_result(new, 4, {"missing": 1})
     assert (result.completion_tokens, result.prompt_tokens) == (0, 0)
-    assert result.facts == {"reused_completion_tokens": 2 * 2 * 3}
+    assert result.facts == {"reused_completion_tokens": 3 * 2 * 3}
     take_along(sources, problems, judging, new)
-    assert list(new.keys()) == ["p0", "p2"], "nothing is taken twice"
+    assert list(new.keys()) == ["p0", "p1", "p2"], "nothing is taken twice"
     (new.folder / "log.jsonl").unlink()  # as after a kill: written, not logged
     new.recover()
-    assert store_result(new, 4, {"missing": 2}) == result
+    assert store_result(new, 4, {"missing": 1}) == result
 
 
 def test_compaction_keeps_what_was_taken_apart_from_what_was_paid(tmp_path, problems):
@@ -145,3 +148,21 @@ def test_selection_alone_leaves_judgements_as_they_are(tmp_path, problems):
     ((row,),) = (table.to_pylist() for table in new.tables())
     assert [one["verdict"] for one in row["completions"]] == ["correct"] * 3
     assert sum(one["is_selected"] for one in row["completions"]) == 2
+
+
+def test_completions_that_could_not_be_judged_are_judged_again_in_their_place(tmp_path):
+    (store,) = stores(tmp_path, "groups")
+    spoilt = answered("p0", "1", "1", "2")
+    spoilt["completions"][1] |= {"verdict": "error", "reward": None, "is_selected": False}
+    write_store(store.folder, [spoilt, answered("p1", "1", "1", "2")])
+    before = list(store.commits())
+    judge_failed_again(store, Judging(RewardKnobs(), AdvantageKnobs(), SelectionKnobs()))
+    after = list(store.commits())
+    assert [(one.file, one.keys, one.time) for one in after] == [
+        (one.file, one.keys, one.time) for one in before
+    ]
+    assert [one.verdicts for one in after] == [{"correct": 1, "wrong": 1}, {"correct": 2}]
+    assert len(list(store.folder.glob("part-*"))) == 2
+    (rows, others) = (table.to_pylist() for table in store.tables())
+    assert [one["is_selected"] for one in rows[0]["completions"]] == [True, True]
+    assert others[0]["completions"][0]["reward"] == 5.0, "a file without failures is as it was"

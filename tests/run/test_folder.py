@@ -1,6 +1,8 @@
 """A run's folder: complete stages are reused, counts must add up, each recipe has its view."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +67,52 @@ def test_each_recipe_has_its_view_and_gets_it_back(tmp_path):
     assert (tmp_path / "results.json").read_text() == "first"
 
 
+def test_recipe_that_lost_the_folder_to_another_goes_on_in_its_own_view(tmp_path):
+    first = RunFolder(tmp_path, load_recipe(DEMO, []))
+    first.claim()
+    assert first.view == tmp_path
+    RunFolder(tmp_path, load_recipe(DEMO, ["--objective.tau=0.7"])).claim()
+    first.enter(a_stage(model="late"))
+    assert first.view == tmp_path / "recipes" / first.id
+    assert stage_folders(first.view).keys() == {"work/a"}
+    assert not stage_folders(tmp_path)
+
+
+def test_claiming_again_keeps_what_the_recipe_has_come_to(tmp_path):
+    first = RunFolder(tmp_path, load_recipe(DEMO, []))
+    first.claim()
+    first.enter(a_stage(model="one"))
+    again = RunFolder(tmp_path, load_recipe(DEMO, []))
+    again.claim()
+    assert stage_folders(tmp_path).keys() == {"work/a"}
+
+
+@pytest.mark.parametrize("killed_after", range(4))
+def test_claim_killed_between_two_moves_mixes_no_two_recipes(tmp_path, monkeypatch, killed_after):
+    recipes = {"first": [], "second": ["--objective.tau=0.7"]}
+    for name, overrides in recipes.items():
+        RunFolder(tmp_path, load_recipe(DEMO, overrides)).claim()
+        (tmp_path / "results.json").write_text(name)
+        (tmp_path / "report.md").write_text(name)
+    moved, replace = [], os.replace
+
+    def replace_some(source, target):
+        if Path(source).parent in (tmp_path, *(tmp_path / "recipes").iterdir()):
+            if len(moved) == killed_after:
+                raise KeyboardInterrupt
+            moved.append(source)
+        replace(source, target)
+
+    monkeypatch.setattr("fastdistill_ray.run.folder.os.replace", replace_some)
+    with pytest.raises(KeyboardInterrupt):
+        RunFolder(tmp_path, load_recipe(DEMO, [])).claim()
+    monkeypatch.undo()
+    for name, overrides in recipes.items():
+        RunFolder(tmp_path, load_recipe(DEMO, overrides)).claim()
+        assert (tmp_path / "results.json").read_text() == name
+        assert (tmp_path / "report.md").read_text() == name
+
+
 def test_folder_is_claimed_by_no_recipe_before_it_is_checked(tmp_path):
     RunFolder(tmp_path / "run", load_recipe(DEMO, []))
     assert not (tmp_path / "run").exists()
@@ -74,6 +122,8 @@ def test_run_dir_with_foreign_files_or_a_url_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"holds no recipe\.yaml"):
         RunFolder(tmp_path, load_recipe(DEMO, []))
+    with pytest.raises(UserError, match="a file; name a folder"):
+        RunFolder(tmp_path / "notes.txt", load_recipe(DEMO, []))
     with pytest.raises(UserError, match="mount"):
         RunFolder("s3://bucket/run", load_recipe(DEMO, []))
 

@@ -7,6 +7,7 @@ import pytest
 from support.groups import make_completion, make_group, write_store
 
 from fastdistill_ray.errors import UserError
+from fastdistill_ray.groups.reweighting import num_missing
 from fastdistill_ray.recipe.derived import baselines, students
 from fastdistill_ray.recipe.loading import load_recipe
 from fastdistill_ray.recipe.tree import Recipe
@@ -148,6 +149,7 @@ def test_more_problems_take_along_the_groups_that_are_paid_for(run):
     assert find(run, stage) is None
     (source,) = sources_of(run, stage)
     assert source.renew == "nothing"
+    assert num_missing([source], ProblemFile(run / "more.parquet")) == 5
 
 
 def test_problems_in_another_order_or_with_another_reference_are_others(tmp_path):
@@ -172,6 +174,19 @@ def test_knob_that_an_older_recipe_did_not_know_counts_as_its_default(run):
     (groups / STAGE).write_text(json.dumps(tree))
     assert states(run)["groups"].startswith("reused")
     assert "sampling.top_k was None, now 5" in states(run, "--sampling.top_k=5")["groups"]
+
+
+def test_weight_that_returns_with_the_default_is_a_difference(run):
+    """A name in a free table is not a knob that an older recipe did not know."""
+    stages = Stages(recipe_with("--reward.weights={cosine: 2.0}"), run)
+    problems = ProblemFile(next((run / "stages/problems").glob("*/train.parquet")))
+    complete(run, stages.groups(problems))
+    default = Stages(recipe_with("--sampling.seed=1"), run).groups(problems)
+    assert find(run, default) is None
+    alone = Stages(recipe_with("--reward.weights={cosine: 2.0}"), run).groups(problems)
+    found = find(run, alone)
+    assert found is not None
+    assert changes(Stages(recipe_with(), run).groups(problems), found.dependencies)
 
 
 def test_knob_that_is_no_longer_known_is_a_difference(run):

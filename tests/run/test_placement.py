@@ -49,7 +49,7 @@ def nodes() -> Iterator[Cluster]:
 def places() -> dict[str, tuple[str, str]]:
     """All actors so far: id -> what it does and the part its node is labelled with."""
     parts = {node["NodeID"]: node["Labels"].get("part", "") for node in ray.nodes()}
-    names = ("Asking", "GroupWriter", "AnswerWriter", "TrainWorker")
+    names = ("Asking", "RowWriter", "TrainWorker")
     return {
         actor: (name, parts[found["Address"]["NodeID"]])
         for actor, found in ray._private.state.actors().items()

@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+import ray
 from ray._private.node import Node
 from ray._private.parameter import RayParams
 
@@ -29,3 +30,13 @@ def local_head() -> Iterator[str]:
     finally:
         node.kill_all_processes(check_alive=False, allow_graceful=True)
         del os.environ[KEY_VARIABLE]
+
+
+def engines_started(address: str) -> int:
+    """How many actors that ask engines the head has had so far, restarts of one not counted."""
+    ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    try:
+        actors = ray._private.state.actors().values()
+        return sum("Asking" in actor["ActorClassName"] for actor in actors)
+    finally:
+        ray.shutdown()
