@@ -18,7 +18,7 @@ FREE = ("name", "pools.", "tracking.")  # change no result
 
 def write_side_by_side(views: list[str], output: str) -> str:
     """One HTML page of these run folders, or recipes' folders in them; -> its path."""
-    runs = {f"{chr(ord('A') + place)}": read_run(view) for place, view in enumerate(views)}
+    runs = {chr(ord("A") + place): read_run(view) for place, view in enumerate(views)}
     if len(runs) != len({run.path.resolve() for run in runs.values()}):
         raise UserError("report: the same folder is named twice")
     page = Path(output) if output else Path(views[0]) / "side_by_side.html"
@@ -26,10 +26,10 @@ def write_side_by_side(views: list[str], output: str) -> str:
         raise UserError(f"--output {page}: not a file in an existing folder")
     sections = [
         Section("Recipes", [_recipes(runs), *_differences(runs)]),
-        Section("Results", [*_results(runs), Text(_caution(runs))]),
+        Section("Results", _results(runs)),
     ]
     names = " \u00b7 ".join(f"{letter}: {run.recipe['name']}" for letter, run in runs.items())
-    write_text(page, to_html(Page("Recipes side by side", names, "", sections)))
+    write_text(page, to_html(Page("Recipes side by side", names, _caution(runs), sections)))
     return str(page)
 
 
