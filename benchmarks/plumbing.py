@@ -165,15 +165,16 @@ def list_commits(commits: int, rows: int) -> dict[str, Any]:
 
 def write_log(folder: str, commits: int, rows: int) -> None:
     """As of a store, without its files."""
-    from fastdistill_ray.groups.store import Commit
+    from fastdistill_ray.groups.log import Commit
+    from fastdistill_ray.groups.store import Store
     from fastdistill_ray.tasks.problem_file import write_problems
 
     write_problems(made_up_problems(commits * rows), Path(folder) / "train.parquet")
-    with open(Path(folder) / "log.jsonl", "w", encoding="utf-8") as log:
-        for i in range(commits):
-            keys = [f"p{number:07d}" for number in range(i * rows, (i + 1) * rows)]
-            commit = Commit(f"part-{i:020d}.parquet", keys, [""] * rows, 1000, 100, 1.8e9 + i)
-            log.write(json.dumps(commit._asdict()) + "\n")
+    keys = [[f"p{i:07d}" for i in range(at * rows, (at + 1) * rows)] for at in range(commits)]
+    Store(folder).rewrite_log(
+        Commit(f"part-{at:020d}.parquet", own, [""] * rows, 1000, 100, 1.8e9 + at)
+        for at, own in enumerate(keys)
+    )
 
 
 def recipe_tree(work: dict[str, Any]) -> dict[str, Any]:

@@ -105,30 +105,30 @@ def _add_job(add_parser: Callable[..., argparse.ArgumentParser], verb: str, text
 
 def run_job(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from fastdistill_ray.recipe.loading import load_recipe
-    from fastdistill_ray.run.folder import RunFolder
+    from fastdistill_ray.run.folder import RunFolder, place_of_run
     from fastdistill_ray.run.forecast import check_run, describe_stages
 
     recipe = load_recipe(arguments.recipe, overrides)
-    run_dir = arguments.run_dir or str(Path("runs") / recipe.name)
+    place = place_of_run(arguments.run_dir or Path("runs") / recipe.name)
     if arguments.dry_run:
         from fastdistill_ray.run.plan import describe
 
         print(describe(recipe))
         if not arguments.address:  # the folder of another machine is not seen from here
-            print(f"\nin {run_dir}\n{describe_stages(recipe, Path(run_dir).absolute())}")
+            print(f"\nin {place}\n{describe_stages(recipe, place)}")
         return 0
-    if arguments.address and not Path(run_dir).is_absolute():
+    if arguments.address and place.is_local and not Path(arguments.run_dir).is_absolute():
         raise UserError("--run-dir: with --address, name an absolute folder that its nodes share")
     if not arguments.address:  # the folder of another machine is checked there
-        run_dir = str(RunFolder(run_dir, recipe).path)
-        check_run(recipe, Path(run_dir), arguments.again)
+        RunFolder(place, recipe)
+        check_run(recipe, place, arguments.again)
     use_token()
     from fastdistill_ray.run.submission import submit
 
     return submit(
         arguments.verb,
         with_absolute_paths(recipe),
-        run_dir,
+        str(place),
         arguments.address,
         arguments.again,
     )

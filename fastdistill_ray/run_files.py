@@ -10,13 +10,12 @@ docs/run_folder.md names every file, its writer and its reader.
 """
 
 import json
-import os
-import uuid
 from dataclasses import dataclass, field
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 from fastdistill_ray.errors import UserError
+from fastdistill_ray.storage.place import Place
 
 STAGES = "stages"
 RECIPES = "recipes"
@@ -51,37 +50,33 @@ class StageResult:
     facts: dict[str, float] = field(default_factory=dict)  # what else its readers may want
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file or none: a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+def write_text(file: "PathLike[str] | Place", text: str) -> None:
+    """Write a whole file or none, durably: a reader never sees half of it."""
+    Place(file).put(text)
 
 
-def write_json(path: Path, tree: Any) -> None:
-    write_text(path, json.dumps(tree, indent=1))
+def write_json(file: "PathLike[str] | Place", tree: Any) -> None:
+    write_text(file, json.dumps(tree, indent=1))
 
 
-def read_json(path: Path, absent: Any) -> Any:
+def read_json(file: "PathLike[str] | Place", absent: Any) -> Any:
     """The file's content, or `absent` where there is none; UserError names a spoilt file."""
-    if not path.is_file():
-        return absent
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        return json.loads(Place(file).read_text())
+    except FileNotFoundError:
+        return absent
+    except ValueError as error:
         raise UserError(
-            f"{path}: not JSON ({error}); restore the file, or move its folder out of the run"
+            f"{file}: not JSON ({error}); restore the file, or move its folder out of the run"
         ) from error
 
 
-def run_of(view: Path) -> Path:
+def run_of(view: Place) -> Place:
     """The run folder that a view lies in, or is."""
-    view = view.absolute()
     return view.parent.parent if view.parent.name == RECIPES else view
 
 
-def stage_folders(view: Path) -> dict[str, Path]:
+def stage_folders(view: Place) -> dict[str, Place]:
     """Name of each stage that the recipe of a view has come to -> its folder."""
     run = run_of(view)
     return {name: run / folder for name, folder in read_json(view / GRAPH, {}).items()}

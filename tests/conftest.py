@@ -44,6 +44,18 @@ def cluster(head: str) -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """Address of a bucket on a real S3 server; its keys are in this process's environment."""
+    from support.buckets import s3_server
+
+    with s3_server() as environment:
+        os.environ.update(environment)
+        yield "s3://runs"
+        for name in environment:
+            os.environ.pop(name)
+
+
 @pytest.fixture
 def world_of_one(tmp_path: Path) -> Iterator[None]:
     """torch.distributed with this process as its only rank."""

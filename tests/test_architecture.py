@@ -12,7 +12,17 @@ import pytest
 PACKAGE = Path("fastdistill_ray")
 # In the order of the data flow. Files of the package's root are the words everybody speaks.
 ORDER = [
-    *("errors", "records", "knobs", "text", "run_files", "digests", "progress", "models"),
+    *(
+        "errors",
+        "records",
+        "knobs",
+        "text",
+        "storage",
+        "run_files",
+        "digests",
+        "progress",
+        "models",
+    ),
     *("prompts", "cluster", "tasks", "verifiers", "generation", "rewards", "groups"),
     *("objectives", "training"),
     *("evaluation", "recipe", "report", "run", "cli"),

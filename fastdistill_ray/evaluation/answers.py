@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from fastdistill_ray.cluster.pools import PoolsKnobs
 from fastdistill_ray.evaluation.knobs import EvaluationKnobs, Model
@@ -29,6 +28,8 @@ from fastdistill_ray.progress import Progress
 from fastdistill_ray.records import PROBLEM_FIELDS
 from fastdistill_ray.rewards import check_format
 from fastdistill_ray.run_files import ANSWERS, StageResult
+from fastdistill_ray.storage.place import Place
+from fastdistill_ray.storage.tables import write_parquet
 from fastdistill_ray.tasks.problem_file import ProblemFile, digests
 from fastdistill_ray.verifiers import Judge, VerifierKnobs
 
@@ -130,7 +131,7 @@ def evaluate(
     verifier: VerifierKnobs,
     pools: PoolsKnobs,
     *,
-    out: Mapping[str, Path],
+    out: Mapping[str, Place],
 ) -> dict[str, StageResult]:
     """Ask each model every problem that it has not answered yet; `out` is a folder for each.
 
@@ -138,7 +139,7 @@ def evaluate(
     """
     stores = {model.name: Store(out[model.name]) for model in models}
     for store in stores.values():
-        store.recover()
+        store.begin()
     for shared in _by_architecture(models):
         missing = missing_requests(shared, files, stores, knobs)
         if len(missing):
@@ -232,5 +233,5 @@ def _write_answers(store: Store) -> pa.Table:
     ]
     rows.sort(key=lambda row: (row["problem_id"], row["k"]))
     answers = pa.Table.from_pylist(rows)
-    pq.write_table(answers, store.folder / ANSWERS)
+    write_parquet(answers, store.folder / ANSWERS)
     return answers

@@ -2,13 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
-
-import pyarrow.parquet as pq
 
 from fastdistill_ray.evaluation.metrics import accuracy_by_part, compare_rows, is_correct, summarize
 from fastdistill_ray.run_files import ANSWERS, METRICS, write_json
+from fastdistill_ray.storage.place import Place
+from fastdistill_ray.storage.tables import read_parquet
 
 
 class Trial(NamedTuple):
@@ -26,12 +25,12 @@ class Trial(NamedTuple):
         return f"{self.student}_lr_{self.learning_rate:g}_epoch_{self.epoch}"
 
 
-def trials_in(out: Path, name: str, rate: float) -> list[Trial]:
+def trials_in(out: Place, name: str, rate: float) -> list[Trial]:
     """The exported students of a finished training with what each had cost by then."""
-    lines = (out / METRICS).read_text(encoding="utf-8").splitlines()
+    lines = (out / METRICS).read_text().splitlines()
     metrics = [json.loads(line) for line in lines]
 
-    def trial(folder: Path, epoch: int, spent: list[dict[str, float]]) -> Trial:
+    def trial(folder: Place, epoch: int, spent: list[dict[str, float]]) -> Trial:
         return Trial(
             student=name,
             learning_rate=rate,
@@ -42,21 +41,26 @@ def trials_in(out: Path, name: str, rate: float) -> list[Trial]:
         )
 
     trials = []
-    for folder in sorted(out.glob("epoch_*"), key=_number):
+    exported = {name: sorted(_exports(out, name), key=_number) for name in ("epoch_", "best_step_")}
+    for folder in exported["epoch_"]:
         epoch = _number(folder)
         trials.append(trial(folder, epoch, [line for line in metrics if line["epoch"] < epoch]))
-    for folder in out.glob("best_step_*"):
+    for folder in exported["best_step_"]:
         (best,) = (line for line in metrics if line["step"] == _number(folder))
         # Its cost is that of the whole training: that it is the best, the later steps had to show.
         trials.append(trial(folder, best["epoch"] + 1, metrics))
     return trials
 
 
-def _number(folder: Path) -> int:
+def _exports(out: Place, prefix: str) -> list[Place]:
+    return [folder for folder in out.list() if folder.name.startswith(prefix)]
+
+
+def _number(folder: Place) -> int:
     return int(folder.name.rpartition("_")[2])
 
 
-def choose(trials: list[Trial], validated: Mapping[str, Path]) -> dict[str, Trial]:
+def choose(trials: list[Trial], validated: Mapping[str, Place]) -> dict[str, Trial]:
     """The best trial of each student by strict accuracy on validation; ties go to the earlier one.
 
     `validated`: folder of each trial's answers; without any there is one trial of each student.
@@ -70,7 +74,7 @@ def choose(trials: list[Trial], validated: Mapping[str, Path]) -> dict[str, Tria
     return chosen
 
 
-def _score(trial: Trial, validated: Mapping[str, Path]) -> tuple[float | None, int]:
+def _score(trial: Trial, validated: Mapping[str, Place]) -> tuple[float | None, int]:
     """(strict accuracy on validation problems, their number)"""
     rows = read_answers(validated[trial.name]) if validated else []
     return sum(map(is_correct, rows)) / len(rows) if rows else None, len(rows)
@@ -78,10 +82,10 @@ def _score(trial: Trial, validated: Mapping[str, Path]) -> tuple[float | None, i
 
 def write_choice(
     trials: list[Trial],
-    validated: Mapping[str, Path],
+    validated: Mapping[str, Place],
     chosen: Mapping[str, Trial],
     *,
-    out: Path,
+    out: Place,
 ) -> None:
     lines = []
     for trial in trials:
@@ -102,7 +106,7 @@ def write_choice(
 
 
 def write_results(
-    evaluated: Mapping[str, Path], main: str, chosen: dict[str, Trial], *, out: Path
+    evaluated: Mapping[str, Place], main: str, chosen: dict[str, Trial], *, out: Place
 ) -> None:
     """results.json: metrics with 95 % intervals, paired differences, cost of each student.
 
@@ -138,5 +142,5 @@ def write_results(
     write_json(out, tree)
 
 
-def read_answers(folder: Path) -> list[dict[str, Any]]:
-    return pq.read_table(folder / ANSWERS).to_pylist()
+def read_answers(folder: Place) -> list[dict[str, Any]]:
+    return read_parquet(folder / ANSWERS).to_pylist()

@@ -2,11 +2,10 @@
 
 from collections import Counter
 
-import pyarrow.parquet as pq
-
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.groups.store import Store
 from fastdistill_ray.run_files import StageResult
+from fastdistill_ray.storage.tables import open_parquet
 
 FAILED_VERDICTS = ("error", "timeout")
 
@@ -20,7 +19,7 @@ def check_failures(verdicts: Counter[str], max_share: float, store: Store) -> No
     if failed <= max_share * max(total, FEWEST_JUDGED):
         return
     reasons = _failure_reasons(store).most_common(1)
-    run = store.folder.parents[2]
+    run = store.folder.parent.parent.parent
     raise UserError(
         f"reward.max_failed_share: {failed} of {total} completions ({failed / total:.1%}) have "
         f"verdict error or timeout, more than {max_share:.1%}"
@@ -42,7 +41,7 @@ def _failure_reasons(store: Store) -> Counter[str]:
     reasons: Counter[str] = Counter()
     columns = [f"completions.list.element.{name}" for name in ("verdict", "reason")]
     for commit in store.commits():
-        with pq.ParquetFile(store.folder / commit.file) as file:
+        with open_parquet(store.folder / commit.file) as file:
             groups = file.read(columns=columns)["completions"].to_pylist()
         for group in groups:
             reasons.update(

@@ -22,7 +22,8 @@ from fastdistill_ray.generation.completions import (
     unbundle,
 )
 from fastdistill_ray.generation.requests import Requests
-from fastdistill_ray.groups.store import Commit, Store
+from fastdistill_ray.groups.log import Commit
+from fastdistill_ray.groups.store import Store
 from fastdistill_ray.progress import Progress
 
 MakeRows = Callable[[pa.Table], pa.Table]  # requests with raw completions -> rows of a store
@@ -114,7 +115,7 @@ def log_rows(
             failure = failure or row["failure"]
             continue
         commit = Commit(**json.loads(row["commit"]))
-        stores[row[STORE]].append(commit)
+        stores[row[STORE]].append([commit])
         progress.advance(len(commit.keys), commit.num_tokens, note(commit))
     progress.end()
     if failure:

@@ -1,9 +1,9 @@
 """Problems -> committed groups: the teacher's completions, judged, rewarded, selected."""
 
+import json
 import time
 from collections import Counter
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,14 +18,16 @@ from fastdistill_ray.generation.requests import ProblemRequests, assign, has_one
 from fastdistill_ray.groups.accounting import check_failures, count_verdicts, store_result
 from fastdistill_ray.groups.ask import Asked, ask
 from fastdistill_ray.groups.compaction import merge_files, replace_log, small_runs
+from fastdistill_ray.groups.log import Commit
 from fastdistill_ray.groups.reweighting import Source, judge_failed_again, take_along
-from fastdistill_ray.groups.store import FAILED, Commit, Store
+from fastdistill_ray.groups.store import FAILED, Store
 from fastdistill_ray.progress import Progress
 from fastdistill_ray.records import GROUP_SCHEMA
 from fastdistill_ray.rewards import Scorer
 from fastdistill_ray.rewards.scorer import LLM_JUDGE
 from fastdistill_ray.rewards.selection import Judging, judge_rows
 from fastdistill_ray.run_files import StageResult
+from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks.problem_file import ProblemFile, digests
 from fastdistill_ray.verifiers import Judge
 
@@ -36,7 +38,7 @@ MAX_VALUES_PER_FILE = 1 << 27  # token ids or log-probabilities
 class GroupMaker:
     """Requests with raw completions -> judged groups."""
 
-    def __init__(self, folder: Path, judging: Judging, sampling: SamplingKnobs) -> None:
+    def __init__(self, folder: Place, judging: Judging, sampling: SamplingKnobs) -> None:
         self.judging = judging
         self.judge = Judge(judging.reward.verifier)
         self.scorer = Scorer(judging.reward, folder / LLM_JUDGE)
@@ -56,15 +58,15 @@ def curate(
     pools: PoolsKnobs,
     sources: list[Source],
     *,
-    out: Path,
+    out: Place,
 ) -> StageResult:
     """Ask the teachers for every problem that is not committed yet; commit group by group.
 
     What the sources have of these problems is taken from there.
     """
     store = Store(out)
-    (out / FAILED).unlink(missing_ok=True)
-    store.recover()
+    (out / FAILED).unlink()
+    store.begin()
     judge_failed_again(store, judging)
     take_along(sources, problems, judging, store)
     asked = [
@@ -167,11 +169,13 @@ def compact(store: Store, pool: PoolKnobs) -> None:
     if not runs:
         return
 
-    def merge(run: dict[str, Any]) -> dict[str, Any]:
-        files = list(run["files"])
-        return {"first": files[0], "merged": merge_files(store, files), "count": len(files)}
+    def merge(row: dict[str, Any]) -> dict[str, Any]:
+        run = [Commit(**line) for line in json.loads(row["run"])]
+        return {"first": run[0].file, "merged": json.dumps(merge_files(store, run)._asdict())}
 
-    dataset = ray.data.from_items([{"files": run} for run in runs])
+    dataset = ray.data.from_items(
+        [{"run": json.dumps([commit._asdict() for commit in run])} for run in runs]
+    )
     dataset.context.enable_progress_bars = False
     rows = dataset.map(merge, **pool.remote_args()).iter_rows()
-    replace_log(store, {row["first"]: (row["merged"], row["count"]) for row in rows})
+    replace_log(store, {row["first"]: Commit(**json.loads(row["merged"])) for row in rows})

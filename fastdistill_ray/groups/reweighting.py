@@ -3,16 +3,13 @@
 The teacher is not asked, and what it was paid for is not counted again. No torch, no Ray.
 """
 
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from itertools import compress
 from operator import not_
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.groups.accounting import (
@@ -21,7 +18,8 @@ from fastdistill_ray.groups.accounting import (
     count_verdicts,
     store_result,
 )
-from fastdistill_ray.groups.store import Commit, Store
+from fastdistill_ray.groups.log import Commit
+from fastdistill_ray.groups.store import Store
 from fastdistill_ray.progress import Progress
 from fastdistill_ray.records import GROUP_SCHEMA, SIGNALS, Problem
 from fastdistill_ray.rewards import Scorer
@@ -29,6 +27,9 @@ from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.rewards.scorer import LLM_JUDGE
 from fastdistill_ray.rewards.selection import Judging, SelectionKnobs, judge_rows, select
 from fastdistill_ray.run_files import StageResult
+from fastdistill_ray.storage.folders import copy
+from fastdistill_ray.storage.place import Place
+from fastdistill_ray.storage.tables import read_parquet
 from fastdistill_ray.tasks.problem_file import ProblemFile
 from fastdistill_ray.verifiers import Judge
 
@@ -39,7 +40,7 @@ ASKED = ("problem_id", "question", "options")  # what a teacher is asked depends
 class Source(NamedTuple):
     """A store whose completions were asked for alike, and what of its rows is to be made anew."""
 
-    folder: Path
+    folder: Place
     renew: Literal["nothing", "selection", "judgements"]
 
 
@@ -58,8 +59,8 @@ def take_along(
     progress = Progress("take groups along", len(problems), done=len(done))
     grades = store.folder / LLM_JUDGE
     for source in sources:
-        if (source.folder / LLM_JUDGE).is_dir():  # paid for too
-            shutil.copytree(source.folder / LLM_JUDGE, grades, dirs_exist_ok=True)
+        for file in (source.folder / LLM_JUDGE).walk():  # paid for too
+            copy(file, grades / file.name)
     with Judge(judging.reward.verifier) as judge, Scorer(judging.reward, grades) as scorer:
         renew: dict[str, Callable[[Rows], Rows]] = {
             "nothing": lambda rows: rows,
@@ -72,32 +73,32 @@ def take_along(
             for table in _missing(Store(source.folder), done, wanted):
                 rows = _renewed(_without_signals(table), wanted, renew, source.renew)
                 commit = store.write(_taken(rows, table, source.folder.name))
-                store.append(commit)
+                store.append([commit])
                 done.update(commit.keys)
                 progress.advance(len(commit.keys), commit.num_tokens)
     progress.end()
 
 
 def rescore(
-    sources: list[Source], problems: ProblemFile, judging: Judging, *, out: Path
+    sources: list[Source], problems: ProblemFile, judging: Judging, *, out: Place
 ) -> StageResult:
     """The groups of a stage from those of other stages alone; as many as these have."""
     store = Store(out)
-    store.recover()
+    store.begin()
     take_along(sources, problems, judging, store)
     check_failures(count_verdicts(store), judging.reward.max_failed_share, store)
     return store_result(store, sum(len(commit.keys) for commit in store.commits()), {})
 
 
 def reselect(
-    groups: Path, selection: SelectionKnobs, advantage: AdvantageKnobs, *, out: Path
+    groups: Place, selection: SelectionKnobs, advantage: AdvantageKnobs, *, out: Place
 ) -> StageResult:
     """A store of the same groups with other completions selected; judgements are kept."""
     store = Store(out)
-    store.recover()
+    store.begin()
     for table in _missing(Store(groups), set(store.keys()), None):
         rows = [select(row, selection, advantage) for row in _without_signals(table)]
-        store.append(store.write(_taken(rows, table, groups.name)))
+        store.append([store.write(_taken(rows, table, groups.name))])
     dropped = Counter(reason for commit in store.commits() for reason in commit.dropped)
     kept = dropped.pop("", 0)
     if not kept:
@@ -120,8 +121,8 @@ def num_missing(sources: list[Source], problems: ProblemFile) -> int:
 
 
 def judge_failed_again(store: Store, judging: Judging) -> None:
-    """Files with completions that could not be judged are judged again, under the same names: what
-    failed may have been an endpoint that was away."""
+    """Files with completions that could not be judged are judged again, what failed may have been
+    an endpoint that was away; files of other names take their place."""
     commits = list(store.commits())
     failed = [one for one in commits if any(one.verdicts.get(name) for name in FAILED_VERDICTS)]
     if not failed:
@@ -130,11 +131,13 @@ def judge_failed_again(store: Store, judging: Judging) -> None:
     grades = store.folder / LLM_JUDGE
     with Judge(judging.reward.verifier) as judge, Scorer(judging.reward, grades) as scorer:
         for commit in failed:
-            table = pq.read_table(store.folder / commit.file)
+            table = read_parquet(store.folder / commit.file)
             rows = judge_rows(_without_signals(table), judging, judge, scorer)
-            again = store.write(_with_signals(rows, table))
+            again = store.write(_with_signals(rows, table), is_new=True)
             renewed[commit.file] = again._replace(time=commit.time, parts=commit.parts)
     store.rewrite_log(renewed.get(commit.file, commit) for commit in commits)
+    for commit in failed:
+        (store.folder / commit.file).unlink()
 
 
 def _renewed(

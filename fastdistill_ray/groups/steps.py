@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from fastdistill_ray.groups.store import (
     POLL_SECONDS,
@@ -22,6 +21,7 @@ from fastdistill_ray.groups.store import (
     wait_until_complete,
 )
 from fastdistill_ray.records import SIGNALS
+from fastdistill_ray.storage.tables import open_parquet
 
 CACHED_ROW_GROUPS = 64
 
@@ -159,7 +159,7 @@ class RowReader:
         number, place = divmod(row, ROWS_PER_ROW_GROUP)
         at = (name, number)
         if at not in self.row_groups:
-            with pq.ParquetFile(self.store.folder / name) as file:
+            with open_parquet(self.store.folder / name) as file:
                 # Signals are many; whoever trains on them reads them as arrays.
                 signals = [name for name, _ in SIGNALS]
                 names = [name for name in file.schema_arrow.names if name not in signals]

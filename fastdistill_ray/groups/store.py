@@ -1,48 +1,42 @@
-"""The durable store between stages: immutable Parquet files, a commit log, and reading in steps.
+"""The durable store between stages: immutable Parquet files, their log, and reading in steps.
 
-A row has a key (a group's problem id). A worker writes a file and renames it when whole; the
-driver, the only writer of `log.jsonl`, then logs it. The log's order is the arrival order and
-names each key once: a key is asked once, and `recover` logs no key again. Nobody holds the log in
-memory: readers stream it, followers read each line once.
+A row has a key (a group's problem id). A worker writes a file; the driver, the only writer of the
+log, then logs it. The log's order is the arrival order and names each key once: a key is asked
+once, and `begin` logs no key again. Nobody holds the log in memory: readers stream it, followers
+read each line once.
 """
 
 import hashlib
-import json
-import os
+import logging
+import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import IO, Any, NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from fastdistill_ray.errors import UserError
+from fastdistill_ray.groups.log import Commit, DamagedSegment, Follower, Log
 from fastdistill_ray.records import SIGNALS
 from fastdistill_ray.run_files import MANIFEST
+from fastdistill_ray.storage.folders import move
+from fastdistill_ray.storage.place import Place
+from fastdistill_ray.storage.tables import digest, open_parquet, read_parquet, write_parquet
 
-LOG = "log.jsonl"
+logger = logging.getLogger(__name__)
+
 FAILED = "failed.txt"
+PART = re.compile(r"part-.+\.parquet")
+DAMAGED = "damaged"  # folder of files that cannot be trusted
 POLL_SECONDS = 0.5
 ROWS_PER_ROW_GROUP = 16  # read for one row: of 8 completions of 1,000 tokens about a megabyte
 
 ROWS_AT_ONCE = 64
-
-
-class Commit(NamedTuple):
-    """One line of the log: a file and what it holds, in row order."""
-
-    file: str
-    keys: list[str]
-    dropped: list[str]  # "" for a kept row
-    num_tokens: int  # completion tokens
-    prompt_tokens: int
-    time: float
-    cost: float = 0.0  # money
-    parts: list[tuple[str, int, float]] = []  # (file, rows, time) of each file merged into this
-    verdicts: dict[str, int] = {}  # of the completions
-    taken_from: str = ""  # the folder of the stage that asked for them, where it is another
+READS_AT_ONCE = 8
 
 
 class Location(NamedTuple):
@@ -54,36 +48,33 @@ class Location(NamedTuple):
 class Store:
     """A folder of committed rows whose key is the column `key`."""
 
-    def __init__(self, folder: str | Path, key: str = "problem_id") -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: Any, key: str = "problem_id") -> None:
+        self.folder = Place(folder)
         self.key = key
+        self.log = Log(self.folder)
 
-    def write(self, table: pa.Table) -> Commit:
-        """Worker side: make the rows durable, under a name made of the keys: a retry overwrites."""
-        keys = table[self.key].to_pylist()
-        name = part_name(keys)
-        temporary = self.folder / f".{name}.{uuid.uuid4().hex}"
-        options = write_options(table)
-        pq.write_table(table, temporary, row_group_size=ROWS_PER_ROW_GROUP, **options)
-        os.replace(temporary, self.folder / name)
-        return _commit_of(name, table, self.key)
+    def write(self, table: pa.Table, *, is_new: bool = False) -> Commit:
+        """Worker side: make the rows durable, under a name made of the keys: a retry overwrites.
+        `is_new`: under another name than a file of these keys that the log has."""
+        name = part_name(table[self.key].to_pylist(), uuid.uuid4().hex[:8] if is_new else "")
+        write_parquet(
+            table, self.folder / name, row_group_size=ROWS_PER_ROW_GROUP, **write_options(table)
+        )
+        return self._commit_of(name, table)
 
-    def append(self, commit: Commit) -> None:
-        """Driver side: the rows are now part of the store."""
-        with open(self.folder / LOG, "a", encoding="utf-8") as log:
-            log.write(json.dumps(commit._asdict()) + "\n")
-            log.flush()
-            os.fsync(log.fileno())
+    def append(self, commits: list[Commit]) -> None:
+        """Driver side: the rows are now part of the store. SupersededError where another driver
+        writes here."""
+        if not self.log.term:
+            self.begin({commit.file for commit in commits})
+        self.log.append(commits)
 
     def commits(self) -> Iterator[Commit]:
-        """The log as far as it is written; a line still being written is not there yet."""
+        """The log as far as it is written; UserError where it is damaged."""
         try:
-            log = open(self.folder / LOG, "rb")  # noqa: SIM115  closed below
-        except FileNotFoundError:
-            return
-        with log:
-            while commit := _next_commit(log):
-                yield commit
+            yield from self.log.commits()
+        except DamagedSegment as error:
+            raise UserError(f"{error}; the run's own verb repairs it: start it again") from error
 
     def keys(self) -> Iterator[str]:
         return (key for commit in self.commits() for key in commit.keys)
@@ -91,47 +82,89 @@ class Store:
     def num_kept(self) -> int:
         return sum(commit.dropped.count("") for commit in self.commits())
 
-    def recover(self) -> None:
-        """After a kill: log rows that were written but not logged, remove torn and merged files."""
-        self._cut_torn_line()
-        for torn in (*self.folder.glob(".part-*"), *self.folder.glob(f".{LOG}.*")):
-            torn.unlink()
-        orphans = {path.name for path in self.folder.glob("part-*.parquet")}
-        orphans.difference_update(commit.file for commit in self.commits())
-        columns = [pq.read_table(self.folder / name, columns=[self.key]) for name in orphans]
-        unlogged = {key for column in columns for key in column[self.key].to_pylist()}
-        if unlogged:
-            unlogged.difference_update(self.keys())
-        for name in sorted(orphans):
-            self._log_rows(name, unlogged)
+    def begin(self, others: Iterable[str] = ()) -> None:
+        """Driver side, before it writes: repairs what a kill, a power loss or a hand left, and
+        takes over the log. Rows that were written and not logged are, but those of the files
+        `others`; the keys of what is damaged are no longer part of the store."""
+        self.folder.remove_unfinished()
+        if fault := self.log.fault():
+            logger.warning("%s; what it named is found again by its files", fault)
+        damaged = self.damaged(is_deep=not self.is_complete())
+        for name, what in damaged.items():
+            logger.warning("%s: %s; its keys are asked again", self.folder / name, what)
+            if (self.folder / name).is_file():
+                move(self.folder / name, self.folder / DAMAGED / name)
+        found = self._recovered(set(others))
+        self.log.begin(chain(self._sound(damaged), found))
+        for name in self._parts() - {commit.file for commit in self.commits()} - set(others):
+            (self.folder / name).unlink()  # merged, or written by neighbours of what is logged
 
-    def _log_rows(self, name: str, unlogged: set[str]) -> None:
-        """Log the rows of a file whose keys are still unlogged; a file without any goes."""
-        table = pq.read_table(self.folder / name)
-        keys = table[self.key].to_pylist()
-        fresh = [key in unlogged for key in keys]
-        unlogged.difference_update(keys)
-        if all(fresh):
-            self.append(_commit_of(name, table, self.key))
+    def damaged(self, is_deep: bool) -> dict[str, str]:
+        """Files of the log that are not as they were written: name -> what is wrong. Deep: by their
+        content, else by their size."""
+        sizes = self.folder.sizes()
+        found: dict[str, str] = {}
+        whole = []
+        for commit in self._sound({}):
+            if commit.file not in sizes:
+                found[commit.file] = "is missing"
+            elif sizes[commit.file] != commit.size:
+                found[commit.file] = f"has {sizes[commit.file]} of {commit.size} bytes"
+            else:
+                whole.append(commit)
+        if is_deep:
+            with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+                seen = pool.map(lambda commit: digest(self.folder / commit.file), whole)
+                for commit, its in zip(whole, seen, strict=True):
+                    if its != commit.digest:
+                        found[commit.file] = "was altered"
+        return found
+
+    def _sound(self, damaged: dict[str, str]) -> Iterator[Commit]:
+        """Lines of the log up to its damage, if any, without those of damaged files."""
+        try:
+            for commit in self.log.commits():
+                if commit.file not in damaged:
+                    yield commit
+        except DamagedSegment:
             return
-        if any(fresh):
-            self.append(self.write(table.filter(pa.array(fresh))))
-        (self.folder / name).unlink()
+
+    def _recovered(self, others: set[str]) -> list[Commit]:
+        """Lines for rows that were written and not logged."""
+        orphans = self._parts() - others
+        orphans.difference_update(commit.file for commit in self._sound({}))
+        if not orphans:
+            return []
+        tables = {}
+        for name in sorted(orphans):
+            try:
+                tables[name] = read_parquet(self.folder / name, [self.key])[self.key].to_pylist()
+            except (OSError, pa.ArrowInvalid) as error:
+                logger.warning("%s: cannot be read (%s), set aside", self.folder / name, error)
+                move(self.folder / name, self.folder / DAMAGED / name)
+        unlogged = {key for keys in tables.values() for key in keys}
+        unlogged.difference_update(key for one in self._sound({}) for key in one.keys)
+        found = []
+        for name, keys in tables.items():
+            is_fresh = [key in unlogged for key in keys]
+            unlogged.difference_update(keys)
+            if any(is_fresh):
+                table = read_parquet(self.folder / name)
+                rows = table if all(is_fresh) else table.filter(pa.array(is_fresh))
+                found.append(self._commit_of(name, rows) if all(is_fresh) else self.write(rows))
+        return found
+
+    def _parts(self) -> set[str]:
+        return {name for name in self.folder.sizes() if PART.fullmatch(name)}
 
     def rewrite_log(self, commits: Iterable[Commit]) -> None:
         """Driver side: these lines in place of the log's, at once or not at all."""
-        temporary = self.folder / f".{LOG}.{uuid.uuid4().hex}"
-        with open(temporary, "w", encoding="utf-8") as log:
-            for commit in commits:
-                log.write(json.dumps(commit._asdict()) + "\n")
-            log.flush()
-            os.fsync(log.fileno())
-        os.replace(temporary, self.folder / LOG)
+        self.log.begin(commits)
 
     def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """All rows, kept or not, a few at a time; of all columns unless some are named."""
         for commit in self.commits():
-            with pq.ParquetFile(self.folder / commit.file) as file:
+            with open_parquet(self.folder / commit.file) as file:
                 for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns):
                     yield pa.Table.from_batches([batch])
 
@@ -148,46 +181,28 @@ class Store:
     def is_complete(self) -> bool:
         return (self.folder / MANIFEST).exists()
 
-    def _cut_torn_line(self) -> None:
-        file = self.folder / LOG
-        if file.exists():
-            with open(file, "rb+") as log:
-                while _next_commit(log):
-                    pass
-                log.truncate()
+    def _commit_of(self, name: str, table: pa.Table) -> Commit:
+        place = self.folder / name
+        return _commit_of(name, table, self.key)._replace(size=place.size(), digest=digest(place))
 
 
 class LogFollower:
     """The kept rows of a store in arrival order, as they are committed; reads each line once."""
 
     def __init__(self, store: Store) -> None:
-        self.file = store.folder / LOG
-        self.log: IO[bytes] | None = None
-        self.at = 0  # rows before the next line of the open log
-        self.given = 0  # rows looked at, kept or not
+        self.follower = Follower(store.log.folder)
+
+    @property
+    def given(self) -> int:
+        """Rows looked at, kept or not."""
+        return self.follower.given
 
     def new(self) -> Iterator[Location]:
         """Rows logged since the last call."""
-        self._open()
-        while self.log and (commit := _next_commit(self.log)):
-            start, self.at = self.at, self.at + len(commit.keys)
-            first, self.given = max(self.given - start, 0), max(self.given, self.at)
+        for commit, first in self.follower.new():
             for row in range(first, len(commit.keys)):
                 if not commit.dropped[row]:
                     yield Location(commit.keys[row], commit.file, row)
-
-    def _open(self) -> None:
-        """Open the log, again when a compacted one, of the same rows in the same order, took its
-        place."""
-        try:
-            current = self.file.stat()
-        except FileNotFoundError:
-            return
-        if self.log and os.path.samestat(os.fstat(self.log.fileno()), current):
-            return
-        if self.log:
-            self.log.close()
-        self.log, self.at = open(self.file, "rb"), 0  # noqa: SIM115  kept open to follow
 
 
 def write_options(table: pa.Table) -> dict[str, Any]:
@@ -200,19 +215,9 @@ def write_options(table: pa.Table) -> dict[str, Any]:
     return {"compression": "zstd", "use_dictionary": not has_signals}
 
 
-def part_name(keys: list[str]) -> str:
-    digest = hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()[:20]
-    return f"part-{digest}.parquet"
-
-
-def _next_commit(log: IO[bytes]) -> Commit | None:
-    """None where no whole line follows; the next call looks there again."""
-    position = log.tell()
-    line = log.readline()
-    if line.endswith(b"\n"):
-        return Commit(**json.loads(line))
-    log.seek(position)
-    return None
+def part_name(keys: list[str], version: str = "") -> str:
+    name = hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()[:20]
+    return f"part-{'-'.join(filter(None, [name, version]))}.parquet"
 
 
 def _taken_from(table: pa.Table) -> str:
@@ -250,5 +255,5 @@ def wait_until_complete(store: Store) -> None:
 
 
 def raise_if_failed(store: Store) -> None:
-    if (store.folder / FAILED).exists():
+    if (store.folder / FAILED).is_file():
         raise RuntimeError(f"generation stopped: {(store.folder / FAILED).read_text()}")

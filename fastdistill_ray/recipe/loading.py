@@ -1,7 +1,6 @@
 """YAML and `--section.field=value` overrides -> a checked recipe, and back. No torch, no Ray."""
 
 import difflib
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -13,22 +12,23 @@ from fastdistill_ray.knobs import models_in
 from fastdistill_ray.objectives import OBJECTIVES
 from fastdistill_ray.recipe.checks import combination_errors
 from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.storage.place import Place
 
 
-def load_recipe(path: str, overrides: list[str]) -> Recipe:
+def load_recipe(path: str | Place, overrides: list[str]) -> Recipe:
     """YAML file plus `section.field=value` overrides -> Recipe; UserError is one clear line."""
-    file = Path(path)
+    file = Place(path)
     if not file.is_file():
         raise UserError(f"recipe {path}: no such file")
     try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+        tree = yaml.safe_load(file.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"recipe {path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise UserError(f"recipe {path}: expected sections such as 'task:' and 'teacher:'")
     for override in overrides:
         _apply_override(tree, override)
-    return parse_recipe(tree, path)
+    return parse_recipe(tree, str(path))
 
 
 def parse_recipe(tree: dict[str, Any], origin: str) -> Recipe:

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow.parquet as pq
-
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.records import VERDICTS
 from fastdistill_ray.report.page import (
@@ -30,6 +28,8 @@ from fastdistill_ray.report.page import (
 from fastdistill_ray.report.reading import group_batches
 from fastdistill_ray.rewards.score_file import read_lines
 from fastdistill_ray.run_files import ANSWERS, AUDIT, RECIPE, stage_folders
+from fastdistill_ray.storage.place import Place
+from fastdistill_ray.storage.tables import open_parquet
 
 TEACHER_GROUPS = "teacher's groups"
 REASONS_SHOWN = 5  # of each verdict
@@ -93,36 +93,37 @@ class Audit:
         return sum(self.counts.values(), Counter())
 
 
-def write_audit(source: str, output: str, per_verdict: int, seed: int) -> tuple[Path, str]:
+def write_audit(source: str, output: str, per_verdict: int, seed: int) -> tuple[Place, str]:
     """-> the page, and the shares as text."""
-    path = Path(source)
+    path = Place(source)
     audit = Audit(per_verdict, seed)
-    judged = _read_run(path) if path.is_dir() else _read_file(path)
+    is_run = path.is_dir()
+    judged = _read_run(path) if is_run else _read_file(Path(source))
     for one in judged:
         audit.add(one)
     if not audit.counts:
         raise UserError(f"audit {source}: nothing is judged in it yet")
-    beside = path / AUDIT if path.is_dir() else path.with_suffix(".audit.html")
-    page = Path(output) if output else beside
-    if page.is_dir() or not page.parent.is_dir():
+    beside = path / AUDIT if is_run else Place(Path(source).with_suffix(".audit.html"))
+    page = Place(output) if output else beside
+    if page.is_local and (page.is_dir() or not page.parent.is_dir()):
         raise UserError(f"--output {page}: not a file in an existing folder")
-    page.write_text(to_html(_page(source, audit)), encoding="utf-8")
+    page.put(to_html(_page(source, audit)))
     return page, shares_text(audit)
 
 
-def _read_run(run: Path) -> Iterator[Judged]:
+def _read_run(run: Place) -> Iterator[Judged]:
     if not (run / RECIPE).is_file():
         raise UserError(f"audit {run}: no run folder, it holds no {RECIPE}")
     stages = stage_folders(run)
-    columns, fields = COLUMNS[1:], (*FIELDS, *SCORE_FIELDS)
+    fields = (*FIELDS, *SCORE_FIELDS)
     groups = stages.get("groups", run / "none")
-    for batch in group_batches(groups, columns, fields, batch_size=64):
+    for batch in group_batches(groups, COLUMNS, fields, batch_size=64):
         for row in batch.to_pylist():
             for place, completion in enumerate(row["completions"]):
                 yield _judged(TEACHER_GROUPS, row, place, completion)
     for name, folder in sorted(stages.items()):
         if name.startswith("answers/") and (folder / ANSWERS).exists():
-            with pq.ParquetFile(folder / ANSWERS) as file:
+            with open_parquet(folder / ANSWERS) as file:
                 wanted = [*COLUMNS, "k", *FIELDS[:-1]]
                 for batch in file.iter_batches(columns=wanted, batch_size=512):
                     for row in batch.to_pylist():
@@ -195,7 +196,7 @@ def _page(source: str, audit: Audit) -> Page:
                 Section(verdict.capitalize(), [head, *(_example(one) for one in drawn)])
             )
     return Page(
-        title=f"Audit of {Path(source).absolute().name}",
+        title=f"Audit of {Place(source).name}",
         subtitle=f"{total:,} judged completions \u00b7 up to {audit.per_verdict} of each verdict, "
         f"drawn with seed {audit.seed}",
         conclusion=f"{verdicts['correct']:,} of {total:,} completions are correct "

@@ -1,14 +1,14 @@
 """The few groups and problems that the report shows in full."""
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from fastdistill_ray.report.reading import Contents, group_batches
 from fastdistill_ray.run_files import ANSWERS
+from fastdistill_ray.storage.place import Place
+from fastdistill_ray.storage.tables import read_parquet
 
 NUM_GROUPS_SEARCHED = 512
 
@@ -69,14 +69,12 @@ def _first_answers(table: pa.Table, split: str) -> dict[str, bool]:
     return {problem_id: verdict == "correct" for problem_id, verdict in pairs}
 
 
-def _texts(file: Path, split: str, ids: list[str]) -> dict[str, dict[str, Any]]:
+def _texts(file: Place, split: str, ids: list[str]) -> dict[str, dict[str, Any]]:
     columns = ["problem_id", "question", "reference", "text", "num_tokens", "finish_reason"]
-    rows = pq.read_table(
-        file,
-        columns=[*columns, "verdict", "lenient_verdict"],
-        filters=[("problem_id", "in", ids), ("split", "=", split), ("k", "=", 0)],
-    )
-    return {row["problem_id"]: row for row in rows.to_pylist()}
+    rows = read_parquet(file, [*columns, "verdict", "lenient_verdict", "split", "k"])
+    is_wanted = pc.field("problem_id").isin(ids) & (pc.field("split") == split)
+    found = rows.filter(is_wanted & (pc.field("k") == 0)).to_pylist()
+    return {row["problem_id"]: row for row in found}
 
 
 def sort_of(group: dict[str, Any]) -> str:

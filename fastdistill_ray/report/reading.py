@@ -7,13 +7,11 @@ few groups and problems shown.
 import json
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import yaml
 
 from fastdistill_ray.errors import UserError
@@ -32,6 +30,8 @@ from fastdistill_ray.run_files import (
     read_json,
     stage_folders,
 )
+from fastdistill_ray.storage.place import Place
+from fastdistill_ray.storage.tables import open_parquet, read_parquet
 
 BASELINES = ("base_plain", "base", "teacher")  # in the order of the report
 
@@ -94,8 +94,8 @@ class Training(NamedTuple):
 class Contents(NamedTuple):
     """What one recipe said and found in a run folder."""
 
-    path: Path
-    stages: dict[str, Path]  # name -> folder
+    path: Place
+    stages: dict[str, Place]  # name -> folder
     recipe: dict[str, Any]
     recipe_text: str
     versions: dict[str, str]
@@ -109,14 +109,14 @@ class Contents(NamedTuple):
     memory: dict[str, dict[str, int]]  # student's model -> bytes of a rank by purpose, as planned
 
 
-def read_run(view: str | Path) -> Contents:
+def read_run(view: str | Place) -> Contents:
     """Everything the report needs, of a run folder or of a recipe's folder in it; only recipe.yaml
     must exist."""
-    path = Path(view)
+    path = Place(view)
     recipe_file = path / RECIPE
     if not recipe_file.is_file():
         raise UserError(f"run folder {view}: no {RECIPE} in it; is it a run's folder?")
-    text = recipe_file.read_text(encoding="utf-8")
+    text = recipe_file.read_text()
     recipe = yaml.safe_load(text)
     order = [*baseline_names(recipe), *student_entries(recipe)]
     stages = stage_folders(path)
@@ -137,7 +137,7 @@ def read_run(view: str | Path) -> Contents:
     )
 
 
-def _read_manifests(stages: dict[str, Path]) -> list[dict[str, Any]]:
+def _read_manifests(stages: dict[str, Place]) -> list[dict[str, Any]]:
     """Manifests of complete stages, by this recipe's names for them, in the order they finished."""
     found = {
         folder: {**read_json(folder / MANIFEST, {}), "stage": name}
@@ -147,7 +147,7 @@ def _read_manifests(stages: dict[str, Path]) -> list[dict[str, Any]]:
     return sorted(found.values(), key=lambda manifest: manifest["finished"])
 
 
-def _trainings_in(stages: dict[str, Path]) -> list[tuple[str, str, Path]]:
+def _trainings_in(stages: dict[str, Place]) -> list[tuple[str, str, Place]]:
     """(student, learning rate as written, folder) of each training."""
     found = []
     for name, folder in sorted(stages.items()):
@@ -157,7 +157,7 @@ def _trainings_in(stages: dict[str, Path]) -> list[tuple[str, str, Path]]:
     return found
 
 
-def _read_timeline(stages: dict[str, Path]) -> Timeline:
+def _read_timeline(stages: dict[str, Place]) -> Timeline:
     commits = [
         (time, rows)
         for commit in (Store(stages["groups"]).commits() if "groups" in stages else ())
@@ -170,13 +170,13 @@ def _read_timeline(stages: dict[str, Path]) -> Timeline:
     return Timeline(_done(commits), trainings)
 
 
-def _step_events(file: Path) -> list[tuple[float, int]]:
+def _step_events(file: Place) -> list[tuple[float, int]]:
     """When the first step began, then when each one ended."""
-    ends = [json.loads(line)["time"] for line in file.read_text(encoding="utf-8").splitlines()]
+    ends = [json.loads(line)["time"] for line in file.read_text().splitlines()]
     if not ends:
         return []
-    with file.with_name(METRICS).open(encoding="utf-8") as metrics:
-        begin = ends[0] - json.loads(next(metrics))["time/step"]
+    first = file.with_name(METRICS).read_text().partition("\n")[0]
+    begin = ends[0] - json.loads(first)["time/step"]
     return [(begin, 0), *((end, 1) for end in ends)]
 
 
@@ -189,7 +189,7 @@ def _done(events: list[tuple[float, int]]) -> tuple[np.ndarray, np.ndarray]:
     return times, np.cumsum(amounts) / max(amounts.sum(), 1)
 
 
-def read_group_numbers(folder: Path) -> GroupNumbers | None:
+def read_group_numbers(folder: Place) -> GroupNumbers | None:
     """The store's numbers, a batch at a time; None when no group is committed."""
     fields = ("reward", "advantage", "num_tokens", "verdict")
     columns: dict[str, list[np.ndarray]] = {name: [] for name in (*fields, "size", "dropped")}
@@ -218,7 +218,7 @@ def read_group_numbers(folder: Path) -> GroupNumbers | None:
     )
 
 
-def read_teachers(folder: Path) -> dict[str, Teacher]:
+def read_teachers(folder: Place) -> dict[str, Teacher]:
     """Every teacher named in the store, in the order of its names."""
     found: dict[str, np.ndarray] = {}
     columns = ["teacher", "prompt_num_tokens", "cost"]
@@ -265,7 +265,7 @@ def _place(model: str, order: list[str]) -> int:
     return order.index(model) if model in order else len(order)
 
 
-def _read_results(file: Path, order: list[str]) -> Results:
+def _read_results(file: Place, order: list[str]) -> Results:
     empty = {"rows": [], "differences": [], "parts": [], "costs": []}
     tree = {**empty, **read_json(file, {})}
     rows = sorted(tree["rows"], key=lambda row: _place(row["model"], order))
@@ -284,7 +284,7 @@ def _measure(row: dict[str, Any]) -> Estimate:
     return Estimate(row["value"], row["low"], row["high"], row["num_problems"])
 
 
-def _read_trainings(stages: dict[str, Path], order: list[str]) -> list[Training]:
+def _read_trainings(stages: dict[str, Place], order: list[str]) -> list[Training]:
     trainings = [
         Training(student, float(rate), _read_steps(folder / METRICS))
         for student, rate, folder in _trainings_in(stages)
@@ -293,10 +293,10 @@ def _read_trainings(stages: dict[str, Path], order: list[str]) -> list[Training]
     return sorted(trainings, key=lambda one: (_place(one.student, order), one.learning_rate))
 
 
-def _read_steps(file: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _read_steps(file: Place) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     # A resumed training logs its last steps again: the later line counts.
     lines: dict[int, dict[str, float]] = {}
-    for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, text in enumerate(file.read_text().splitlines(), start=1):
         try:
             line = json.loads(text)
         except json.JSONDecodeError as error:
@@ -310,7 +310,7 @@ def _read_steps(file: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return series
 
 
-def _read_answers(stages: dict[str, Path], order: list[str]) -> dict[str, pa.Table]:
+def _read_answers(stages: dict[str, Place], order: list[str]) -> dict[str, pa.Table]:
     columns = ["problem_id", "split", "k", "num_tokens", "verdict", "lenient_verdict"]
     files = {
         model: stages[f"answers/{model}"] / ANSWERS
@@ -319,26 +319,26 @@ def _read_answers(stages: dict[str, Path], order: list[str]) -> dict[str, pa.Tab
     }
     # A file without rows has no columns either.
     return {
-        model: pq.read_table(file, columns=columns)
+        model: read_parquet(file, columns)
         for model, file in files.items()
-        if file.exists() and pq.read_metadata(file).num_rows
+        if file.exists() and _num_rows(file)
     }
 
 
+def _num_rows(file: Place) -> int:
+    with open_parquet(file) as answers:
+        return answers.metadata.num_rows
+
+
 def group_batches(
-    folder: Path, columns: list[str], fields: tuple[str, ...], batch_size: int = 4096
+    folder: Place, columns: list[str], fields: tuple[str, ...], batch_size: int = 4096
 ) -> Iterator[pa.RecordBatch]:
-    """The named columns and fields of the completions from every file, each group once."""
-    seen: set[str] = set()
-    for path in sorted(folder.glob("part-*.parquet")):
-        with pq.ParquetFile(path) as file:
+    """The named columns and fields of the completions of every group."""
+    for commit in Store(folder).commits():
+        with open_parquet(folder / commit.file) as file:
             leaves = [file.schema.column(i).path for i in range(len(file.schema))]
-            wanted = ["problem_id", *columns]
+            wanted = list(columns)
             for leaf in leaves:
                 if leaf.startswith("completions.") and leaf.split(".", 3)[-1] in fields:
                     wanted.append(leaf)
-            for batch in file.iter_batches(columns=wanted, batch_size=batch_size):
-                ids = batch.column("problem_id").to_pylist()
-                fresh = [problem_id not in seen for problem_id in ids]
-                seen.update(ids)
-                yield batch if all(fresh) else batch.filter(pa.array(fresh))
+            yield from file.iter_batches(columns=wanted, batch_size=batch_size)

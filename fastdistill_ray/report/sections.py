@@ -56,13 +56,14 @@ from fastdistill_ray.report.tables import (
 )
 from fastdistill_ray.rewards.assess import relative_weights
 from fastdistill_ray.run_files import REPORT, REPORT_MARKDOWN, write_text
+from fastdistill_ray.storage.place import Place
 
 TEACHER_GROUPS = "Teacher, training problems"
 # With at least one correct completion of 8 by Qwen2.5-7B-Instruct: arXiv 2507.00054.
 PAPER_KEPT = {"gsm8k": 7279, "open_s1": 2474, "mmlu_pro": 6973}
 
 
-def write_report(view: str | Path) -> str:
+def write_report(view: str | Place) -> str:
     """Writes report.html and report.md into a run folder, or into that of a recipe in it; the path
     of the former."""
     run = read_run(view)

@@ -1,7 +1,6 @@
 """Several recipes, of one run folder or of many, on one page: what they say and what they found."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from fastdistill_ray.errors import UserError
@@ -10,6 +9,7 @@ from fastdistill_ray.report.page import Block, Cell, Page, Section, Table, Text,
 from fastdistill_ray.report.reading import Contents, read_run
 from fastdistill_ray.report.tables import result_cells
 from fastdistill_ray.run_files import run_of, write_text
+from fastdistill_ray.storage.place import Place
 
 MAX_SHOWN = 80  # characters of a value
 UNSAID = "\u2013"
@@ -19,10 +19,10 @@ FREE = ("name", "pools.", "tracking.")  # change no result
 def write_side_by_side(views: list[str], output: str) -> str:
     """One HTML page of these run folders, or recipes' folders in them; -> its path."""
     runs = {chr(ord("A") + place): read_run(view) for place, view in enumerate(views)}
-    if len(runs) != len({run.path.resolve() for run in runs.values()}):
+    if len(runs) != len({run.path for run in runs.values()}):
         raise UserError("report: the same folder is named twice")
-    page = Path(output) if output else Path(views[0]) / "side_by_side.html"
-    if page.is_dir() or not page.parent.is_dir():
+    page = Place(output) if output else Place(views[0]) / "side_by_side.html"
+    if page.is_local and (page.is_dir() or not page.parent.is_dir()):
         raise UserError(f"--output {page}: not a file in an existing folder")
     sections = [
         Section("Recipes", [_recipes(runs), *_differences(runs)]),

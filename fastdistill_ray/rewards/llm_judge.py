@@ -11,7 +11,6 @@ import os
 import random
 import re
 import uuid
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,6 +20,7 @@ from pydantic import Field, field_validator
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.knobs import Knobs
 from fastdistill_ray.rewards.functions import ScoreError
+from fastdistill_ray.storage.place import Journal, Place
 
 INSTRUCTIONS = """\
 Grade the solution of a problem. Judge whether its reasoning is sound, complete and clear, and \
@@ -88,18 +88,17 @@ class LlmJudgeKnobs(Knobs):
 class LlmJudge:
     """Grades many completions at a time; `cache` is a folder that several workers may share."""
 
-    def __init__(self, knobs: LlmJudgeKnobs, cache: Path | None) -> None:
+    def __init__(self, knobs: LlmJudgeKnobs, cache: Place | None) -> None:
         self._knobs = knobs
         self._known: dict[str, float] = {}
-        self._file = cache / f"{uuid.uuid4().hex}.jsonl" if cache else None
+        self._grades = Journal(cache / f"{uuid.uuid4().hex}.jsonl") if cache else None
         if knobs.api_key_env and not os.environ.get(knobs.api_key_env):
             raise UserError(
                 f"reward.llm_judge.api_key_env: the variable {knobs.api_key_env} is not set; set "
                 "it where Ray was started on every node"
             )
         if cache:
-            cache.mkdir(parents=True, exist_ok=True)
-            for file in sorted(cache.glob("*.jsonl")):
+            for file in cache.list():
                 self._known.update(_read_grades(file))
 
     def score(self, completions: list[dict[str, Any]]) -> list[float | ScoreError]:
@@ -110,6 +109,8 @@ class LlmJudge:
             key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in self._known
         }
         faults = asyncio.run(self._ask_all(missing)) if missing else {}
+        if missing and self._grades:
+            self._grades.sync()
         return [faults.get(key) or self._known[key] for key in keys]
 
     async def _ask_all(self, prompts: dict[str, str]) -> dict[str, ScoreError]:
@@ -203,9 +204,8 @@ class LlmJudge:
 
     def _keep(self, key: str, value: float, reply: str) -> None:
         self._known[key] = value
-        if self._file:
-            with open(self._file, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"key": key, "value": value, "reply": reply}) + "\n")
+        if self._grades:
+            self._grades.append(json.dumps({"key": key, "value": value, "reply": reply}))
 
 
 class UnreadableReply(Exception):
@@ -235,7 +235,7 @@ def _wait_before(tries: int) -> float:
     return min(FIRST_WAIT * 2**tries, LONGEST_WAIT) * random.uniform(0.5, 1.0)
 
 
-def _read_grades(file: Path) -> dict[str, float]:
+def _read_grades(file: Place) -> dict[str, float]:
     """A line that a killed worker left half written is not there."""
-    lines = file.read_text(encoding="utf-8").split("\n")[:-1]
+    lines = file.read_text().split("\n")[:-1]
     return {line["key"]: line["value"] for line in map(json.loads, lines)}

@@ -25,6 +25,7 @@ from fastdistill_ray.rewards.assess import (
     relative_weights,
 )
 from fastdistill_ray.rewards.scorer import LLM_JUDGE
+from fastdistill_ray.storage.place import Place
 from fastdistill_ray.verifiers import Judge
 
 LINES_AT_ONCE = 64  # groups of a file scored together, so that an endpoint is asked at once
@@ -57,7 +58,7 @@ def score_file(
     if output.is_dir() or not output.parent.is_dir():
         raise UserError(f"output {output}: not a file in an existing folder")
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    cache = output.with_name(f"{output.name}.{LLM_JUDGE}")
+    cache = Place(output.with_name(f"{output.name}.{LLM_JUDGE}"))
     try:
         with (
             Judge(reward.verifier) as judge,

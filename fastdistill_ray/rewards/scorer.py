@@ -1,7 +1,6 @@
 """All scores by name, what a recipe says of them, and their weighted sum."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import Field, FiniteFloat, field_validator
@@ -14,6 +13,7 @@ from fastdistill_ray.rewards.lengths import CosineKnobs, LengthKnobs, cosine_sco
 from fastdistill_ray.rewards.llm_judge import LlmJudge, LlmJudgeKnobs
 from fastdistill_ray.rewards.repetition import RepetitionKnobs, repetition_score
 from fastdistill_ray.rewards.template import FormatKnobs, format_score
+from fastdistill_ray.storage.place import Place
 from fastdistill_ray.verifiers import VerifierKnobs
 
 LLM_JUDGE = "llm_judge"
@@ -104,7 +104,7 @@ class Scorer:
     `cache` is the folder that keeps what was paid for; None: nothing is kept.
     """
 
-    def __init__(self, knobs: RewardKnobs, cache: Path | None = None) -> None:
+    def __init__(self, knobs: RewardKnobs, cache: Place | None = None) -> None:
         self._knobs = knobs
         self._functions = {
             name: FunctionProcess(function)

@@ -6,7 +6,6 @@ Every check raises UserError with one line: the field, what is wrong, what to do
 import importlib.util
 import uuid
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Protocol
 
 import ray
@@ -31,6 +30,7 @@ from fastdistill_ray.recipe.derived import all_teachers, students
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.records import Problem, Split
 from fastdistill_ray.rewards import Scorer
+from fastdistill_ray.storage.place import Place
 from fastdistill_ray.training.feed import FEED_CPUS
 from fastdistill_ray.training.memory import MemoryEstimate, advice, estimate_memory
 from fastdistill_ray.training.trackers import tracker_packages
@@ -242,14 +242,14 @@ def _gpu_memory() -> float:
     return float(torch.cuda.get_device_properties(0).total_memory)
 
 
-def check_shared_folder(path: Path) -> None:
+def check_shared_folder(path: Place) -> None:
     """Every node sees the run folder: a file written here is read on each of them."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) < 2:
         return
     token = uuid.uuid4().hex
-    probe = path / f".probe-{token}"
-    probe.write_text(token, encoding="utf-8")
+    probe = path / f"probe-{token}"
+    probe.put(token)
     try:
         answers = [
             ray.remote(_reads)
@@ -257,7 +257,7 @@ def check_shared_folder(path: Path) -> None:
                 num_cpus=0,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
             )
-            .remote(str(probe), token)
+            .remote(probe, token)
             for node in nodes
         ]
         blind = [
@@ -266,14 +266,16 @@ def check_shared_folder(path: Path) -> None:
             if not sees
         ]
     finally:
-        probe.unlink(missing_ok=True)
+        probe.unlink()
     if blind:
         raise UserError(
             f"--run-dir {path}: node {blind[0]} and {len(blind) - 1} others do not see this "
-            "folder; name one on a mount that all nodes share (NFS, or a bucket mounted on each)"
+            "folder; name one that all nodes share: a bucket (s3://...) or a mount such as NFS"
         )
 
 
-def _reads(path: str, token: str) -> bool:
-    file = Path(path)
-    return file.is_file() and file.read_text(encoding="utf-8") == token
+def _reads(file: Place, token: str) -> bool:
+    try:
+        return file.read_text() == token
+    except OSError:
+        return False

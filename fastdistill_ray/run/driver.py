@@ -20,7 +20,7 @@ from fastdistill_ray.recipe.derived import students
 from fastdistill_ray.recipe.loading import load_recipe
 from fastdistill_ray.records import Split
 from fastdistill_ray.run import doctor
-from fastdistill_ray.run.folder import RunFolder
+from fastdistill_ray.run.folder import RunFolder, place_of_run
 from fastdistill_ray.run.paid import AGAIN, check_not_paid_twice
 from fastdistill_ray.run_files import MEMORY, write_json
 from fastdistill_ray.tasks.problem_file import ProblemFile
@@ -81,10 +81,10 @@ def main(job: Callable[[Job], None]) -> None:
     quiet()
     try:
         recipe = load_recipe(arguments.recipe, overrides)
-        run_dir = Path(arguments.run_dir or Path("runs") / recipe.name)
-        if not run_dir.is_absolute() and "runtime_resources" in Path.cwd().parts:
+        is_far = "://" in arguments.run_dir or Path(arguments.run_dir).is_absolute()
+        if not is_far and "runtime_resources" in Path.cwd().parts:
             raise UserError("--run-dir: a submitted job needs an absolute folder that nodes share")
-        run = RunFolder(run_dir, recipe)
+        run = RunFolder(place_of_run(arguments.run_dir or Path("runs") / recipe.name), recipe)
         ray.init(logging_level=logging.ERROR, log_to_driver=False)  # ours say what matters
         job(Job(run, arguments.again))
     except UserError as error:

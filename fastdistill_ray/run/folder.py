@@ -4,10 +4,9 @@ the recipe. No Ray, no torch.
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 import yaml
@@ -36,32 +35,34 @@ from fastdistill_ray.run_files import (
     write_json,
     write_text,
 )
+from fastdistill_ray.storage.folders import move
+from fastdistill_ray.storage.place import Place
 
 logger = logging.getLogger(__name__)
 
 
 class RunFolder:
-    """On a path that every node of the cluster can read and write."""
+    """In a folder or bucket that every node of the cluster can read and write."""
 
-    def __init__(self, path: str | Path, recipe: Recipe) -> None:
-        if "://" in str(path):
-            raise UserError(
-                f"--run-dir {path}: not a folder; mount the bucket on every node and name the mount"
-            )
-        self.path = Path(path).absolute()
+    def __init__(self, path: str | Place, recipe: Recipe) -> None:
+        self.path = place_of_run(path)
         self.recipe = recipe
         self.stages = Stages(recipe, self.path)
         self.graph: dict[str, str] = {}  # of the stages come to so far
+        try:
+            self.path.exists()
+        except OSError as error:
+            raise UserError(f"--run-dir {self.path}: cannot be reached: {error}") from error
         if self.path.is_file():
             raise UserError(f"--run-dir {self.path}: a file; name a folder")
         is_run = (self.path / RECIPE).exists() or (self.path / STAGES).exists()
-        if self.path.exists() and any(self.path.iterdir()) and not is_run:
+        if not is_run and self.path.list():
             raise UserError(
                 f"--run-dir {self.path}: not empty and no run folder, it holds no {RECIPE}; choose "
                 "another"
             )
 
-    def folder(self, stage: Stage) -> Path:
+    def folder(self, stage: Stage) -> Place:
         """Where the stage's work is, or is to begin: then what it depends on is noted there."""
         found = find(self.path, stage)
         return found.folder if found else new_folder(self.path, stage)
@@ -71,7 +72,7 @@ class RunFolder:
         return found is not None and found.is_complete
 
     @property
-    def view(self) -> Path:
+    def view(self) -> Place:
         """Where what the recipe says and finds belongs: the run folder, or recipes/ once another
         recipe has taken that."""
         return self.path if self.is_claimed() else self.path / RECIPES / self.id
@@ -80,12 +81,12 @@ class RunFolder:
     def id(self) -> str:
         return view_id(dump_recipe(self.recipe))
 
-    def enter(self, stage: Stage) -> Path:
+    def enter(self, stage: Stage) -> Place:
         """The stage's folder, noted as one of this recipe."""
         folder = self.folder(stage)
         if UNKNOWN in json.dumps(read_json(folder / STAGE, {}).get("inputs", {})):
             write_json(folder / STAGE, stage.dependencies)  # a revision may be known by now
-        self.graph[stage.name] = str(folder.relative_to(self.path))
+        self.graph[stage.name] = folder.relative_to(self.path)
         if (self.view / RECIPE).exists():
             write_json(self.view / GRAPH, self.graph)
         return folder
@@ -97,7 +98,7 @@ class RunFolder:
         *args: Any,
         pool: PoolKnobs | None = None,
         **kwargs: Any,
-    ) -> Path:
+    ) -> Place:
         """Run `function(*args, **kwargs, out=folder)` unless that is done; -> the folder."""
         folder = self.enter(stage)
         if (folder / MANIFEST).exists():
@@ -115,7 +116,7 @@ class RunFolder:
     def complete(
         self,
         stage: Stage,
-        folder: Path,
+        folder: Place,
         result: StageResult,
         seconds: float,
         pool: PoolKnobs | None,
@@ -140,7 +141,7 @@ class RunFolder:
         write_json(folder / MANIFEST, manifest)
         logger.info("%s: done in %.0f s, %d rows", stage.name, seconds, result.rows_out)
 
-    def log_reused(self, stage: Stage, folder: Path) -> None:
+    def log_reused(self, stage: Stage, folder: Place) -> None:
         logger.info("%s: reused, %s", stage.name, folder.relative_to(self.path))
 
     def claim(self) -> None:
@@ -148,7 +149,7 @@ class RunFolder:
         moves to recipes/, and comes back with its recipe."""
         if not self.is_claimed():
             if (self.path / RECIPE).exists():
-                there = view_id((self.path / RECIPE).read_text(encoding="utf-8"))
+                there = view_id((self.path / RECIPE).read_text())
                 _move_view(self.path, self.path / RECIPES / there, reversed(VIEW))
             _move_view(self.path / RECIPES / self.id, self.path, VIEW)
         self.graph = {**read_json(self.path / GRAPH, {}), **self.graph}
@@ -159,19 +160,19 @@ class RunFolder:
 
     def is_claimed(self) -> bool:
         file = self.path / RECIPE
-        return file.exists() and view_id(file.read_text(encoding="utf-8")) == self.id
+        return file.exists() and view_id(file.read_text()) == self.id
 
 
 class Clock:
     """Seconds spent on stages that are worked on together, in this and in earlier attempts."""
 
-    def __init__(self, *folders: Path) -> None:
+    def __init__(self, *folders: Place) -> None:
         self.seconds = {
             folder: read_json(folder / SECONDS, {"seconds": 0.0})["seconds"] for folder in folders
         }
         self.start = time.monotonic()
 
-    def stop(self, work: Mapping[Path, float] | None = None) -> None:
+    def stop(self, work: Mapping[Place, float] | None = None) -> None:
         """Divides what was spent by the `work` done for each; equally where that is not known."""
         spent, now = time.monotonic() - self.start, time.monotonic()
         work = work if work and sum(work.values()) else dict.fromkeys(self.seconds, 1.0)
@@ -179,6 +180,14 @@ class Clock:
             self.seconds[folder] += spent * work[folder] / sum(work.values())
             write_json(folder / SECONDS, {"seconds": self.seconds[folder]})
         self.start = now
+
+
+def place_of_run(run_dir: "str | Place | PathLike[str]") -> Place:
+    """UserError where it is no kind of place that is known."""
+    try:
+        return Place(run_dir)
+    except UserError as error:
+        raise UserError(f"--run-dir {error}") from error
 
 
 def view_id(recipe_text: str) -> str:
@@ -189,11 +198,10 @@ def view_id(recipe_text: str) -> str:
         return text_digest([recipe_text])[:8]
 
 
-def _move_view(source: Path, target: Path, names: Iterable[str]) -> None:
+def _move_view(source: Place, target: Place, names: Iterable[str]) -> None:
     """The recipe leaves a folder last and comes first: a kill between mixes no two views."""
     if not source.is_dir():
         return
-    target.mkdir(parents=True, exist_ok=True)
     for name in names:
         if (source / name).exists() and not (target / name).exists():
-            os.replace(source / name, target / name)
+            move(source / name, target / name)

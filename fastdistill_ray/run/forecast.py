@@ -1,7 +1,6 @@
 """What a recipe would find done in a run folder, and what it would do there: nothing is written."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from fastdistill_ray.evaluation.knobs import Model
 from fastdistill_ray.evaluation.results import Trial, choose, trials_in
@@ -14,17 +13,18 @@ from fastdistill_ray.run.graph import Stage, find, nearest
 from fastdistill_ray.run.paid import AGAIN, check_not_paid_twice, cost, sources_of
 from fastdistill_ray.run.stages import Stages
 from fastdistill_ray.run_files import MANIFEST, read_json
+from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks.problem_file import ProblemFile
 
 UNCHANGED = "nothing of it is there"
 
 
-def describe_stages(recipe: Recipe, run: Path) -> str:
+def describe_stages(recipe: Recipe, run: Place) -> str:
     """A line for each stage: reused, to be continued, or new with the field that changed."""
     return "\n".join(f"{name:<28} {text}" for name, text in _lines(recipe, run))
 
 
-def check_run(recipe: Recipe, run: Path, again: list[str]) -> None:
+def check_run(recipe: Recipe, run: Place, again: list[str]) -> None:
     """UserError where the recipe would ask a teacher again for what this run has paid for."""
     stages = Stages(recipe, run)
     problems = find(run, stages.problems())
@@ -33,7 +33,7 @@ def check_run(recipe: Recipe, run: Path, again: list[str]) -> None:
         check_not_paid_twice(run, stages.groups(file), recipe, len(file), again)
 
 
-def _lines(recipe: Recipe, run: Path) -> Iterator[tuple[str, str]]:
+def _lines(recipe: Recipe, run: Place) -> Iterator[tuple[str, str]]:
     stages = Stages(recipe, run)
     stage = stages.problems()
     yield stage.name, _state(run, stage, "")
@@ -61,7 +61,9 @@ def _lines(recipe: Recipe, run: Path) -> Iterator[tuple[str, str]]:
         yield stage.name, _state(run, stage, f"{sum(map(len, tests))} problems")
 
 
-def _groups_line(recipe: Recipe, run: Path, stage: Stage, problems: ProblemFile) -> tuple[str, str]:
+def _groups_line(
+    recipe: Recipe, run: Place, stage: Stage, problems: ProblemFile
+) -> tuple[str, str]:
     if find(run, stage):
         return stage.name, _state(run, stage, "")
     near = nearest(run, stage)
@@ -80,7 +82,7 @@ def _groups_line(recipe: Recipe, run: Path, stage: Stage, problems: ProblemFile)
 
 def _training_lines(
     recipe: Recipe,
-    run: Path,
+    run: Place,
     student: StudentSpec,
     train: ProblemFile,
     trials: dict[str, list[Trial]],
@@ -102,7 +104,7 @@ def _training_lines(
 
 
 def _chosen(
-    recipe: Recipe, run: Path, trials: list[Trial], validation: ProblemFile
+    recipe: Recipe, run: Place, trials: list[Trial], validation: ProblemFile
 ) -> Trial | None:
     """Which trial validation answers choose; None where they are not all there."""
     validated = {}
@@ -116,7 +118,7 @@ def _chosen(
     return next(iter(choose(trials, validated).values())) if trials else None
 
 
-def _state(run: Path, stage: Stage, work: str) -> str:
+def _state(run: Place, stage: Stage, work: str) -> str:
     found = find(run, stage)
     if found:
         word = "reused" if found.is_complete else "to be continued"

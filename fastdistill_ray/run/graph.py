@@ -8,12 +8,12 @@ dependencies are one, whatever else the recipes around them say.
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastdistill_ray.digests import same_identity, text_digest
 from fastdistill_ray.knobs import chosen, identity
 from fastdistill_ray.run_files import MANIFEST, STAGE, STAGES, read_json, write_json
+from fastdistill_ray.storage.place import Place
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Change(NamedTuple):
 class Made(NamedTuple):
     """Work that is there: a stage's folder and what it depended on."""
 
-    folder: Path
+    folder: Place
     dependencies: dict[str, Any]
 
     @property
@@ -72,11 +72,12 @@ class Made(NamedTuple):
         return (self.folder / MANIFEST).exists()
 
 
-def made(run: Path, kind: str) -> Iterator[Made]:
+def made(run: Place, kind: str) -> Iterator[Made]:
     """All work of a kind, complete work first."""
     found = [
-        Made(file.parent, read_json(file, {}))
-        for file in sorted((run / STAGES / kind).glob(f"*/{STAGE}"))
+        Made(folder, read_json(folder / STAGE, {}))
+        for folder in (run / STAGES / kind).list()
+        if (folder / STAGE).is_file()
     ]
     yield from sorted(found, key=lambda one: not one.is_complete)
 
@@ -101,14 +102,14 @@ def changes(stage: Stage, old: Mapping[str, Any]) -> list[Change]:
     return found
 
 
-def find(run: Path, stage: Stage) -> Made | None:
+def find(run: Place, stage: Stage) -> Made | None:
     """The work that is that of the stage, wherever it lies."""
     return next(
         (one for one in made(run, stage.kind) if not changes(stage, one.dependencies)), None
     )
 
 
-def nearest(run: Path, stage: Stage) -> tuple[Made, list[Change]] | None:
+def nearest(run: Place, stage: Stage) -> tuple[Made, list[Change]] | None:
     """The other work of its kind and label that differs least, and in what."""
     near = [
         (one, changes(stage, one.dependencies))
@@ -118,7 +119,7 @@ def nearest(run: Path, stage: Stage) -> tuple[Made, list[Change]] | None:
     return min(near, key=lambda pair: len(pair[1]), default=None)
 
 
-def new_folder(run: Path, stage: Stage) -> Path:
+def new_folder(run: Place, stage: Stage) -> Place:
     """Where work on the stage begins; its dependencies are noted there first."""
     digest = text_digest([json.dumps(stage.dependencies, sort_keys=True)])[:8]
     folder = run / STAGES / stage.kind / "-".join(filter(None, [stage.label, digest]))

@@ -4,8 +4,6 @@ The teachers, what they are asked and how they sample decide what completions ar
 problems decide which are needed; everything else is judged and selected again for nothing.
 """
 
-from pathlib import Path
-
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.knobs import EndpointKnobs
 from fastdistill_ray.groups.reweighting import Source
@@ -16,11 +14,12 @@ from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run.graph import Change, Made, Stage, changes, find, made
 from fastdistill_ray.run.stages import PAID, PROBLEMS
 from fastdistill_ray.run_files import MANIFEST, SECONDS, read_json
+from fastdistill_ray.storage.place import Place
 
 AGAIN = "groups"  # the stage that --again may name
 
 
-def sources_of(run: Path, groups: Stage) -> list[Source]:
+def sources_of(run: Place, groups: Stage) -> list[Source]:
     """Other stores of the run whose completions were asked for as this stage's are."""
     asked, judged = asked_part(groups), groups.without_input(PROBLEMS)
     own = find(run, groups)
@@ -43,7 +42,7 @@ def asked_part(groups: Stage) -> Stage:
 
 
 def check_not_paid_twice(
-    run: Path, groups: Stage, recipe: Recipe, num_problems: int, again: list[str]
+    run: Place, groups: Stage, recipe: Recipe, num_problems: int, again: list[str]
 ) -> None:
     """UserError where a teacher would be asked anew although groups are paid for in this run."""
     if AGAIN in again or find(run, groups) or sources_of(run, groups):

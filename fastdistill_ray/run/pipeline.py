@@ -3,10 +3,7 @@
 Each function reuses what the run folder already has. Read jobs/distill.py first.
 """
 
-import os
-import shutil
 import threading
-from pathlib import Path
 
 from fastdistill_ray.evaluation.answers import evaluate
 from fastdistill_ray.evaluation.knobs import Model
@@ -40,6 +37,8 @@ from fastdistill_ray.run_files import (
     StageResult,
     write_text,
 )
+from fastdistill_ray.storage.folders import copy
+from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks import TaskKnobs, load_problems
 from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
 from fastdistill_ray.training.job import TrainJob, train
@@ -53,11 +52,11 @@ def prepare_problems(run: RunFolder) -> dict[Split, ProblemFile]:
     return problems_in(run.stage(run.stages.problems(), _write_problems, run.recipe.task))
 
 
-def problems_in(folder: Path) -> dict[Split, ProblemFile]:
+def problems_in(folder: Place) -> dict[Split, ProblemFile]:
     return {split: ProblemFile(folder / f"{split}.parquet") for split in SPLITS}
 
 
-def _write_problems(task: TaskKnobs, *, out: Path) -> StageResult:
+def _write_problems(task: TaskKnobs, *, out: Place) -> StageResult:
     num_in = num_out = 0
     with Judge(VerifierKnobs()) as judge:
         for split, problems in load_problems(task).items():
@@ -72,7 +71,7 @@ def _write_problems(task: TaskKnobs, *, out: Path) -> StageResult:
     return StageResult(num_in, num_out, dropped)
 
 
-def generate_groups(run: RunFolder, problems: ProblemFile) -> Path:
+def generate_groups(run: RunFolder, problems: ProblemFile) -> Place:
     """Problems -> the teacher's judged groups in the store."""
     recipe = run.recipe
     stage = run.stages.groups(problems)
@@ -95,7 +94,7 @@ def generate_and_train(run: RunFolder, problems: ProblemFile) -> list[Trial]:
         generate_groups(run, problems)
         return train_students(run, problems)
     groups = run.enter(run.stages.groups(problems))
-    (groups / FAILED).unlink(missing_ok=True)
+    (groups / FAILED).unlink()
     writer = threading.Thread(
         target=_generate_or_mark_failed, args=(run, problems, groups), daemon=True
     )
@@ -106,7 +105,7 @@ def generate_and_train(run: RunFolder, problems: ProblemFile) -> list[Trial]:
     return trials
 
 
-def _generate_or_mark_failed(run: RunFolder, problems: ProblemFile, groups: Path) -> None:
+def _generate_or_mark_failed(run: RunFolder, problems: ProblemFile, groups: Place) -> None:
     try:
         generate_groups(run, problems)
     except BaseException as error:  # the trainer follows the store and must not wait for ever
@@ -159,7 +158,7 @@ def _train(run: RunFolder, student: StudentSpec, rate: float, problems: ProblemF
     return trials_in(out, student.name, rate)
 
 
-def _groups_for(run: RunFolder, student: StudentSpec, problems: ProblemFile) -> Path:
+def _groups_for(run: RunFolder, student: StudentSpec, problems: ProblemFile) -> Place:
     """The store a student is trained on: the recipe's, or one with fewer completions per group."""
     groups = run.enter(run.stages.groups(problems))
     if student.group_size is None:
@@ -180,7 +179,7 @@ def choose_students(run: RunFolder, trials: list[Trial], problems: ProblemFile) 
     chosen = choose(trials, validated)
     write_choice(trials, validated, chosen, out=run.view / CHOICE)
     for name, trial in chosen.items():
-        _place(Path(trial.weights), run.view / STUDENTS / name)
+        _place(Place(trial.weights), run.view / STUDENTS / name)
     return chosen
 
 
@@ -192,12 +191,12 @@ def evaluate_models(run: RunFolder, chosen: dict[str, Trial], problems: list[Pro
     write_results(folders, run.recipe.objective.kind, chosen, out=run.view / RESULTS)
 
 
-def _evaluate(run: RunFolder, models: list[Model], problems: list[ProblemFile]) -> dict[str, Path]:
+def _evaluate(run: RunFolder, models: list[Model], problems: list[ProblemFile]) -> dict[str, Place]:
     """Each model's answers; those that are there already are reused, the others asked together."""
     recipe = run.recipe
     stages = {model.name: run.stages.answers(model, problems) for model in models}
     folders = {name: run.enter(stage) for name, stage in stages.items()}
-    to_ask: dict[Path, Model] = {}  # two names of equal models are one stage
+    to_ask: dict[Place, Model] = {}  # two names of equal models are one stage
     for model in models:
         folder = folders[model.name]
         if (folder / MANIFEST).exists():
@@ -230,27 +229,10 @@ def _evaluate(run: RunFolder, models: list[Model], problems: list[ProblemFile]) 
     return folders
 
 
-def _place(weights: Path, folder: Path) -> None:
-    """Copy by hard links where the file system has them: the files are never written again."""
-    if _is_copy(weights, folder):
-        return
-    temporary = folder.with_name(f".{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(weights, temporary, copy_function=_link_or_copy)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+def _place(weights: Place, folder: Place) -> None:
+    if _sizes(weights) != _sizes(folder):
+        copy(weights, folder)
 
 
-def _is_copy(weights: Path, folder: Path) -> bool:
-    def state(path: Path) -> dict[str, tuple[int, int]]:
-        found = {str(file.relative_to(path)): file.stat() for file in path.rglob("*")}
-        return {name: (one.st_size, one.st_mtime_ns) for name, one in found.items()}
-
-    return folder.is_dir() and state(weights) == state(folder)
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
+def _sizes(folder: Place) -> dict[str, int]:
+    return {file.relative_to(folder): file.size() for file in folder.walk()}

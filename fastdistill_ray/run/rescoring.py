@@ -4,8 +4,6 @@ It is the stage `groups` of that recipe, made on this machine alone: other rewar
 advantage or selection. The teacher is not asked. No torch, no Ray.
 """
 
-from pathlib import Path
-
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.groups.accounting import count_verdicts, store_result
 from fastdistill_ray.groups.reweighting import rescore
@@ -13,22 +11,23 @@ from fastdistill_ray.groups.store import Store
 from fastdistill_ray.recipe.derived import judging_of
 from fastdistill_ray.recipe.loading import load_recipe
 from fastdistill_ray.rewards import Scorer
-from fastdistill_ray.run.folder import Clock, RunFolder
+from fastdistill_ray.run.folder import Clock, RunFolder, place_of_run
 from fastdistill_ray.run.graph import changes, find, made
 from fastdistill_ray.run.paid import asked_part, sources_of
 from fastdistill_ray.run_files import RECIPE
+from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks.problem_file import ProblemFile
 
 
-def rescore_run(run_dir: str, overrides: list[str]) -> tuple[RunFolder, Path]:
+def rescore_run(run_dir: str, overrides: list[str]) -> tuple[RunFolder, Place]:
     """The run with the changed recipe as its own, and the folder of its groups.
 
     Where the groups there are were not complete, nor are these; `generate` goes on with them.
     """
-    file = Path(run_dir) / RECIPE
+    file = place_of_run(run_dir) / RECIPE
     if not file.is_file():
         raise UserError(f"score {run_dir}: no run folder, it holds no {RECIPE}")
-    run = RunFolder(run_dir, load_recipe(str(file), overrides))
+    run = RunFolder(run_dir, load_recipe(file, overrides))
     found = find(run.path, run.stages.problems())
     if found is None or not found.is_complete:
         raise UserError(
@@ -55,13 +54,13 @@ def rescore_run(run_dir: str, overrides: list[str]) -> tuple[RunFolder, Path]:
     return run, folder
 
 
-def next_step(run: RunFolder, groups: Path) -> str:
+def next_step(run: RunFolder, groups: Place) -> str:
     """What to type to use the groups."""
     verb = "train" if Store(groups).is_complete() else "generate"
     return f"fastdistill {verb} {run.path / RECIPE} --run-dir {run.path}"
 
 
-def summary(groups: Path) -> str:
+def summary(groups: Place) -> str:
     """Groups kept and dropped, and verdicts, in one line."""
     store = Store(groups)
     result = store_result(store, 0, {})

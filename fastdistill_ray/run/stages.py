@@ -12,6 +12,7 @@ from fastdistill_ray.recipe.derived import StudentSpec, all_teachers
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run.graph import Stage, find
 from fastdistill_ray.run_files import STAGES
+from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks import OodKnobs, TaskKnobs, hub_of
 from fastdistill_ray.tasks.problem_file import ProblemFile
 
@@ -22,7 +23,7 @@ PROBLEMS = "the problems of task"
 class Stages:
     """Stages of a recipe in a run folder; one that others depend on must have a folder first."""
 
-    def __init__(self, recipe: Recipe, run: Path) -> None:
+    def __init__(self, recipe: Recipe, run: Place) -> None:
         self.recipe, self.run = recipe, run
 
     def problems(self) -> Stage:
@@ -75,10 +76,10 @@ class Stages:
             "reward.verifier": recipe.reward.verifier,
             "prompt": model.prompt,
         }
-        path = Path(model.weights)
-        is_ours = path.is_relative_to(self.run / STAGES)  # never changed once complete
+        path = Place(model.weights)
+        is_ours = path.is_below(self.run / STAGES)  # never changed once complete
         inputs = {
-            "model": str(path.relative_to(self.run)) if is_ours else model_identity(model.weights),
+            "model": path.relative_to(self.run) if is_ours else model_identity(model.weights),
             PROBLEMS: " ".join(file.digest for file in problems),
         }
         return Stage("answers", model.name, sections, inputs)

@@ -6,15 +6,15 @@ No process holds them all: a reader keeps a few row groups.
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from fastdistill_ray.digests import text_digest
 from fastdistill_ray.records import PROBLEM_SCHEMA, Problem
+from fastdistill_ray.storage.place import Place
+from fastdistill_ray.storage.tables import open_parquet, write_parquet
 
 ROWS_PER_ROW_GROUP = 1024
 DIGEST = "S16"
@@ -28,17 +28,18 @@ def content_digest(problem: Problem | Mapping[str, Any]) -> str:
     return text_digest([*(fields[name] for name in names), *options])
 
 
-def write_problems(problems: list[Problem], file: Path) -> None:
+def write_problems(problems: list[Problem], file: Place) -> None:
     table = pa.Table.from_pylist([vars(problem) for problem in problems], schema=PROBLEM_SCHEMA)
-    pq.write_table(table, file, row_group_size=ROWS_PER_ROW_GROUP)
+    write_parquet(table, file, row_group_size=ROWS_PER_ROW_GROUP)
 
 
 class ProblemFile:
-    def __init__(self, file: str | Path) -> None:
+    def __init__(self, file: str | Place) -> None:
         self.file = str(file)
-        metadata = pq.read_metadata(self.file)
-        self.num_row_groups = metadata.num_row_groups
-        sizes = [metadata.row_group(i).num_rows for i in range(self.num_row_groups)]
+        with open_parquet(Place(file)) as table:
+            metadata = table.metadata
+            self.num_row_groups = metadata.num_row_groups
+            sizes = [metadata.row_group(i).num_rows for i in range(self.num_row_groups)]
         self.starts = np.cumsum([0, *sizes])  # row number of each row group's first row
 
     def __len__(self) -> int:
@@ -51,11 +52,11 @@ class ProblemFile:
 
     def __iter__(self) -> Iterator[Problem]:
         for i in range(self.num_row_groups):
-            yield from _problems(pq.ParquetFile(self.file).read_row_group(i))
+            yield from _problems(_row_group(self.file, i))
 
     def columns(self, *names: str) -> Iterator[list[list[str]]]:
         """The named columns of one row group after the other."""
-        with pq.ParquetFile(self.file) as file:
+        with open_parquet(Place(self.file)) as file:
             for i in range(self.num_row_groups):
                 table = file.read_row_group(i, columns=list(names))
                 yield [table[name].to_pylist() for name in names]
@@ -96,4 +97,5 @@ def _problems(table: pa.Table) -> list[Problem]:
 
 @lru_cache(maxsize=4)
 def _row_group(file: str, number: int) -> pa.Table:
-    return pq.ParquetFile(file).read_row_group(number)
+    with open_parquet(Place(file)) as table:
+        return table.read_row_group(number)

@@ -4,6 +4,7 @@ Every function here is called by all ranks at once.
 """
 
 import math
+import shutil
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -20,6 +21,8 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save, save
 
+from fastdistill_ray.storage.folders import copy
+from fastdistill_ray.storage.place import Place, sync_tree
 from fastdistill_ray.training.student import Student
 
 # An adapter's frozen base comes from the model's own folder again.
@@ -53,7 +56,8 @@ class CheckpointWriter:
         progress: TrainProgress,
         folder: str | Path,
     ) -> Future[Any]:
-        """Copies the state and returns; all ranks name the same folder, on a shared mount."""
+        """Copies the state and returns; ranks name one folder on a shared mount, or each its
+        own."""
         self.wait()
         model_state, optimizer_state = get_state_dict(student, optimizer, options=PARTIAL)
         state = {"model": model_state, "optimizer": optimizer_state, "progress": progress._asdict()}
@@ -69,6 +73,16 @@ class CheckpointWriter:
         """Blocks until the last checkpoint is whole."""
         if self.pending:
             self.pending.result()
+
+
+def keep_checkpoint(written: Path, place: Place) -> None:
+    """What this rank wrote is durable at `place`, which on a disk is where it was written."""
+    if place.is_local:
+        sync_tree(written)
+        return
+    for file in Place(written).walk():
+        copy(file, place / file.name)
+    shutil.rmtree(written)
 
 
 def load_checkpoint(

@@ -2,9 +2,7 @@
 
 import copy
 import json
-import os
 import shutil
-import uuid
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
+from fastdistill_ray.storage.folders import writable_folder
+from fastdistill_ray.storage.place import Place
 from fastdistill_ray.training.student import Student
 
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".index.json")
@@ -21,7 +21,7 @@ ADAPTER = "adapter"  # in an exported folder: the adapter alone, as peft loads i
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def export_student(student: Student, source: str, out: Path) -> None:
+def export_student(student: Student, source: str, out: Place) -> None:
     """Rank 0 writes full bf16 weights beside the source's own config, tokenizer and template.
 
     An adapter is merged, and beside that in a folder of its own. The folder appears whole or not
@@ -35,14 +35,12 @@ def export_student(student: Student, source: str, out: Path) -> None:
     names = {name for name, _ in student.named_parameters()} & set(state)
     parts = {name.removeprefix("model."): cast(Tensor, state[name]).float() for name in names}
     weights = merge_adapter(parts, student.adapter_scale)
-    partial = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
-    partial.mkdir(parents=True)
-    save_torch_state_dict({name: weight.bfloat16() for name, weight in weights.items()}, partial)
-    _copy_beside_weights(Path(source), partial)
-    if student.adapter_scale:
-        _save_adapter(student, parts, source, partial / ADAPTER)
-    shutil.rmtree(out, ignore_errors=True)
-    os.replace(partial, out)
+    halves = {name: weight.bfloat16() for name, weight in weights.items()}
+    with writable_folder(out) as folder:
+        save_torch_state_dict(halves, folder)
+        _copy_beside_weights(Path(source), folder)
+        if student.adapter_scale:
+            _save_adapter(student, parts, source, folder / ADAPTER)
 
 
 def merge_adapter(weights: dict[str, Tensor], scale: float) -> dict[str, Tensor]:

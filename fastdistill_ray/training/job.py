@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.run_files import StageResult
+from fastdistill_ray.storage.place import Place
 from fastdistill_ray.training.feed import RankStreams
 from fastdistill_ray.training.knobs import TrainingKnobs
 from fastdistill_ray.training.worker import CHECKPOINTS, TrainJob, run_worker
@@ -27,14 +27,13 @@ CONTROLLER_ENVIRONMENT = {
 }
 
 
-def train(job: TrainJob, pool: PoolKnobs, *, out: Path) -> StageResult:
+def train(job: TrainJob, pool: PoolKnobs, *, out: Place) -> StageResult:
     """Train a student on the steps of the plan; exports are `out/epoch_<n>`, n from 1.
 
     With a metric to choose by, the one export is `out/best_step_<n>`. Continues from the last
     checkpoint in `out` when called again. Rows are group visits. A UserError of a worker is raised
     here, as itself.
     """
-    out = out.absolute()
     trainer = _trainer(job, pool, out)
     try:
         with _environment(CONTROLLER_ENVIRONMENT):
@@ -43,7 +42,7 @@ def train(job: TrainJob, pool: PoolKnobs, *, out: Path) -> StageResult:
         if isinstance(error.controller_failure, UserError):
             raise error.controller_failure from None
         raise
-    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)  # a finished training needs none
+    (out / CHECKPOINTS).remove_tree()  # a finished training needs none
     return _count_rows(out / "metrics.jsonl", job.total_steps)
 
 
@@ -75,7 +74,7 @@ def _environment(defaults: dict[str, str]) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def _trainer(job: TrainJob, pool: PoolKnobs, out: Path) -> TorchTrainer:
+def _trainer(job: TrainJob, pool: PoolKnobs, out: Place) -> TorchTrainer:
     use_gpu = pool.gpus > 0
     resources = {"CPU": pool.cpus, "memory": pool.memory_gib * 2**30, **pool.resources}
     return TorchTrainer(
@@ -93,7 +92,8 @@ def _trainer(job: TrainJob, pool: PoolKnobs, out: Path) -> TorchTrainer:
         ),
         run_config=ray.train.RunConfig(
             name=CHECKPOINTS,
-            storage_path=str(out),
+            storage_path=out.path,
+            storage_filesystem=None if out.is_local else out.file_system,
             failure_config=ray.train.FailureConfig(max_failures=job.training.max_failures),
             callbacks=[StopAtUserError()],
             # The checkpoint with the highest mark is kept, and by Ray always the latest too, which
@@ -136,8 +136,8 @@ def _no_dataset() -> None:
     return None
 
 
-def _count_rows(metrics: Path, planned_steps: int) -> StageResult:
-    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+def _count_rows(metrics: Place, planned_steps: int) -> StageResult:
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     trained = sum(line["train/num_groups"] for line in lines)
     empty = sum(line["train/empty_groups"] for line in lines)
     return StageResult(

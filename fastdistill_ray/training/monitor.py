@@ -1,12 +1,13 @@
 """The driver's view of a running training: its metrics file, followed."""
 
+import hashlib
 import json
 import threading
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from fastdistill_ray.progress import Progress
+from fastdistill_ray.storage.place import Place
 from fastdistill_ray.training.trackers import Trackers
 
 
@@ -25,9 +26,10 @@ def step_facts(line: dict[str, float]) -> str:
 class FollowMetrics:
     """Prints progress of a training, and tells trackers, from the metrics file it appends to."""
 
-    def __init__(self, file: Path, label: str, total: int, trackers: Trackers) -> None:
+    def __init__(self, file: Place, label: str, total: int, trackers: Trackers) -> None:
         self.file, self.trackers = file, trackers
-        self.inode = self.offset = 0
+        self.state, self.offset = (0, 0), 0
+        self.start = hashlib.blake2b(b"").digest()  # of what was read
         self.stop = threading.Event()
         self.seen: dict[str, Any] = {}  # the last value of everything
         self.progress = Progress(label, total)
@@ -67,14 +69,15 @@ class FollowMetrics:
     def _new_lines(self) -> list[dict[str, Any]]:
         """Lines written whole since the last call; all of the file that a restart has put in its
         place, with the steps after its checkpoint cut off."""
-        if not self.file.exists():
+        state = self.file.changed()
+        if state == self.state:
             return []
-        if self.file.stat().st_ino != self.inode:
-            self.inode = self.file.stat().st_ino
+        self.state = state
+        data = self.file.read_bytes()
+        start = hashlib.blake2b(data[: self.offset]).digest()
+        if start != self.start:  # a restart has cut steps off
             self.offset = self.progress.done = 0
-        with open(self.file, "rb") as file:
-            file.seek(self.offset)
-            data = file.read()
-        data = data[: data.rfind(b"\n") + 1]
-        self.offset += len(data)
-        return [json.loads(line) for line in data.splitlines()]
+        new = data[self.offset : data.rfind(b"\n") + 1]
+        self.offset += len(new)
+        self.start = hashlib.blake2b(data[: self.offset]).digest()
+        return [json.loads(line) for line in new.splitlines()]

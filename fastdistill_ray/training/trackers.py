@@ -8,6 +8,8 @@ user's to install. Knows no Ray and no torch.
 import importlib
 import json
 import logging
+import shutil
+import tempfile
 import time
 import uuid
 from pathlib import Path
@@ -16,6 +18,8 @@ from typing import Literal, Protocol
 from pydantic import Field
 
 from fastdistill_ray.knobs import Knobs
+from fastdistill_ray.storage.folders import copy
+from fastdistill_ray.storage.place import Place
 
 logger = logging.getLogger(__name__)
 
@@ -126,24 +130,26 @@ class Mlflow:
 class Trackers:
     """Those of one training; until they are opened nothing is told."""
 
-    def __init__(self, knobs: TrackingKnobs, folder: Path, name: str) -> None:
+    def __init__(self, knobs: TrackingKnobs, folder: Place, name: str) -> None:
         self.knobs, self.folder, self.name = knobs, folder, name
+        # Event files are written on this machine, in a bucket's place in a folder of their own.
+        self.local = folder.local if folder.is_local else Path(tempfile.mkdtemp())
         self.opened: dict[str, Tracker] = {}
         self.waiting: list[Line] = []  # not yet told to all of them
         file = folder / FILE
         self.state = (
-            json.loads(file.read_text(encoding="utf-8"))
-            if file.exists()
+            json.loads(file.read_text())
+            if file.is_file()
             else {"id": uuid.uuid4().hex[:12], "steps": {}}
         )
 
     def open(self) -> None:
         knobs, run_id = self.knobs, self.state["id"]
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.local.mkdir(parents=True, exist_ok=True)
         if knobs.tensorboard:
-            self.opened["tensorboard"] = TensorBoard(self.folder / "tensorboard")
+            self.opened["tensorboard"] = TensorBoard(self.local / "tensorboard")
         if knobs.wandb_project:
-            self.opened["wandb"] = Wandb(knobs, run_id, self.name, self.folder)
+            self.opened["wandb"] = Wandb(knobs, run_id, self.name, self.local)
         if knobs.mlflow_experiment:
             self.opened["mlflow"] = Mlflow(knobs, run_id, self.name)
 
@@ -157,7 +163,7 @@ class Trackers:
             self._tell(name, tracker)
         done = min(self.state["steps"].values(), default=0)
         self.waiting = [line for line in self.waiting if line["step"] > done]
-        (self.folder / FILE).write_text(json.dumps(self.state), encoding="utf-8")
+        (self.folder / FILE).put(json.dumps(self.state))
 
     def close(self) -> None:
         for name, tracker in self.opened.items():
@@ -165,6 +171,9 @@ class Trackers:
                 tracker.close()
             except tracker.errors as error:
                 logger.warning("tracking by %s was not closed: %s", name, error)
+        if not self.folder.is_local and self.opened:
+            copy(Place(self.local), self.folder)
+            shutil.rmtree(self.local)
 
     def _tell(self, name: str, tracker: Tracker) -> None:
         steps = self.state["steps"]

@@ -5,9 +5,8 @@ normalised by counts over the whole step and all ranks, so packing, accumulation
 ranks cannot change it.
 """
 
-import json
 import os
-import time
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -27,10 +26,12 @@ from fastdistill_ray.models import fetch_model, load_tokenizer, same_tokenizer
 from fastdistill_ray.objectives import Objective
 from fastdistill_ray.prompts import PromptKnobs, build_messages, render
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
-from fastdistill_ray.run_files import write_text
+from fastdistill_ray.storage.folders import readable_folder
+from fastdistill_ray.storage.place import Place
 from fastdistill_ray.training.checkpoints import (
     CheckpointWriter,
     TrainProgress,
+    keep_checkpoint,
     load_checkpoint,
     load_weights,
 )
@@ -42,6 +43,7 @@ from fastdistill_ray.training.held_out import (
     mark_best,
     validate,
 )
+from fastdistill_ray.training.journal import StepJournal
 from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.learner import Learner, build_learner
 from fastdistill_ray.training.packing import StudentText
@@ -69,13 +71,13 @@ class TrainJob:
     export_epochs: list[int]  # from 1
 
 
-def run_worker(job: TrainJob, *, use_gpu: bool, out: Path) -> None:
+def run_worker(job: TrainJob, *, use_gpu: bool, out: Place) -> None:
     """One rank's whole training; UserError where only the user can mend what stops it."""
     with compilation(job.training):
         train_rank(job, use_gpu=use_gpu, out=out)
 
 
-def train_rank(job: TrainJob, *, use_gpu: bool, out: Path) -> None:
+def train_rank(job: TrainJob, *, use_gpu: bool, out: Place) -> None:
     source = fetch_model(job.model)
     learner = load_learner(job, source, worker_device(use_gpu))
     progress = resume(learner, job, out)
@@ -85,6 +87,7 @@ def train_rank(job: TrainJob, *, use_gpu: bool, out: Path) -> None:
     if knobs.share:
         ranks = dist.get_rank(), dist.get_world_size()
         held_out = hold_out(learner, held_out_rows(job.plan, *ranks))
+    journal = StepJournal(out, progress.step) if dist.get_rank() == 0 else None
     writer = CheckpointWriter(is_async=job.optimizer.kind == "adamw")
     row = None
     shard = ray.train.get_dataset_shard("train")
@@ -99,13 +102,19 @@ def train_rank(job: TrainJob, *, use_gpu: bool, out: Path) -> None:
         if held_out and (progress.step % knobs.every == 0 or is_last(job, row)):
             metrics |= validate(learner, held_out)
             progress = mark_best(progress, metrics, knobs)
-        record_step(out, row, metrics)
+        if journal:
+            journal.add(row, metrics)
+        is_due = progress.step % job.training.checkpoint_every == 0
+        is_saved = is_due or progress.step == progress.best_step
+        if journal and (is_saved or row["ends_epoch"]):
+            journal.sync()
         if row["ends_epoch"] and row["epoch"] + 1 in job.export_epochs:
             export_student(learner.student, source, epoch_folder(out, row["epoch"]))
-        is_due = progress.step % job.training.checkpoint_every == 0
-        if is_due or progress.step == progress.best_step:
+        if is_saved:
             report_checkpoint(writer, learner, progress, out)
     writer.wait()
+    if journal:
+        journal.sync()
     export_last(learner, source, progress, row, out)
 
 
@@ -120,21 +129,22 @@ def export_last(
     source: str,
     progress: TrainProgress,
     row: dict[str, Any] | None,
-    out: Path,
+    out: Place,
 ) -> None:
     """The best step's student where there is one; else one whose epoch max_steps cut short."""
     if progress.best_step:
-        load_weights(learner.student, step_folder(out, progress.best_step))
+        with readable_folder(step_folder(out, progress.best_step)) as folder:
+            load_weights(learner.student, folder)
         export_student(learner.student, source, out / f"best_step_{progress.best_step}")
     elif row and not row["ends_epoch"]:
         export_student(learner.student, source, epoch_folder(out, row["epoch"]))
 
 
-def epoch_folder(out: Path, epoch: int) -> Path:
+def epoch_folder(out: Place, epoch: int) -> Place:
     return out / f"epoch_{epoch + 1}"
 
 
-def step_folder(out: Path, step: int) -> Path:
+def step_folder(out: Place, step: int) -> Place:
     return out / CHECKPOINTS / f"step_{step}"
 
 
@@ -203,51 +213,33 @@ def student_text(student: Student, tokenizer: Any, prompt: PromptKnobs) -> Stude
     )
 
 
-def resume(learner: Learner, job: TrainJob, out: Path) -> TrainProgress:
-    """State of the last checkpoint, if any; the records of later steps are cut off."""
+def resume(learner: Learner, job: TrainJob, out: Place) -> TrainProgress:
+    """State of the last checkpoint, if any; else its start."""
     progress = TrainProgress(0, job.total_steps)
     if checkpoint := ray.train.get_checkpoint():
         with checkpoint.as_directory() as folder:
             progress = load_checkpoint(learner.student, learner.optimizer, folder)
-    if dist.get_rank() == 0:
-        _keep_lines(out / "metrics.jsonl", progress.step)
-        _keep_lines(out / "steps.jsonl", progress.step - 1)
     return progress
 
 
-def _keep_lines(file: Path, last_step: int) -> None:
-    lines = file.read_text(encoding="utf-8").splitlines(True) if file.exists() else []
-    whole = [line for line in lines if line.endswith("\n")]
-    write_text(file, "".join(line for line in whole if json.loads(line)["step"] <= last_step))
-
-
-def record_step(out: Path, row: dict[str, Any], metrics: dict[str, float]) -> None:
-    """metrics.jsonl counts steps done, steps.jsonl names the step's groups by its row number."""
-    if dist.get_rank() > 0:
-        return
-    line = {"step": row["step"] + 1, "epoch": row["epoch"], **metrics}
-    journal = {name: row[name] for name in ("step", "epoch", "group_ids")} | {"time": time.time()}
-    for name, record in (("metrics.jsonl", line), ("steps.jsonl", journal)):
-        with open(out / name, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-
-
 def report_checkpoint(
-    writer: CheckpointWriter, learner: Learner, progress: TrainProgress, out: Path
+    writer: CheckpointWriter, learner: Learner, progress: TrainProgress, out: Place
 ) -> None:
     """Written beside the following steps, where it stays; Ray learns of it once it is whole."""
     folder = step_folder(out, progress.step)
-    saved = writer.start(learner.student, learner.optimizer, progress, folder)
+    local = folder.local if folder.is_local else Path(tempfile.mkdtemp())
+    saved = writer.start(learner.student, learner.optimizer, progress, local)
 
-    def wait_until_saved(checkpoint: ray.train.Checkpoint, _: str) -> ray.train.Checkpoint:
+    def wait_until_saved(_: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
         saved.result()
-        return checkpoint
+        keep_checkpoint(local, folder)
+        return ray.train.Checkpoint(folder.path, filesystem=folder.file_system)
 
     # Without a metric the last one is the best.
     is_best = progress.step == progress.best_step or not progress.best_step
     ray.train.report(
         {"mark": progress.step if is_best else 0},
-        checkpoint=ray.train.Checkpoint.from_directory(folder),
+        checkpoint=ray.train.Checkpoint.from_directory(local),
         checkpoint_dir_name=folder.name,
         checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
         checkpoint_upload_fn=wait_until_saved,

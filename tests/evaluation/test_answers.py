@@ -9,7 +9,8 @@ from fastdistill_ray.evaluation.knobs import EvaluationKnobs, Model
 from fastdistill_ray.generation.requests import build_requests, has_one_that_fits
 from fastdistill_ray.generation.vllm_engine import RELOAD_COLUMN
 from fastdistill_ray.groups.ask import STORE
-from fastdistill_ray.groups.store import Commit, Store
+from fastdistill_ray.groups.log import Commit
+from fastdistill_ray.groups.store import Store
 from fastdistill_ray.models import load_tokenizer
 from fastdistill_ray.prompts import PromptKnobs
 from fastdistill_ray.records import Problem
@@ -26,9 +27,7 @@ def test_evaluation_asks_each_model_what_it_has_not_answered_in_its_own_prompt(t
     plain, asked = PromptKnobs(system=""), PromptKnobs(system="Answer.")
     models = [Model("student", model, asked), Model("base_plain", model, plain)]
     stores = {one.name: Store(tmp_path / one.name) for one in models}
-    for store in stores.values():
-        store.folder.mkdir()
-    stores["student"].append(Commit("part-1.parquet", ["p00001"], [""], 1, 1, 0.0))
+    stores["student"].append([Commit("part-1.parquet", ["p00001"], [""], 1, 1, 0.0)])
     engine = {"max_model_len": 1024}
     knobs = EvaluationKnobs(max_new_tokens=32, engine=engine, seed=3)
     missing = missing_requests(models, files, stores, knobs)
@@ -46,7 +45,7 @@ def test_evaluation_asks_each_model_what_it_has_not_answered_in_its_own_prompt(t
     assert has_one_that_fits(missing)
     for name, store in stores.items():
         keys = [row["problem_id"] for row in rows if row[STORE] == name]
-        store.append(Commit("part-2.parquet", keys, [""] * len(keys), 1, 1, 0.0))
+        store.append([Commit("part-2.parquet", keys, [""] * len(keys), 1, 1, 0.0)])
     left = missing_requests(models, files, stores, knobs)
     assert len(left) == 2
     assert not has_one_that_fits(left)

@@ -3,7 +3,7 @@
 import json
 import re
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,17 +19,19 @@ from fastdistill_ray.generation.knobs import SamplingKnobs
 from fastdistill_ray.generation.outputs import NO_IDS, Reply, completion_logprobs, with_completions
 from fastdistill_ray.groups.ask import RowWriter, log_rows
 from fastdistill_ray.groups.curation import GroupMaker, Tally
-from fastdistill_ray.groups.store import Commit, Store
+from fastdistill_ray.groups.log import Commit
+from fastdistill_ray.groups.store import Store
 from fastdistill_ray.progress import Progress
 from fastdistill_ray.records import REQUEST_SCHEMA
 from fastdistill_ray.rewards import RewardKnobs
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.rewards.selection import REFUSED, Judging, SelectionKnobs
+from fastdistill_ray.storage.place import Place
 from fastdistill_ray.verifiers import VerifierKnobs
 
 
-def group_writer(folder: Path, judging: Judging) -> RowWriter:
-    make = partial(GroupMaker, folder, judging, SamplingKnobs())
+def group_writer(folder: Any, judging: Judging) -> RowWriter:
+    make = partial(GroupMaker, Place(folder), judging, SamplingKnobs())
     return RowWriter(make, {"": Store(folder)}, 4)
 
 
@@ -47,14 +49,12 @@ def test_requests_that_are_not_answered_end_the_loop_once_the_others_are_logged(
 
 def test_rows_of_several_stores_go_each_to_its_own(tmp_path):
     stores = {name: Store(tmp_path / name) for name in "ab"}
-    for store in stores.values():
-        store.folder.mkdir()
     batch = pa.Table.from_pylist([request(i) for i in range(3)], schema=REQUEST_SCHEMA)
     rows = with_completions(batch, [Reply([completion("1", 1, i)], 5) for i in range(3)], "m")
     rows = rows.append_column("store", pa.array(["a", "b", "a"]))
     writer = RowWriter(partial(AnswerMaker, VerifierKnobs()), stores, 4)
     for line in writer(bundle(rows)).to_pylist():
-        stores[line["store"]].append(Commit(**json.loads(line["commit"])))
+        stores[line["store"]].append([Commit(**json.loads(line["commit"]))])
     assert [sorted(store.keys()) for store in stores.values()] == [["p0", "p2"], ["p1"]]
 
 

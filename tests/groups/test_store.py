@@ -8,8 +8,10 @@ import pytest
 from support.groups import make_completion, make_group, make_table, write_store
 
 from fastdistill_ray.groups.compaction import merge_files, replace_log, small_runs
+from fastdistill_ray.groups.log import LOG, SupersededError
 from fastdistill_ray.groups.steps import StepPlan, num_steps, rank_rows, read_index, steps
-from fastdistill_ray.groups.store import Location, LogFollower, Store
+from fastdistill_ray.groups.store import DAMAGED, Location, LogFollower, Store
+from fastdistill_ray.storage.place import Place
 from fastdistill_ray.training.held_out import held_out_rows
 
 
@@ -31,7 +33,7 @@ def arrived(store: Store) -> list[Location]:
 
 def compact(store: Store) -> None:
     runs = list(small_runs(store))
-    replace_log(store, {run[0]: (merge_files(store, run), len(run)) for run in runs})
+    replace_log(store, {run[0].file: merge_files(store, run) for run in runs})
 
 
 def finish(folder) -> None:
@@ -41,7 +43,7 @@ def finish(folder) -> None:
 def test_store_commit_counts_tokens_and_keeps_order(tmp_path):
     store = Store(tmp_path)
     commit = store.write(table(group("b"), group("a", dropped="too_few_correct")))
-    store.append(commit)
+    store.append([commit])
     assert commit.keys == ["b", "a"]
     assert (commit.num_tokens, commit.prompt_tokens) == (12, 10)
     assert arrived(store) == [Location("b", commit.file, 0)]
@@ -51,21 +53,20 @@ def test_store_commit_counts_tokens_and_keeps_order(tmp_path):
 def test_store_recover_after_kill_between_file_and_log_finds_the_file(tmp_path):
     store = fill(tmp_path, ["a", "b"])
     store.write(table(group("c")))  # killed before the driver logged it
-    (tmp_path / ".part-torn.parquet.123").write_bytes(b"PAR1 half")
-    with open(tmp_path / "log.jsonl", "a") as log:
-        log.write('{"file": "part-')  # killed while it wrote the log
+    torn = tmp_path / f".part-torn.parquet.{'a1' * 16}"
+    torn.write_bytes(b"PAR1 half")  # killed while it wrote
     for _ in range(2):
-        store.recover()
+        store.begin()
         assert list(store.keys()) == ["a", "b", "c"]
     assert [location.key for location in arrived(store)] == ["a", "b", "c"]
-    assert not list(tmp_path.glob(".part-*"))
+    assert not torn.exists()
 
 
 def test_store_recover_logs_no_key_twice(tmp_path):
     store = fill(tmp_path, ["a", "b"])
     store.write(table(group("b"), group("c")))  # a worker of a killed run, other neighbours
     store.write(table(group("a")))
-    store.recover()
+    store.begin()
     assert list(store.keys()) == ["a", "b", "c"]
     read = [key for part in store.tables() for key in part["problem_id"].to_pylist()]
     assert read == ["a", "b", "c"]
@@ -77,12 +78,10 @@ def test_follower_gives_each_row_once_while_the_log_grows_and_is_compacted(tmp_p
     store = fill(tmp_path, ids[:2], per_file=1)
     follower = LogFollower(store)
     seen = [location.key for location in follower.new()]
-    store.append(store.write(table(group(ids[2]), group("x", dropped="too_few_correct"))))
-    with open(tmp_path / "log.jsonl", "a") as log:
-        log.write('{"file": "half')
+    store.append([store.write(table(group(ids[2]), group("x", dropped="too_few_correct")))])
     seen += [location.key for location in follower.new()]
     assert seen == ids[:3]
-    store.recover()
+    store.begin()
     fill(tmp_path, ids[3:5], per_file=1)
     compact(store)
     seen += [location.key for location in follower.new()]
@@ -122,13 +121,13 @@ def test_compaction_killed_halfway_loses_and_doubles_nothing(tmp_path, is_log_re
     ids = [f"p{i}" for i in range(9)]
     store = fill(tmp_path, ids, per_file=2)
     (run,) = small_runs(store)
-    parts = {name: (tmp_path / name).read_bytes() for name in run}
+    parts = {one.file: (tmp_path / one.file).read_bytes() for one in run}
     merged = merge_files(store, run)
     if is_log_replaced:
-        replace_log(store, {run[0]: (merged, len(run))})
+        replace_log(store, {run[0].file: merged})
         for name, data in parts.items():
             (tmp_path / name).write_bytes(data)  # killed before the parts went
-    store.recover()
+    store.begin()
     assert list(store.keys()) == ids
     assert len(list(tmp_path.glob("part-*"))) == (1 if is_log_replaced else 5)
     compact(store)
@@ -138,7 +137,7 @@ def test_compaction_killed_halfway_loses_and_doubles_nothing(tmp_path, is_log_re
 def test_index_is_sorted_by_key_and_leaves_dropped_rows_out(tmp_path):
     store = fill(tmp_path, ["b", "d"])
     commit = store.write(table(group("x", dropped="too_few_correct"), group("a"), group("c")))
-    store.append(commit)
+    store.append([commit])
     index = read_index(store)
     assert index["key"].to_pylist() == ["a", "b", "c", "d"]
     assert index.take([0, 2]).to_pylist() == [
@@ -241,3 +240,107 @@ def test_steps_stop_at_max_steps(tmp_path):
     plan = StepPlan(str(tmp_path), 2, 3, 7, 0, follow=False)
     assert [step.step for step in steps(plan)] == list(range(7))
     assert num_steps(plan, 9) == 7
+
+
+def segments(store: Store) -> list[str]:
+    return [file.name for file in (store.folder / LOG).list()]
+
+
+def test_second_writer_takes_over_and_the_first_can_add_nothing(tmp_path):
+    first, second = Store(tmp_path), Store(tmp_path)
+    first.append([first.write(table(group("a")))])
+    second.begin()
+    late = first.write(table(group("b")))
+    with pytest.raises(SupersededError, match="another driver"):
+        first.append([late])
+    assert list(Store(tmp_path).keys()) == ["a"]
+    second.append([second.write(table(group("c")))])
+    third = Store(tmp_path)
+    third.begin()
+    assert list(third.keys()) == ["a", "c", "b"], "what the first wrote is not lost"
+    assert len(segments(third)) == 1
+
+
+@pytest.mark.parametrize("is_complete", [False, True])
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "altered"])
+def test_damaged_file_is_found_named_and_its_keys_are_no_longer_there(
+    tmp_path, caplog, damage, is_complete
+):
+    store = fill(tmp_path, ["a", "b", "c"], per_file=1)
+    if is_complete:
+        compact(store)
+        finish(tmp_path)
+    commits = list(store.commits())
+    file = tmp_path / commits[-1].file
+    data = file.read_bytes()
+    middle = len(data) // 2
+    spoilt = {
+        "missing": None,
+        "empty": b"",
+        "cut": data[:-9],
+        "altered": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
+    }[damage]
+    file.unlink() if spoilt is None else file.write_bytes(spoilt)
+    again = Store(tmp_path)
+    found = again.damaged(is_deep=True)
+    assert list(found) == [file.name]
+    if is_complete:
+        assert list(again.damaged(is_deep=False)) == ([] if damage == "altered" else [file.name])
+        (tmp_path / "manifest.json").unlink()
+    again.begin()
+    assert file.name in caplog.text
+    assert list(again.keys()) == ([] if is_complete else ["a", "b"])
+    assert not file.exists()
+    assert (tmp_path / DAMAGED / file.name).exists() == (spoilt is not None)
+    fill(tmp_path, commits[-1].keys, per_file=1)
+    assert sorted(Store(tmp_path).keys()) == ["a", "b", "c"]
+    assert not Store(tmp_path).damaged(is_deep=True)
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "altered"])
+def test_damaged_segment_of_the_log_loses_no_rows(tmp_path, damage):
+    store = fill(tmp_path, ["a"])
+    for key in "bcd":
+        store.append([store.write(table(group(key)))])
+    file = tmp_path / LOG / segments(store)[3]  # after the first, empty one, "a" and "b"
+    text = file.read_text()
+    spoilt = {"empty": "", "cut": text[:-3], "altered": text.replace('"c"', '"x"')}
+    file.unlink() if damage == "missing" else file.write_text(spoilt[damage])
+    with pytest.raises(ValueError, match=r"damaged|cut off|missing"):
+        list(Store(tmp_path).keys())
+    again = Store(tmp_path)
+    again.begin()
+    assert list(again.keys())[:2] == ["a", "b"]
+    assert sorted(again.keys()) == ["a", "b", "c", "d"]
+
+
+def test_log_begins_anew_before_its_segments_are_too_many(tmp_path, monkeypatch):
+    monkeypatch.setattr("fastdistill_ray.groups.log.MOST_SEGMENTS", 3)
+    store, seen = Store(tmp_path), []
+    follower = LogFollower(store)
+    for place in range(11):
+        store.append([store.write(table(group(f"p{place:02d}")))])
+        assert len(segments(store)) <= 3
+        if place % 4 == 0:
+            seen += [location.key for location in follower.new()]
+    seen += [location.key for location in follower.new()]
+    assert seen == list(Store(tmp_path).keys()) == [f"p{place:02d}" for place in range(11)]
+
+
+def test_store_in_a_bucket_is_filled_followed_compacted_and_repaired(bucket, tmp_path):
+    folder = Place(f"{bucket}/{tmp_path.name}/groups")
+    ids = [f"p{place}" for place in range(6)]
+    store = write_store(folder, [group(one) for one in ids[:4]], per_file=1)
+    follower = LogFollower(store)
+    seen = [location.key for location in follower.new()]
+    store.write(table(group(ids[4])))  # killed before it was logged
+    again = Store(folder)
+    again.begin()
+    compact(again)
+    again.append([again.write(table(group(ids[5])))])
+    seen += [location.key for location in follower.new()]
+    assert seen == ids
+    read = [key for part in again.tables() for key in part["problem_id"].to_pylist()]
+    assert read == ids
+    (folder / next(again.commits()).file).put(b"torn")
+    assert list(again.damaged(is_deep=False)) == [next(again.commits()).file]

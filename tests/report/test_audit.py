@@ -14,6 +14,7 @@ from fastdistill_ray.report.audit import Audit, Judged, write_audit
 from fastdistill_ray.rewards import RewardKnobs
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.rewards.score_file import score_file
+from fastdistill_ray.storage.place import Place
 
 WHOLE = "<think>t</think><answer>\\boxed{%s}</answer>"
 
@@ -26,7 +27,7 @@ class Page(HTMLParser):
         self.verdicts: Counter[str] = Counter()
         self.tags: set[str] = set()
         self.outside: list[str] = []
-        self.text = path.read_text(encoding="utf-8")
+        self.text = Path(path).read_text(encoding="utf-8")
         self.feed(self.text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -87,7 +88,7 @@ def test_audit_of_a_scored_file_shows_each_verdict_and_prints_shares(tmp_path: P
     source.write_text("".join(json.dumps(line) + "\n" for line in lines))
     score_file(source, scored, reward=RewardKnobs(), advantage=AdvantageKnobs(), tau=0.5)
     path, shares = write_audit(str(scored), "", 3, 0)
-    assert path == tmp_path / "out.audit.html"
+    assert path == Place(tmp_path / "out.audit.html")
     rows = [line.split() for line in shares.splitlines()]
     assert rows[0] == ["task", "writer", "number", *VERDICTS]
     assert rows[1][:4] == ["a", "out.jsonl", "3", "33.3"]
@@ -102,7 +103,7 @@ def test_audit_of_a_scored_file_shows_each_verdict_and_prints_shares(tmp_path: P
 def test_audit_of_a_run_reads_groups_and_answers(tmp_path: Path) -> None:
     run = Path(make_run(str(tmp_path / "run")))
     path, shares = write_audit(str(run), "", 2, 0)
-    assert path == run / "audit.html"
+    assert path == Place(run / "audit.html")
     assert "teacher's groups" in shares
     for model in ("base", "teacher", "advdistill"):
         assert f"answers/{model}" in shares

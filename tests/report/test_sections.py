@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from support.groups import make_completion, make_group
+from support.groups import make_completion, make_group, write_store
 from support.run_folder import HOSTILE, NUM_COMPLETIONS, NUM_PROBLEMS, SKILL, make_run
 
-from fastdistill_ray.records import GROUP_SCHEMA
+from fastdistill_ray.groups.store import Store
 from fastdistill_ray.report.examples import sort_of
 from fastdistill_ray.report.page import Page, Section, Table, Text, to_html, to_markdown
 from fastdistill_ray.report.reading import read_group_numbers
@@ -323,13 +323,11 @@ def test_report_shows_accuracy_by_sort_of_problem(copy: Path) -> None:
 
 def test_report_two_teachers_stand_beside_what_each_was_paid(copy: Path) -> None:
     assert "Teacher" not in read_tables((copy / "report.md").read_text())["Cost"][0]
-    groups = []
-    for number, file in enumerate(sorted((copy / "stages/groups/0").glob("part-*.parquet"))):
-        rows = pq.read_table(file).to_pylist()
-        for row in rows if number == 0 else []:
-            row |= {"teacher": "served", "cost": 0.25}
-        pq.write_table(pa.Table.from_pylist(rows, schema=GROUP_SCHEMA), file)
-        groups += rows
+    groups = read_groups(copy).to_pylist()
+    for row in groups[:24]:
+        row |= {"teacher": "served", "cost": 0.25}
+    shutil.rmtree(copy / "stages/groups/0")
+    write_store(copy / "stages/groups/0", groups)
     write_report(str(copy))
     text = (copy / "report.md").read_text(encoding="utf-8")
     for name in ("served", "smollm2-135m-instruct"):
@@ -365,11 +363,12 @@ def test_report_timeline_of_an_overlapped_run_says_how_long_both_took(copy: Path
     recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
     recipe["training"]["overlap"] = True
     (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    line = {"file": "part", "keys": ["a"], "dropped": [""], "num_tokens": 1, "prompt_tokens": 1}
-    commits = [{**line, "time": 1000.0 + 60 * i} for i in range(11)]
-    merged = {**line, "keys": ["b", "c"], "dropped": ["", ""], "time": 1640.0}
-    commits.append({**merged, "parts": [["x", 1, 1620.0], ["y", 1, 1640.0]]})
-    write_lines(copy / "stages/groups/0/log.jsonl", commits)
+    store = Store(copy / "stages/groups/0")
+    *early, last = store.commits()
+    early = (early * 11)[:11]
+    times = [one._replace(keys=["a"], time=1000.0 + 60 * i) for i, one in enumerate(early)]
+    merged = last._replace(keys=["b", "c"], parts=[("x", 1, 1620.0), ("y", 1, 1640.0)])
+    store.rewrite_log([*times, merged])
     steps = [{"step": i, "time": 1090.0 + 60 * i} for i in range(12)]
     training = min((copy / "stages/train").glob("advdistill-*"))
     write_lines(training / "steps.jsonl", steps)
@@ -445,17 +444,6 @@ def test_report_torn_metrics_line_is_named(copy: Path) -> None:
     file.write_text('{"step": 1, "train/loss": 1.0}\n{"step": 2, "tr')
     with pytest.raises(ValueError, match=r"metrics\.jsonl:2: not JSON"):
         write_report(str(copy))
-
-
-def test_group_numbers_group_committed_twice_counts_once(copy: Path) -> None:
-    folder = copy / "stages/groups/0"
-    before = read_group_numbers(folder)
-    (first, *_) = sorted(folder.glob("part-*.parquet"))
-    pq.write_table(pq.read_table(first).slice(3, 5), folder / "part-zzzz.parquet")
-    after = read_group_numbers(folder)
-    assert before is not None and after is not None
-    assert before.dropped == after.dropped
-    assert before.rewards.tolist() == after.rewards.tolist()
 
 
 def test_group_numbers_equal_those_read_row_by_row(run: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator
+from os import PathLike
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from support.servers import Grader
 from fastdistill_ray.recipe.loading import dump_recipe, load_recipe
 from fastdistill_ray.rewards import RewardKnobs, Scorer
 from fastdistill_ray.rewards.scorer import Answered, Scores
+from fastdistill_ray.storage.place import Place
 
 SECRET = "sk-very-secret-key"
 
@@ -26,8 +28,10 @@ def knobs(endpoint: Grader, **changes: object) -> RewardKnobs:
     return RewardKnobs(llm_judge={**fields, **changes}, weights={"cosine": 2.0, "llm_judge": 1.0})
 
 
-def score(reward: RewardKnobs, texts: list[str], cache: Path | None = None) -> list[Scores]:
-    with Scorer(reward, cache) as scorer:
+def score(
+    reward: RewardKnobs, texts: list[str], cache: PathLike[str] | None = None
+) -> list[Scores]:
+    with Scorer(reward, Place(cache) if cache else None) as scorer:
         return scorer.score(
             [
                 Answered(t, 1024, "stop", "6*{reference}?", "number", "42", "correct", "42")

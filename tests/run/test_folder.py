@@ -11,6 +11,7 @@ from fastdistill_ray.recipe.loading import load_recipe
 from fastdistill_ray.run.folder import Clock, RunFolder
 from fastdistill_ray.run.graph import Stage
 from fastdistill_ray.run_files import StageResult, run_of, stage_folders
+from fastdistill_ray.storage.place import Place
 
 DEMO = "jobs/recipes/demo.yaml"
 
@@ -27,7 +28,7 @@ def test_stage_complete_is_reused_and_failed_is_run_again(tmp_path):
         calls.append(number)
         if number == 1:
             raise OSError("disk")
-        (out / "rows").write_text("x")
+        (out / "rows").put("x")
         return StageResult(5, 3, {"too_long": 2})
 
     with pytest.raises(OSError, match="disk"):
@@ -59,8 +60,9 @@ def test_each_recipe_has_its_view_and_gets_it_back(tmp_path):
     assert not (tmp_path / "results.json").exists(), "those of another recipe"
     (kept,) = (tmp_path / "recipes").iterdir()
     assert (kept / "results.json").read_text() == "first"
-    assert run_of(kept) == tmp_path == run_of(tmp_path)
-    assert stage_folders(kept) != stage_folders(tmp_path)
+    kept, here = Place(kept), Place(tmp_path)
+    assert run_of(kept) == here == run_of(here)
+    assert stage_folders(kept) != stage_folders(here)
     assert all(folder.is_dir() for folder in stage_folders(kept).values())
     (tmp_path / "results.json").write_text("second")
     RunFolder(tmp_path, load_recipe(DEMO, [])).claim()
@@ -70,12 +72,12 @@ def test_each_recipe_has_its_view_and_gets_it_back(tmp_path):
 def test_recipe_that_lost_the_folder_to_another_goes_on_in_its_own_view(tmp_path):
     first = RunFolder(tmp_path, load_recipe(DEMO, []))
     first.claim()
-    assert first.view == tmp_path
+    assert first.view == Place(tmp_path)
     RunFolder(tmp_path, load_recipe(DEMO, ["--objective.tau=0.7"])).claim()
     first.enter(a_stage(model="late"))
-    assert first.view == tmp_path / "recipes" / first.id
+    assert first.view == Place(tmp_path / "recipes" / first.id)
     assert stage_folders(first.view).keys() == {"work/a"}
-    assert not stage_folders(tmp_path)
+    assert not stage_folders(Place(tmp_path))
 
 
 def test_claiming_again_keeps_what_the_recipe_has_come_to(tmp_path):
@@ -84,7 +86,7 @@ def test_claiming_again_keeps_what_the_recipe_has_come_to(tmp_path):
     first.enter(a_stage(model="one"))
     again = RunFolder(tmp_path, load_recipe(DEMO, []))
     again.claim()
-    assert stage_folders(tmp_path).keys() == {"work/a"}
+    assert stage_folders(Place(tmp_path)).keys() == {"work/a"}
 
 
 @pytest.mark.parametrize("killed_after", range(4))
@@ -103,7 +105,7 @@ def test_claim_killed_between_two_moves_mixes_no_two_recipes(tmp_path, monkeypat
             moved.append(source)
         replace(source, target)
 
-    monkeypatch.setattr("fastdistill_ray.run.folder.os.replace", replace_some)
+    monkeypatch.setattr("fastdistill_ray.storage.folders.os.replace", replace_some)
     with pytest.raises(KeyboardInterrupt):
         RunFolder(tmp_path, load_recipe(DEMO, [])).claim()
     monkeypatch.undo()
@@ -124,15 +126,20 @@ def test_run_dir_with_foreign_files_or_a_url_is_refused(tmp_path):
         RunFolder(tmp_path, load_recipe(DEMO, []))
     with pytest.raises(UserError, match="a file; name a folder"):
         RunFolder(tmp_path / "notes.txt", load_recipe(DEMO, []))
-    with pytest.raises(UserError, match="mount"):
-        RunFolder("s3://bucket/run", load_recipe(DEMO, []))
+    for address, message in (
+        ("ftp://server/run", "not a kind of storage"),
+        ("s3://key:secret@bucket/run", "keep keys out"),
+        ("s3://bucket/run?access_key=a", "keep keys out"),
+        ("s3:///run", "names no bucket"),
+    ):
+        with pytest.raises(UserError, match=f"--run-dir .*{message}") as caught:
+            RunFolder(address, load_recipe(DEMO, []))
+        assert "secret" not in str(caught.value)
 
 
 def test_clock_divides_what_was_spent_by_the_work_done(tmp_path):
-    folders = [tmp_path / name for name in "ab"]
-    for folder in folders:
-        folder.mkdir()
-    (folders[0] / "seconds.json").write_text(json.dumps({"seconds": 100.0}))
+    folders = [Place(tmp_path / name) for name in "ab"]
+    (folders[0] / "seconds.json").put(json.dumps({"seconds": 100.0}))
     clock = Clock(*folders)
     clock.start -= 40.0
     clock.stop({folders[0]: 30, folders[1]: 10})

@@ -17,6 +17,7 @@ from fastdistill_ray.run.graph import Stage, changes, find, nearest, new_folder
 from fastdistill_ray.run.paid import sources_of
 from fastdistill_ray.run.stages import Stages
 from fastdistill_ray.run_files import METRICS, STAGE
+from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
 
 DEMO = "jobs/recipes/demo.yaml"
@@ -34,15 +35,16 @@ def problem(place: int, reference: str = "3") -> Problem:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
+def run(tmp_path: Path) -> Place:
     """A run of the demo whose stages are all complete, as far as their folders tell."""
     recipe = recipe_with()
-    stages = Stages(recipe, tmp_path)
-    folder = complete(tmp_path, stages.problems())
+    run = Place(tmp_path)
+    stages = Stages(recipe, run)
+    folder = complete(run, stages.problems())
     for split in SPLITS:
         write_problems([problem(i) for i in range(4)], folder / f"{split}.parquet")
     files = {split: ProblemFile(folder / f"{split}.parquet") for split in SPLITS}
-    groups = complete(tmp_path, stages.groups(files["train"]))
+    groups = complete(run, stages.groups(files["train"]))
     rows = [
         make_group(f"p{i}", [make_completion(num_tokens=7)], question=f"{i}?", reference="3")
         for i in range(4)
@@ -50,26 +52,26 @@ def run(tmp_path: Path) -> Path:
     write_store(groups, rows)
     for student in students(recipe):
         for rate in student.learning_rates:
-            out = complete(tmp_path, stages.training(student, rate, files["train"]))
+            out = complete(run, stages.training(student, rate, files["train"]))
             line = {"step": 1, "epoch": 0, "time/step": 1.0, "train/trained_tokens": 5}
-            (out / METRICS).write_text(json.dumps(line) + "\n")
+            (out / METRICS).put(json.dumps(line) + "\n")
     for model in baselines(recipe):
-        complete(tmp_path, stages.answers(model, [files["test"], files["ood"]]))
-    return tmp_path
+        complete(run, stages.answers(model, [files["test"], files["ood"]]))
+    return run
 
 
-def complete(run: Path, stage: Stage) -> Path:
+def complete(run: Place, stage: Stage) -> Place:
     folder = new_folder(run, stage)
-    (folder / "manifest.json").write_text(json.dumps({"seconds": 60.0}))
+    (folder / "manifest.json").put(json.dumps({"seconds": 60.0}))
     return folder
 
 
-def states(run: Path, *overrides: str) -> dict[str, str]:
+def states(run: Place, *overrides: str) -> dict[str, str]:
     lines = describe_stages(recipe_with(*overrides), run).splitlines()
     return {line.split()[0]: line.split(None, 1)[1] for line in lines}
 
 
-def made_anew(run: Path, *overrides: str) -> set[str]:
+def made_anew(run: Place, *overrides: str) -> set[str]:
     """Names of stages that are not reused, but for answers of students, which follow them."""
     found = states(run, *overrides)
     own = {name for name in found if name not in ("answers/advdistill", "answers/sft")}
@@ -167,11 +169,11 @@ def test_problems_in_another_order_or_with_another_reference_are_others(tmp_path
 
 
 def test_knob_that_an_older_recipe_did_not_know_counts_as_its_default(run):
-    (groups,) = (run / "stages/groups").iterdir()
+    (groups,) = (run / "stages/groups").list()
     tree = json.loads((groups / STAGE).read_text())
     del tree["sections"]["sampling"]["top_k"]
     del tree["sections"]["teacher"]["engine"]["dtype"]
-    (groups / STAGE).write_text(json.dumps(tree))
+    (groups / STAGE).put(json.dumps(tree))
     assert states(run)["groups"].startswith("reused")
     assert "sampling.top_k was None, now 5" in states(run, "--sampling.top_k=5")["groups"]
 
@@ -179,7 +181,7 @@ def test_knob_that_an_older_recipe_did_not_know_counts_as_its_default(run):
 def test_weight_that_returns_with_the_default_is_a_difference(run):
     """A name in a free table is not a knob that an older recipe did not know."""
     stages = Stages(recipe_with("--reward.weights={cosine: 2.0}"), run)
-    problems = ProblemFile(next((run / "stages/problems").glob("*/train.parquet")))
+    problems = ProblemFile(next((run / "stages/problems").local.glob("*/train.parquet")))
     complete(run, stages.groups(problems))
     default = Stages(recipe_with("--sampling.seed=1"), run).groups(problems)
     assert find(run, default) is None
@@ -190,10 +192,10 @@ def test_weight_that_returns_with_the_default_is_a_difference(run):
 
 
 def test_knob_that_is_no_longer_known_is_a_difference(run):
-    (groups,) = (run / "stages/groups").iterdir()
+    (groups,) = (run / "stages/groups").list()
     tree = json.loads((groups / STAGE).read_text())
     tree["sections"]["sampling"]["beams"] = 4
-    (groups / STAGE).write_text(json.dumps(tree))
+    (groups / STAGE).put(json.dumps(tree))
     assert "sampling.beams was 4, now None" in states(run)["groups"]
 
 
@@ -219,9 +221,10 @@ def test_revision_that_is_not_known_here_may_be_any(tmp_path):
 
 
 def test_work_under_another_label_serves_and_the_nearest_is_of_the_same(tmp_path):
-    made = new_folder(tmp_path, Stage("train", "old", {}, {"groups": "1"}))
-    found = find(tmp_path, Stage("train", "new", {}, {"groups": "1"}))
+    run = Place(tmp_path)
+    made = new_folder(run, Stage("train", "old", {}, {"groups": "1"}))
+    found = find(run, Stage("train", "new", {}, {"groups": "1"}))
     assert found is not None and found.folder == made
-    assert nearest(tmp_path, Stage("train", "new", {}, {"groups": "2"})) is None
-    near = nearest(tmp_path, Stage("train", "old", {}, {"groups": "2"}))
+    assert nearest(run, Stage("train", "new", {}, {"groups": "2"})) is None
+    near = nearest(run, Stage("train", "old", {}, {"groups": "2"}))
     assert near is not None and list(map(str, near[1])) == ["groups was '1', now '2'"]

@@ -5,6 +5,7 @@ import subprocess
 
 import psutil
 import pytest
+from support.groups import commits_of
 from support.jobs import (
     lines_of,
     run_job,
@@ -43,13 +44,13 @@ def test_driver_killed_while_generating_asks_again_only_for_the_missing(tmp_path
     )
     run = tmp_path / "run"
     job = start_job("generate", recipe, run)
-    wait_for(lambda: len(lines_of(stage_folder(run, "groups") / "log.jsonl")) >= 4, job)
+    wait_for(lambda: len(commits_of(stage_folder(run, "groups"))) >= 4, job)
     kill_with_children(job)
     groups = stage_folder(run, "groups")
-    before = [(line["file"], line["time"]) for line in lines_of(groups / "log.jsonl")]
+    before = [(line["file"], line["time"]) for line in commits_of(groups)]
     assert 4 <= len(before) < 16
     run_job("generate", recipe, run, head)
-    (merged,) = lines_of(groups / "log.jsonl")
+    (merged,) = commits_of(groups)
     after = [(file, time) for file, _, time in merged["parts"]]
     assert after[: len(before)] == before, "a committed group was asked again"
     assert [file.name for file in groups.glob("part-*")] == [merged["file"]]
@@ -75,7 +76,7 @@ def test_driver_killed_while_training_overlapped_repeats_no_step_and_skips_none(
     run_job("overlapped", recipe, run, head)
     steps, metrics = lines_of(out / "steps.jsonl"), lines_of(out / "metrics.jsonl")
     assert [line["step"] for line in steps] == list(range(len(steps)))
-    commits = lines_of(stage_folder(run, "groups") / "log.jsonl")
+    commits = commits_of(stage_folder(run, "groups"))
     keys = [key for commit in commits for key in commit["keys"]]
     assert len(keys) == len(set(keys)) == 24
     kept = [

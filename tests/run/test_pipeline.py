@@ -10,6 +10,7 @@ import psutil
 import pytest
 import yaml
 from peft import AutoPeftModelForCausalLM
+from support.groups import commits_of
 from support.head import engines_started
 from support.jobs import (
     lines_of,
@@ -34,7 +35,7 @@ class Overlapped(NamedTuple):
 
     @property
     def commits(self) -> list[dict]:
-        return lines_of(stage_folder(self.path, "groups") / "log.jsonl")
+        return commits_of(stage_folder(self.path, "groups"))
 
     @property
     def trained(self) -> Path:

@@ -64,7 +64,7 @@ def write_groups(judging: Judging, problem_ids: list[str], *, out: Path) -> Stag
     with Judge(judging.reward.verifier) as judge, Scorer(judging.reward) as scorer:
         for problem_id in problem_ids:
             rows = judge_rows([raw_row(problem_id)], judging, judge, scorer)
-            store.append(store.write(make_table(rows)))
+            store.append([store.write(make_table(rows))])
     return store_result(store, len(problem_ids), {})
 
 
@@ -140,8 +140,9 @@ def test_same_recipe_is_the_same_groups(old: Rescored) -> None:
 def test_another_selection_keeps_order_files_and_judgements(old: Rescored) -> None:
     new = rescore_with(old, "--selection.seed=1").groups
     commits = [list(Store(folder).commits()) for folder in (old.groups, new)]
-    alike = {"time": 0, "taken_from": old.groups.name}
-    assert [c._replace(**alike) for c in commits[0]] == [c._replace(time=0) for c in commits[1]]
+    free = {"time": 0, "size": 0, "digest": ""}
+    alike = {**free, "taken_from": old.groups.name}
+    assert [c._replace(**alike) for c in commits[0]] == [c._replace(**free) for c in commits[1]]
     for commit in commits[0]:
         tables = [
             pq.read_table(folder / commit.file).drop_columns(["taken_from"])
@@ -244,7 +245,7 @@ def test_another_cosine_preset_changes_the_rewards(old: Rescored) -> None:
 
 def test_failing_score_leaves_its_group_and_the_rest_share_the_weight(old: Rescored) -> None:
     mine = old.run.path.parent / "mine.py"
-    mine.write_text("def f(completion):\n    return 1 / (completion['num_tokens'] - 2048)\n")
+    mine.put("def f(completion):\n    return 1 / (completion['num_tokens'] - 2048)\n")
     new = rescored(
         *(old, f"--reward.functions.mine={mine}:f"),
         "--reward.weights={cosine: 2, format: 1, mine: 1e-9}",
@@ -266,7 +267,7 @@ def test_failing_score_leaves_its_group_and_the_rest_share_the_weight(old: Resco
 
 def test_too_many_failures_stop_and_the_share_may_be_raised(old: Rescored) -> None:
     mine = old.run.path.parent / "mine.py"
-    mine.write_text("def f(completion):\n    return 1 / 0\n")
+    mine.put("def f(completion):\n    return 1 / 0\n")
     overrides = [
         f"--reward.functions.mine={mine}:f",
         "--reward.weights={cosine: 2, mine: 1}",
@@ -279,7 +280,7 @@ def test_too_many_failures_stop_and_the_share_may_be_raised(old: Rescored) -> No
     assert "reward.max_failed_share: 16 of 16 completions (100.0%)" in message
     assert "16 times: score mine: ZeroDivisionError: division by zero" in message
     assert "\n" not in message
-    (new,) = (one for one in old.groups.parent.iterdir() if one != old.groups)
+    (new,) = (one for one in old.groups.parent.list() if one != old.groups)
     assert len(list(Store(new).commits())) == 3, "what is scored stays"
     with pytest.raises(UserError, match="no group of 3 was kept"):
         rescored(old, *overrides, "--reward.max_failed_share=1")
@@ -332,13 +333,12 @@ def test_unfinished_store_is_taken_as_far_as_it_is_and_goes_on_after_a_kill(old:
     (old.groups / "manifest.json").unlink()
     *_, last = Store(old.groups).commits()
     (old.groups / last.file).unlink()
-    written = (old.groups / "log.jsonl").read_text().splitlines(keepends=True)
-    (old.groups / "log.jsonl").write_text("".join(written[:2]))
+    Store(old.groups).rewrite_log(list(Store(old.groups).commits())[:2])
     run, groups = rescore_with(old, "--selection.seed=1")
     assert not (groups / "manifest.json").exists()
     assert next_step(run, groups).startswith("fastdistill generate ")
-    log = groups / "log.jsonl"
-    log.write_text(log.read_text().splitlines()[0] + "\n")  # the second is written, not logged
+    logged = list(Store(groups).commits())
+    Store(groups).rewrite_log(logged[:1])  # the second is written, not logged
     again = rescore_with(old, "--selection.seed=1")
     assert again.groups == groups
     assert not changed(groups_in(old.groups), groups_in(groups))
@@ -364,10 +364,10 @@ def test_unfinished_store_is_taken_as_far_as_it_is_and_goes_on_after_a_kill(old:
 def test_what_cannot_be_scored_again_leaves_the_folder_as_it_was(
     old: Rescored, overrides: list[str], message: str
 ) -> None:
-    before = {file: file.read_bytes() for file in old.run.path.rglob("*") if file.is_file()}
+    before = {file: file.read_bytes() for file in old.run.path.local.rglob("*") if file.is_file()}
     with pytest.raises(UserError, match=message):
         rescored(old, *overrides)
-    after = {file: file.read_bytes() for file in old.run.path.rglob("*") if file.is_file()}
+    after = {file: file.read_bytes() for file in old.run.path.local.rglob("*") if file.is_file()}
     assert after == before
 
 

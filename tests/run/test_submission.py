@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import psutil
 import pytest
-from support.jobs import lines_of, stage_folder, tiny_recipe, write_recipe
+from support.groups import commits_of
+from support.jobs import stage_folder, tiny_recipe, write_recipe
 from support.models import make_tiny_model
 
 pytestmark = pytest.mark.ray
@@ -77,7 +78,7 @@ def test_submitted_job_runs_on_a_head_of_its_own_and_leaves_none_behind(submitte
     assert re.search(r"generate groups .*24/24  kept \d+%  \d+ tokens/s", said), said
     groups = stage_folder(job.folder / "run", "groups")
     assert json.loads((groups / "manifest.json").read_text())["rows_in"] == 24
-    (line,) = lines_of(groups / "log.jsonl")
+    (line,) = commits_of(groups)
     assert len(line["parts"]) > 1, "committed as they came, compacted at the end"
     versions = json.loads((job.folder / "run" / "versions.json").read_text())
     recorded = (job.folder / "run" / "git.txt").read_text()

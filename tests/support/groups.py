@@ -1,7 +1,7 @@
 """Rows of GROUP_SCHEMA with every field, so that a test names only those it is about."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 import pyarrow as pa
@@ -67,12 +67,17 @@ def make_table(groups: Sequence[dict]) -> pa.Table:
 
 
 def write_store(
-    folder: Path, groups: Sequence[dict], *, per_file: int = 1, is_complete: bool = False
+    folder: PathLike[str], groups: Sequence[dict], *, per_file: int = 1, is_complete: bool = False
 ) -> Store:
     """Commits files of that many groups to the store in `folder`, after those it has."""
     store = Store(folder)
     for start in range(0, len(groups), per_file):
-        store.append(store.write(make_table(groups[start : start + per_file])))
+        store.append([store.write(make_table(groups[start : start + per_file]))])
     if is_complete:
-        (folder / MANIFEST).write_text("{}")
+        (store.folder / MANIFEST).put("{}")
     return store
+
+
+def commits_of(folder: PathLike[str]) -> list[dict]:
+    """The lines of a store's log; [] where there is none."""
+    return [commit._asdict() for commit in Store(folder).commits()]

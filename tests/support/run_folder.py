@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from support.groups import make_completion, make_group
+from support.groups import make_completion, make_group, write_store
 
 from fastdistill_ray.recipe.loading import dump_recipe, parse_recipe
-from fastdistill_ray.records import GROUP_SCHEMA, PROBLEM_SCHEMA
+from fastdistill_ray.records import PROBLEM_SCHEMA
 
 HOSTILE = '<script>alert("$x$")</script> & <think>'
 RECIPE = {
@@ -66,9 +66,7 @@ def make_run(folder: str | Path, skill: dict[str, tuple[float, float, float]] = 
     for split, rows in problems.items():
         _write_rows(path / f"stages/problems/0/{split}.parquet", rows, PROBLEM_SCHEMA)
     groups = [_group(problem, rng) for problem in problems["train"]]
-    for start in range(0, len(groups), 24):
-        file = path / f"stages/groups/0/part-{start:04d}.parquet"
-        _write_rows(file, groups[start : start + 24], GROUP_SCHEMA)
+    write_store(path / "stages/groups/0", groups, per_file=24)
     answers = {}
     for model, knobs in skill.items():
         answers[model] = [

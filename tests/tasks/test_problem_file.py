@@ -5,7 +5,8 @@ import pickle
 import numpy as np
 from support.requests import made_up_problems
 
-from fastdistill_ray.groups.store import Commit, Store
+from fastdistill_ray.groups.log import Commit
+from fastdistill_ray.groups.store import Store
 from fastdistill_ray.tasks.problem_file import (
     ROWS_PER_ROW_GROUP,
     ProblemFile,
@@ -33,7 +34,7 @@ def test_missing_rows_are_those_no_commit_names(tmp_path):
     assert file.rows_without(digests(store.keys())).tolist() == list(range(len(problems)))
     done = set(range(0, len(problems), 3))
     keys = [problems[i].problem_id for i in done]
-    store.append(Commit("part-1.parquet", keys, [""] * len(keys), 1, 1, 0.0))
+    store.append([Commit("part-1.parquet", keys, [""] * len(keys), 1, 1, 0.0)])
     assert file.rows_without(digests(store.keys())).tolist() == [
         i for i in range(len(problems)) if i not in done
     ]

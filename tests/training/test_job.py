@@ -36,8 +36,9 @@ from fastdistill_ray.generation.completions import (
 )
 from fastdistill_ray.generation.knobs import EngineKnobs, EngineSpec, SamplingKnobs
 from fastdistill_ray.generation.requests import ProblemRequests, build_requests
+from fastdistill_ray.groups.log import LOG
 from fastdistill_ray.groups.steps import StepPlan, num_steps
-from fastdistill_ray.groups.store import LOG
+from fastdistill_ray.groups.store import Store
 from fastdistill_ray.objectives import AdvDistill, Objective
 from fastdistill_ray.objectives.contract import LossBatch, Outputs, Scored, Target, Term
 from fastdistill_ray.prompts import PromptKnobs
@@ -179,8 +180,8 @@ def test_an_engine_that_dies_every_time_ends_the_stage(
 def test_step_is_handed_out_before_groups_of_later_steps_are_written(store, tmp_path):
     growing = tmp_path / "groups"
     shutil.copytree(store, growing, ignore=shutil.ignore_patterns(MANIFEST, LOG))
-    commits = (store / LOG).read_text().splitlines(keepends=True)
-    (growing / LOG).write_text("".join(commits[:4]))
+    commits = list(Store(store).commits())
+    Store(growing).rewrite_log(commits[:4])
     rows = step_rows(rank_dataset(StepPlan(str(growing), 3, 1, None, 0, True), 0, 1).iterator())
     seen: list[list[str]] = []
     reader = threading.Thread(target=lambda: seen.extend(row["group_ids"] for row in rows))
@@ -191,7 +192,7 @@ def test_step_is_handed_out_before_groups_of_later_steps_are_written(store, tmp_
             time.sleep(0.02)
         first = list(seen)
     finally:
-        (growing / LOG).write_text("".join(commits))
+        Store(growing).rewrite_log(commits)
         (growing / MANIFEST).write_text("{}")
         reader.join()
     assert first == [["p0", "p1", "p2"]]

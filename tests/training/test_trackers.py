@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fastdistill_ray.storage.place import Place
 from fastdistill_ray.training.monitor import FollowMetrics, step_facts
 from fastdistill_ray.training.trackers import Trackers, TrackingKnobs
 
@@ -27,9 +28,9 @@ def write(folder: Path, steps: range) -> Path:
 
 def follow(folder: Path, steps: range, knobs: TrackingKnobs) -> None:
     """A driver that sees a training up to the last of the steps."""
-    trackers = Trackers(knobs, folder, "demo/advdistill")
+    trackers = Trackers(knobs, Place(folder), "demo/advdistill")
     trackers.open()
-    with FollowMetrics(folder / "metrics.jsonl", "train", 9, trackers):
+    with FollowMetrics(Place(folder / "metrics.jsonl"), "train", 9, trackers):
         write(folder, steps)
 
 
@@ -58,7 +59,10 @@ def test_tensorboard_has_every_step_once_over_kills_and_restarts(tmp_path):
 def test_training_complete_before_opens_no_tracker(tmp_path):
     write(tmp_path, range(1, 4))
     with FollowMetrics(
-        tmp_path / "metrics.jsonl", "train", 3, Trackers(TrackingKnobs(), tmp_path, "demo")
+        Place(tmp_path / "metrics.jsonl"),
+        "train",
+        3,
+        Trackers(TrackingKnobs(), Place(tmp_path), "demo"),
     ):
         pass
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
@@ -103,7 +107,7 @@ class Flaky:
 
 
 def test_tracker_that_stops_answering_is_told_later_and_nothing_else_stops(tmp_path, caplog):
-    trackers = Trackers(TrackingKnobs(), tmp_path, "demo")
+    trackers = Trackers(TrackingKnobs(), Place(tmp_path), "demo")
     trackers.open()
     flaky = Flaky()
     trackers.opened["flaky"] = flaky
