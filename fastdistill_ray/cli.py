@@ -107,6 +107,7 @@ def run_job(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from fastdistill_ray.recipe.loading import load_recipe
     from fastdistill_ray.run.folder import RunFolder, place_of_run
     from fastdistill_ray.run.forecast import check_run, describe_stages
+    from fastdistill_ray.run.lease import check_free
 
     recipe = load_recipe(arguments.recipe, overrides)
     place = place_of_run(arguments.run_dir or Path("runs") / recipe.name)
@@ -121,6 +122,7 @@ def run_job(arguments: argparse.Namespace, overrides: list[str]) -> int:
         raise UserError("--run-dir: with --address, name an absolute folder that its nodes share")
     if not arguments.address:  # the folder of another machine is checked there
         RunFolder(place, recipe)
+        check_free(place)
         check_run(recipe, place, arguments.again)
     use_token()
     from fastdistill_ray.run.submission import submit

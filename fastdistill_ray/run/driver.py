@@ -21,6 +21,7 @@ from fastdistill_ray.recipe.loading import load_recipe
 from fastdistill_ray.records import Split
 from fastdistill_ray.run import doctor
 from fastdistill_ray.run.folder import RunFolder, place_of_run
+from fastdistill_ray.run.lease import lease
 from fastdistill_ray.run.paid import AGAIN, check_not_paid_twice
 from fastdistill_ray.run_files import MEMORY, write_json
 from fastdistill_ray.tasks.problem_file import ProblemFile
@@ -85,8 +86,9 @@ def main(job: Callable[[Job], None]) -> None:
         if not is_far and "runtime_resources" in Path.cwd().parts:
             raise UserError("--run-dir: a submitted job needs an absolute folder that nodes share")
         run = RunFolder(place_of_run(arguments.run_dir or Path("runs") / recipe.name), recipe)
-        ray.init(logging_level=logging.ERROR, log_to_driver=False)  # ours say what matters
-        job(Job(run, arguments.again))
+        with lease(run.path):
+            ray.init(logging_level=logging.ERROR, log_to_driver=False)  # ours say what matters
+            job(Job(run, arguments.again))
     except UserError as error:
         print(f"error: {line_of(error)}", file=sys.stderr)  # noqa: T201
         sys.exit(2)

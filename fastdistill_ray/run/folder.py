@@ -17,6 +17,7 @@ from fastdistill_ray.errors import UserError
 from fastdistill_ray.recipe.loading import dump_recipe
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run.graph import Stage, find, new_folder
+from fastdistill_ray.run.lease import LEASES
 from fastdistill_ray.run.provenance import code_state, versions
 from fastdistill_ray.run.stages import Stages
 from fastdistill_ray.run_files import (
@@ -56,7 +57,7 @@ class RunFolder:
         if self.path.is_file():
             raise UserError(f"--run-dir {self.path}: a file; name a folder")
         is_run = (self.path / RECIPE).exists() or (self.path / STAGES).exists()
-        if not is_run and self.path.list():
+        if not is_run and [one for one in self.path.list() if one.name != LEASES]:
             raise UserError(
                 f"--run-dir {self.path}: not empty and no run folder, it holds no {RECIPE}; choose "
                 "another"

@@ -13,6 +13,7 @@ from fastdistill_ray.recipe.loading import load_recipe
 from fastdistill_ray.rewards import Scorer
 from fastdistill_ray.run.folder import Clock, RunFolder, place_of_run
 from fastdistill_ray.run.graph import changes, find, made
+from fastdistill_ray.run.lease import lease
 from fastdistill_ray.run.paid import asked_part, sources_of
 from fastdistill_ray.run_files import RECIPE
 from fastdistill_ray.storage.place import Place
@@ -24,10 +25,15 @@ def rescore_run(run_dir: str, overrides: list[str]) -> tuple[RunFolder, Place]:
 
     Where the groups there are were not complete, nor are these; `generate` goes on with them.
     """
-    file = place_of_run(run_dir) / RECIPE
-    if not file.is_file():
+    place = place_of_run(run_dir)
+    if not (place / RECIPE).is_file():
         raise UserError(f"score {run_dir}: no run folder, it holds no {RECIPE}")
-    run = RunFolder(run_dir, load_recipe(file, overrides))
+    with lease(place):
+        return _rescore(run_dir, place, overrides)
+
+
+def _rescore(run_dir: str, place: Place, overrides: list[str]) -> tuple[RunFolder, Place]:
+    run = RunFolder(run_dir, load_recipe(place / RECIPE, overrides))
     found = find(run.path, run.stages.problems())
     if found is None or not found.is_complete:
         raise UserError(
