@@ -73,6 +73,15 @@ def build_parser() -> argparse.ArgumentParser:
     audit.add_argument("--per-verdict", type=int, default=8, help="completions shown of each")
     audit.add_argument("--seed", type=int, default=0, help="of the choice")
     audit.set_defaults(run=run_audit)
+    fsck = verbs.add_parser(
+        "fsck",
+        help="whether the files of a run folder are as they were written",
+        description="Reads every file of a run and names what is missing, torn or altered; exit "
+        "code 1 where anything is. Changes nothing: what is damaged is made again when the run is "
+        "started again.",
+    )
+    fsck.add_argument("run_dir", metavar="RUN_DIR")
+    fsck.set_defaults(run=run_fsck)
     fields = verbs.add_parser("fields", help="every field of a recipe, its default and meaning")
     fields.set_defaults(run=run_fields)
     return parser
@@ -239,6 +248,17 @@ def run_audit(arguments: argparse.Namespace, _overrides: list[str]) -> int:
     )
     print(f"{shares}\n{page}")
     return 0
+
+
+def run_fsck(arguments: argparse.Namespace, _overrides: list[str]) -> int:
+    from fastdistill_ray.run.fsck import fsck
+
+    checked = fsck(arguments.run_dir)
+    for fault in checked.faults:
+        print(fault)
+    found = f"{len(checked.faults)} faults" if checked.faults else "nothing is damaged"
+    print(f"{checked.num_stages} stages, {checked.num_files} files: {found}")
+    return 1 if checked.faults else 0
 
 
 def run_fields(_arguments: argparse.Namespace, _overrides: list[str]) -> int:

@@ -11,7 +11,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any, NamedTuple
@@ -95,7 +95,7 @@ class Store:
             if (self.folder / name).is_file():
                 move(self.folder / name, self.folder / DAMAGED / name)
         found = self._recovered(set(others))
-        self.log.begin(chain(self._sound(damaged), found))
+        self.log.begin(chain(self.sound(damaged), found))
         for name in self._parts() - {commit.file for commit in self.commits()} - set(others):
             (self.folder / name).unlink()  # merged, or written by neighbours of what is logged
 
@@ -105,7 +105,7 @@ class Store:
         sizes = self.folder.sizes()
         found: dict[str, str] = {}
         whole = []
-        for commit in self._sound({}):
+        for commit in self.sound():
             if commit.file not in sizes:
                 found[commit.file] = "is missing"
             elif sizes[commit.file] != commit.size:
@@ -120,7 +120,7 @@ class Store:
                         found[commit.file] = "was altered"
         return found
 
-    def _sound(self, damaged: dict[str, str]) -> Iterator[Commit]:
+    def sound(self, damaged: Container[str] = ()) -> Iterator[Commit]:
         """Lines of the log up to its damage, if any, without those of damaged files."""
         try:
             for commit in self.log.commits():
@@ -132,7 +132,7 @@ class Store:
     def _recovered(self, others: set[str]) -> list[Commit]:
         """Lines for rows that were written and not logged."""
         orphans = self._parts() - others
-        orphans.difference_update(commit.file for commit in self._sound({}))
+        orphans.difference_update(commit.file for commit in self.sound())
         if not orphans:
             return []
         tables = {}
@@ -143,7 +143,7 @@ class Store:
                 logger.warning("%s: cannot be read (%s), set aside", self.folder / name, error)
                 move(self.folder / name, self.folder / DAMAGED / name)
         unlogged = {key for keys in tables.values() for key in keys}
-        unlogged.difference_update(key for one in self._sound({}) for key in one.keys)
+        unlogged.difference_update(key for one in self.sound() for key in one.keys)
         found = []
         for name, keys in tables.items():
             is_fresh = [key in unlogged for key in keys]

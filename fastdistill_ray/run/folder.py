@@ -14,6 +14,8 @@ import yaml
 from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.digests import UNKNOWN, text_digest
 from fastdistill_ray.errors import UserError
+from fastdistill_ray.groups.log import LOG
+from fastdistill_ray.groups.store import DAMAGED
 from fastdistill_ray.recipe.loading import dump_recipe
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run.graph import Stage, find, new_folder
@@ -38,6 +40,7 @@ from fastdistill_ray.run_files import (
 )
 from fastdistill_ray.storage.folders import move
 from fastdistill_ray.storage.place import Place
+from fastdistill_ray.training.trackers import TENSORBOARD, TRACKED
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +105,7 @@ class RunFolder:
     ) -> Place:
         """Run `function(*args, **kwargs, out=folder)` unless that is done; -> the folder."""
         folder = self.enter(stage)
-        if (folder / MANIFEST).exists():
+        if self.is_whole(stage, folder):
             self.log_reused(stage, folder)
             return folder
         logger.info("%s: started", stage.name)
@@ -113,6 +116,17 @@ class RunFolder:
             clock.stop()
         self.complete(stage, folder, result, clock.seconds[folder], pool)
         return folder
+
+    def is_whole(self, stage: Stage, folder: Place) -> bool:
+        """Whether the stage is complete and its files are as it left them, by their size; where
+        they are not, it is no longer complete."""
+        manifest = read_json(folder / MANIFEST, None)
+        if manifest is None:
+            return False
+        if faults := damaged_files(folder, manifest):
+            logger.warning("%s: %s; it is made again", stage.name, "; ".join(faults))
+            (folder / MANIFEST).unlink()
+        return not faults
 
     def complete(
         self,
@@ -138,6 +152,7 @@ class RunFolder:
             "facts": result.facts,
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "git": code_state().split("\n", 1)[0],
+            "files": sizes_in(folder),
         }
         write_json(folder / MANIFEST, manifest)
         logger.info("%s: done in %.0f s, %d rows", stage.name, seconds, result.rows_out)
@@ -162,6 +177,31 @@ class RunFolder:
     def is_claimed(self) -> bool:
         file = self.path / RECIPE
         return file.exists() and view_id(file.read_text()) == self.id
+
+
+def sizes_in(folder: Place) -> dict[str, int]:
+    """The files that make a stage's result and their bytes; a store's log has its own record."""
+    found = {file.relative_to(folder): file for file in folder.walk()}
+    return {name: file.size() for name, file in found.items() if not _is_beside(name)}
+
+
+def damaged_files(folder: Place, manifest: Mapping[str, Any]) -> list[str]:
+    """What differs from the manifest, a few words for each file."""
+    faults = []
+    for name, size in manifest.get("files", {}).items():
+        try:
+            now = (folder / name).size()
+        except FileNotFoundError:
+            faults.append(f"{folder / name} is missing")
+            continue
+        if now != size:
+            faults.append(f"{folder / name} has {now} of {size} bytes")
+    return faults
+
+
+def _is_beside(name: str) -> bool:
+    """Notes and records of what was done, not its result."""
+    return name.partition("/")[0] in (STAGE, SECONDS, LOG, DAMAGED, TENSORBOARD, TRACKED)
 
 
 class Clock:

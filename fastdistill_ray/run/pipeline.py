@@ -199,7 +199,7 @@ def _evaluate(run: RunFolder, models: list[Model], problems: list[ProblemFile]) 
     to_ask: dict[Place, Model] = {}  # two names of equal models are one stage
     for model in models:
         folder = folders[model.name]
-        if (folder / MANIFEST).exists():
+        if folder not in to_ask and run.is_whole(stages[model.name], folder):
             run.log_reused(stages[model.name], folder)
         else:
             to_ask.setdefault(folder, model)

@@ -24,7 +24,7 @@ from fastdistill_ray.storage.place import Place
 logger = logging.getLogger(__name__)
 
 Line = dict[str, float]  # of metrics.jsonl
-FILE = "tracked.json"
+TRACKED, TENSORBOARD = "tracked.json", "tensorboard"
 
 
 class TrackingKnobs(Knobs):
@@ -136,7 +136,7 @@ class Trackers:
         self.local = folder.local if folder.is_local else Path(tempfile.mkdtemp())
         self.opened: dict[str, Tracker] = {}
         self.waiting: list[Line] = []  # not yet told to all of them
-        file = folder / FILE
+        file = folder / TRACKED
         self.state = (
             json.loads(file.read_text())
             if file.is_file()
@@ -147,7 +147,7 @@ class Trackers:
         knobs, run_id = self.knobs, self.state["id"]
         self.local.mkdir(parents=True, exist_ok=True)
         if knobs.tensorboard:
-            self.opened["tensorboard"] = TensorBoard(self.local / "tensorboard")
+            self.opened["tensorboard"] = TensorBoard(self.local / TENSORBOARD)
         if knobs.wandb_project:
             self.opened["wandb"] = Wandb(knobs, run_id, self.name, self.local)
         if knobs.mlflow_experiment:
@@ -163,7 +163,7 @@ class Trackers:
             self._tell(name, tracker)
         done = min(self.state["steps"].values(), default=0)
         self.waiting = [line for line in self.waiting if line["step"] > done]
-        (self.folder / FILE).put(json.dumps(self.state))
+        (self.folder / TRACKED).put(json.dumps(self.state))
 
     def close(self) -> None:
         for name, tracker in self.opened.items():

@@ -1,12 +1,9 @@
 """kill -9 of a driver with its whole node: the next run has every group once, every step once."""
 
-import signal
-import subprocess
-
-import psutil
 import pytest
 from support.groups import commits_of
 from support.jobs import (
+    kill_with_children,
     lines_of,
     run_job,
     stage_folder,
@@ -18,17 +15,6 @@ from support.jobs import (
 from support.models import make_tiny_model
 
 pytestmark = pytest.mark.ray
-
-
-def kill_with_children(job: subprocess.Popen) -> None:
-    """As when a node goes away: the driver and all it started."""
-    processes = [*psutil.Process(job.pid).children(recursive=True), psutil.Process(job.pid)]
-    for process in processes:
-        try:
-            process.send_signal(signal.SIGKILL)
-        except psutil.NoSuchProcess:
-            continue
-    job.wait()
 
 
 def paced(model: str, seconds: float) -> dict:

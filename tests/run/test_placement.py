@@ -25,6 +25,7 @@ from fastdistill_ray.run.pipeline import (
     prepare_problems,
     train_students,
 )
+from fastdistill_ray.storage.place import Place
 
 pytestmark = pytest.mark.ray
 
@@ -91,7 +92,7 @@ def test_pools_land_on_the_nodes_their_resources_and_labels_name(tmp_path, nodes
 def test_run_folder_that_a_node_does_not_see_is_refused(tmp_path, nodes):
     if subprocess.run(["unshare", "-m", "true"], check=False).returncode:
         pytest.skip("a node of its own mounts needs root")
-    doctor.check_shared_folder(tmp_path)
+    doctor.check_shared_folder(Place(tmp_path))
     ray_command = f"{os.path.dirname(sys.executable)}/ray"
     start = (
         f"mount -t tmpfs none {tmp_path} && exec {ray_command} start --block --num-cpus=1 "
@@ -103,7 +104,7 @@ def test_run_folder_that_a_node_does_not_see_is_refused(tmp_path, nodes):
             assert blind.poll() is None
             time.sleep(0.2)
         with pytest.raises(ValueError, match=r"--run-dir .* and 0 others do not see this folder"):
-            doctor.check_shared_folder(tmp_path)
+            doctor.check_shared_folder(Place(tmp_path))
     finally:
         blind.terminate()
         blind.wait()

@@ -2,12 +2,14 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -40,12 +42,14 @@ def write_recipe(folder: Path, recipe: dict) -> Path:
     return file
 
 
-def start_job(verb: str, recipe: Path, run_dir: Path, head: str = "") -> subprocess.Popen:
+def start_job(
+    verb: str, recipe: Path, log: Path, head: str = "", *, run_dir: str = ""
+) -> subprocess.Popen:
     """jobs/<verb>.py at a running head, else on a local Ray of its own that ends with it; output in
-    <run_dir>.log."""
+    <log>.log, the run in `run_dir` or, without one, in `log`."""
     folders = (ROOT / "jobs", Path(__file__).parent / "processes")
     script = next(path for one in folders if (path := one / f"{verb}.py").exists())
-    arguments = [str(script), str(recipe), "--run-dir", str(run_dir)]
+    arguments = [str(script), str(recipe), "--run-dir", run_dir or str(log)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     if head:
         environment["RAY_ADDRESS"] = head
@@ -56,15 +60,26 @@ def start_job(verb: str, recipe: Path, run_dir: Path, head: str = "") -> subproc
             "object_store_memory=300 * 2**20); runpy.run_path(sys.argv[0], run_name='__main__')"
         )
         arguments = ["-c", code]
-    with open(f"{run_dir}.log", "a") as log:
+    with open(f"{log}.log", "a") as output:
         return subprocess.Popen(
             [sys.executable, *arguments],
-            stdout=log,
-            stderr=log,
+            stdout=output,
+            stderr=output,
             cwd=ROOT,
             env=environment,
             start_new_session=True,
         )
+
+
+def kill_with_children(job: subprocess.Popen) -> None:
+    """As when a node goes away: the driver and all it started."""
+    processes = [*psutil.Process(job.pid).children(recursive=True), psutil.Process(job.pid)]
+    for process in processes:
+        try:
+            process.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:
+            continue
+    job.wait()
 
 
 def run_job(verb: str, recipe: Path, run_dir: Path, head: str = "") -> str:

@@ -45,6 +45,7 @@ from fastdistill_ray.prompts import PromptKnobs
 from fastdistill_ray.records import Problem
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.run_files import MANIFEST, StageResult
+from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
 from fastdistill_ray.training.feed import rank_dataset
 from fastdistill_ray.training.job import TrainJob, train
@@ -231,7 +232,7 @@ def run(
         total_steps=num_steps(plan, NUM_GROUPS),
         export_epochs=[1, 3] if held_out.best_metric == "none" else [],
     )
-    return train(job, PoolKnobs(workers=workers, cpus=1.0), out=out)
+    return train(job, PoolKnobs(workers=workers, cpus=1.0), out=Place(out))
 
 
 @pytest.fixture(scope="module")
