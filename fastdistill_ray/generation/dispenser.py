@@ -1,0 +1,165 @@
+"""Who asks which request: numbers handed to engine actors as they have room, and what became of
+each.
+
+A number whose actor died is handed out again; after a second death it is asked alone, so that it is
+seen which request kills engines, and after a third failure of any kind it is set aside with the
+reason. No Ray here: it is the state of one actor, of which every engine actor asks.
+"""
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+ALONE_AFTER, ASIDE_AFTER = 2, 3  # failures of a request
+RESTARTS_PER_HOUR = 10  # of one engine; one that dies more often ends the stage
+SILENT_SECONDS = 180.0  # an actor that says nothing for so long, with its node perhaps, is gone
+HOUR = 3600.0
+
+
+class Status(NamedTuple):
+    num_done: int
+    num_out: int
+    num_waiting: int  # not handed out
+    num_actors: int  # with an engine that is ready
+    seconds_quiet: float  # since anything came back, or an engine became ready
+    num_deaths: int
+    aside: dict[int, str]  # number -> why
+    stopped: str  # why nothing more is handed out
+
+
+class Dispenser:
+    """`most_aside` requests may be set aside; one more ends the stage."""
+
+    def __init__(
+        self,
+        total: int,
+        num_seats: int,
+        most_aside: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.total, self.num_seats, self.most_aside = total, num_seats, most_aside
+        self.clock = clock
+        self.fresh = 0  # the next number never handed out
+        self.again: deque[int] = deque()
+        self.alone: deque[int] = deque()
+        self.suspects: set[int] = set()  # asked alone
+        self.out: dict[str, set[int]] = {}  # actor -> numbers it asks
+        self.failures: Counter[int] = Counter()
+        self.aside: dict[int, str] = {}
+        self.num_done = self.num_deaths = 0
+        self.seats_made = self.seats_taken = 0
+        self.starts: dict[str, list[float]] = {}  # actor -> when its engines became ready
+        self.heard: dict[str, float] = {}
+        self.words: dict[str, str] = {}  # the last an actor said before it died
+        self.stopped = ""
+        self.moved = clock()
+
+    def enter(self, actor: str) -> None:
+        """An engine is ready; where that actor had one before, it died."""
+        now = self.clock()
+        self.heard[actor] = self.moved = now
+        starts = self.starts.setdefault(actor, [])
+        if starts or actor in self.out:
+            self._lost(actor)
+        starts.append(now)
+        self.starts[actor] = recent = [start for start in starts if now - start < HOUR]
+        if len(recent) > RESTARTS_PER_HOUR:
+            said = self.words.get(actor, "its process is gone, see the logs of Ray on its node")
+            self._stop(f"an engine died {len(recent) - 1} times within an hour; the last: {said}")
+
+    def last_words(self, actor: str, text: str) -> None:
+        """Why an actor is about to die."""
+        self.words[actor] = text
+
+    def wants_seat(self) -> bool:
+        """Whether another task may wait for an actor; each takes one seat."""
+        if self.seats_made - self.seats_taken >= self.num_seats:
+            return False
+        self.seats_made += 1
+        return True
+
+    def take_seat(self, actor: str) -> None:
+        self.heard[actor] = self.clock()
+        self.seats_taken += 1
+
+    def take(
+        self, actor: str, done: list[int], failed: dict[int, str], want: int
+    ) -> tuple[list[int], list[int]]:
+        """(those of `done` whose answers count, up to `want` more numbers)."""
+        self.heard[actor] = now = self.clock()
+        mine = self.out.setdefault(actor, set())
+        counts = [number for number in done if number in mine]
+        mine.difference_update(counts)
+        self.num_done += len(counts)
+        if done or failed:
+            self.moved = now
+        for number, reason in failed.items():
+            if number in mine:
+                mine.discard(number)
+                self._failed(number, reason, self.again)
+        self.suspects.difference_update(counts)
+        if self.stopped or mine & self.suspects:
+            return counts, []
+        numbers = [self._next() for _ in range(min(want, len(self.again) + self._num_fresh))]
+        if not numbers and not mine and self.alone and want:
+            numbers = [self.alone.popleft()]
+        mine.update(numbers)
+        return counts, numbers
+
+    def is_over(self) -> bool:
+        """Whether nothing is to be handed out any more and nothing is out."""
+        if self.stopped:
+            return True
+        now = self.clock()
+        for actor, heard in self.heard.items():
+            if self.out.get(actor) and now - heard > SILENT_SECONDS:
+                self.words[actor] = f"not heard of for {SILENT_SECONDS:.0f} s"
+                self._lost(actor)
+        return not (self._num_fresh or self.again or self.alone or any(self.out.values()))
+
+    def stop(self, reason: str) -> None:
+        self._stop(reason)
+
+    def status(self) -> Status:
+        return Status(
+            self.num_done,
+            sum(map(len, self.out.values())),
+            self._num_fresh + len(self.again) + len(self.alone),
+            sum(bool(starts) for starts in self.starts.values()),
+            self.clock() - self.moved,
+            self.num_deaths,
+            self.aside,
+            self.stopped,
+        )
+
+    @property
+    def _num_fresh(self) -> int:
+        return self.total - self.fresh
+
+    def _next(self) -> int:
+        if self.again:
+            return self.again.popleft()
+        self.fresh += 1
+        return self.fresh - 1
+
+    def _lost(self, actor: str) -> None:
+        """An actor died with all it asked."""
+        self.num_deaths += 1
+        reason = self.words.get(actor, "the engine's process ended without a word")
+        for number in sorted(self.out.pop(actor, ())):
+            if self.failures[number] + 1 >= ALONE_AFTER:
+                self.suspects.add(number)
+            self._failed(number, reason, self.alone if number in self.suspects else self.again)
+
+    def _failed(self, number: int, reason: str, queue: deque[int]) -> None:
+        self.failures[number] += 1
+        if self.failures[number] < ASIDE_AFTER:
+            queue.append(number)
+            return
+        self.aside[number] = reason
+        if len(self.aside) > self.most_aside:
+            self._stop(f"{len(self.aside)} requests failed {ASIDE_AFTER} times each; {reason}")
+
+    def _stop(self, reason: str) -> None:
+        self.stopped = self.stopped or reason

@@ -1,0 +1,161 @@
+"""Numbers handed to actors that work, die, fall silent and fail: each is done or set aside."""
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastdistill_ray.generation.dispenser import (
+    RESTARTS_PER_HOUR,
+    SILENT_SECONDS,
+    Dispenser,
+)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def make(total: int, most_aside: int = 100) -> tuple[Dispenser, Clock]:
+    clock = Clock()
+    return Dispenser(total, 2, most_aside, clock), clock
+
+
+def test_every_number_is_handed_out_once_and_done():
+    dispenser, _ = make(7)
+    dispenser.enter("a")
+    dispenser.enter("b")
+    assert dispenser.take("a", [], {}, 3) == ([], [0, 1, 2])
+    assert dispenser.take("b", [], {}, 3) == ([], [3, 4, 5])
+    assert dispenser.take("a", [1], {}, 3) == ([1], [6])
+    assert dispenser.take("b", [3, 4, 5], {}, 3) == ([3, 4, 5], [])
+    assert not dispenser.is_over()
+    assert dispenser.take("a", [0, 2, 6], {}, 3) == ([0, 2, 6], [])
+    assert dispenser.is_over()
+    assert dispenser.status().num_done == 7
+
+
+def test_request_that_kills_its_engine_is_asked_again_then_alone_then_set_aside():
+    dispenser, _ = make(4)
+    poison = 2
+    dispenser.enter("a")
+    for _ in range(100):
+        _, numbers = dispenser.take("a", [], {}, 4)
+        if not numbers:
+            break
+        if poison in numbers:
+            dispenser.last_words("a", "illegal memory access")
+            dispenser.enter("a")  # it died and was started again
+            continue
+        dispenser.take("a", numbers, {}, 0)
+    status = dispenser.status()
+    assert dispenser.is_over() and not status.stopped
+    assert status.aside == {poison: "illegal memory access"}
+    assert (status.num_done, status.num_deaths) == (3, 3)
+
+
+def test_suspect_is_asked_with_nothing_beside_it():
+    dispenser, _ = make(6)
+    dispenser.enter("a")
+    for _ in range(2):
+        assert dispenser.take("a", [], {}, 2) == ([], [0, 1])
+        dispenser.enter("a")
+    assert dispenser.take("a", [], {}, 9) == ([], [2, 3, 4, 5]), "suspects come last"
+    assert dispenser.take("a", [2, 3, 4], {}, 9) == ([2, 3, 4], []), "not beside another"
+    assert dispenser.take("a", [5], {}, 9) == ([5], [0])
+    assert dispenser.take("a", [], {}, 9) == ([], []), "and none beside it"
+    dispenser.enter("b")
+    assert dispenser.take("b", [], {}, 9) == ([], [1])
+    assert dispenser.take("a", [0], {}, 9) == ([0], [])
+    assert not dispenser.is_over()
+
+
+def test_request_that_fails_three_times_is_set_aside_and_too_many_end_it():
+    dispenser, _ = make(5, most_aside=1)
+    dispenser.enter("a")
+    for attempt in range(3):
+        _, numbers = dispenser.take("a", [], {}, 5)
+        good = [number for number in numbers if number != 4]
+        dispenser.take("a", good, {4: f"HTTP 500, attempt {attempt}"}, 0)
+    assert dispenser.is_over() and not dispenser.status().stopped
+    assert dispenser.status().aside == {4: "HTTP 500, attempt 2"}
+    dispenser, _ = make(5, most_aside=1)
+    dispenser.enter("a")
+    while not dispenser.is_over():
+        _, numbers = dispenser.take("a", [], {}, 5)
+        dispenser.take("a", [], dict.fromkeys(numbers, "HTTP 500"), 0)
+    assert dispenser.status().stopped == "2 requests failed 3 times each; HTTP 500"
+
+
+def test_engine_that_dies_too_often_in_an_hour_ends_it_and_rarely_does_not():
+    dispenser, clock = make(5)
+    for _ in range(RESTARTS_PER_HOUR * 3):
+        dispenser.enter("a")
+        clock.now += 600
+    assert not dispenser.status().stopped
+    dispenser.last_words("a", "CUDA error")
+    for _ in range(RESTARTS_PER_HOUR + 1):
+        dispenser.enter("a")
+    stopped = dispenser.status().stopped
+    assert "within an hour" in stopped and "CUDA error" in stopped
+
+
+def test_answers_of_an_actor_that_was_taken_for_gone_do_not_count_twice():
+    dispenser, clock = make(2)
+    dispenser.enter("a")
+    dispenser.enter("b")
+    dispenser.take("a", [], {}, 2)
+    clock.now += SILENT_SECONDS + 1
+    assert not dispenser.is_over()
+    assert dispenser.take("b", [], {}, 2) == ([], [0, 1])
+    assert dispenser.take("a", [0, 1], {}, 0) == ([], [])
+    assert dispenser.take("b", [0, 1], {}, 0) == ([0, 1], [])
+    assert dispenser.is_over()
+
+
+def test_seats_are_made_as_they_are_taken():
+    dispenser, _ = make(1)
+    assert [dispenser.wants_seat() for _ in range(3)] == [True, True, False]
+    dispenser.take_seat("a")
+    assert [dispenser.wants_seat() for _ in range(2)] == [True, False]
+
+
+@given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 4))
+def test_whatever_happens_each_number_is_done_once_or_set_aside(seed, total, num_actors):
+    draw = random.Random(seed)
+    clock = Clock()
+    dispenser = Dispenser(total, num_actors, total, clock)
+    held: dict[str, list[int]] = {f"a{i}": [] for i in range(num_actors)}
+    done: list[int] = []
+    for actor in held:
+        dispenser.enter(actor)
+    for _ in range(5000):
+        if dispenser.is_over():
+            break
+        actor = draw.choice(list(held))
+        clock.now += draw.choice([0.1, 1.0, 600.0])
+        if draw.random() < 0.1:
+            held[actor] = []
+            dispenser.enter(actor)
+            continue
+        finished = [number for number in held[actor] if draw.random() < 0.5]
+        failed = {number: "no" for number in finished if draw.random() < 0.2}
+        answered = [number for number in finished if number not in failed]
+        counts, new = dispenser.take(actor, answered, failed, draw.randint(0, 5))
+        done += counts
+        left = [number for number in held[actor] if number not in finished]
+        held[actor] = [*left, *(number for number in new if number not in left)]
+    status = dispenser.status()
+    assert dispenser.is_over()
+    if not status.stopped:
+        assert sorted([*done, *status.aside]) == list(range(total))
+    assert len(set(done)) == len(done)
+
+
+def test_numbers_are_not_held_in_memory_before_they_are_handed_out():
+    dispenser = Dispenser(10**12, 1, 0)
+    assert dispenser.take("a", [], {}, 2) == ([], [0, 1])
+    assert dispenser.status().num_waiting == 10**12 - 2
