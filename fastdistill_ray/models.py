@@ -1,4 +1,4 @@
-"""Model references (hub id, folder, .gguf file) -> a Hugging Face folder, and checks of it.
+"""Model references (hub id, folder, bucket, .gguf file) -> a Hugging Face folder, and checks of it.
 
 Needs torch and transformers, loaded only by the functions that use them; no Ray, no vLLM.
 """
@@ -15,8 +15,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fastdistill_ray.digests import cache_folder, file_digest, folder_digest, hub_revision
+from fastdistill_ray.digests import (
+    cache_folder,
+    file_digest,
+    folder_digest,
+    hub_revision,
+    text_digest,
+)
 from fastdistill_ray.errors import UserError
+from fastdistill_ray.storage.folders import copy, writable_folder
+from fastdistill_ray.storage.place import Place
+from fastdistill_ray.storage.tables import digest
 
 logger = logging.getLogger(__name__)
 # Names of models that come inside a Python package: name -> (package, how to install it).
@@ -49,7 +58,10 @@ def resolve_model(reference: str) -> str:
 
 
 def fetch_model(reference: str) -> str:
-    """As `resolve_model`, but a hub id is downloaded: always returns a local folder."""
+    """As `resolve_model`, but what lies on the hub or in a bucket is downloaded: always returns a
+    local folder."""
+    if "://" in reference:
+        return str(_download_once(reference))
     resolved = resolve_model(reference)
     if Path(resolved).is_dir():
         return resolved
@@ -67,6 +79,8 @@ def fetch_model(reference: str) -> str:
 
 def folder_at_hand(reference: str) -> str | None:
     """The local folder of a model where nothing need be downloaded or converted for it."""
+    if "://" in reference:
+        return None
     path = Path(reference).expanduser()
     if path.is_dir():
         return str(path)
@@ -81,6 +95,8 @@ def folder_at_hand(reference: str) -> str | None:
 
 def model_identity(reference: str) -> str:
     """Which weights, configuration and tokenizer a reference stands for, wherever they lie."""
+    if "://" in reference:
+        return f"bucket@{_bucket_digest(Place(reference))}"
     if reference in PACKAGED_MODELS:
         return f"gguf@{file_digest(_packaged_gguf(reference))}"
     path = Path(reference).expanduser()
@@ -172,6 +188,30 @@ def _packaged_gguf(name: str) -> Path:
         for file in sorted(Path(folder).glob("*.gguf")):
             return file
     raise UserError(f"model {name}: the package {package} is not installed: {install}")
+
+
+def _download_once(reference: str) -> Path:
+    """A model's folder in a bucket, in the cache folder of this machine."""
+    source = Place(reference)
+    try:
+        if not (source / "config.json").is_file():
+            raise UserError(f"model {reference}: it holds no config.json")
+        folder = cache_folder() / f"{source.name}-{_bucket_digest(source)}"
+        if not (folder / "config.json").is_file():
+            with writable_folder(folder) as partial:
+                copy(source, Place(partial))
+    except OSError as error:
+        raise UserError(f"model {reference}: cannot be read: {error}") from error
+    return folder
+
+
+def _bucket_digest(folder: Place) -> str:
+    """Of names and sizes, and of what the small files say: weights are not read for it."""
+    parts = []
+    for file in folder.walk():
+        name = file.relative_to(folder)
+        parts += [name, str(file.size()), digest(file) if name.endswith(".json") else ""]
+    return text_digest(parts)
 
 
 def _convert_once(file: Path, name: str) -> Path:
