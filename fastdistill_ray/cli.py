@@ -31,6 +31,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
     except BrokenPipeError:
         return 1
 
@@ -90,7 +93,10 @@ def _add_job(add_parser: Callable[..., argparse.ArgumentParser], verb: str, text
     job.add_argument("recipe", metavar="RECIPE", help="a YAML file, see jobs/recipes/")
     job.add_argument("--run-dir", default="", help="the run's folder (default: runs/<name>)")
     job.add_argument(
-        "--address", default="", help="of a Ray dashboard (default: the running one, or a new)"
+        "--address",
+        default="",
+        help="of a Ray dashboard (default: $RAY_ADDRESS, else your head on this machine, else one "
+        "for the time of this job)",
     )
     job.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     job.add_argument(

@@ -22,6 +22,7 @@ from fastdistill_ray.records import Split
 from fastdistill_ray.run import doctor
 from fastdistill_ray.run.folder import RunFolder
 from fastdistill_ray.run.paid import AGAIN, check_not_paid_twice
+from fastdistill_ray.run.signals import GOES_ON, Stopped, say, signals_raise_stopped
 from fastdistill_ray.run_files import MEMORY, write_json
 from fastdistill_ray.tasks.problem_file import ProblemFile
 
@@ -86,14 +87,18 @@ def main(job: Callable[[Job], None]) -> None:
             raise UserError("--run-dir: a submitted job needs an absolute folder that nodes share")
         run = RunFolder(run_dir, recipe)
         ray.init(logging_level=logging.ERROR, log_to_driver=False)  # ours say what matters
-        job(Job(run, arguments.again))
+        with signals_raise_stopped():
+            job(Job(run, arguments.again))
+    except Stopped as stopped:
+        say(f"stopped; {GOES_ON}")
+        sys.exit(stopped.exit_code)
     except UserError as error:
         print(f"error: {line_of(error)}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
     except ActorDiedError as error:
         print(  # noqa: T201
             f"{error}\nerror: an engine cannot be kept alive, see above and the logs of Ray on its "
-            "node (ray logs). Finished work is kept: the same command goes on from there",
+            f"node (ray logs); {GOES_ON}",
             file=sys.stderr,
         )
         sys.exit(1)
