@@ -31,7 +31,7 @@ class JobLog:
     ) -> JobDetails | None:
         """Prints until the job ends; -> what Ray says of it, or None when the dashboard has not
         answered for `patience` seconds or its head is not alive."""
-        answered, is_lost = time.monotonic(), False
+        lost_since = None
         while True:
             asyncio.run(self._print_from_one_connection())
             details = self._details()
@@ -39,12 +39,14 @@ class JobLog:
                 self._print_rest()
                 return details
             if details:
-                answered, is_lost = time.monotonic(), False
-            elif not is_alive() or time.monotonic() - answered > patience:
-                return None
-            elif not is_lost:
-                is_lost = True
+                lost_since = None
+            elif lost_since is None:
+                lost_since = time.monotonic()
                 say("the Ray dashboard does not answer; trying again")
+            elif time.monotonic() - lost_since > patience:
+                return None
+            if not (details or is_alive()):
+                return None
             time.sleep(1.0)
 
     async def _print_from_one_connection(self) -> None:

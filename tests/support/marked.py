@@ -19,6 +19,15 @@ def _runs_with(process: psutil.Process, name: str, value: str) -> bool:
         return False
 
 
+def is_running(words: str, name: str, value: str) -> bool:
+    """Whether one of them has those words in its command."""
+    for process in marked(name, value):
+        with contextlib.suppress(psutil.Error):
+            if words in " ".join(process.cmdline()):
+                return True
+    return False
+
+
 def wait_until_none(name: str, value: str) -> None:
     """A hang is for the test's own limit."""
     while marked(name, value):
