@@ -7,13 +7,14 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable
 
-from ray.dashboard.modules.job.pydantic_models import JobDetails
+from ray.job_submission import JobDetails
 
 from fastdistill_ray.cluster.dashboard import NOT_ANSWERING, Dashboard
 from fastdistill_ray.run.signals import Stopped, say
 
-# Without a word for so long, a connection is compared with the log: it may be dead.
-SILENCE_SECONDS = 60.0
+# Without a word for so long, a connection may be dead and is compared with the log; on this machine
+# it is not, but Ray takes seconds to end it after the job.
+SILENCE_SECONDS, SILENCE_SECONDS_HERE = 60.0, 1.0
 GIVE_UP_SECONDS = 300.0
 # It tells of each end of a connection.
 logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
@@ -22,8 +23,10 @@ logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
 class JobLog:
     """The log of a job, printed once: Ray sends it from its beginning on each connection."""
 
-    def __init__(self, client: Dashboard, job: str, printed: int = 0) -> None:
-        self.client, self.job = client, job
+    def __init__(
+        self, client: Dashboard, job: str, printed: int = 0, is_here: bool = False
+    ) -> None:
+        self.client, self.job, self.is_here = client, job, is_here
         self.printed = printed  # characters, what was there before this process included
 
     def follow(
@@ -40,12 +43,12 @@ class JobLog:
                 return details
             if details:
                 lost_since = None
+            elif not is_alive():
+                return None
             elif lost_since is None:
                 lost_since = time.monotonic()
                 say("the Ray dashboard does not answer; trying again")
             elif time.monotonic() - lost_since > patience:
-                return None
-            if not (details or is_alive()):
                 return None
             time.sleep(1.0)
 
@@ -58,21 +61,26 @@ class JobLog:
 
     async def _next(self, chunks: AsyncIterator[str]) -> str:
         """ "" at the end, whatever made it end."""
+        silence = SILENCE_SECONDS_HERE if self.is_here else SILENCE_SECONDS
         waiting = asyncio.create_task(_first(chunks))
         try:
-            while not (await asyncio.wait({waiting}, timeout=SILENCE_SECONDS))[0]:
-                if self._log_has_grown():
+            while not (await asyncio.wait({waiting}, timeout=silence))[0]:
+                if self._has_missed_something():
                     waiting.cancel()
             return await waiting
         except (*NOT_ANSWERING, asyncio.CancelledError):
             return ""
 
-    def _log_has_grown(self) -> bool:
+    def _has_missed_something(self) -> bool:
         """Also when nobody answers: a new connection is to show it."""
-        try:
-            return len(self.client.get_job_logs(self.job)) > self.printed
-        except NOT_ANSWERING:
+        details = self._details()
+        if details is None or details.status.is_terminal():
             return True
+        if self.is_here:
+            return False
+        with contextlib.suppress(*NOT_ANSWERING):
+            return len(self.client.get_job_logs(self.job)) > self.printed
+        return True
 
     def _print(self, chunk: str, received: int) -> None:
         """What of the chunk that ends with that many characters was not printed yet."""

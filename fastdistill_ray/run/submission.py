@@ -17,8 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ray.dashboard.modules.job.pydantic_models import JobDetails
-from ray.job_submission import JobStatus
+from ray.job_submission import JobDetails, JobStatus
 
 from fastdistill_ray.cluster.dashboard import NOT_ANSWERING, Dashboard
 from fastdistill_ray.cluster.head import HEAD_START_SECONDS, local_head, log_of_job
@@ -60,7 +59,8 @@ def submit(verb: str, recipe: Recipe, run_dir: str, address: str, again: list[st
         with signals_raise_stopped(), _cluster(address) as cluster:
             with tempfile.TemporaryDirectory() as folder:
                 _fill(Path(folder), recipe)
-                log = JobLog(cluster.client, f"fastdistill_{secrets.token_hex(8)}")
+                job = f"fastdistill_{secrets.token_hex(8)}"
+                log = JobLog(cluster.client, job, is_here=cluster.is_ours)
                 _submit(cluster.client, log.job, shlex.join(entrypoint), folder)
             return _follow(log, cluster)
     except Stopped as stopped:
