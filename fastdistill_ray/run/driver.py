@@ -7,6 +7,7 @@ A job is `python jobs/<verb>.py RECIPE [--run-dir FOLDER] [--again groups] [--se
 import argparse
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -88,7 +89,10 @@ def main(job: Callable[[Job], None]) -> None:
         run = RunFolder(run_dir, recipe)
         ray.init(logging_level=logging.ERROR, log_to_driver=False)  # ours say what matters
         with signals_raise_stopped():
-            job(Job(run, arguments.again))
+            try:
+                job(Job(run, arguments.again))
+            except SystemExit:  # so does Ray Train at Ctrl-C, whose handler takes the place of ours
+                raise Stopped(signal.SIGINT) from None
     except Stopped as stopped:
         say(f"stopped; {GOES_ON}")
         sys.exit(stopped.exit_code)

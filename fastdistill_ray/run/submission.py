@@ -77,7 +77,11 @@ def follow(address: str, submission_id: str) -> int:
     try:
         with signals_raise_stopped():
             client = _client(address)
-            log = JobLog(client, submission_id, len(client.get_job_logs(submission_id)))
+            try:
+                written = len(client.get_job_logs(submission_id))
+            except NOT_ANSWERING as error:
+                raise UserError(f"no job {submission_id} at {address}") from error
+            log = JobLog(client, submission_id, written)
             return _follow(log, Cluster(client, is_ours=False, is_alive=lambda: True))
     except Stopped as stopped:
         say(f"left; the job goes on. {_ways(address, submission_id)}")
@@ -130,9 +134,11 @@ def _submit(client: Dashboard, job: str, entrypoint: str, folder: str) -> None:
         try:
             client.submit_job(entrypoint=entrypoint, submission_id=job, runtime_env=runtime_env)
             return
-        except RuntimeError as error:
+        except NOT_ANSWERING as error:
             if "No available agent" not in str(error) or time.monotonic() > deadline:
-                raise
+                line = (str(error).splitlines() or [""])[0]
+                address = client.get_address()
+                raise UserError(f"{address} does not take the job: {line}") from error
             time.sleep(1.0)
 
 
@@ -146,18 +152,18 @@ def _fill(folder: Path, recipe: Recipe) -> None:
             ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
         )
     (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
-    state = code_state(_key_variables(recipe.model_dump()))
+    state = code_state(key_variables(recipe.model_dump()))
     (folder / "git.txt").write_text(state, encoding="utf-8")
 
 
-def _key_variables(knobs: Any) -> list[str]:
+def key_variables(knobs: Any) -> list[str]:
     """Every variable that a recipe says holds a key."""
     if isinstance(knobs, list):
-        return [name for one in knobs for name in _key_variables(one)]
+        return [name for one in knobs for name in key_variables(one)]
     if not isinstance(knobs, dict):
         return []
     own = [knobs["api_key_env"]] if knobs.get("api_key_env") else []
-    return own + [name for one in knobs.values() for name in _key_variables(one)]
+    return own + [name for one in knobs.values() for name in key_variables(one)]
 
 
 def _follow(log: JobLog, cluster: Cluster) -> int:

@@ -1,13 +1,16 @@
 """The diff that travels with a job: this project's own, without keys."""
 
 import importlib.util
+import json
 import subprocess
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from fastdistill_ray.recipe.loading import load_recipe
 from fastdistill_ray.run import provenance
+from fastdistill_ray.run.submission import key_variables
 
 KEY = "sk-planted-4f1b"
 PROJECT = '[project]\nname = "fastdistill-ray"\n'
@@ -80,3 +83,25 @@ def test_keys_in_the_diff_are_starred_out(tmp_path, monkeypatch):
     state = installed_in(project).code_state(["OUR_TEACHER", "NOT_SET"])
     assert "+a = '***'\n+b = '***'\n+c = 'true'\n" in state
     assert KEY not in state
+
+
+def test_every_variable_that_a_recipe_says_holds_a_key_is_known():
+    endpoint = {"kind": "endpoint", "url": "http://127.0.0.1:1/v1"}
+    overrides = {
+        "teachers": [
+            {"model": name, "engine": {**endpoint, "api_key_env": f"{name}_VARIABLE"}}
+            for name in ("A", "B")
+        ],
+        "reward.llm_judge.base_url": "http://127.0.0.1:1/v1",
+        "reward.llm_judge.model": "judge",
+        "reward.llm_judge.api_key_env": "C_VARIABLE",
+        "pools.teachers": [{"cpus": 0.5}, {"cpus": 0.5}],
+    }
+    arguments = [f"--{name}={json.dumps(value)}" for name, value in overrides.items()]
+    recipe = load_recipe("jobs/recipes/demo.yaml", arguments)
+    names = key_variables(recipe.model_dump())
+    assert {name for name in names if name.endswith("_VARIABLE")} == {
+        "A_VARIABLE",
+        "B_VARIABLE",
+        "C_VARIABLE",
+    }

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import ray
@@ -49,12 +50,16 @@ def test_closed_terminal_stays_ignored_under_nohup():
         os.kill(os.getpid(), signal.SIGHUP)
 
 
-@pytest.mark.parametrize(("number", "code"), CODES)
-def test_job_told_to_stop_ends_with_a_line(tmp_path, monkeypatch, capsys, number, code):
-    monkeypatch.setattr(ray, "init", lambda **_: None)  # the job asks for no cluster
+@pytest.fixture
+def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that asks for no cluster."""
+    monkeypatch.setattr(ray, "init", lambda **_: None)
     recipe = "jobs/recipes/demo.yaml"
     monkeypatch.setattr(sys, "argv", ["job", recipe, "--run-dir", str(tmp_path / "run")])
 
+
+@pytest.mark.parametrize(("number", "code"), CODES)
+def test_job_told_to_stop_ends_with_a_line(arguments, capsys, number, code):
     def job(_job: Job) -> None:
         os.kill(os.getpid(), number)
 
@@ -63,3 +68,16 @@ def test_job_told_to_stop_ends_with_a_line(tmp_path, monkeypatch, capsys, number
     assert ended.value.code == code
     *_, line = capsys.readouterr().err.splitlines()
     assert line == "stopped; finished work is kept: the same command goes on from there"
+
+
+def test_ctrl_c_while_ray_train_trains_is_no_success(arguments, capsys):
+    """Its handler, which takes the place of ours, ends the process with code 0."""
+
+    def job(_job: Job) -> None:
+        signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(SystemExit) as ended:
+        main(job)
+    assert ended.value.code == 130
+    assert "Traceback" not in capsys.readouterr().err
