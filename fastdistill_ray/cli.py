@@ -31,6 +31,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
     except BrokenPipeError:
         return 1
 
@@ -73,6 +76,11 @@ def build_parser() -> argparse.ArgumentParser:
     audit.add_argument("--per-verdict", type=int, default=8, help="completions shown of each")
     audit.add_argument("--seed", type=int, default=0, help="of the choice")
     audit.set_defaults(run=run_audit)
+    attach = verbs.add_parser(
+        "attach", help="what the job that writes a run folder says, from now on until it ends"
+    )
+    attach.add_argument("run_dir", metavar="RUN_DIR")
+    attach.set_defaults(run=run_attach)
     fsck = verbs.add_parser(
         "fsck",
         help="whether the files of a run folder are as they were written",
@@ -99,7 +107,10 @@ def _add_job(add_parser: Callable[..., argparse.ArgumentParser], verb: str, text
     job.add_argument("recipe", metavar="RECIPE", help="a YAML file, see jobs/recipes/")
     job.add_argument("--run-dir", default="", help="the run's folder (default: runs/<name>)")
     job.add_argument(
-        "--address", default="", help="of a Ray dashboard (default: the running one, or a new)"
+        "--address",
+        default="",
+        help="of a Ray dashboard (default: $RAY_ADDRESS, else your head on this machine, else one "
+        "for the time of this job)",
     )
     job.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     job.add_argument(
@@ -248,6 +259,22 @@ def run_audit(arguments: argparse.Namespace, _overrides: list[str]) -> int:
     )
     print(f"{shares}\n{page}")
     return 0
+
+
+def run_attach(arguments: argparse.Namespace, _overrides: list[str]) -> int:
+    from fastdistill_ray.run.folder import place_of_run
+    from fastdistill_ray.run.lease import holder
+
+    note = holder(place_of_run(arguments.run_dir))
+    if note is None:
+        raise UserError(f"attach {arguments.run_dir}: no driver writes it")
+    if not note.job:
+        raise UserError(f"attach {arguments.run_dir}: {note} writes it and is no Ray job")
+    print(f"{note} writes it", file=sys.stderr)
+    use_token()
+    from fastdistill_ray.run.submission import follow
+
+    return follow(note.dashboard, note.job)
 
 
 def run_fsck(arguments: argparse.Namespace, _overrides: list[str]) -> int:

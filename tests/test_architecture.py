@@ -30,7 +30,14 @@ ORDER = [
 PURE = [  # load neither torch nor Ray nor vLLM
     *("tasks", "verifiers", "rewards", "objectives", "recipe.loading", "run.folder", "run.plan"),
     *("groups.store", "groups.steps", "groups.reweighting", "training.packing", "report.sections"),
-    *("run.rescoring", "cli", "training.trackers", "tasks.problem_file"),
+    *(
+        "run.rescoring",
+        "run.signals",
+        "cluster.keeper",
+        "cli",
+        "training.trackers",
+        "tasks.problem_file",
+    ),
 ]
 FACES = {"tasks", "verifiers", "rewards", "objectives"}  # folders whose __init__ names things
 FILES = [file for file in sorted(PACKAGE.rglob("*.py")) if file != PACKAGE / "__init__.py"]

@@ -15,6 +15,10 @@ pytestmark = pytest.mark.timeout(300)  # vLLM's first import
 
 # (who relies on it, module, name in it, its signature)
 SIGNATURES = [
+    (
+        *("cluster.dashboard", "ray.job_submission", "JobSubmissionClient._do_request"),
+        "(self, method, endpoint, *, data=None, json_data=None, **kwargs)",
+    ),
     *(
         ("cluster.queues", "ray.data._internal.execution.backpressure_policy", name, signature)
         for name, signature in (
@@ -104,8 +108,12 @@ SOURCES = [
         ["self.model(", "**kwargs"],
     ),
     (
-        *("cluster.head", "ray._private.services", "find_bootstrap_address"),
-        ["ray._private.utils.read_ray_address("],
+        *("cluster.dashboard", "ray.dashboard.modules.dashboard_sdk"),
+        *("SubmissionClient._do_request", ["requests.request(", "**kwargs,"]),
+    ),
+    (
+        *("cluster.running", "ray._private.services", "start_api_server"),
+        ['dashboard_dir = "dashboard"', '(RAY_PATH, dashboard_dir, "dashboard.py")'],
     ),
     (
         *("generation.vllm_executor", "vllm.v1.executor.multiproc_executor"),

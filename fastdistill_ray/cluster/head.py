@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -12,72 +11,79 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from ray.job_submission import JobSubmissionClient
-
+from fastdistill_ray.cluster import keeper
+from fastdistill_ray.cluster.dashboard import NOT_ANSWERING, Dashboard
+from fastdistill_ray.cluster.running import OURS
 from fastdistill_ray.errors import UserError
 
 HEAD_START_SECONDS = 120
-HEAD_NOTE = Path(tempfile.gettempdir()) / "ray" / "ray_current_cluster"
+# Not Ray's own folder: what `ray start` notes there is what the next ray.init() of whoever works
+# here joins. Paths of sockets may have 107 characters, so the name is short.
+SESSIONS = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray_fd"
 
 
-def _has_local_head() -> bool:
-    """Ray notes the head it started last; whether that still runs, only its port can tell."""
-    if not HEAD_NOTE.exists():
-        return False
-    host, _, port = HEAD_NOTE.read_text(encoding="utf-8").strip().rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=2).close()
-    except OSError:
-        return False
-    return True
+class Head:
+    """A head that was started here: its address, and whether it still runs."""
+
+    def __init__(self, address: str, process: subprocess.Popen) -> None:
+        self.address, self._process = address, process
+
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
 
 
 @contextlib.contextmanager
-def local_head() -> Iterator[str]:
-    """A Ray head on this machine, ended with the block; -> its dashboard address."""
-    port, gcs_port = _free_port(), _free_port()
+def local_head() -> Iterator[Head]:
+    """A Ray head on this machine. It ends with the block or with this process, whichever way that
+    ends, and with it at once every process of its jobs: nothing they still do is waited for."""
+    port = _free_port()
     command = [
+        *(sys.executable, "-P", keeper.__file__),
         *(str(Path(sys.executable).parent / "ray"), "start", "--head", "--block"),
-        *("--port", str(gcs_port), "--dashboard-port", str(port)),
+        *("--port", str(_free_port()), "--dashboard-port", str(port)),
         *("--dashboard-host", "127.0.0.1", "--disable-usage-stats"),
+        *("--temp-dir", str(SESSIONS.absolute())),
         # Its default port may be held by another head's agent, or by that of one just killed.
         *("--dashboard-agent-listen-port", str(_free_port())),
     ]
-    environment = {**os.environ, "RAY_worker_niceness": "0"}  # nothing else wants this machine
+    # Nothing else wants this machine.
+    environment = {**os.environ, "RAY_worker_niceness": "0", OURS: "1"}
     with tempfile.TemporaryFile() as log:
-        head = subprocess.Popen(
-            command, stdout=log, stderr=log, env=environment, start_new_session=True
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
         )
+        assert process.stdin
         try:
-            address = f"http://127.0.0.1:{port}"
-            _await_head(address, head, log)
-            yield address
+            head = Head(f"http://127.0.0.1:{port}", process)
+            _await(head, log)
+            yield head
         finally:
-            head.send_signal(signal.SIGTERM)
-            try:
-                head.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                os.killpg(head.pid, signal.SIGKILL)
-            _forget(gcs_port)
+            process.stdin.close()
+            process.wait()
 
 
-def _await_head(address: str, head: subprocess.Popen, log: IO[bytes]) -> None:
+def log_of_job(job: str) -> str:
+    """The file that the driver of a job on a local head writes; it stays when the head ends."""
+    files = SESSIONS.glob(f"session_*/logs/job-driver-{job}.log")
+    return str(next(files, SESSIONS / "session_latest" / "logs"))
+
+
+def _await(head: Head, log: IO[bytes]) -> None:
     deadline = time.monotonic() + HEAD_START_SECONDS
-    while time.monotonic() < deadline and head.poll() is None:
+    while time.monotonic() < deadline and head.is_alive():
         try:
-            JobSubmissionClient(address).list_jobs()
+            Dashboard(head.address).list_jobs()
             return
-        except (ConnectionError, RuntimeError):
+        except NOT_ANSWERING:
             time.sleep(0.5)
     log.seek(0)
     tail = " ".join(log.read().decode(errors="replace").split())[-500:]
-    raise UserError(f"no local Ray head could be started: {tail}")
-
-
-def _forget(gcs_port: int) -> None:
-    """Left behind, the note misleads the next ray.init() of whoever works here."""
-    if HEAD_NOTE.exists() and HEAD_NOTE.read_text("utf-8").strip().endswith(f":{gcs_port}"):
-        HEAD_NOTE.unlink()
+    raise UserError(f"no local Ray head could be started: {tail} (logs: {SESSIONS})")
 
 
 def _free_port() -> int:

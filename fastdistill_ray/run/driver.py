@@ -7,6 +7,7 @@ A job is `python jobs/<verb>.py RECIPE [--run-dir FOLDER] [--again groups] [--se
 import argparse
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ from fastdistill_ray.run import doctor
 from fastdistill_ray.run.folder import RunFolder, place_of_run
 from fastdistill_ray.run.lease import lease
 from fastdistill_ray.run.paid import AGAIN, check_not_paid_twice
+from fastdistill_ray.run.signals import GOES_ON, Stopped, say, signals_raise_stopped
 from fastdistill_ray.run_files import MEMORY, write_json
 from fastdistill_ray.tasks.problem_file import ProblemFile
 
@@ -86,16 +88,22 @@ def main(job: Callable[[Job], None]) -> None:
         if not is_far and "runtime_resources" in Path.cwd().parts:
             raise UserError("--run-dir: a submitted job needs an absolute folder that nodes share")
         run = RunFolder(place_of_run(arguments.run_dir or Path("runs") / recipe.name), recipe)
-        with lease(run.path):
-            ray.init(logging_level=logging.ERROR, log_to_driver=False)  # ours say what matters
-            job(Job(run, arguments.again))
+        with signals_raise_stopped(), lease(run.path):
+            try:
+                ray.init(logging_level=logging.ERROR, log_to_driver=False)  # ours say what matters
+                job(Job(run, arguments.again))
+            except SystemExit:  # so does Ray Train at Ctrl-C, whose handler takes the place of ours
+                raise Stopped(signal.SIGINT) from None
+    except Stopped as stopped:
+        say(f"stopped; {GOES_ON}")
+        sys.exit(stopped.exit_code)
     except UserError as error:
         print(f"error: {line_of(error)}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
     except ActorDiedError as error:
         print(  # noqa: T201
             f"{error}\nerror: an engine cannot be kept alive, see above and the logs of Ray on its "
-            "node (ray logs). Finished work is kept: the same command goes on from there",
+            f"node (ray logs); {GOES_ON}",
             file=sys.stderr,
         )
         sys.exit(1)

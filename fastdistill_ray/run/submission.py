@@ -1,80 +1,144 @@
 """`ray job submit` for our verbs: a small working directory, a local head when none runs.
 
-Only the package, the jobs, the resolved recipe and the state of git travel to the cluster.
+Only the package, the jobs, the resolved recipe and the state of git travel to the cluster; keys are
+read on its nodes and never travel.
 """
 
-import asyncio
 import contextlib
+import logging
 import os
+import secrets
 import shlex
 import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from ray.job_submission import JobStatus, JobSubmissionClient
+from ray.job_submission import JobDetails, JobStatus
 
-from fastdistill_ray.cluster.head import HEAD_START_SECONDS, _has_local_head, local_head
+from fastdistill_ray.cluster.dashboard import NOT_ANSWERING, Dashboard
+from fastdistill_ray.cluster.head import HEAD_START_SECONDS, local_head, log_of_job
+from fastdistill_ray.cluster.running import find_head
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.recipe.loading import dump_recipe
 from fastdistill_ray.recipe.tree import Recipe
-from fastdistill_ray.run.provenance import git_diff, git_state
+from fastdistill_ray.run.following import JobLog
+from fastdistill_ray.run.provenance import code_state
+from fastdistill_ray.run.signals import GOES_ON, Stopped, say, signals_raise_stopped
 
 ROOT = Path(__file__).parents[2]
+# Ray lets these name a cluster, and prefers them to what its client is told.
+NAMING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+UNREACHABLE = 1
+CHATTY = ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging")
+
+
+class Cluster(NamedTuple):
+    client: Dashboard
+    is_ours: bool  # ends with this process
+    is_alive: Callable[[], bool]
+
+    @property
+    def address(self) -> str:
+        return self.client.get_address()
 
 
 def submit(verb: str, recipe: Recipe, run_dir: str, address: str, again: list[str]) -> int:
-    """Run jobs/<verb>.py on the cluster at `address` ("": the running one, else a local one for
-    the time of this job); streams its log; -> the exit code of the job's driver."""
-    with contextlib.ExitStack() as stack:
-        environment = {
-            "PYTHONUNBUFFERED": "1",
-            "RAY_DATA_LOG_LEVEL": "ERROR",
-            "RAY_BACKEND_LOG_LEVEL": "fatal",
-        }
-        client = _client(address) or JobSubmissionClient(stack.enter_context(local_head()))
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
-        _fill(Path(folder), recipe)
-        job = _submit(
-            client,
-            shlex.join(
-                [
-                    *(*_python(address), f"jobs/{verb}.py", "recipe.yaml", "--run-dir", run_dir),
-                    *(f"--again={stage}" for stage in again),
-                ]
-            ),
-            {"working_dir": folder, "env_vars": environment},
-        )
-        try:
-            asyncio.run(_stream(client, job))
-        except KeyboardInterrupt:
-            client.stop_job(job)
-            raise
-        return _exit_code(client, job)
-
-
-def _client(address: str) -> JobSubmissionClient | None:
-    """Client of the cluster named, or of the one that runs on this machine, if any."""
-    if not address and "RAY_ADDRESS" not in os.environ and not _has_local_head():
-        return None
+    """Run jobs/<verb>.py on the cluster at `address` ("": the one RAY_ADDRESS names, the running
+    one, else a local one for the time of this job); streams its log; -> the exit code of its
+    driver. Told to stop, a local one of ours ends with its job; elsewhere the job goes on."""
+    cluster = log = None
+    entrypoint = [
+        *(*_python(address), f"jobs/{verb}.py", "recipe.yaml", "--run-dir", run_dir),
+        *(f"--again={stage}" for stage in again),
+    ]
     try:
-        return JobSubmissionClient(address or None)
-    except ConnectionError as error:
-        name = address or os.environ.get("RAY_ADDRESS", "")
-        raise UserError(f"--address {name}: no Ray cluster answers there") from error
+        with signals_raise_stopped(), _cluster(address) as cluster:
+            with tempfile.TemporaryDirectory() as folder:
+                _fill(Path(folder), recipe)
+                job = f"fastdistill_{secrets.token_hex(8)}"
+                log = JobLog(cluster.client, job, is_here=cluster.is_ours)
+                _submit(cluster.client, log.job, shlex.join(entrypoint), folder)
+            return _follow(log, cluster)
+    except Stopped as stopped:
+        if log is None or cluster is None or cluster.is_ours:
+            say(f"stopped; {GOES_ON}")
+        else:
+            say(f"left; the job goes on. {_ways(cluster.address, log.job)}")
+        return stopped.exit_code
 
 
-def _submit(client: JobSubmissionClient, entrypoint: str, runtime_env: dict[str, Any]) -> str:
+def follow(address: str, submission_id: str) -> int:
+    """Streams what a running job writes from now on until it ends; -> the exit code of its driver.
+    Told to stop, it leaves the job running."""
+    try:
+        with signals_raise_stopped():
+            client = _client(address)
+            try:
+                written = len(client.get_job_logs(submission_id))
+            except NOT_ANSWERING as error:
+                raise UserError(f"no job {submission_id} at {address}") from error
+            log = JobLog(client, submission_id, written)
+            return _follow(log, Cluster(client, is_ours=False, is_alive=lambda: True))
+    except Stopped as stopped:
+        say(f"left; the job goes on. {_ways(address, submission_id)}")
+        return stopped.exit_code
+
+
+@contextlib.contextmanager
+def _cluster(address: str) -> Iterator[Cluster]:
+    for name in NAMING:
+        address = address or os.environ.get(name, "")
+    if address:
+        yield Cluster(_client(address), is_ours=False, is_alive=lambda: True)
+        return
+    found = find_head()
+    if found.address:
+        say(f"joined the Ray head at {found.address}, which stays when this job ends")
+        yield Cluster(_client(found.address), is_ours=False, is_alive=lambda: True)
+        return
+    reason = f"; not joined: {found.reason}" if found.reason else ""
+    say(f"a Ray head starts on this machine for the time of this job{reason}")
+    with local_head() as head:
+        yield Cluster(_client(head.address), is_ours=True, is_alive=head.is_alive)
+
+
+def _client(address: str) -> Dashboard:
+    for name in NAMING:
+        os.environ.pop(name, None)
+    try:
+        return Dashboard(address)
+    except NOT_ANSWERING as error:
+        line = (str(error).splitlines() or [""])[0]
+        raise UserError(f"--address {address}: no Ray cluster takes jobs there: {line}") from error
+
+
+def _submit(client: Dashboard, job: str, entrypoint: str, folder: str) -> None:
     """A head answers before its agent, which starts jobs, is there: ask until it is."""
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    environment = {
+        "PYTHONUNBUFFERED": "1",
+        "RAY_DATA_LOG_LEVEL": "ERROR",
+        "RAY_BACKEND_LOG_LEVEL": "fatal",
+        # Where this job can be looked at and stopped, for whoever finds its run folder taken.
+        "FASTDISTILL_JOB": job,
+        "FASTDISTILL_DASHBOARD": client.get_address(),
+    }
+    runtime_env: dict[str, Any] = {"working_dir": folder, "env_vars": environment}
     deadline = time.monotonic() + HEAD_START_SECONDS
     while True:
         try:
-            return client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env)
-        except RuntimeError as error:
+            client.submit_job(entrypoint=entrypoint, submission_id=job, runtime_env=runtime_env)
+            return
+        except NOT_ANSWERING as error:
             if "No available agent" not in str(error) or time.monotonic() > deadline:
-                raise
+                line = (str(error).splitlines() or [""])[0]
+                address = client.get_address()
+                raise UserError(f"{address} does not take the job: {line}") from error
             time.sleep(1.0)
 
 
@@ -88,20 +152,52 @@ def _fill(folder: Path, recipe: Recipe) -> None:
             ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
         )
     (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
-    (folder / "git.txt").write_text(f"{git_state()}\n{git_diff()}", encoding="utf-8")
+    state = code_state(key_variables(recipe.model_dump()))
+    (folder / "git.txt").write_text(state, encoding="utf-8")
 
 
-async def _stream(client: JobSubmissionClient, job: str) -> None:
-    async for lines in client.tail_job_logs(job):
-        print(lines, end="", flush=True)  # noqa: T201
+def key_variables(knobs: Any) -> list[str]:
+    """Every variable that a recipe says holds a key."""
+    if isinstance(knobs, list):
+        return [name for one in knobs for name in key_variables(one)]
+    if not isinstance(knobs, dict):
+        return []
+    own = [knobs["api_key_env"]] if knobs.get("api_key_env") else []
+    return own + [name for one in knobs.values() for name in key_variables(one)]
 
 
-def _exit_code(client: JobSubmissionClient, job: str) -> int:
-    while not client.get_job_status(job).is_terminal():
-        time.sleep(0.2)
-    info = client.get_job_info(job)
-    if info.status == JobStatus.SUCCEEDED:
+def _follow(log: JobLog, cluster: Cluster) -> int:
+    """Says how it ended unless all is well; -> the exit code."""
+    details = log.follow(cluster.is_alive)
+    if details is None and cluster.is_ours:
+        say(f"the Ray head on this machine has ended; {GOES_ON}. Log: {log_of_job(log.job)}")
+        return UNREACHABLE
+    if details is None:
+        say(f"the Ray dashboard does not answer any more. {_ways(cluster.address, log.job)}")
+        return UNREACHABLE
+    where = log_of_job(log.job) if cluster.is_ours else _logs(cluster.address, log.job)
+    return _exit_code(details, where)
+
+
+def _exit_code(details: JobDetails, where: str) -> int:
+    if details.status == JobStatus.SUCCEEDED:
         return 0
-    if info.driver_exit_code is None:
-        print(f"error: {info.message}", file=sys.stderr)  # noqa: T201
-    return info.driver_exit_code or 1
+    code = details.driver_exit_code or 1
+    if details.status == JobStatus.STOPPED:
+        say(f"the job was stopped; {GOES_ON}. Log: {where}")
+    elif details.driver_exit_code is None:
+        say(f"the job failed: {details.message} Log: {where}")
+    else:
+        say(f"the job failed with exit code {code}. Log: {where}")
+    return code if code > 0 else 128 - code  # Python says -9 where a shell says 137
+
+
+def _ways(address: str, job: str) -> str:
+    return (
+        f"See it: {_logs(address, job)} --follow; "
+        f"stop it: RAY_AUTH_MODE=token ray job stop {job} --address {address}"
+    )
+
+
+def _logs(address: str, job: str) -> str:
+    return f"RAY_AUTH_MODE=token ray job logs {job} --address {address}"

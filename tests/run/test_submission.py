@@ -7,15 +7,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
 import pytest
 from support.groups import commits_of
-from support.jobs import stage_folder, tiny_recipe, write_recipe
+from support.jobs import stage_folder, tiny_recipe, wait_for, write_recipe
+from support.marked import is_running, marked
 from support.models import make_tiny_model
 
 pytestmark = pytest.mark.ray
@@ -32,16 +31,6 @@ class Submitted(NamedTuple):
         """-> (exit code, what it said)."""
         code = self.process.wait()
         return code, (self.folder / "said.txt").read_text()
-
-    def heads(self) -> list[psutil.Process]:
-        return [one for one in psutil.process_iter() if self._is_head(one)]
-
-    def _is_head(self, process: psutil.Process) -> bool:
-        try:
-            is_mine = process.environ().get("TMPDIR") == self.temporary
-            return is_mine and process.name() == "gcs_server"
-        except psutil.Error:
-            return False
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +59,7 @@ def submitted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Su
 
 def test_submitted_job_runs_on_a_head_of_its_own_and_leaves_none_behind(submitted):
     job = submitted["fits"]
-    while not job.heads():
-        assert job.process.poll() is None, job.wait()
-        time.sleep(0.2)
+    wait_for(lambda: is_running("gcs_server", "TMPDIR", job.temporary), job.process)
     code, said = job.wait()
     assert code == 0, said
     assert re.search(r"generate groups .*24/24  kept \d+%  \d+ tokens/s", said), said
@@ -83,8 +70,7 @@ def test_submitted_job_runs_on_a_head_of_its_own_and_leaves_none_behind(submitte
     versions = json.loads((job.folder / "run" / "versions.json").read_text())
     recorded = (job.folder / "run" / "git.txt").read_text()
     assert versions["git"] == recorded.split("\n", 1)[0], "the state of git travels with the job"
-    while job.heads():  # one that was told to stop takes a moment
-        time.sleep(0.2)
+    assert marked("TMPDIR", job.temporary) == [], "a process of the head or the job is still there"
 
 
 def test_submitted_job_whose_pools_do_not_fit_ends_with_code_2_and_the_number_to_change(submitted):
@@ -92,6 +78,8 @@ def test_submitted_job_whose_pools_do_not_fit_ends_with_code_2_and_the_number_to
     assert code == 2, said
     assert "lower pools.teacher.workers" in said
     assert "Traceback" not in said
+    log = said.splitlines()[-1].removeprefix("the job failed with exit code 2. Log: ")
+    assert "lower pools.teacher.workers" in Path(log).read_text()
     run = submitted["too big"].folder / "run"
     assert not (run / "stages" / "groups").exists()
     assert not (run / "recipe.yaml").exists(), "a refused recipe does not claim the folder"

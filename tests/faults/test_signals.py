@@ -1,0 +1,56 @@
+"""`fastdistill` told to stop, or killed: nothing of what it started stays, and it says how to go
+on."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from support.jobs import tiny_recipe, wait_for, write_recipe
+from support.marked import is_running, kill_all, wait_until_none
+from support.models import make_tiny_model
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.mark.parametrize(
+    ("number", "once_there_is", "code"),
+    [
+        (signal.SIGINT, "gcs_server", 130),  # the head has only begun to start
+        (signal.SIGHUP, "gcs_server", 129),
+        (signal.SIGTERM, "ray::MapWorker", 143),
+        (signal.SIGKILL, "ray::MapWorker", -9),
+    ],
+    ids=["ctrl-c", "closed terminal", "told to end", "killed"],
+)
+def test_head_job_and_engines_end_with_the_command(tmp_path, number, once_there_is, code):
+    model = make_tiny_model(str(tmp_path / "model"))
+    engine = {"kind": "scripted", "max_model_len": 1024, "extra": {"seconds_per_request": 1000}}
+    recipe = write_recipe(tmp_path, tiny_recipe(model, teacher={"model": model, "engine": engine}))
+    temporary = tempfile.mkdtemp(dir="/tmp")  # paths of Ray's sockets must be short
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [str(Path(sys.executable).parent / "fastdistill"), "generate", str(recipe)]
+    with open(tmp_path / "said.txt", "w") as said:
+        process = subprocess.Popen(
+            [*command, "--run-dir", str(tmp_path / "run")],
+            stdout=said,
+            stderr=said,
+            env={**environment, "TMPDIR": temporary},
+        )
+    try:
+        wait_for(lambda: is_running(once_there_is, "TMPDIR", temporary), process)
+        process.send_signal(number)
+        assert process.wait() == code
+        wait_until_none("TMPDIR", temporary)
+    finally:
+        kill_all("TMPDIR", temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
+    said = (tmp_path / "said.txt").read_text()
+    assert "Traceback" not in said
+    if number != signal.SIGKILL:
+        last = said.splitlines()[-1]
+        assert last == "stopped; finished work is kept: the same command goes on from there"
