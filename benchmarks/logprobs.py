@@ -25,7 +25,7 @@ from vllm.v1.engine.logprobs import LogprobsProcessor
 from vllm.v1.outputs import LogprobsLists
 
 from benchmarks.harness import make_parser, write_json
-from fastdistill_ray.generation.completions import bundle
+from fastdistill_ray.generation.asking import bundle
 from fastdistill_ray.generation.knobs import SamplingKnobs
 from fastdistill_ray.generation.outputs import RawCompletion, Reply, with_completions
 from fastdistill_ray.generation.vllm_engine import flat_logprobs

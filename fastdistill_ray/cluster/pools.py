@@ -47,6 +47,12 @@ class PoolsKnobs(Knobs):
         default=False,
         description="The cluster adds nodes on demand: pools may exceed what is there now.",
     )
+    stall_minutes: float = Field(
+        default=60.0,
+        gt=0,
+        description="Minutes without any answer of a ready engine after which the run ends and "
+        "notes where each worker hangs.",
+    )
     gpu_hour_price: float = Field(
         default=0.0, ge=0, description="Price of a GPU hour, for the report; 0: hours only."
     )

@@ -4,6 +4,7 @@ Ray Data bounds its queues by bytes. Numbers of requests weigh nothing, so all o
 lie in the driver at once, at some kilobytes each. It also keeps statistics of every block.
 """
 
+import logging
 import time
 
 from ray.data import DataContext
@@ -16,6 +17,7 @@ from ray.data._internal.execution.backpressure_policy import (
 )
 from ray.data._internal.execution.interfaces.physical_operator import PhysicalOperator
 
+TELLS_LOST_TASKS = "ray.data._internal.execution.streaming_executor_state"
 LIMIT = "fastdistill_ray.max_queued_blocks"
 PAUSE_SECONDS = 0.02
 
@@ -36,6 +38,15 @@ class ShortQueues(BackpressurePolicy):
         return 0
 
 
+def ignore_lost_tasks(context: DataContext) -> None:
+    """Tasks whose actor dies are dropped, what they gave before stays; without limit of time.
+
+    For operators whose tasks Ray does not try again. Ray Data tells each with a traceback.
+    """
+    context.max_errored_blocks = -1
+    logging.getLogger(TELLS_LOST_TASKS).setLevel(logging.CRITICAL)
+
+
 def _forget_statistics(op: PhysicalOperator) -> None:
     """Drops statistics of blocks, a kilobyte each: only Dataset.stats() reads them, unused here."""
     getattr(op, "_output_blocks_stats", []).clear()
@@ -45,6 +56,7 @@ def bound_queues(context: DataContext, max_blocks: int) -> None:
     """Bounds each operator's queue; a block leaves its task at once; no progress bars but ours."""
     context.enable_progress_bars = False
     context.target_max_block_size = 1
+    context.execution_no_progress_timeout_s = -1  # waiting is not failing; what stalls, we tell
     # Else each of an actor's many tasks has a thread that weighs the process every second.
     context.memory_usage_poll_interval_s = None
     context.set_config(LIMIT, max_blocks)

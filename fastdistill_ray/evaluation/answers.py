@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ import pyarrow as pa
 
 from fastdistill_ray.cluster.pools import PoolsKnobs
 from fastdistill_ray.evaluation.knobs import EvaluationKnobs, Model
+from fastdistill_ray.generation.completions import Asked
 from fastdistill_ray.generation.knobs import EngineSpec, SamplingKnobs
 from fastdistill_ray.generation.outputs import RAW_COMPLETION
 from fastdistill_ray.generation.requests import ProblemRequests, has_one_that_fits
 from fastdistill_ray.generation.vllm_engine import RELOAD_COLUMN
-from fastdistill_ray.groups.ask import STORE, Asked, ask
+from fastdistill_ray.groups.aside import forget_aside, set_aside
+from fastdistill_ray.groups.ask import STORE, ask
 from fastdistill_ray.groups.store import Store
 from fastdistill_ray.models import fetch_model
 from fastdistill_ray.progress import Progress
@@ -140,10 +143,13 @@ def evaluate(
     stores = {model.name: Store(out[model.name]) for model in models}
     for store in stores.values():
         store.begin()
+        forget_aside(store)
     for shared in _by_architecture(models):
-        missing = missing_requests(shared, files, stores, knobs)
-        if len(missing):
-            _ask_models(missing, len(shared), knobs, verifier, pools, stores)
+        progress = Progress(f"evaluate {len(shared)} models", len(shared) * sum(map(len, files)))
+        while has_one_that_fits(missing := missing_requests(shared, files, stores, knobs)):
+            assert progress.total - len(missing) >= progress.done, "an answer is not in its store"
+            progress.done = progress.total - len(missing)
+            _ask_models(missing, knobs, verifier, pools, stores, progress)
     return {model.name: _result(model, files, knobs, stores[model.name]) for model in models}
 
 
@@ -151,13 +157,13 @@ def _result(
     model: Model, files: list[ProblemFile], knobs: EvaluationKnobs, store: Store
 ) -> StageResult:
     unanswered = missing_requests([model], files, {model.name: store}, knobs)
-    assert not has_one_that_fits(unanswered), "a problem whose prompt fits has no answer"
-    num_too_long, num_asked = len(unanswered), sum(map(len, files))
+    num_asked = sum(map(len, files))
+    left = {"prompt_too_long": len(unanswered), "not_answered": len(set_aside(store))}
     answers = _write_answers(store)
     return StageResult(
         rows_in=num_asked,
-        rows_out=num_asked - num_too_long,
-        set_aside={"prompt_too_long": num_too_long} if num_too_long else {},
+        rows_out=num_asked - sum(left.values()),
+        set_aside={why: number for why, number in left.items() if number},
         prompt_tokens=sum(commit.prompt_tokens for commit in store.commits()),
         completion_tokens=sum(answers["num_tokens"].to_pylist()) if answers.num_rows else 0,
     )
@@ -169,11 +175,13 @@ def missing_requests(
     stores: Mapping[str, Store],
     knobs: EvaluationKnobs,
 ) -> ModelRequests:
-    """What is not answered, by weights; after all were asked, those whose prompt is too long."""
+    """What is not answered, by weights; after all were asked, those whose prompt is too long.
+    What was set aside is not asked again."""
     room = knobs.engine.max_model_len - knobs.max_new_tokens
     parts = []
     for model in sorted(models, key=lambda model: model.weights):
-        answered = digests(stores[model.name].keys())
+        store = stores[model.name]
+        answered = digests(chain(store.keys(), set_aside(store)))
         for file in files:
             rows = file.rows_without(answered)
             requests = ProblemRequests(
@@ -185,11 +193,11 @@ def missing_requests(
 
 def _ask_models(
     requests: ModelRequests,
-    num_models: int,
     knobs: EvaluationKnobs,
     verifier: VerifierKnobs,
     pools: PoolsKnobs,
     stores: Mapping[str, Store],
+    progress: Progress,
 ) -> None:
     """Models of one architecture, by one engine."""
     sampling = SamplingKnobs(
@@ -207,7 +215,9 @@ def _ask_models(
         {name: store for name, store in stores.items() if name in asked},
         judges=pools.judges,
         rows_per_file=min(ROWS_PER_FILE, max(1, len(requests) // 16)),
-        progress=Progress(f"evaluate {num_models} models", len(requests)),
+        max_aside=sampling.max_set_aside,
+        stall_minutes=pools.stall_minutes,
+        progress=progress,
         note=lambda commit: "",
     )
 

@@ -26,6 +26,7 @@ class Status(NamedTuple):
     num_deaths: int
     aside: dict[int, str]  # number -> why
     stopped: str  # why nothing more is handed out
+    crashed: str  # traceback, where that is a fault of ours
 
 
 class Dispenser:
@@ -52,7 +53,8 @@ class Dispenser:
         self.starts: dict[str, list[float]] = {}  # actor -> when its engines became ready
         self.heard: dict[str, float] = {}
         self.words: dict[str, str] = {}  # the last an actor said before it died
-        self.stopped = ""
+        self.stopped = self.crashed = ""
+        self.is_dump_wanted, self.dumps = False, dict[str, str]()
         self.moved = clock()
 
     def enter(self, actor: str) -> None:
@@ -67,6 +69,20 @@ class Dispenser:
         if len(recent) > RESTARTS_PER_HOUR:
             said = self.words.get(actor, "its process is gone, see the logs of Ray on its node")
             self._stop(f"an engine died {len(recent) - 1} times within an hour; the last: {said}")
+
+    def beat(self, actor: str) -> bool:
+        """The actor lives; -> whether it is to say where it is."""
+        self.heard[actor] = self.clock()
+        return self.is_dump_wanted and actor not in self.dumps
+
+    def want_dumps(self) -> None:
+        self.is_dump_wanted = True
+
+    def note_dump(self, actor: str, text: str) -> None:
+        self.dumps[actor] = text
+
+    def get_dumps(self) -> dict[str, str]:
+        return self.dumps
 
     def last_words(self, actor: str, text: str) -> None:
         """Why an actor is about to die."""
@@ -119,7 +135,13 @@ class Dispenser:
         return not (self._num_fresh or self.again or self.alone or any(self.out.values()))
 
     def stop(self, reason: str) -> None:
+        """Nothing more is handed out; the reason is a line for the user."""
         self._stop(reason)
+
+    def crash(self, traceback: str) -> None:
+        """As `stop`, for a fault of ours."""
+        self.crashed = self.crashed or traceback
+        self._stop("an engine's actor raised what it should not")
 
     def status(self) -> Status:
         return Status(
@@ -131,6 +153,7 @@ class Dispenser:
             self.num_deaths,
             self.aside,
             self.stopped,
+            self.crashed,
         )
 
     @property

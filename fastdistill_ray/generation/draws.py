@@ -1,12 +1,12 @@
 """Which completions a request asks for, with which seed and temperature, and when it has enough."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
 from fastdistill_ray.generation.knobs import SamplingKnobs
-from fastdistill_ray.generation.outputs import RawCompletion, Reply
+from fastdistill_ray.generation.outputs import NOTHING, FailedError, RawCompletion, Reply
 
 
 class Draw(NamedTuple):
@@ -36,20 +36,52 @@ def draws(sampling: SamplingKnobs, done: int) -> list[Draw]:
     return [Draw(run[0], len(run), sampling.temperature_of(run[0])) for run in runs]
 
 
+class PartlyError(Exception):
+    """A draw failed; `begun` is what other draws gave, to go on from."""
+
+    def __init__(self, begun: Reply, reason: str) -> None:
+        super().__init__(reason)
+        self.begun = begun
+
+
 async def reply_to(
-    row: dict[str, Any], sampling: SamplingKnobs, ask: Ask, count_correct: CountCorrect
+    row: dict[str, Any],
+    sampling: SamplingKnobs,
+    ask: Ask,
+    count_correct: CountCorrect,
+    begun: Reply = NOTHING,
 ) -> Reply:
-    """Draws n completions at a time until enough are correct or there are max_n."""
-    done: list[RawCompletion] = []
-    parts: list[Part] = []
+    """Draws n completions at a time until enough are correct or there are max_n; goes on from what
+    was `begun`. PartlyError where an answer to a draw is not to be had."""
+    done, prompt_num_tokens, cost = [*begun.completions], begun.prompt_num_tokens, begun.cost
     num_correct = 0
-    while len(done) < sampling.most:
-        new = await asyncio.gather(*(ask(row, draw) for draw in draws(sampling, len(done))))
-        parts += new
-        fresh = [one for part in new for one in part.completions]
+    if sampling.max_n and done:
+        num_correct = await asyncio.to_thread(count_correct, row, done)
+    while len(done) < sampling.most and not (sampling.max_n and num_correct >= sampling.enough):
+        asked = draws(sampling, len(done))
+        came = await asyncio.gather(*(ask(row, draw) for draw in asked), return_exceptions=True)
+        parts = [part for part in came if isinstance(part, Part)]
+        cost += sum(part.cost for part in parts)
+        prompt_num_tokens = next((part.prompt_num_tokens for part in parts), prompt_num_tokens)
+        fresh = _in_order(asked, came)
         done += fresh
+        for failure in came:
+            if isinstance(failure, FailedError):
+                raise PartlyError(Reply(done, prompt_num_tokens, cost), str(failure))
+            if isinstance(failure, BaseException):
+                raise failure
         if sampling.max_n:
             num_correct += await asyncio.to_thread(count_correct, row, fresh)
-            if num_correct >= sampling.enough:
-                break
-    return Reply(done, parts[0].prompt_num_tokens, sum(part.cost for part in parts))
+    return Reply(done, prompt_num_tokens, cost)
+
+
+def _in_order(asked: list[Draw], came: Sequence[Part | BaseException]) -> list[RawCompletion]:
+    """Completions up to the first that did not come: the next one drawn has that one's seed."""
+    found: list[RawCompletion] = []
+    for draw, part in zip(asked, came, strict=True):
+        if isinstance(part, BaseException):
+            break
+        found += part.completions
+        if len(part.completions) < draw.count:
+            break
+    return found

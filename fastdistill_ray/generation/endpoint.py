@@ -1,9 +1,9 @@
 """A teacher behind OpenAI's chat completions: any server, asked with patience.
 
 What costs nothing (no connection, 429, 5xx) is tried again until `give_up_after`; answers that
-cannot be used, which cost money, a few times. Then the remaining rows come back unanswered, with
-the reason, so that what was answered is still committed. The key is read from the environment of
-the actor and appears nowhere else.
+cannot be used, which cost money, a few times. One request that fails so comes back with the reason,
+to be asked again or set aside; where none is answered, or the server will not serve this user,
+nothing more is asked. The key is read from the environment of the actor and appears nowhere else.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import email.utils
 import json
 import os
 import random
+import re
 import time
 from typing import Any
 
@@ -18,15 +19,31 @@ import aiohttp
 import pyarrow as pa
 
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.generation.draws import CountCorrect, Draw, Part, reply_to
+from fastdistill_ray.generation.draws import CountCorrect, Draw, Part, PartlyError, reply_to
 from fastdistill_ray.generation.knobs import EndpointKnobs, EngineSpec
-from fastdistill_ray.generation.outputs import NO_IDS, RawCompletion, Reply, with_completions
+from fastdistill_ray.generation.outputs import (
+    NO_IDS,
+    NOTHING,
+    FailedError,
+    RawCompletion,
+    Reply,
+    with_completions,
+)
 
 FIRST_WAIT, LONGEST_WAIT = 0.25, 60.0  # seconds between attempts
 MAX_UNUSABLE = 5  # answers to one request
 MAX_REFUSED = 8  # problems before the first that is answered: then it is the recipe
 MAX_SHOWN = 300  # characters of a server's message
-REFUSALS = (400, 413, 422)  # of what this request says, not of who asks
+REFUSALS = (400, 413, 422)  # of what a request says, or of who asks: the text tells
+# Of servers' texts about a request that is too long or not to be answered; and about an account.
+ABOUT_REQUEST = re.compile(
+    r"context.?(length|window)|max(imum)?.{0,40}tokens|too (long|large|many tokens)"
+    r"|prompt.{0,20}long|content.?(filter|policy|management)|safety|moderation|invalid.?prompt|unsafe|flagged",
+    re.IGNORECASE,
+)
+ABOUT_ACCOUNT = re.compile(
+    r"credit|balance|billing|quota|payment|insufficient.?funds|suspend|deactivat", re.IGNORECASE
+)
 
 
 class GaveUpError(Exception):
@@ -63,21 +80,27 @@ class EndpointEngine:
         self.expected_tokens = float(spec.sampling.n * spec.sampling.max_new_tokens)
         self.session: aiohttp.ClientSession | None = None
         self.failure = ""
-        self.num_answered = self.num_refused = 0
+        self.num_answered = self.num_failed = 0
+        self.begun: dict[str, Reply] = {}  # of problems that failed after some completions came
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         answers = await asyncio.gather(*(self._answer(row) for row in batch.to_pylist()))
         return with_completions(batch, answers, self.spec.model)
 
     async def _answer(self, row: dict[str, Any]) -> Reply:
+        """No completions where the server refuses this problem; UserError where it is given up."""
+        key = row["problem_id"]
         try:
-            if self.failure:
-                raise GaveUpError
-            return await reply_to(row, self.spec.sampling, self._ask, self.count_correct)
+            begun = self.begun.pop(key, NOTHING)
+            return await reply_to(row, self.spec.sampling, self._ask, self.count_correct, begun)
         except RefusedError:
             return Reply([], 0)
-        except GaveUpError:
-            return Reply([], 0, failure=self.failure)
+        except PartlyError as error:
+            self.begun[key] = error.begun
+            paid = f" ({error.begun.cost:.4f} is paid)" if error.begun.cost else ""
+            return Reply([], 0, failure=f"{error}{paid}")
+        except GaveUpError as error:
+            raise UserError(self.failure) from error
 
     async def _ask(self, row: dict[str, Any], draw: Draw) -> Part:
         """The draw's completions; a server that gives fewer than asked is asked for the rest."""
@@ -87,7 +110,12 @@ class EndpointEngine:
             done = len(completions)
             rest = Draw(draw.first + done, draw.count - done, draw.temperature)
             seed = row["seed"] + rest.first
-            reply = await self._request(request_body(row, rest, seed, self.spec))
+            try:
+                reply = await self._request(request_body(row, rest, seed, self.spec))
+            except FailedError:
+                if completions:
+                    break  # the rest is asked for next
+                raise
             texts, usage = read_reply(reply)
             completions += raw_completions(texts[: rest.count], usage["completion_tokens"], seed)
             prompt_tokens = prompt_tokens or usage["prompt_tokens"]
@@ -98,8 +126,10 @@ class EndpointEngine:
         return Part(completions, prompt_tokens, cost)
 
     async def _request(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Until there is a usable answer, or GaveUpError or RefusedError says that none will be."""
+        """Until there is a usable answer; FailedError, RefusedError or GaveUpError say that none
+        will be."""
         attempt = num_unusable = 0
+        answered = self.num_answered
         failing_since = None
         while True:
             try:
@@ -115,12 +145,15 @@ class EndpointEngine:
             failing_since = failing_since or time.monotonic()
             left = failing_since + self.knobs.give_up_after - time.monotonic()
             if num_unusable >= MAX_UNUSABLE:
-                raise self._give_up(f"gave {num_unusable} unusable answers: {reason}")
+                raise self._failed(f"gave {num_unusable} unusable answers: {reason}")
             if left <= 0 or wait > left:
-                raise self._give_up(
+                said = (
                     f"gave no answer to {attempt} attempts (engine.give_up_after: "
                     f"{self.knobs.give_up_after:g} s): {reason}"
                 )
+                if self.num_answered > answered:  # it answers others
+                    raise self._failed(said)
+                raise self._give_up(said)
             await asyncio.sleep(max(wait, min(backoff(attempt), left)))
 
     async def _attempt_in_turn(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -134,8 +167,8 @@ class EndpointEngine:
                 reply = await self._attempt(body)
                 used = sum(read_reply(reply)[1].values())
             except RefusedError as error:
-                self.num_refused += 1
-                if self.num_answered or self.num_refused < MAX_REFUSED:
+                self.num_failed += 1
+                if self.num_answered or self.num_failed < MAX_REFUSED:
                     raise
                 raise self._give_up(f"refuses every request: {error}") from error
             finally:
@@ -148,7 +181,9 @@ class EndpointEngine:
         if self.session is None:
             timeout = aiohttp.ClientTimeout(total=self.knobs.timeout)
             connector = aiohttp.TCPConnector(limit=self.knobs.max_concurrency)
-            self.session = aiohttp.ClientSession(timeout=timeout, connector=connector)
+            self.session = aiohttp.ClientSession(
+                timeout=timeout, connector=connector, trust_env=True
+            )
         try:
             headers = key_header(self.knobs)
         except ValueError as error:
@@ -161,8 +196,12 @@ class EndpointEngine:
             if response.status == 200:
                 return parse(text)
             said = self._without_key(f"HTTP {response.status} {' '.join(text.split())[:MAX_SHOWN]}")
-            if response.status in REFUSALS:
+            if response.status in REFUSALS and ABOUT_ACCOUNT.search(text):
+                raise self._give_up(f"will not serve this account: {said}")
+            if response.status in REFUSALS and ABOUT_REQUEST.search(text):
                 raise RefusedError(said)
+            if response.status in REFUSALS:
+                raise self._failed(f"refuses the request: {said}")
             if response.status in (408, 409, 425, 429) or response.status >= 500:
                 raise BusyError(said, retry_after(response.headers.get("Retry-After", "")))
             raise self._give_up(f"will not serve this recipe: {said}")
@@ -170,6 +209,13 @@ class EndpointEngine:
     def _without_key(self, text: str) -> str:
         key = os.environ.get(self.knobs.api_key_env, "")
         return text.replace(key, "***") if key else text
+
+    def _failed(self, reason: str) -> FailedError | GaveUpError:
+        """Of one request; of all, where none was answered yet and several failed."""
+        self.num_failed += 1
+        if not self.num_answered and self.num_failed >= MAX_REFUSED:
+            return self._give_up(reason)
+        return FailedError(self._without_key(reason))
 
     def _give_up(self, reason: str) -> GaveUpError:
         """From now on nothing is asked."""
@@ -213,7 +259,7 @@ def request_body(row: dict[str, Any], draw: Draw, seed: int, spec: EngineSpec) -
         "top_p": sampling.top_p,
         spec.engine.length_field: sampling.max_new_tokens,
     }
-    if draw.temperature > 0:
+    if draw.temperature > 0 and spec.engine.send_seed:
         body["seed"] = seed
     for name, value in (
         ("stop", sampling.stop),
@@ -339,7 +385,7 @@ async def _list_models(knobs: EndpointKnobs, headers: dict[str, str]) -> tuple[i
     timeout = aiohttp.ClientTimeout(total=30)
     url = f"{knobs.url.rstrip('/')}/models"
     async with (
-        aiohttp.ClientSession(timeout=timeout) as session,
+        aiohttp.ClientSession(timeout=timeout, trust_env=True) as session,
         session.get(url, headers=headers, allow_redirects=False) as response,
     ):
         return response.status, await response.text(errors="replace")

@@ -123,6 +123,10 @@ class EndpointKnobs(Knobs):
     length_field: Literal["max_tokens", "max_completion_tokens"] = Field(
         default="max_tokens", description="What the server calls sampling.max_new_tokens."
     )
+    send_seed: bool = Field(
+        default=True,
+        description="Each request carries a seed; false for servers that refuse the field.",
+    )
     extra: dict[str, Any] = Field(
         default={}, description="Any further field of the request's body."
     )
@@ -157,6 +161,8 @@ class TeacherKnobs(Knobs):
 
 
 class SamplingKnobs(Knobs):
+    FREE = frozenset({"max_set_aside"})
+
     n: int = Field(default=8, ge=1, le=SEED_STRIDE, description="Completions per problem.")
     max_n: int = Field(
         default=0,
@@ -189,6 +195,13 @@ class SamplingKnobs(Knobs):
     )
     max_new_tokens: int = Field(default=2048, gt=0, description="Most tokens of a completion.")
     loop_repeats: LoopRepeats = 0
+    max_set_aside: float = Field(
+        default=0.02,
+        ge=0,
+        le=1,
+        description="Share of the problems that may be set aside because asking them fails again "
+        "and again; more ends the stage.",
+    )
     seed: int = Field(default=0, description="With the problem's id it seeds each request.")
     logprobs: int = Field(
         default=0,

@@ -25,6 +25,14 @@ SIGNAL_NAMES = [name for name, _ in SIGNALS]
 NO_IDS = np.zeros(0, dtype=np.int32)
 
 
+class EngineDiedError(Exception):
+    """The engine's processes are gone; another must be started."""
+
+
+class FailedError(Exception):
+    """This one request cannot be answered now; the text says why."""
+
+
 class RawCompletion(NamedTuple):
     text: str
     token_ids: np.ndarray  # [T] int32; empty where the text alone is to be trusted
@@ -42,6 +50,9 @@ class Reply(NamedTuple):
     prompt_num_tokens: int
     cost: float = 0.0
     failure: str = ""
+
+
+NOTHING = Reply([], 0)
 
 
 def with_completions(batch: pa.Table, answers: Sequence[Reply], teacher: str) -> pa.Table:

@@ -5,6 +5,7 @@ measuring it; selected by `engine.kind: scripted`, the model then gives only the
 """
 
 import asyncio
+import os
 import random
 from typing import Any
 
@@ -13,28 +14,42 @@ import pyarrow as pa
 
 from fastdistill_ray.generation.draws import CountCorrect, Draw, Part, reply_to
 from fastdistill_ray.generation.knobs import EngineKnobs, EngineSpec
-from fastdistill_ray.generation.outputs import RawCompletion, with_completions
+from fastdistill_ray.generation.outputs import RawCompletion, Reply, with_completions
 
 
 class ScriptedEngine:
-    """`extra`: seconds_per_request, and share_correct of the completions (0.5)."""
+    """`extra`: seconds_per_request; share_correct of the completions (0.5); and, by problem id,
+    `kills`: at whose request the process ends, `fails`: that are answered with an error, `hangs`:
+    that are never answered."""
 
     def __init__(self, spec: EngineSpec, count_correct: CountCorrect) -> None:
         assert isinstance(spec.engine, EngineKnobs)
         self.spec = spec
         self.seconds = float(spec.engine.extra.get("seconds_per_request", 0.0))
         self.share_correct = float(spec.engine.extra.get("share_correct", 0.5))
+        self.faults = {
+            name: set(spec.engine.extra.get(name, ())) for name in ("kills", "fails", "hangs")
+        }
         self.count_correct = count_correct
         self.slots = asyncio.Semaphore(max(1, spec.engine.max_num_seqs // spec.sampling.n))
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         rows = batch.to_pylist()
-        answers = [reply_to(row, self.spec.sampling, self._ask, self.count_correct) for row in rows]
-        return with_completions(batch, await asyncio.gather(*answers), self.spec.model)
+        answers = await asyncio.gather(*map(self._answer, rows))
+        return with_completions(batch, answers, self.spec.model)
+
+    async def _answer(self, row: dict[str, Any]) -> Reply:
+        if row["problem_id"] in self.faults["fails"]:
+            return Reply([], 0, failure=f"no answer to {row['problem_id']}")
+        return await reply_to(row, self.spec.sampling, self._ask, self.count_correct)
 
     async def _ask(self, row: dict[str, Any], draw: Draw) -> Part:
         async with self.slots:
             await asyncio.sleep(self.seconds)
+            if row["problem_id"] in self.faults["hangs"]:
+                await asyncio.Event().wait()
+        if row["problem_id"] in self.faults["kills"]:
+            os._exit(9)
         seeds = range(row["seed"] + draw.first, row["seed"] + draw.first + draw.count)
         written = [self._write(row["reference"], seed, draw.temperature) for seed in seeds]
         return Part(written, len(row["prompt_token_ids"]))

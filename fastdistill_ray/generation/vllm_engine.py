@@ -8,9 +8,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from fastdistill_ray.generation.draws import CountCorrect, Draw, Part, reply_to
+from fastdistill_ray.generation.draws import CountCorrect, Draw, Part, PartlyError, reply_to
 from fastdistill_ray.generation.knobs import LOOP_TOKENS, EngineSpec
-from fastdistill_ray.generation.outputs import NO_IDS, RawCompletion, Reply, with_completions
+from fastdistill_ray.generation.outputs import (
+    NO_IDS,
+    EngineDiedError,
+    FailedError,
+    RawCompletion,
+    Reply,
+    with_completions,
+)
 from fastdistill_ray.models import fetch_model, tokenizer_of
 
 RELOAD_COLUMN = "weights"
@@ -37,9 +44,7 @@ class VLLMEngine:
         answers: list[Reply] = []
         for weights, rows in groupby(batch.to_pylist(), self._weights_of):
             await self._take_turn(weights)
-            asked = [
-                reply_to(row, self.spec.sampling, self._ask, self.count_correct) for row in rows
-            ]
+            asked = [self._answer(row) for row in rows]
             try:
                 answers += await asyncio.gather(*asked)
             finally:
@@ -47,6 +52,12 @@ class VLLMEngine:
                     self.running -= 1
                     self.turn.notify_all()
         return with_completions(batch, answers, self.spec.model)
+
+    async def _answer(self, row: dict[str, Any]) -> Reply:
+        try:
+            return await reply_to(row, self.spec.sampling, self._ask, self.count_correct)
+        except PartlyError as error:
+            return Reply([], 0, failure=str(error))
 
     def _weights_of(self, row: dict[str, Any]) -> str:
         return row.get(RELOAD_COLUMN) or self.spec.model
@@ -93,8 +104,10 @@ class VLLMEngine:
         try:
             async for output in self.engine.generate(prompt, parameters, os.urandom(8).hex()):
                 final = output
-        except EngineDeadError:
-            os._exit(1)  # Ray starts a fresh actor and asks again for what was not committed
+        except EngineDeadError as error:
+            raise EngineDiedError(f"{type(error).__name__}: {error}") from error
+        except ValueError as error:  # what vLLM does not take, such as an empty prompt
+            raise FailedError(f"vLLM refuses it: {error}") from error
         assert final is not None and len(final.outputs) == draw.count
         outputs = sorted(final.outputs, key=lambda output: output.index)
         written = [self._completion(output, seed + k) for k, output in enumerate(outputs)]

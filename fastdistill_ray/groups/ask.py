@@ -6,36 +6,29 @@ what they make of completions, and in nothing else.
 """
 
 import json
+import traceback
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray
 from ray.data import ActorPoolStrategy
 
 from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.generation.completions import (
-    EngineSpec,
-    completions,
-    num_bundles,
-    unbundle,
-)
-from fastdistill_ray.generation.requests import Requests
+from fastdistill_ray.generation.asking import unbundle
+from fastdistill_ray.generation.completions import Asked, completions, start_dispenser
+from fastdistill_ray.generation.dispenser import Status
+from fastdistill_ray.groups.aside import note_aside
 from fastdistill_ray.groups.log import Commit
 from fastdistill_ray.groups.store import Store
+from fastdistill_ray.groups.watch import Watch
 from fastdistill_ray.progress import Progress
 
 MakeRows = Callable[[pa.Table], pa.Table]  # requests with raw completions -> rows of a store
 STORE = "store"  # column of a request whose rows go to one of several stores: that store's name
-
-
-class Asked(NamedTuple):
-    """Who is asked what, and where its actors run."""
-
-    requests: Requests
-    spec: EngineSpec
-    pool: PoolKnobs
+FEWEST_ASIDE = 2  # requests that may be set aside, however few there are
 
 
 class RowWriter:
@@ -52,16 +45,14 @@ class RowWriter:
         self.rows_per_file = rows_per_file
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        batch = unbundle(batch)
-        failures = [failure for failure in batch["failure"].to_pylist() if failure]
-        batch = batch.filter(pc.equal(batch["failure"], ""))
+        """What is raised is returned: Ray Data would drop the bundle."""
         lines: list[tuple[str, str, str]] = []
-        for name, store in self.stores.items():
-            own = batch.filter(pc.equal(batch[STORE], name)) if len(self.stores) > 1 else batch
-            for first in range(0, own.num_rows, self.rows_per_file):
-                commit = store.write(self.make_rows(own.slice(first, self.rows_per_file)))
-                lines.append((name, json.dumps(commit._asdict()), ""))
-        lines += [("", "", failure) for failure in failures]
+        try:
+            lines += self._write(unbundle(batch))
+        except UserError as error:
+            lines.append(("", "", f"{UserError.__name__}: {error}"))
+        except Exception:  # noqa: BLE001  of whatever kind
+            lines.append(("", "", traceback.format_exc()))
         columns = zip(*lines, strict=True) if lines else ([], [], [])
         names = (STORE, "commit", "failure")
         return pa.table(
@@ -71,6 +62,13 @@ class RowWriter:
             }
         )
 
+    def _write(self, rows: pa.Table) -> Iterable[tuple[str, str, str]]:
+        for name, store in self.stores.items():
+            own = rows.filter(pc.equal(rows[STORE], name)) if len(self.stores) > 1 else rows
+            for first in range(0, own.num_rows, self.rows_per_file):
+                commit = store.write(self.make_rows(own.slice(first, self.rows_per_file)))
+                yield name, json.dumps(commit._asdict()), ""
+
 
 def ask(
     asked: list[Asked],
@@ -79,46 +77,74 @@ def ask(
     *,
     judges: PoolKnobs,
     rows_per_file: int,
+    max_aside: float,
+    stall_minutes: float,
     progress: Progress,
     note: Callable[[Commit], str],
 ) -> None:
     """Ask for all requests; each commit is logged as it arrives, then `note` is told of it.
 
     What `note` returns stands in the progress line; what it raises ends the loop. Requests that
-    were not answered end it too, with their reason, once all others are committed.
+    fail again and again are noted in their store and set aside, up to the share `max_aside`.
+    UserError where that is exceeded or an engine cannot be kept alive, once the others are done.
     """
     asked = [one for one in asked if len(one.requests)]
     if not asked:
         return
-    first, *others = [completions(one.requests, one.spec, one.pool) for one in asked]
+    dispensers = [
+        start_dispenser(one, max(FEWEST_ASIDE, round(max_aside * len(one.requests))))
+        for one in asked
+    ]
+    first, *others = [
+        completions(one, dispenser) for one, dispenser in zip(asked, dispensers, strict=True)
+    ]
     dataset = (first.union(*others) if others else first).map_batches(
         RowWriter,
         fn_constructor_args=(start, dict(stores), rows_per_file),
-        batch_size=min(num_bundles(rows_per_file, one.spec, one.pool) for one in asked),
+        batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=judges.workers),
         **judges.remote_args(),
     )
-    log_rows(dataset.iter_rows(), stores, progress, note)
+    folder = next(iter(stores.values())).folder
+    with Watch(dispensers, progress.label, folder, stall_minutes):
+        batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+        log_rows(cast(Iterable[pa.Table], batches), stores, progress, note)
+    statuses: list[Status] = ray.get([one.status.remote() for one in dispensers])
+    for one, status in zip(asked, statuses, strict=True):
+        note_aside(one.requests, status.aside, stores)
+    for status in statuses:
+        if status.crashed:
+            raise RuntimeError(status.crashed)
+    for status in statuses:
+        if status.stopped:
+            raise UserError(
+                f"{status.stopped}; {progress.done} of {progress.total} are committed, start again "
+                "to go on"
+            )
 
 
 def log_rows(
-    rows: Iterable[dict[str, str]],
+    batches: Iterable[pa.Table],
     stores: Mapping[str, Store],
     progress: Progress,
     note: Callable[[Commit], str],
 ) -> None:
     """Log what RowWriters return, as it comes."""
     failure = ""
-    for row in rows:
-        if row["failure"]:
+    for batch in batches:
+        logged: dict[str, list[Commit]] = {}
+        for row in batch.to_pylist():
             failure = failure or row["failure"]
-            continue
-        commit = Commit(**json.loads(row["commit"]))
-        stores[row[STORE]].append([commit])
-        progress.advance(len(commit.keys), commit.num_tokens, note(commit))
+            if row["commit"]:
+                commit = Commit(**json.loads(row["commit"]))
+                logged.setdefault(row[STORE], []).append(commit)
+        for name, commits in logged.items():
+            stores[name].append(commits)
+            for commit in commits:
+                progress.advance(len(commit.keys), commit.num_tokens, note(commit))
     progress.end()
+    if failure.startswith(f"{UserError.__name__}: "):
+        raise UserError(failure.partition(": ")[2])
     if failure:
-        raise UserError(
-            f"{failure}; {progress.done} of {progress.total} are committed, start again to go on"
-        )
+        raise RuntimeError(failure)

@@ -4,6 +4,7 @@ import json
 import time
 from collections import Counter
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ import ray.data
 
 from fastdistill_ray.cluster.pools import PoolKnobs, PoolsKnobs
 from fastdistill_ray.errors import UserError
+from fastdistill_ray.generation.completions import Asked
 from fastdistill_ray.generation.knobs import EndpointKnobs, EngineSpec, SamplingKnobs, TeacherKnobs
 from fastdistill_ray.generation.outputs import with_arrays, without_arrays
 from fastdistill_ray.generation.requests import ProblemRequests, assign, has_one_that_fits
 from fastdistill_ray.groups.accounting import check_failures, count_verdicts, store_result
-from fastdistill_ray.groups.ask import Asked, ask
+from fastdistill_ray.groups.aside import forget_aside, set_aside
+from fastdistill_ray.groups.ask import ask
 from fastdistill_ray.groups.compaction import merge_files, replace_log, small_runs
 from fastdistill_ray.groups.log import Commit
 from fastdistill_ray.groups.reweighting import Source, judge_failed_again, take_along
@@ -69,38 +72,42 @@ def curate(
     store.begin()
     judge_failed_again(store, judging)
     take_along(sources, problems, judging, store)
-    asked = [
-        Asked(
-            requests,
-            EngineSpec(teacher.model, teacher.engine, sampling, judging.reward.verifier),
-            pools.of_teacher(place),
-        )
-        for place, (teacher, requests) in enumerate(
-            zip(teachers, missing_requests(problems, store, teachers, sampling), strict=True)
-        )
-    ]
+    forget_aside(store)
     tally = Tally(store, judging.reward.max_failed_share, pools, len(teachers))
-    ask(
-        asked,
-        partial(GroupMaker, out, judging, sampling),
-        {"": store},
-        judges=pools.judges,
-        rows_per_file=groups_per_file(len(problems), sampling),
-        progress=Progress("generate groups", len(problems), done=tally.groups),
-        note=tally.add,
-    )
+    progress = Progress("generate groups", len(problems), done=tally.groups)
+    # Answers of an engine that died while it handed them over are lost: then they are asked again.
+    left = len(problems) + 1
+    while any(map(has_one_that_fits, missing := _missing(problems, store, teachers, sampling))):
+        before, left = left, sum(map(len, missing))
+        assert left < before, "what was asked is not in the store"
+        ask(
+            [
+                Asked(
+                    requests,
+                    EngineSpec(teacher.model, teacher.engine, sampling, judging.reward.verifier),
+                    pools.of_teacher(place),
+                )
+                for place, (teacher, requests) in enumerate(zip(teachers, missing, strict=True))
+            ],
+            partial(GroupMaker, out, judging, sampling),
+            {"": store},
+            judges=pools.judges,
+            rows_per_file=groups_per_file(len(problems), sampling),
+            max_aside=sampling.max_set_aside,
+            stall_minutes=pools.stall_minutes,
+            progress=progress,
+            note=tally.add,
+        )
     check_failures(count_verdicts(store), judging.reward.max_failed_share, store)
     compact(store, pools.judges)
-    unanswered = missing_requests(problems, store, teachers, sampling)
-    assert not any(map(has_one_that_fits, unanswered)), "a problem whose prompt fits has no group"
-    num_too_long = sum(map(len, unanswered))
+    num_too_long = sum(map(len, missing))
     if num_too_long == len(problems):
         raise UserError(
             f"teacher.engine.max_model_len: the prompts of all {num_too_long} problems leave no "
             "room for sampling.max_new_tokens"
         )
-    set_aside = {"prompt_too_long": num_too_long} if num_too_long else {}
-    return store_result(store, len(problems), set_aside)
+    others = {"prompt_too_long": num_too_long, "not_answered": len(set_aside(store))}
+    return store_result(store, len(problems), {why: n for why, n in others.items() if n})
 
 
 def groups_per_file(num_problems: int, sampling: SamplingKnobs) -> int:
@@ -108,7 +115,7 @@ def groups_per_file(num_problems: int, sampling: SamplingKnobs) -> int:
     return max(1, min(MAX_GROUPS_PER_FILE, num_problems // 64, MAX_VALUES_PER_FILE // values))
 
 
-def missing_requests(
+def _missing(
     problems: ProblemFile, store: Store, teachers: list[TeacherKnobs], sampling: SamplingKnobs
 ) -> list[ProblemRequests]:
     """For each teacher, what it is still to be asked; an endpoint says itself what is too long."""
@@ -117,7 +124,7 @@ def missing_requests(
         for columns in problems.columns("problem_id", "task")
         for one in zip(*columns, strict=True)
     ]
-    rows = problems.rows_without(digests(store.keys()))
+    rows = problems.rows_without(digests(chain(store.keys(), set_aside(store))))
     places_of_rows = np.array(places, np.int16)[rows]
     return [
         ProblemRequests(

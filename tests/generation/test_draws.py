@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 from support.requests import completion, request
 
-from fastdistill_ray.generation.completions import num_correct
+from fastdistill_ray.generation.asking import num_correct
 from fastdistill_ray.generation.draws import Draw, Part, draws, reply_to
 from fastdistill_ray.generation.knobs import SamplingKnobs
 from fastdistill_ray.verifiers import Judge, VerifierKnobs

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 from support.servers import PROMPT_TOKENS, TOKENS_EACH, ChatProcess, ChatServer
 
-from fastdistill_ray.generation.completions import num_correct
+from fastdistill_ray.errors import UserError
+from fastdistill_ray.generation.asking import num_correct
 from fastdistill_ray.generation.endpoint import (
     MAX_REFUSED,
     EndpointEngine,
@@ -41,14 +42,21 @@ def ask(rows: list[dict], url: str, sampling: SamplingKnobs = SAMPLING, **knobs)
     spec = EngineSpec("served", EndpointKnobs(url=url, **knobs), sampling, VerifierKnobs())
     engine = EndpointEngine(spec, partial(num_correct, Judge(VerifierKnobs())))
 
-    async def run() -> list[pa.Table]:
-        batches = [pa.Table.from_pylist([row], schema=REQUEST_SCHEMA) for row in rows]
+    async def answer(row: dict) -> dict:
+        """What ends the stage in the actor stands in the row here."""
         try:
-            return await asyncio.gather(*(engine(batch) for batch in batches))
+            batch = pa.Table.from_pylist([row], schema=REQUEST_SCHEMA)
+            return (await engine(batch)).to_pylist()[0]
+        except UserError as error:
+            return {**row, "completions": [], "failure": f"the end: {error}"}
+
+    async def run() -> list[dict]:
+        try:
+            return await asyncio.gather(*map(answer, rows))
         finally:
             await engine.session.close()
 
-    return pa.concat_tables(asyncio.run(run())).to_pylist()
+    return asyncio.run(run())
 
 
 def assert_answered_once(rows: list[dict], answered: list[dict], n: int = 4) -> None:
@@ -174,6 +182,45 @@ def test_endpoint_concurrency_is_bounded():
     assert server.most_running == 3
 
 
+def test_endpoint_problem_that_fails_leaves_the_others_alone_and_keeps_what_is_paid():
+    """One problem's answers are errors, by status and by an error object with status 200."""
+    for fault in ("500", "malformed"):
+        rows = requests(4)
+        question = rows[2]["messages"][-1]["content"]
+        with ChatServer([""], failing={question: fault}, most_choices=3) as server:
+            answered = ask(rows, server.url, give_up_after=2.0)
+        assert [len(row["completions"]) for row in answered] == [4, 4, 0, 4]
+        assert "gave" in answered[2]["failure"] and "the end" not in answered[2]["failure"]
+
+
+def test_endpoint_partly_answered_problem_goes_on_where_it_was():
+    (row,) = requests(1)
+    with ChatServer(["", *["malformed"] * 10, ""], most_choices=3) as server:
+        spec = EngineSpec("served", EndpointKnobs(url=server.url), SAMPLING, VerifierKnobs())
+        engine = EndpointEngine(spec, partial(num_correct, Judge(VerifierKnobs())))
+        batch = pa.Table.from_pylist([row], schema=REQUEST_SCHEMA)
+
+        async def twice() -> list[dict]:
+            try:
+                return [(await engine(batch)).to_pylist()[0] for _ in range(2)]
+            finally:
+                await engine.session.close()
+
+        first, second = asyncio.run(twice())
+    assert "5 unusable answers" in first["failure"]
+    assert_answered_once([row], [second])
+    good = [entry for entry in server.requests if entry["fault"] == ""]
+    assert [entry["body"]["n"] for entry in good] == [4, 1], "three were paid for and kept"
+
+
+@pytest.mark.parametrize("said", ["credit balance too low", "You exceeded your current quota"])
+def test_endpoint_that_refuses_the_account_ends_the_stage_and_sets_nothing_aside(said):
+    with ChatServer(["400"], says=said) as server:
+        answered = ask(requests(6), server.url, max_concurrency=1)
+    assert all(row["failure"].startswith("the end: ") for row in answered)
+    assert said in answered[0]["failure"] and len(server.requests) == 1
+
+
 def test_endpoint_refused_problem_is_set_aside_and_a_refused_recipe_ends_the_run():
     rows = requests(6)
     question = rows[4]["messages"][-1]["content"]
@@ -183,7 +230,7 @@ def test_endpoint_refused_problem_is_set_aside_and_a_refused_recipe_ends_the_run
     assert {row["failure"] for row in answered} == {""}
     with ChatServer(["422"]) as server:
         answered = ask(requests(30), server.url, max_concurrency=1)
-    assert "refuses every request: HTTP 422" in answered[-1]["failure"]
+    assert "the end: " in answered[-1]["failure"] and "HTTP 422" in answered[-1]["failure"]
     assert len(server.requests) == MAX_REFUSED
 
 

@@ -14,7 +14,7 @@ from support.requests import completion, request
 from fastdistill_ray.cluster.pools import PoolKnobs, PoolsKnobs
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.evaluation.answers import AnswerMaker
-from fastdistill_ray.generation.completions import bundle, unbundle
+from fastdistill_ray.generation.asking import bundle, unbundle
 from fastdistill_ray.generation.knobs import SamplingKnobs
 from fastdistill_ray.generation.outputs import NO_IDS, Reply, completion_logprobs, with_completions
 from fastdistill_ray.groups.ask import RowWriter, log_rows
@@ -35,16 +35,31 @@ def group_writer(folder: Any, judging: Judging) -> RowWriter:
     return RowWriter(make, {"": Store(folder)}, 4)
 
 
-def test_requests_that_are_not_answered_end_the_loop_once_the_others_are_logged(tmp_path):
+def lines_table(*lines: tuple[str, str, str]) -> pa.Table:
+    return pa.table(
+        dict(zip(("store", "commit", "failure"), zip(*lines, strict=True), strict=True))
+    )
+
+
+@pytest.mark.parametrize(("said", "kind"), [("UserError: no", UserError), ("Trace", RuntimeError)])
+def test_writer_that_fails_ends_the_loop_once_the_others_are_logged(tmp_path, said, kind):
     store = Store(tmp_path)
     commit = Commit("part-1.parquet", ["p1"], [""], 50, 5, 0.0)
-    rows = [
-        {"store": "", "commit": "", "failure": "the server is gone"},
-        {"store": "", "commit": json.dumps(commit._asdict()), "failure": ""},
-    ]
-    with pytest.raises(UserError, match="the server is gone; 1 of 2 are committed, start again"):
-        log_rows(rows, {"": store}, Progress("ask", 2), lambda commit: "")
+    batches = [lines_table(("", "", said), ("", json.dumps(commit._asdict()), ""))]
+    with pytest.raises(kind, match=said.removeprefix("UserError: ")):
+        log_rows(batches, {"": store}, Progress("ask", 2), lambda commit: "")
     assert list(store.keys()) == ["p1"]
+
+
+def test_what_a_writer_raises_is_returned_by_it(tmp_path):
+    def fail(batch: pa.Table) -> pa.Table:
+        raise ZeroDivisionError("in a reward")
+
+    writer = RowWriter(lambda: fail, {"": Store(tmp_path)}, 4)
+    batch = pa.Table.from_pylist([request(0)], schema=REQUEST_SCHEMA)
+    rows = with_completions(batch, [Reply([completion("1", 1, 0)], 5)], "m")
+    (line,) = writer(bundle(rows)).to_pylist()
+    assert line["commit"] == "" and "ZeroDivisionError: in a reward" in line["failure"]
 
 
 def test_rows_of_several_stores_go_each_to_its_own(tmp_path):
@@ -90,7 +105,7 @@ def test_bundle_of_a_task_whose_prompts_are_all_too_long_commits_nothing(tmp_pat
 
 
 def test_group_writer_stores_every_array_beside_its_completion(tmp_path):
-    """Groups of several sizes; a refused one, one not answered; with and without signals."""
+    """Groups of several sizes, a refused one; with and without signals."""
     judging = Judging(RewardKnobs(), AdvantageKnobs(), SelectionKnobs(dedup=True, min_size=1))
     right, wrong = "\\boxed{7}", "\\boxed{8}"
     answers = [
@@ -98,18 +113,17 @@ def test_group_writer_stores_every_array_beside_its_completion(tmp_path):
             [completion(wrong, 3, 0, 2), completion(right, 0, 1, 2), completion(right, 2, 2, 2)], 5
         ),
         Reply([], 0),
-        Reply([], 0, failure="the server is gone"),
         Reply(
             [completion(right, 4, 3), completion(right, 1, 4)._replace(token_ids=NO_IDS)], 6, 0.25
         ),
     ]
-    batch = pa.Table.from_pylist([request(i) for i in range(4)], schema=REQUEST_SCHEMA)
+    batch = pa.Table.from_pylist([request(i) for i in range(3)], schema=REQUEST_SCHEMA)
     writer = group_writer(tmp_path, judging)
     lines = writer(bundle(with_completions(batch, answers, "someone"))).to_pylist()
-    assert [line["failure"] for line in lines] == ["", "the server is gone"]
+    assert [line["failure"] for line in lines] == [""]
     (file,) = tmp_path.glob("part-*.parquet")
     mixed, refused, plain = pq.read_table(file).to_pylist()
-    assert [row["problem_id"] for row in (mixed, refused, plain)] == ["p0", "p1", "p3"]
+    assert [row["problem_id"] for row in (mixed, refused, plain)] == ["p0", "p1", "p2"]
     assert (refused["dropped"], refused["completions"]) == (REFUSED, [])
     assert [one["token_ids"] for one in mixed["completions"]] == [[0, 1, 2], [], [20, 21]]
     assert [one["verdict"] for one in mixed["completions"]] == ["wrong", "correct", "correct"]
@@ -133,10 +147,10 @@ def test_progress_line_tells_share_kept_pace_and_what_was_paid(tmp_path, capsys)
         Commit(f"part-{i}.parquet", [f"p{i}"], [dropped], 50, 5, 0.0, cost=0.25)
         for i, dropped in enumerate(["", "too_few_correct", ""])
     ]
-    rows = [{"store": "", "commit": json.dumps(one._asdict()), "failure": ""} for one in commits]
+    batches = [lines_table(("", json.dumps(one._asdict()), "")) for one in commits]
     store = Store(tmp_path)
     tally = Tally(store, 0.02, PoolsKnobs(teacher=PoolKnobs()), 1)
-    log_rows(rows, {"": store}, Progress("generate groups", 4), tally.add)
+    log_rows(batches, {"": store}, Progress("generate groups", 4), tally.add)
     last = capsys.readouterr().out.splitlines()[-1]
     assert "] 3/4  kept 67%  cost 0.75  " in last
     assert re.search(r"\d+ tokens/s  left \d+:\d\d$", last), last

@@ -28,7 +28,7 @@ from support.models import make_tiny_model
 from support.servers import PROMPT_TOKENS, TOKENS_EACH, ChatProcess
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from fastdistill_ray.generation.completions import num_correct
+from fastdistill_ray.generation.asking import num_correct
 from fastdistill_ray.generation.endpoint import EndpointEngine
 from fastdistill_ray.generation.knobs import EndpointKnobs, EngineKnobs, EngineSpec, SamplingKnobs
 from fastdistill_ray.generation.outputs import completion_logprobs

@@ -119,11 +119,14 @@ class ChatServer(Server):
         fault, body = entry["fault"], entry["body"]
         time.sleep(self.answers.get("seconds", 0.0))
         reply = json.dumps(self._reply(body))
-        if body["messages"][-1]["content"] in self.answers.get("refused", []):
+        question = body["messages"][-1]["content"]
+        fault = self.answers.get("failing", {}).get(question, fault)
+        if question in self.answers.get("refused", []):
             handler.send(400, {"error": "context_length_exceeded"})
         elif fault.isdigit():
             key = entry["authorization"].removeprefix("Bearer ")
-            handler.send(int(fault), {"error": f"no: {key}"}, Retry_After="0.3")
+            said = self.answers.get("says", "no")
+            handler.send(int(fault), {"error": f"{said}: {key}"}, Retry_After="0.3")
         elif fault == "cut":
             handler.send(200, reply, length=len(reply) // 2)
             handler.close_connection = True

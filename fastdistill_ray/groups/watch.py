@@ -1,0 +1,95 @@
+"""What a loop that asks engines waits for, said while it waits; where it hangs, noted before it
+ends."""
+
+import logging
+import threading
+import time
+from types import TracebackType
+from typing import Any, cast
+
+import ray
+from ray.exceptions import RayError
+
+from fastdistill_ray.generation.asking import BEAT_SECONDS
+from fastdistill_ray.generation.dispenser import Status
+from fastdistill_ray.progress import duration
+from fastdistill_ray.storage.place import Place
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+SAY_SECONDS = 60.0
+
+
+class Watch:
+    """Of the dispensers, in a thread: a line a minute while nothing comes back, one line as soon as
+    one has stopped, and the end of one from which nothing has come for `stall_minutes`."""
+
+    def __init__(
+        self, dispensers: list[Any], label: str, folder: Place, stall_minutes: float
+    ) -> None:
+        self.dispensers, self.label, self.folder = dispensers, label, folder
+        self.stall_seconds = 60 * stall_minutes
+        self.over = threading.Event()
+        self.said = time.monotonic()
+        self.told: set[int] = set()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> "Watch":
+        self.thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.over.set()
+        self.thread.join()
+
+    def _run(self) -> None:
+        while not self.over.wait(LOOK_SECONDS):
+            try:
+                statuses = ray.get([one.status.remote() for one in self.dispensers])
+            except RayError:
+                continue  # the execution itself will tell
+            for place, status in enumerate(statuses):
+                self._look(place, status)
+            quiet = min(status.seconds_quiet for status in statuses)
+            if quiet > SAY_SECONDS and time.monotonic() - self.said > SAY_SECONDS:
+                self.said = time.monotonic()
+                logger.info("%s: %s", self.label, "; ".join(map(what_is_waited_for, statuses)))
+
+    def _look(self, place: int, status: Status) -> None:
+        if status.stopped and place not in self.told:
+            self.told.add(place)
+            logger.error("%s: %s", self.label, status.stopped)
+        is_stalled = status.num_out and status.seconds_quiet > self.stall_seconds
+        if is_stalled and not status.stopped:
+            evidence = self._dump(self.dispensers[place])
+            self.dispensers[place].stop.remote(
+                f"nothing came back for {duration(status.seconds_quiet)} (pools.stall_minutes); "
+                f"where each worker is: {evidence}"
+            )
+
+    def _dump(self, dispenser: Any) -> Place:
+        dispenser.want_dumps.remote()
+        time.sleep(3 * BEAT_SECONDS)
+        dumps: dict[str, str] = cast(Any, ray.get(dispenser.get_dumps.remote()))
+        file = self.folder / f"stall-{time.strftime('%Y%m%dT%H%M%S')}.txt"
+        file.put("\n\n".join(f"actor {actor}\n{text}" for actor, text in dumps.items()))
+        return file
+
+
+def what_is_waited_for(status: Status) -> str:
+    """A few words."""
+    if not status.num_actors:
+        free = ray.available_resources()
+        parts = [f"{name} {free.get(name, 0):g}" for name in ("CPU", "GPU")]
+        return f"waiting for an engine to start; free in the cluster: {', '.join(parts)}"
+    deaths = f", {status.num_deaths} engines died" if status.num_deaths else ""
+    return (
+        f"waiting for {status.num_out} requests at {status.num_actors} engines, nothing came back "
+        f"for {duration(status.seconds_quiet)}{deaths}"
+    )
