@@ -70,7 +70,7 @@ def local_head() -> Iterator[Head]:
 def log_of_job(job: str) -> str:
     """The file that the driver of a job on a local head writes; it stays when the head ends."""
     files = SESSIONS.glob(f"session_*/logs/job-driver-{job}.log")
-    return str(next(files, SESSIONS / "session_latest" / "logs"))
+    return str(next(files, SESSIONS).resolve())  # one finds it by the name of the latest session
 
 
 def _await(head: Head, log: IO[bytes]) -> None:

@@ -47,7 +47,8 @@ class JobLog:
                 return None
             elif lost_since is None:
                 lost_since = time.monotonic()
-                say("the Ray dashboard does not answer; trying again")
+                if not self.is_here:
+                    say("the Ray dashboard does not answer; trying again")
             elif time.monotonic() - lost_since > patience:
                 return None
             time.sleep(1.0)

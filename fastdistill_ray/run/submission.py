@@ -183,13 +183,14 @@ def _exit_code(details: JobDetails, where: str) -> int:
     if details.status == JobStatus.SUCCEEDED:
         return 0
     code = details.driver_exit_code or 1
+    code = code if code > 0 else 128 - code  # Ray says -9 where a shell says 137
     if details.status == JobStatus.STOPPED:
         say(f"the job was stopped; {GOES_ON}. Log: {where}")
     elif details.driver_exit_code is None:
         say(f"the job failed: {details.message} Log: {where}")
     else:
         say(f"the job failed with exit code {code}. Log: {where}")
-    return code if code > 0 else 128 - code  # Python says -9 where a shell says 137
+    return code
 
 
 def _ways(address: str, job: str) -> str:

@@ -144,20 +144,21 @@ def submit(head: Head, folder: Path, script: str) -> str:
 COUNTING = f"for i in $(seq {LINES}); do echo line $i of {LINES}; sleep 0.05; done; echo last"
 
 
-def test_log_is_printed_once_whenever_its_connection_is_cut(joined, tmp_path):
+def test_log_is_printed_once_whenever_its_connection_is_cut_or_dies_silently(joined, tmp_path):
     job, printed = submit(joined, tmp_path, COUNTING), tmp_path / "printed.txt"
     with Proxy(joined.port) as proxy, open(printed, "w") as file:
         process = subprocess.Popen(
-            [sys.executable, str(FOLLOW), f"http://127.0.0.1:{proxy.port}", job, "100"],
+            [sys.executable, str(FOLLOW), f"http://127.0.0.1:{proxy.port}", job, "100", "2"],
             stdout=file,
             stderr=subprocess.PIPE,
             env=joined.environment,
             text=True,
         )
-        for number in (1, LINES // 3, 2 * LINES // 3):
+        losses = {1: proxy.cut, LINES // 3: proxy.freeze, 2 * LINES // 3: proxy.cut}
+        for number, lose in losses.items():
             while f"line {number} of" not in printed.read_text() and process.poll() is None:
                 time.sleep(0.02)
-            proxy.cut()
+            lose()
         _, errors = process.communicate()
     assert process.returncode == 0, errors
     log, _, ended = printed.read_text().rstrip("\n").rpartition("\n")
@@ -172,7 +173,7 @@ def test_a_dashboard_that_stays_away_is_given_up_without_a_traceback(joined, tmp
     job, printed = submit(joined, tmp_path, COUNTING), tmp_path / "printed.txt"
     with Proxy(joined.port) as proxy, open(printed, "w") as file:
         process = subprocess.Popen(
-            [sys.executable, str(FOLLOW), f"http://127.0.0.1:{proxy.port}", job, "1.5"],
+            [sys.executable, str(FOLLOW), f"http://127.0.0.1:{proxy.port}", job, "1.5", "2"],
             stdout=file,
             stderr=subprocess.PIPE,
             env=joined.environment,

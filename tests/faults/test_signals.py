@@ -23,7 +23,7 @@ pytestmark = pytest.mark.ray
         (signal.SIGINT, "gcs_server", 130),  # the head has only begun to start
         (signal.SIGHUP, "gcs_server", 129),
         (signal.SIGTERM, "ray::MapWorker", 143),
-        (signal.SIGKILL, "ray::MapWorker", -9),
+        (signal.SIGKILL, "raylet/raylet ", -9),
     ],
     ids=["ctrl-c", "closed terminal", "told to end", "killed"],
 )
