@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 demo: $(READY)
 	$(BIN)/fastdistill distill jobs/recipes/demo.yaml --run-dir runs/demo
 
-# Tests with Ray wait for processes to start: the others take the other core meanwhile.
+# Tests with Ray wait for processes to start: two at a time, and the others meanwhile.
 test: check
 	$(MAKE) -j2 --output-sync=target test-pure test-ray
 
@@ -17,7 +17,7 @@ test-pure: $(READY)
 	$(BIN)/python -m pytest -q -m "not gpu and not slow and not ray"
 
 test-ray: $(READY)
-	$(BIN)/python -m pytest -q -m "not gpu and not slow and ray"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not gpu and not slow and ray"
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow

@@ -116,9 +116,10 @@ def _add_job(add_parser: Callable[..., argparse.ArgumentParser], verb: str, text
     job.add_argument(
         "--again",
         action="append",
-        choices=["groups"],
+        choices=["groups", "set_aside"],
         default=[],
-        help="ask the teacher again although groups of this run are paid for",
+        help="groups: ask the teacher although groups of this run are paid for; set_aside: ask for "
+        "what no engine would answer",
     )
     job.set_defaults(run=run_job)
 

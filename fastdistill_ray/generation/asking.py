@@ -79,7 +79,7 @@ class Asking:
         failed: dict[int, str] = {}
         while True:
             want = self.in_flight - len(running)
-            counts, numbers = self._call("take", list(done), failed, want)
+            counts, numbers, is_abandoned = self._call("take", list(done), failed, want)
             for number in numbers:
                 answer = asyncio.run_coroutine_threadsafe(self._ask(number), self.loop)
                 running[answer] = number
@@ -87,7 +87,7 @@ class Asking:
             done, failed = {}, {}
             if rows:
                 yield bundle(pa.concat_tables(rows))
-            if not running:
+            if not running or is_abandoned:
                 return
             taken = time.monotonic()
             ended, _ = concurrent.futures.wait(

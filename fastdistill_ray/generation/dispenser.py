@@ -27,6 +27,7 @@ class Status(NamedTuple):
     aside: dict[int, str]  # number -> why
     stopped: str  # why nothing more is handed out
     crashed: str  # traceback, where that is a fault of ours
+    is_abandoned: bool
 
 
 class Dispenser:
@@ -54,6 +55,7 @@ class Dispenser:
         self.heard: dict[str, float] = {}
         self.words: dict[str, str] = {}  # the last an actor said before it died
         self.stopped = self.crashed = ""
+        self.is_abandoned = False
         self.is_dump_wanted, self.dumps = False, dict[str, str]()
         self.moved = clock()
 
@@ -101,8 +103,9 @@ class Dispenser:
 
     def take(
         self, actor: str, done: list[int], failed: dict[int, str], want: int
-    ) -> tuple[list[int], list[int]]:
-        """(those of `done` whose answers count, up to `want` more numbers)."""
+    ) -> tuple[list[int], list[int], bool]:
+        """(those of `done` whose answers count, up to `want` more numbers, whether what is asked is
+        to be waited for no longer)."""
         self.heard[actor] = now = self.clock()
         mine = self.out.setdefault(actor, set())
         counts = [number for number in done if number in mine]
@@ -116,12 +119,12 @@ class Dispenser:
                 self._failed(number, reason, self.again)
         self.suspects.difference_update(counts)
         if self.stopped or mine & self.suspects:
-            return counts, []
+            return counts, [], self.is_abandoned
         numbers = [self._next() for _ in range(min(want, len(self.again) + self._num_fresh))]
         if not numbers and not mine and self.alone and want:
             numbers = [self.alone.popleft()]
         mine.update(numbers)
-        return counts, numbers
+        return counts, numbers, False
 
     def is_over(self) -> bool:
         """Whether nothing is to be handed out any more and nothing is out."""
@@ -137,6 +140,11 @@ class Dispenser:
     def stop(self, reason: str) -> None:
         """Nothing more is handed out; the reason is a line for the user."""
         self._stop(reason)
+
+    def abandon(self, reason: str) -> None:
+        """As `stop`; what is asked already will not come."""
+        self._stop(reason)
+        self.is_abandoned = True
 
     def crash(self, traceback: str) -> None:
         """As `stop`, for a fault of ours."""
@@ -154,6 +162,7 @@ class Dispenser:
             self.aside,
             self.stopped,
             self.crashed,
+            self.is_abandoned,
         )
 
     @property

@@ -66,9 +66,9 @@ class Watch:
             self.told.add(place)
             logger.error("%s: %s", self.label, status.stopped)
         is_stalled = status.num_out and status.seconds_quiet > self.stall_seconds
-        if is_stalled and not status.stopped:
+        if is_stalled and not status.is_abandoned:
             evidence = self._dump(self.dispensers[place])
-            self.dispensers[place].stop.remote(
+            self.dispensers[place].abandon.remote(
                 f"nothing came back for {duration(status.seconds_quiet)} (pools.stall_minutes); "
                 f"where each worker is: {evidence}"
             )

@@ -23,7 +23,12 @@ from fastdistill_ray.records import Split
 from fastdistill_ray.run import doctor
 from fastdistill_ray.run.folder import RunFolder, place_of_run
 from fastdistill_ray.run.lease import lease
-from fastdistill_ray.run.paid import AGAIN, check_not_paid_twice
+from fastdistill_ray.run.paid import (
+    AGAIN,
+    SET_ASIDE,
+    ask_set_aside_again,
+    check_not_paid_twice,
+)
 from fastdistill_ray.run.signals import GOES_ON, Stopped, say, signals_raise_stopped
 from fastdistill_ray.run_files import MEMORY, write_json
 from fastdistill_ray.tasks.problem_file import ProblemFile
@@ -43,6 +48,8 @@ class Job:
         doctor.check_models(recipe)
         groups = run.stages.groups(problems["train"])
         check_not_paid_twice(run.path, groups, recipe, len(problems["train"]), self.again)
+        if SET_ASIDE in self.again:
+            ask_set_aside_again(run.path, groups)
         if not run.is_complete(groups):
             doctor.check_rewards(recipe)
             doctor.check_endpoints(recipe)
@@ -79,7 +86,7 @@ def main(job: Callable[[Job], None]) -> None:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("recipe")
     parser.add_argument("--run-dir", default="")
-    parser.add_argument("--again", action="append", choices=[AGAIN], default=[])
+    parser.add_argument("--again", action="append", choices=[AGAIN, SET_ASIDE], default=[])
     arguments, overrides = parser.parse_known_args()
     quiet()
     try:

@@ -6,17 +6,18 @@ problems decide which are needed; everything else is judged and selected again f
 
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.knobs import EndpointKnobs
+from fastdistill_ray.groups.aside import set_aside
 from fastdistill_ray.groups.reweighting import Source
 from fastdistill_ray.groups.store import Store
 from fastdistill_ray.progress import duration
 from fastdistill_ray.recipe.derived import all_teachers
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run.graph import Change, Made, Stage, changes, find, made
-from fastdistill_ray.run.stages import PAID, PROBLEMS
+from fastdistill_ray.run.stages import PAID, PROBLEMS, TRAIN
 from fastdistill_ray.run_files import MANIFEST, SECONDS, read_json
 from fastdistill_ray.storage.place import Place
 
-AGAIN = "groups"  # the stage that --again may name
+AGAIN, SET_ASIDE = "groups", "set_aside"  # what --again may name
 
 
 def sources_of(run: Place, groups: Stage) -> list[Source]:
@@ -34,6 +35,25 @@ def sources_of(run: Place, groups: Stage) -> list[Source]:
         else:
             found.append(Source(one.folder, "nothing"))
     return sorted(found, key=lambda source: source.renew != "nothing")
+
+
+def ask_set_aside_again(run: Place, groups: Stage) -> None:
+    """The complete stage is complete no longer where it set problems aside; UserError where
+    trainings of it are there, which have not seen them."""
+    found = find(run, groups)
+    if found is None or not found.is_complete or not set_aside(Store(found.folder)):
+        return
+    trained = [
+        one.folder.relative_to(run)
+        for one in made(run, TRAIN)
+        if one.dependencies.get("inputs", {}).get("groups") == found.folder.name
+    ]
+    if trained:
+        raise UserError(
+            f"--again {SET_ASIDE}: {trained[0]} was trained without these problems; choose another "
+            "--run-dir"
+        )
+    (found.folder / MANIFEST).unlink()
 
 
 def asked_part(groups: Stage) -> Stage:

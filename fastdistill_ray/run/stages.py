@@ -17,6 +17,7 @@ from fastdistill_ray.tasks import OodKnobs, TaskKnobs, hub_of
 from fastdistill_ray.tasks.problem_file import ProblemFile
 
 PAID = ("teacher", "teachers", "sampling")  # sections that decide what a teacher writes
+TRAIN = "train"
 PROBLEMS = "the problems of task"
 
 
@@ -66,7 +67,7 @@ class Stages:
             "groups": self._id(self.groups_of(student, problems)),
         }
         paths = {"objective": student.section, "student.model": student.model_field}
-        return Stage("train", f"{student.name}-lr_{rate:g}", sections, inputs, paths)
+        return Stage(TRAIN, f"{student.name}-lr_{rate:g}", sections, inputs, paths)
 
     def answers(self, model: Model, problems: list[ProblemFile]) -> Stage:
         """A model's judged answers; a student's weights are known by the training they are of."""

@@ -12,6 +12,12 @@ from fastdistill_ray.generation.dispenser import (
 )
 
 
+def take(dispenser: Dispenser, *arguments) -> tuple[list[int], list[int]]:
+    counts, numbers, is_abandoned = dispenser.take(*arguments)
+    assert not is_abandoned
+    return counts, numbers
+
+
 class Clock:
     now = 0.0
 
@@ -28,12 +34,12 @@ def test_every_number_is_handed_out_once_and_done():
     dispenser, _ = make(7)
     dispenser.enter("a")
     dispenser.enter("b")
-    assert dispenser.take("a", [], {}, 3) == ([], [0, 1, 2])
-    assert dispenser.take("b", [], {}, 3) == ([], [3, 4, 5])
-    assert dispenser.take("a", [1], {}, 3) == ([1], [6])
-    assert dispenser.take("b", [3, 4, 5], {}, 3) == ([3, 4, 5], [])
+    assert take(dispenser, "a", [], {}, 3) == ([], [0, 1, 2])
+    assert take(dispenser, "b", [], {}, 3) == ([], [3, 4, 5])
+    assert take(dispenser, "a", [1], {}, 3) == ([1], [6])
+    assert take(dispenser, "b", [3, 4, 5], {}, 3) == ([3, 4, 5], [])
     assert not dispenser.is_over()
-    assert dispenser.take("a", [0, 2, 6], {}, 3) == ([0, 2, 6], [])
+    assert take(dispenser, "a", [0, 2, 6], {}, 3) == ([0, 2, 6], [])
     assert dispenser.is_over()
     assert dispenser.status().num_done == 7
 
@@ -43,14 +49,14 @@ def test_request_that_kills_its_engine_is_asked_again_then_alone_then_set_aside(
     poison = 2
     dispenser.enter("a")
     for _ in range(100):
-        _, numbers = dispenser.take("a", [], {}, 4)
+        _, numbers = take(dispenser, "a", [], {}, 4)
         if not numbers:
             break
         if poison in numbers:
             dispenser.last_words("a", "illegal memory access")
             dispenser.enter("a")  # it died and was started again
             continue
-        dispenser.take("a", numbers, {}, 0)
+        take(dispenser, "a", numbers, {}, 0)
     status = dispenser.status()
     assert dispenser.is_over() and not status.stopped
     assert status.aside == {poison: "illegal memory access"}
@@ -61,15 +67,15 @@ def test_suspect_is_asked_with_nothing_beside_it():
     dispenser, _ = make(6)
     dispenser.enter("a")
     for _ in range(2):
-        assert dispenser.take("a", [], {}, 2) == ([], [0, 1])
+        assert take(dispenser, "a", [], {}, 2) == ([], [0, 1])
         dispenser.enter("a")
-    assert dispenser.take("a", [], {}, 9) == ([], [2, 3, 4, 5]), "suspects come last"
-    assert dispenser.take("a", [2, 3, 4], {}, 9) == ([2, 3, 4], []), "not beside another"
-    assert dispenser.take("a", [5], {}, 9) == ([5], [0])
-    assert dispenser.take("a", [], {}, 9) == ([], []), "and none beside it"
+    assert take(dispenser, "a", [], {}, 9) == ([], [2, 3, 4, 5]), "suspects come last"
+    assert take(dispenser, "a", [2, 3, 4], {}, 9) == ([2, 3, 4], []), "not beside another"
+    assert take(dispenser, "a", [5], {}, 9) == ([5], [0])
+    assert take(dispenser, "a", [], {}, 9) == ([], []), "and none beside it"
     dispenser.enter("b")
-    assert dispenser.take("b", [], {}, 9) == ([], [1])
-    assert dispenser.take("a", [0], {}, 9) == ([0], [])
+    assert take(dispenser, "b", [], {}, 9) == ([], [1])
+    assert take(dispenser, "a", [0], {}, 9) == ([0], [])
     assert not dispenser.is_over()
 
 
@@ -77,16 +83,16 @@ def test_request_that_fails_three_times_is_set_aside_and_too_many_end_it():
     dispenser, _ = make(5, most_aside=1)
     dispenser.enter("a")
     for attempt in range(3):
-        _, numbers = dispenser.take("a", [], {}, 5)
+        _, numbers = take(dispenser, "a", [], {}, 5)
         good = [number for number in numbers if number != 4]
-        dispenser.take("a", good, {4: f"HTTP 500, attempt {attempt}"}, 0)
+        take(dispenser, "a", good, {4: f"HTTP 500, attempt {attempt}"}, 0)
     assert dispenser.is_over() and not dispenser.status().stopped
     assert dispenser.status().aside == {4: "HTTP 500, attempt 2"}
     dispenser, _ = make(5, most_aside=1)
     dispenser.enter("a")
     while not dispenser.is_over():
-        _, numbers = dispenser.take("a", [], {}, 5)
-        dispenser.take("a", [], dict.fromkeys(numbers, "HTTP 500"), 0)
+        _, numbers = take(dispenser, "a", [], {}, 5)
+        take(dispenser, "a", [], dict.fromkeys(numbers, "HTTP 500"), 0)
     assert dispenser.status().stopped == "2 requests failed 3 times each; HTTP 500"
 
 
@@ -107,12 +113,12 @@ def test_answers_of_an_actor_that_was_taken_for_gone_do_not_count_twice():
     dispenser, clock = make(2)
     dispenser.enter("a")
     dispenser.enter("b")
-    dispenser.take("a", [], {}, 2)
+    take(dispenser, "a", [], {}, 2)
     clock.now += SILENT_SECONDS + 1
     assert not dispenser.is_over()
-    assert dispenser.take("b", [], {}, 2) == ([], [0, 1])
-    assert dispenser.take("a", [0, 1], {}, 0) == ([], [])
-    assert dispenser.take("b", [0, 1], {}, 0) == ([0, 1], [])
+    assert take(dispenser, "b", [], {}, 2) == ([], [0, 1])
+    assert take(dispenser, "a", [0, 1], {}, 0) == ([], [])
+    assert take(dispenser, "b", [0, 1], {}, 0) == ([0, 1], [])
     assert dispenser.is_over()
 
 
@@ -144,7 +150,7 @@ def test_whatever_happens_each_number_is_done_once_or_set_aside(seed, total, num
         finished = [number for number in held[actor] if draw.random() < 0.5]
         failed = {number: "no" for number in finished if draw.random() < 0.2}
         answered = [number for number in finished if number not in failed]
-        counts, new = dispenser.take(actor, answered, failed, draw.randint(0, 5))
+        counts, new = take(dispenser, actor, answered, failed, draw.randint(0, 5))
         done += counts
         left = [number for number in held[actor] if number not in finished]
         held[actor] = [*left, *(number for number in new if number not in left)]
@@ -157,5 +163,16 @@ def test_whatever_happens_each_number_is_done_once_or_set_aside(seed, total, num
 
 def test_numbers_are_not_held_in_memory_before_they_are_handed_out():
     dispenser = Dispenser(10**12, 1, 0)
-    assert dispenser.take("a", [], {}, 2) == ([], [0, 1])
+    assert take(dispenser, "a", [], {}, 2) == ([], [0, 1])
     assert dispenser.status().num_waiting == 10**12 - 2
+
+
+def test_what_hangs_is_waited_for_until_it_is_abandoned():
+    dispenser, _ = make(3)
+    dispenser.enter("a")
+    take(dispenser, "a", [], {}, 2)
+    dispenser.stop("enough")
+    assert dispenser.take("a", [0], {}, 2) == ([0], [], False), "it is paid for"
+    dispenser.abandon("it hangs")
+    assert dispenser.take("a", [], {}, 2) == ([], [], True)
+    assert dispenser.status().stopped == "enough"

@@ -12,14 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
-import pyarrow as pa
 import pytest
 import ray
 import torch
 import torch.distributed as dist
 from ray.data.block import BlockStats
-from ray.exceptions import ActorDiedError
 from ray.train import TrainingFailedError
 from support.groups import make_completion, make_group, write_store
 from support.learner import ADVDISTILL
@@ -30,9 +27,9 @@ from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.cluster.queues import bound_queues
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.completions import (
-    TASKS_AT_ONCE,
+    Asked,
     completions,
-    num_bundles,
+    start_dispenser,
 )
 from fastdistill_ray.generation.knobs import EngineKnobs, EngineSpec, SamplingKnobs
 from fastdistill_ray.generation.requests import ProblemRequests, build_requests
@@ -124,58 +121,21 @@ def unrendered(problems: list[Problem], folder: Path) -> ProblemRequests:
 
 
 @pytest.mark.parametrize("gpus", [0, 2])
-def test_requests_of_a_task_come_back_as_one_block(model, tmp_path, gpus):
+def test_requests_are_pulled_one_by_one_and_come_back_in_bundles(model, tmp_path, gpus):
     problems = [Problem(f"p{i}", "sums", "train", f"{i}?", f"{i}", "number") for i in range(80)]
     requests = build_requests(problems, PromptKnobs(), None, 0)
-    engine = EngineKnobs(kind="scripted", max_num_seqs=4 * TASKS_AT_ONCE)
+    engine = EngineKnobs(kind="scripted", max_num_seqs=8)
     spec = EngineSpec(model, engine, SamplingKnobs(n=1, max_new_tokens=8), VerifierKnobs())
-    pool = PoolKnobs(workers=1, cpus=0.5, gpus=gpus)
-
-    class LoggedRequests(ProblemRequests):
-        def take(self, numbers: np.ndarray) -> pa.Table:
-            with open(tmp_path / "taken", "a", encoding="utf-8") as log:
-                log.write(f"{len(numbers)} ")
-            return super().take(numbers)
-
-    asked = LoggedRequests(**vars(unrendered(problems, tmp_path)))
-    bundles = completions(asked, spec, pool).materialize()
-    assert (bundles.num_blocks(), bundles.count()) == (10, 10)
-    taken = (tmp_path / "taken").read_text()
-    assert taken == "1 " + 10 * "8 ", "an actor loads what rendering takes before it is ready"
-    assert num_bundles(64, spec, pool) == 8
-    rows = [row for one in bundles.iter_rows() for row in one["rows"]]
+    asked = Asked(unrendered(problems, tmp_path), spec, PoolKnobs(workers=1, cpus=0.5, gpus=gpus))
+    dispenser = start_dispenser(asked, 0)
+    rows = [row for one in completions(asked, dispenser).iter_rows() for row in one["rows"]]
     assert {row["problem_id"]: row["seed"] for row in rows} == {
         row["problem_id"]: row["seed"] for row in requests
     }
+    assert len(rows) == 80
     assert all(len(row["completions"]) == 1 for row in rows)
-
-
-def test_an_engine_that_dies_every_time_ends_the_stage(
-    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("fastdistill_ray.generation.completions.ENGINE_RESTARTS", 1)
-    problems = [Problem("p", "sums", "train", "1?", "1", "number")]
-    requests = unrendered(problems, tmp_path)
-    engine = EngineKnobs(kind="scripted", extra={"seconds_per_request": 1000})
-    spec = EngineSpec(model, engine, SamplingKnobs(n=1, max_new_tokens=8), VerifierKnobs())
-    dataset = completions(requests, spec, PoolKnobs(workers=1, cpus=0.5))
-    killed: set[int] = set()
-    is_over = threading.Event()
-
-    def kill() -> None:
-        while not is_over.wait(0.2):
-            for process in psutil.Process().children(recursive=True):
-                if "MapWorker(MapBatches(Asking))" in process.name():
-                    process.kill()
-                    killed.add(process.pid)
-
-    threading.Thread(target=kill, daemon=True).start()
-    try:
-        with pytest.raises(ActorDiedError):
-            list(dataset.iter_rows())
-    finally:
-        is_over.set()
-    assert len(killed) >= 2, "and those of an earlier test"
+    status = ray.get(dispenser.status.remote())
+    assert (status.num_done, status.num_out, status.num_waiting) == (80, 0, 0)
 
 
 def test_step_is_handed_out_before_groups_of_later_steps_are_written(store, tmp_path):
