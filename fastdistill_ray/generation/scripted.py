@@ -20,7 +20,7 @@ from fastdistill_ray.generation.outputs import RawCompletion, Reply, with_comple
 class ScriptedEngine:
     """`extra`: seconds_per_request; share_correct of the completions (0.5); and, by problem id,
     `kills`: at whose request the process ends, `fails`: that are answered with an error, `hangs`:
-    that are never answered."""
+    that are never answered. `log`: a file to which the id of each answered problem is added."""
 
     def __init__(self, spec: EngineSpec, count_correct: CountCorrect) -> None:
         assert isinstance(spec.engine, EngineKnobs)
@@ -30,6 +30,7 @@ class ScriptedEngine:
         self.faults = {
             name: set(spec.engine.extra.get(name, ())) for name in ("kills", "fails", "hangs")
         }
+        self.log = str(spec.engine.extra.get("log", ""))
         self.count_correct = count_correct
         self.slots = asyncio.Semaphore(max(1, spec.engine.max_num_seqs // spec.sampling.n))
 
@@ -41,7 +42,11 @@ class ScriptedEngine:
     async def _answer(self, row: dict[str, Any]) -> Reply:
         if row["problem_id"] in self.faults["fails"]:
             return Reply([], 0, failure=f"no answer to {row['problem_id']}")
-        return await reply_to(row, self.spec.sampling, self._ask, self.count_correct)
+        reply = await reply_to(row, self.spec.sampling, self._ask, self.count_correct)
+        if self.log:
+            with open(self.log, "a", encoding="utf-8") as log:
+                log.write(f"{row['problem_id']}\n")
+        return reply
 
     async def _ask(self, row: dict[str, Any], draw: Draw) -> Part:
         async with self.slots:
