@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready-$(shell cksum < pyproject.toml | cut -d' ' -f1)
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test test-pure test-ray test-slow fuzz check setup clean
+.PHONY: demo test test-pure test-ray test-slow test-faults fuzz check setup clean
 
 demo: $(READY)
 	$(BIN)/fastdistill distill jobs/recipes/demo.yaml --run-dir runs/demo
@@ -21,6 +21,10 @@ test-ray: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow
+
+# What happens when processes are killed, told to stop, cut off or fail, all of it.
+test-faults: $(READY)
+	$(BIN)/python -m pytest -q -m "not gpu" tests/faults tests/run/test_kills.py
 
 # A part of test-slow: 20,000 random and spoilt answers to the judge.
 fuzz: $(READY)

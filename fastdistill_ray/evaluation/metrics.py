@@ -151,7 +151,7 @@ def compare_rows(
     """The differences of results.json: `model` minus `minus` on the same problems."""
     first = [row for row in rows if row["split"] == split]
     second = [row for row in minus_rows if row["split"] == split]
-    if not first and not second:
+    if not {row["problem_id"] for row in first} & {row["problem_id"] for row in second}:
         return []
     return [
         {
@@ -166,17 +166,18 @@ def compare_rows(
 
 
 def paired_difference(rows_a: list[Row], rows_b: list[Row], metric: str) -> Estimate:
-    """Mean over problems of metric(a) - metric(b); the bootstrap draws problems, both at once.
+    """Mean of metric(a) - metric(b) over the problems that both answered, `num_problems` of them;
+    the bootstrap draws problems, both at once.
 
     Where the two agree on every problem a bootstrap would be certain. Then the interval is as wide
     as the share of problems of which 2.5 % of all draws show none: 1 - 0.025^(1/P).
     """
     problems_a, problems_b = by_problem(rows_a), by_problem(rows_b)
-    if problems_a.keys() != problems_b.keys() or not problems_a:
-        only = sorted(problems_a.keys() ^ problems_b.keys())
-        raise ValueError(
-            f"{metric}: the two models answered different problems, such as {only[:3]}"
-        )
+    common = problems_a.keys() & problems_b.keys()
+    if not common:
+        raise ValueError(f"{metric}: the two models answered no problem in common")
+    problems_a = {key: rows for key, rows in problems_a.items() if key in common}
+    problems_b = {key: problems_b[key] for key in problems_a}
     sums_a, counts_a = _sums(problems_a, METRICS[metric])
     sums_b, counts_b = _sums(problems_b, METRICS[metric])
     if not (counts_a.all() and counts_b.all()):

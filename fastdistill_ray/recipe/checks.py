@@ -32,6 +32,11 @@ def combination_errors(recipe: Recipe) -> list[str]:
     if training.overlap and compare.learning_rates:
         errors.append("training.overlap: true trains once; set compare.learning_rates: []")
     evaluation = recipe.evaluation
+    if evaluation.n > 1 and evaluation.temperature == 0:
+        errors.append(
+            f"evaluation.temperature: 0 makes the {evaluation.n} completions of a problem "
+            "identical; set one above 0, or evaluation.n: 1"
+        )
     if evaluation.max_new_tokens >= evaluation.engine.max_model_len:
         errors.append(
             f"evaluation.max_new_tokens: {evaluation.max_new_tokens} leaves no room for the prompt "

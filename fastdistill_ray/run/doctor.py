@@ -4,6 +4,7 @@ Every check raises UserError with one line: the field, what is wrong, what to do
 """
 
 import importlib.util
+import logging
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Protocol
@@ -14,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.errors import UserError
+from fastdistill_ray.evaluation.knobs import Model
 from fastdistill_ray.generation.endpoint import check_endpoint
 from fastdistill_ray.generation.knobs import EndpointKnobs, EngineKnobs
 from fastdistill_ray.generation.requests import build_requests
@@ -26,7 +28,7 @@ from fastdistill_ray.models import (
 )
 from fastdistill_ray.prompts import PromptKnobs
 from fastdistill_ray.recipe.compare import ComparedModel
-from fastdistill_ray.recipe.derived import all_teachers, students
+from fastdistill_ray.recipe.derived import all_teachers, baselines, students
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.records import Problem, Split
 from fastdistill_ray.rewards import Scorer
@@ -34,6 +36,8 @@ from fastdistill_ray.storage.place import Place
 from fastdistill_ray.training.feed import FEED_CPUS
 from fastdistill_ray.training.memory import MemoryEstimate, advice, estimate_memory
 from fastdistill_ray.training.trackers import tracker_packages
+
+logger = logging.getLogger(__name__)
 
 
 class Problems(Protocol):
@@ -123,6 +127,24 @@ def check_prompts(recipe: Recipe, problems: Mapping[Split, Problems]) -> None:
                 recipe.evaluation.max_new_tokens,
                 problems["test"] or problems["ood"],
             )
+
+
+def check_answerable(recipe: Recipe, problems: Mapping[Split, Problems]) -> None:
+    """Says how many test problems a model's prompt leaves no room for: they are left out for it,
+    and it is compared with others on the rest."""
+    room = recipe.evaluation.engine.max_model_len - recipe.evaluation.max_new_tokens
+    models = [*baselines(recipe), Model("student", recipe.student.model, recipe.student.prompt)]
+    for model in models:
+        tokenizer = tokenizer_of(model.weights)
+        for split in ("test", "ood"):
+            rows = build_requests(problems[split], model.prompt, tokenizer, 0)
+            too_long = [row for row in rows if len(row["prompt_token_ids"]) > room]
+            if too_long:
+                logger.warning(
+                    "evaluation.engine.max_model_len: the prompt of %s is too long for %d of %d "
+                    "%s problems, such as %s; it is compared on the others",
+                    *(model.name, len(too_long), len(rows), split, too_long[0]["problem_id"]),
+                )
 
 
 def _check_prompt(

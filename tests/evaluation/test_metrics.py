@@ -285,9 +285,15 @@ def test_paired_difference_of_models_that_agree_everywhere_is_zero_but_not_for_c
         assert (-low, high) == (pytest.approx(most, rel=1e-3), pytest.approx(most, rel=1e-3))
 
 
-def test_paired_difference_of_other_problems_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"answered different problems, such as \['c'\]"):
-        paired_difference([make_row("a")], [make_row("a"), make_row("c")], "accuracy")
+def test_paired_difference_is_over_the_problems_that_both_answered() -> None:
+    both = [make_row("a"), make_row("b", "wrong")]
+    more = [make_row("c", "wrong"), make_row("b"), make_row("a")]
+    assert paired_difference(both, more, "strict_accuracy") == paired_difference(
+        both, more[1:], "strict_accuracy"
+    )
+    assert paired_difference(both, more, "strict_accuracy").num_problems == 2
+    with pytest.raises(ValueError, match="answered no problem in common"):
+        paired_difference(both, more[:1], "strict_accuracy")
 
 
 def test_paired_difference_of_metric_without_value_is_refused() -> None:

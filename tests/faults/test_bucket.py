@@ -13,7 +13,7 @@ from fastdistill_ray.run.fsck import fsck
 from fastdistill_ray.storage.folders import readable_folder
 from fastdistill_ray.storage.place import Place
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def stage(run: Place, kind: str) -> Place:

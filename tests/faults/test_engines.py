@@ -87,6 +87,7 @@ def test_problem_that_is_answered_with_errors_is_set_aside_and_asked_again_by_th
     assert sorted(keys(tmp_path)) == [f"p{i:03d}" for i in range(40)]
 
 
+@pytest.mark.slow
 def test_too_many_failing_problems_end_the_stage_in_one_line_and_keep_the_others(
     tmp_path: Path, model: str
 ) -> None:
@@ -116,6 +117,7 @@ def test_engine_that_hangs_ends_the_stage_and_leaves_where_it_hangs(
     assert len(keys(tmp_path)) == 5
 
 
+@pytest.mark.slow
 def test_actors_killed_at_random_lose_and_double_nothing(tmp_path: Path, model: str) -> None:
     killed: set[int] = set()
     over = threading.Event()
