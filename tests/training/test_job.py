@@ -100,10 +100,12 @@ def test_bounded_queue_stops_a_producer_whose_rows_nobody_takes(tmp_path):
     bound_queues(dataset.context, max_blocks=8)
     rows = iter(dataset.iter_rows())
     first = next(rows)["number"]
-    begin, used, size = time.monotonic(), time.process_time(), 0
-    while made.stat().st_size > size or time.monotonic() - begin < 3:  # it has stopped
+    size = 0
+    while made.stat().st_size > size:  # until it has stopped
         size = made.stat().st_size
-        time.sleep(0.5)
+        time.sleep(2.0)
+    begin, used = time.monotonic(), time.process_time()
+    time.sleep(3.0)
     share = (time.process_time() - used) / (time.monotonic() - begin)
     assert share < 1 / 3, "the loop that waits takes no core from its process"
     assert size <= 100
