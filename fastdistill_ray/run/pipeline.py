@@ -13,7 +13,6 @@ from fastdistill_ray.groups.reweighting import reselect
 from fastdistill_ray.groups.steps import (
     StepPlan,
     num_steps,
-    raise_if_failed,
     wait_until_complete,
 )
 from fastdistill_ray.groups.store import FAILED, Store
@@ -95,22 +94,31 @@ def generate_and_train(run: RunFolder, problems: ProblemFile) -> list[Trial]:
         return train_students(run, problems)
     groups = run.enter(run.stages.groups(problems))
     (groups / FAILED).unlink()
+    failures: list[BaseException] = []
     writer = threading.Thread(
-        target=_generate_or_mark_failed, args=(run, problems, groups), daemon=True
+        target=_generate_or_mark_failed, args=(run, problems, groups, failures), daemon=True
     )
     writer.start()
-    trials = train_students(run, problems)
-    writer.join()
-    raise_if_failed(Store(groups))
+    try:
+        trials = train_students(run, problems)
+        writer.join()
+    except Exception:
+        if failures:  # training failed because generation did
+            raise failures[0] from None
+        raise
+    if failures:
+        raise failures[0]
     return trials
 
 
-def _generate_or_mark_failed(run: RunFolder, problems: ProblemFile, groups: Place) -> None:
+def _generate_or_mark_failed(
+    run: RunFolder, problems: ProblemFile, groups: Place, failures: list[BaseException]
+) -> None:
     try:
         generate_groups(run, problems)
-    except BaseException as error:  # the trainer follows the store and must not wait for ever
+    except BaseException as error:  # noqa: BLE001  raised by the other thread, which follows
+        failures.append(error)
         write_text(groups / FAILED, f"{type(error).__name__}: {error}")
-        raise
 
 
 def train_students(run: RunFolder, problems: ProblemFile) -> list[Trial]:
