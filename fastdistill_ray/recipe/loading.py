@@ -26,9 +26,17 @@ def load_recipe(path: str | Place, overrides: list[str]) -> Recipe:
         raise UserError(f"recipe {path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise UserError(f"recipe {path}: expected sections such as 'task:' and 'teacher:'")
+    tree = _unshared(tree)
     for override in overrides:
         _apply_override(tree, override)
     return parse_recipe(tree, str(path))
+
+
+def _unshared(tree: Any) -> Any:
+    """What YAML anchors make one object is several: an override changes one place only."""
+    if isinstance(tree, dict):
+        return {key: _unshared(value) for key, value in tree.items()}
+    return [_unshared(value) for value in tree] if isinstance(tree, list) else tree
 
 
 def parse_recipe(tree: dict[str, Any], origin: str) -> Recipe:

@@ -166,3 +166,9 @@ def test_plan_names_every_teacher_and_what_its_share_may_cost():
     assert "smollm2-135m-instruct + api -> " in text
     # A quarter of 100 groups of up to 16 completions of 96 tokens at 10 per million.
     assert "groups of 8 to 16 completions, at most 153,600 tokens (at most 0.38 to pay" in text
+
+
+def test_override_of_a_section_that_an_anchor_shares_changes_that_section_alone():
+    recipe = load_recipe("jobs/recipes/demo.yaml", ["--teacher.engine.max_num_seqs=7"])
+    assert recipe.teacher.engine.max_num_seqs == 7
+    assert recipe.evaluation.engine.max_num_seqs == 256
