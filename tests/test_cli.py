@@ -27,7 +27,7 @@ def fastdistill(*arguments: str) -> subprocess.CompletedProcess:
 USER_ERRORS = [
     ("distill", "jobs/recipes/none.yaml"),
     ("distill", "jobs/recipes/demo.yaml", "--objective.taw=1"),
-    ("distill", "jobs/recipes/demo.yaml", "--run-dir", "s3://bucket/x"),
+    ("distill", "jobs/recipes/demo.yaml", "--run-dir", "ftp://bucket/x"),
     ("train", "jobs/recipes/demo.yaml", "--sampling.n=1"),
     ("report", "nowhere"),
     ("score", "nowhere.jsonl", "--output", "out.jsonl"),
