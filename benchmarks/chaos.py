@@ -109,7 +109,7 @@ def disturb(
 
 
 def kill_one(job: subprocess.Popen, draw: random.Random) -> list[str]:
-    """The target killed, if any was there."""
+    """The target killed; none while the run has no worker of any kind yet, as it starts."""
     driver = psutil.Process(job.pid)
     children = driver.children(recursive=True)
     found: dict[str, list[psutil.Process]] = {"driver": [driver], "node": [*children, driver]}
@@ -117,8 +117,10 @@ def kill_one(job: subprocess.Popen, draw: random.Random) -> list[str]:
         mine = [child for child in children if title in " ".join(_title(child))]
         if mine:
             found[name] = [draw.choice(sorted(mine, key=lambda child: child.pid))]
-    # Workers die more often than drivers do.
-    names = [name for name in TARGETS if name in found] * 3 + ["driver", "node"]
+    workers = [name for name in TARGETS if name in found]
+    if not workers:
+        return []
+    names = workers * 3 + ["driver", "node"]  # workers die more often than drivers do
     target = draw.choice(names)
     for process in found[target]:
         try:
