@@ -13,7 +13,7 @@ from fastdistill_ray.progress import duration
 from fastdistill_ray.recipe.derived import all_teachers
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run.graph import Change, Made, Stage, changes, find, made
-from fastdistill_ray.run.stages import PAID, PROBLEMS, TRAIN
+from fastdistill_ray.run.stages import PAID, PROBLEMS, SELECTED, TRAIN
 from fastdistill_ray.run_files import MANIFEST, SECONDS, read_json
 from fastdistill_ray.storage.place import Place
 
@@ -39,18 +39,19 @@ def sources_of(run: Place, groups: Stage) -> list[Source]:
 
 def ask_set_aside_again(run: Place, groups: Stage) -> None:
     """The complete stage is complete no longer where it set problems aside; UserError where
-    trainings of it are there, which have not seen them."""
+    something was made of it, which has not seen them."""
     found = find(run, groups)
     if found is None or not found.is_complete or not set_aside(Store(found.folder)):
         return
-    trained = [
+    users = [
         one.folder.relative_to(run)
-        for one in made(run, TRAIN)
+        for kind in (TRAIN, SELECTED)
+        for one in made(run, kind)
         if one.dependencies.get("inputs", {}).get("groups") == found.folder.name
     ]
-    if trained:
+    if users:
         raise UserError(
-            f"--again {SET_ASIDE}: {trained[0]} was trained without these problems; choose another "
+            f"--again {SET_ASIDE}: {users[0]} was made without these problems; choose another "
             "--run-dir"
         )
     (found.folder / MANIFEST).unlink()

@@ -187,7 +187,7 @@ def choose_students(run: RunFolder, trials: list[Trial], problems: ProblemFile) 
     chosen = choose(trials, validated)
     write_choice(trials, validated, chosen, out=run.view / CHOICE)
     for name, trial in chosen.items():
-        _place(Place(trial.weights), run.view / STUDENTS / name)
+        place_student(Place(trial.weights), run.view / STUDENTS / name)
     return chosen
 
 
@@ -237,10 +237,12 @@ def _evaluate(run: RunFolder, models: list[Model], problems: list[ProblemFile]) 
     return folders
 
 
-def _place(weights: Place, folder: Place) -> None:
-    if _sizes(weights) != _sizes(folder):
+def place_student(weights: Place, folder: Place) -> None:
+    """Hard links or copies keep the time of a file; in a bucket nothing tells two trials of one
+    size apart, so there they are always copied."""
+    if not weights.is_local or _state(weights) != _state(folder):
         copy(weights, folder)
 
 
-def _sizes(folder: Place) -> dict[str, int]:
-    return {file.relative_to(folder): file.size() for file in folder.walk()}
+def _state(folder: Place) -> dict[str, tuple[int, int]]:
+    return {file.relative_to(folder): file.changed() for file in folder.walk()}

@@ -17,7 +17,7 @@ from fastdistill_ray.tasks import OodKnobs, TaskKnobs, hub_of
 from fastdistill_ray.tasks.problem_file import ProblemFile
 
 PAID = ("teacher", "teachers", "sampling")  # sections that decide what a teacher writes
-TRAIN = "train"
+SELECTED, TRAIN = "selected_groups", "train"
 PROBLEMS = "the problems of task"
 
 
@@ -50,7 +50,7 @@ class Stages:
         selection = self.recipe.selection.model_copy(update={"group_size": student.group_size})
         sections = {"selection": selection, "advantage": self.recipe.advantage}
         inputs = {"groups": self._id(groups)}
-        return Stage("selected_groups", f"of_{student.group_size}", sections, inputs)
+        return Stage(SELECTED, f"of_{student.group_size}", sections, inputs)
 
     def training(self, student: StudentSpec, rate: float, problems: ProblemFile) -> Stage:
         recipe = self.recipe

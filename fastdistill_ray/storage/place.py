@@ -143,29 +143,35 @@ class Place:
     def sizes(self, is_file: bool = True) -> dict[str, int]:
         """Name -> bytes of the files in a folder; unless `is_file`, of its folders too."""
         if self.is_local:
-            try:
-                with os.scandir(self._path) as entries:
-                    return {
-                        entry.name: entry.stat().st_size
-                        for entry in entries
-                        if not entry.name.startswith(HIDDEN) and (entry.is_file() or not is_file)
-                    }
-            except (FileNotFoundError, NotADirectoryError):
-                return {}
+            return self._local_sizes(is_file)
         return {
             info.base_name: info.size or 0
             for info in self._infos(recursive=False)
             if info.type == fs.FileType.File or not is_file
         }
 
+    def _local_sizes(self, is_file: bool) -> dict[str, int]:
+        try:
+            with os.scandir(self._path) as entries:
+                shown = [one for one in entries if not one.name.startswith(HIDDEN)]
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        found = {}
+        for entry in shown:
+            with contextlib.suppress(FileNotFoundError):  # it went away since it was listed
+                if entry.is_file() or not is_file:
+                    found[entry.name] = entry.stat().st_size
+        return found
+
     def walk(self) -> "list[Place]":
-        """Every file below a folder, sorted."""
+        """Every file below a folder, sorted, but what is being written."""
         if self.is_local:
-            return sorted(
-                Place(os.path.join(folder, name))
-                for folder, _, names in os.walk(self._path)
-                for name in names
-            )
+            found = []
+            for folder, folders, names in os.walk(self._path):
+                folders[:] = [name for name in folders if not name.startswith(HIDDEN)]
+                shown = (name for name in names if not name.startswith(HIDDEN))
+                found += [Place(os.path.join(folder, name)) for name in shown]
+            return sorted(found)
         infos = self._infos(recursive=True)
         return sorted(self._with_path(info.path) for info in infos if info.type == fs.FileType.File)
 

@@ -14,7 +14,7 @@ from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.records import SPLITS, Problem
 from fastdistill_ray.run.forecast import check_run, describe_stages
 from fastdistill_ray.run.graph import Stage, changes, find, nearest, new_folder
-from fastdistill_ray.run.paid import sources_of
+from fastdistill_ray.run.paid import ask_set_aside_again, sources_of
 from fastdistill_ray.run.stages import Stages
 from fastdistill_ray.run_files import METRICS, STAGE
 from fastdistill_ray.storage.place import Place
@@ -228,3 +228,20 @@ def test_work_under_another_label_serves_and_the_nearest_is_of_the_same(tmp_path
     assert nearest(run, Stage("train", "new", {}, {"groups": "2"})) is None
     near = nearest(run, Stage("train", "old", {}, {"groups": "2"}))
     assert near is not None and list(map(str, near[1])) == ["groups was '1', now '2'"]
+
+
+@pytest.mark.parametrize("user", ["", "train/sft-lr_1", "selected_groups/of_2"])
+def test_what_was_set_aside_is_asked_again_unless_something_was_made_without_it(tmp_path, user):
+    run, groups = Place(tmp_path), Stage("groups", "", {}, {"problems": "1"})
+    folder = complete(run, groups)
+    ask_set_aside_again(run, groups)
+    assert (folder / "manifest.json").is_file(), "nothing was set aside"
+    (folder / "set_aside.jsonl").put(json.dumps({"key": "p1", "reason": "it kills"}) + "\n")
+    if user:
+        kind, _, label = user.partition("/")
+        complete(run, Stage(kind, label, {}, {"groups": folder.name}))
+        with pytest.raises(UserError, match=rf"set_aside: stages/{user}-\S+ was made"):
+            ask_set_aside_again(run, groups)
+    else:
+        ask_set_aside_again(run, groups)
+    assert (folder / "manifest.json").is_file() == bool(user)

@@ -162,3 +162,20 @@ for name, args in calls:
     assert after == [str(file.parent)], "the name"
     before = [call[1] for call in calls[:at] if call[0] == "fsync"]
     assert {str(tmp_path), str(tmp_path / "run")} <= set(before), "the folders that are new"
+
+
+def test_listing_goes_on_past_a_file_that_went_away_meanwhile(tmp_path):
+    for name in ("a", "b"):
+        Place(tmp_path / name).put(name)
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")  # named, and not there when looked at
+    assert names(Place(tmp_path).list())[:2] == ["a", "b"]
+    assert Place(tmp_path).sizes() == {"a": 1, "b": 1}
+
+
+def test_what_is_being_written_is_neither_listed_nor_walked(tmp_path):
+    Place(tmp_path / "x" / "whole").put("w")
+    (tmp_path / "x" / ".half.0123").write_text("h")
+    (tmp_path / ".partly").mkdir()
+    (tmp_path / ".partly" / "file").write_text("p")
+    assert [file.relative_to(Place(tmp_path)) for file in Place(tmp_path).walk()] == ["x/whole"]
+    assert names((Place(tmp_path) / "x").list()) == ["whole"]
