@@ -34,6 +34,7 @@ VIEW = (
 STAGE = "stage.json"  # what the stage depends on
 MANIFEST = "manifest.json"  # written last: the stage is complete
 SECONDS = "seconds.json"
+STALL = "stall-"  # begins the name of the evidence that a loop which hung leaves
 METRICS, STEPS = "metrics.jsonl", "steps.jsonl"  # of a training
 ANSWERS = "answers.parquet"  # of an evaluation, beside the store it is made of
 

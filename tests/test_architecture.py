@@ -14,6 +14,7 @@ PACKAGE = Path("fastdistill_ray")
 ORDER = [
     *(
         "errors",
+        "background",
         "records",
         "knobs",
         "text",

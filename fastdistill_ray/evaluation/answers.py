@@ -24,8 +24,8 @@ from fastdistill_ray.generation.outputs import RAW_COMPLETION
 from fastdistill_ray.generation.requests import ProblemRequests, has_one_that_fits
 from fastdistill_ray.generation.vllm_engine import RELOAD_COLUMN
 from fastdistill_ray.groups.aside import forget_aside, set_aside
-from fastdistill_ray.groups.ask import STORE, ask
-from fastdistill_ray.groups.store import Store
+from fastdistill_ray.groups.ask import ask
+from fastdistill_ray.groups.store import STORE, Store
 from fastdistill_ray.models import fetch_model
 from fastdistill_ray.progress import Progress
 from fastdistill_ray.records import PROBLEM_FIELDS

@@ -68,10 +68,10 @@ class Asking:
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
         threading.Thread(target=self._beat, daemon=True).start()
-        self._call("enter")
+        self._call("enter", self.me)
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        self._call("take_seat")
+        self._call("take_seat", self.me)
         if self.engine is None:
             return
         running: dict[concurrent.futures.Future, int] = {}
@@ -79,7 +79,7 @@ class Asking:
         failed: dict[int, str] = {}
         while True:
             want = self.in_flight - len(running)
-            counts, numbers, is_abandoned = self._call("take", list(done), failed, want)
+            counts, numbers, is_abandoned = self._call("take", self.me, list(done), failed, want)
             for number in numbers:
                 answer = asyncio.run_coroutine_threadsafe(self._ask(number), self.loop)
                 running[answer] = number
@@ -113,7 +113,7 @@ class Asking:
         try:
             rows = answer.result()
         except EngineDiedError as error:
-            self._call("last_words", str(error))
+            self._call("last_words", self.me, str(error))
             os._exit(1)  # Ray starts a fresh actor
         except Exception as error:  # noqa: BLE001  Ray Data would drop it
             self._stop(error, "")
@@ -135,16 +135,14 @@ class Asking:
             self._call("crash", traceback.format_exc())
 
     def _call(self, name: str, *args: Any) -> Any:
-        if name in ("enter", "take_seat", "take", "last_words"):
-            args = (self.me, *args)
         return ray.get(getattr(self.dispenser, name).remote(*args))
 
     def _beat(self) -> None:
         while True:
             time.sleep(BEAT_SECONDS)
             with contextlib.suppress(RayError):
-                if ray.get(self.dispenser.beat.remote(self.me)):
-                    ray.get(self.dispenser.note_dump.remote(self.me, stacks()))
+                if self._call("beat", self.me):
+                    self._call("note_dump", self.me, stacks())
 
 
 def stacks() -> str:

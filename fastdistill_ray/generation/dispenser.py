@@ -70,7 +70,7 @@ class Dispenser:
         self.starts[actor] = recent = [start for start in starts if now - start < HOUR]
         if len(recent) > RESTARTS_PER_HOUR:
             said = self.words.get(actor, "its process is gone, see the logs of Ray on its node")
-            self._stop(f"an engine died {len(recent) - 1} times within an hour; the last: {said}")
+            self.stop(f"an engine died {len(recent) - 1} times within an hour; the last: {said}")
 
     def beat(self, actor: str) -> bool:
         """The actor lives; -> whether it is to say where it is."""
@@ -138,18 +138,18 @@ class Dispenser:
         return not (self._num_fresh or self.again or self.alone or any(self.out.values()))
 
     def stop(self, reason: str) -> None:
-        """Nothing more is handed out; the reason is a line for the user."""
-        self._stop(reason)
+        """Nothing more is handed out; the first reason is a line for the user."""
+        self.stopped = self.stopped or reason
 
     def abandon(self, reason: str) -> None:
         """As `stop`; what is asked already will not come."""
-        self._stop(reason)
+        self.stop(reason)
         self.is_abandoned = True
 
     def crash(self, traceback: str) -> None:
         """As `stop`, for a fault of ours."""
         self.crashed = self.crashed or traceback
-        self._stop("an engine's actor raised what it should not")
+        self.stop("an engine's actor raised what it should not")
 
     def status(self) -> Status:
         return Status(
@@ -191,7 +191,4 @@ class Dispenser:
             return
         self.aside[number] = reason
         if len(self.aside) > self.most_aside:
-            self._stop(f"{len(self.aside)} requests failed {ASIDE_AFTER} times each; {reason}")
-
-    def _stop(self, reason: str) -> None:
-        self.stopped = self.stopped or reason
+            self.stop(f"{len(self.aside)} requests failed {ASIDE_AFTER} times each; {reason}")

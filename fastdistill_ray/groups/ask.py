@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import ray
 from ray.data import ActorPoolStrategy
 
+from fastdistill_ray.background import repeated
 from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.asking import unbundle
@@ -22,12 +23,11 @@ from fastdistill_ray.generation.completions import Asked, completions, start_dis
 from fastdistill_ray.generation.dispenser import Status
 from fastdistill_ray.groups.aside import note_aside
 from fastdistill_ray.groups.log import Commit
-from fastdistill_ray.groups.store import Store
-from fastdistill_ray.groups.watch import Watch
+from fastdistill_ray.groups.store import STORE, Store
+from fastdistill_ray.groups.watch import LOOK_SECONDS, Watch
 from fastdistill_ray.progress import Progress
 
 MakeRows = Callable[[pa.Table], pa.Table]  # requests with raw completions -> rows of a store
-STORE = "store"  # column of a request whose rows go to one of several stores: that store's name
 FEWEST_ASIDE = 2  # requests that may be set aside, however few there are
 
 
@@ -107,7 +107,8 @@ def ask(
         **judges.remote_args(),
     )
     folder = next(iter(stores.values())).folder
-    with Watch(dispensers, progress.label, folder, stall_minutes):
+    watch = Watch(dispensers, progress.label, folder, stall_minutes)
+    with repeated(watch.look, LOOK_SECONDS):
         batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
         log_rows(cast(Iterable[pa.Table], batches), stores, progress, note)
     statuses: list[Status] = ray.get([one.status.remote() for one in dispensers])

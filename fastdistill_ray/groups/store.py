@@ -29,6 +29,7 @@ from fastdistill_ray.storage.tables import digest, open_parquet, read_parquet, w
 
 logger = logging.getLogger(__name__)
 
+STORE = "store"  # column of a request whose rows go to one of several stores: that store's name
 FAILED = "failed.txt"
 PART = re.compile(r"part-.+\.parquet")
 DAMAGED = "damaged"  # folder of files that cannot be trusted
@@ -57,10 +58,9 @@ class Store:
         """Worker side: make the rows durable, under a name made of the keys: a retry overwrites.
         `is_new`: under another name than a file of these keys that the log has."""
         name = part_name(table[self.key].to_pylist(), uuid.uuid4().hex[:8] if is_new else "")
-        write_parquet(
-            table, self.folder / name, row_group_size=ROWS_PER_ROW_GROUP, **write_options(table)
-        )
-        return self._commit_of(name, table)
+        options = {"row_group_size": ROWS_PER_ROW_GROUP, **write_options(table)}
+        size, digest_of = write_parquet(table, self.folder / name, **options)
+        return _commit_of(name, table, self.key)._replace(size=size, digest=digest_of)
 
     def append(self, commits: list[Commit]) -> None:
         """Driver side: the rows are now part of the store. SupersededError where another driver

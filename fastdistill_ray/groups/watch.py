@@ -2,9 +2,7 @@
 ends."""
 
 import logging
-import threading
 import time
-from types import TracebackType
 from typing import Any, cast
 
 import ray
@@ -13,6 +11,7 @@ from ray.exceptions import RayError
 from fastdistill_ray.generation.asking import BEAT_SECONDS
 from fastdistill_ray.generation.dispenser import Status
 from fastdistill_ray.progress import duration
+from fastdistill_ray.run_files import STALL
 from fastdistill_ray.storage.place import Place
 
 logger = logging.getLogger(__name__)
@@ -22,44 +21,29 @@ SAY_SECONDS = 60.0
 
 
 class Watch:
-    """Of the dispensers, in a thread: a line a minute while nothing comes back, one line as soon as
-    one has stopped, and the end of one from which nothing has come for `stall_minutes`."""
+    """Of the dispensers: `look` says once a minute what is waited for while nothing comes back,
+    says at once that one has stopped, and ends one from which nothing has come for
+    `stall_minutes`."""
 
     def __init__(
         self, dispensers: list[Any], label: str, folder: Place, stall_minutes: float
     ) -> None:
         self.dispensers, self.label, self.folder = dispensers, label, folder
         self.stall_seconds = 60 * stall_minutes
-        self.over = threading.Event()
         self.said = time.monotonic()
         self.told: set[int] = set()
-        self.thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> "Watch":
-        self.thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.over.set()
-        self.thread.join()
-
-    def _run(self) -> None:
-        while not self.over.wait(LOOK_SECONDS):
-            try:
-                statuses = ray.get([one.status.remote() for one in self.dispensers])
-            except RayError:
-                continue  # the execution itself will tell
-            for place, status in enumerate(statuses):
-                self._look(place, status)
-            quiet = min(status.seconds_quiet for status in statuses)
-            if quiet > SAY_SECONDS and time.monotonic() - self.said > SAY_SECONDS:
-                self.said = time.monotonic()
-                logger.info("%s: %s", self.label, "; ".join(map(what_is_waited_for, statuses)))
+    def look(self) -> None:
+        try:
+            statuses = ray.get([one.status.remote() for one in self.dispensers])
+        except RayError:
+            return  # the execution itself will tell
+        for place, status in enumerate(statuses):
+            self._look(place, status)
+        quiet = min(status.seconds_quiet for status in statuses)
+        if quiet > SAY_SECONDS and time.monotonic() - self.said > SAY_SECONDS:
+            self.said = time.monotonic()
+            logger.info("%s: %s", self.label, "; ".join(map(what_is_waited_for, statuses)))
 
     def _look(self, place: int, status: Status) -> None:
         if status.stopped and place not in self.told:
@@ -77,7 +61,7 @@ class Watch:
         dispenser.want_dumps.remote()
         time.sleep(3 * BEAT_SECONDS)
         dumps: dict[str, str] = cast(Any, ray.get(dispenser.get_dumps.remote()))
-        file = self.folder / f"stall-{time.strftime('%Y%m%dT%H%M%S')}.txt"
+        file = self.folder / f"{STALL}{time.strftime('%Y%m%dT%H%M%S')}.txt"
         file.put("\n\n".join(f"actor {actor}\n{text}" for actor, text in dumps.items()))
         return file
 

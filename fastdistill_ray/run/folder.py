@@ -14,6 +14,7 @@ import yaml
 from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.digests import UNKNOWN, text_digest
 from fastdistill_ray.errors import UserError
+from fastdistill_ray.groups.aside import SET_ASIDE
 from fastdistill_ray.groups.log import LOG
 from fastdistill_ray.groups.store import DAMAGED
 from fastdistill_ray.recipe.loading import dump_recipe
@@ -31,6 +32,7 @@ from fastdistill_ray.run_files import (
     SECONDS,
     STAGE,
     STAGES,
+    STALL,
     VERSIONS,
     VIEW,
     StageResult,
@@ -201,7 +203,9 @@ def damaged_files(folder: Place, manifest: Mapping[str, Any]) -> list[str]:
 
 def _is_beside(name: str) -> bool:
     """Notes and records of what was done, not its result."""
-    return name.partition("/")[0] in (STAGE, SECONDS, LOG, DAMAGED, TENSORBOARD, TRACKED)
+    top = name.partition("/")[0]
+    beside = (STAGE, SECONDS, LOG, DAMAGED, SET_ASIDE, TENSORBOARD, TRACKED)
+    return top in beside or top.startswith(STALL)
 
 
 class Clock:

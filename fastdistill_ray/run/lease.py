@@ -11,17 +11,18 @@ wakes up finds its note gone and stops; what it logs meanwhile does not count (s
 
 import contextlib
 import getpass
+import itertools
 import json
 import logging
 import os
 import random
 import socket
-import threading
 import time
 import uuid
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from fastdistill_ray.background import repeated
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.storage.place import Place
 
@@ -57,14 +58,11 @@ def lease(run: Place) -> Iterator[None]:
     """Holds the run folder for the time of the block; UserError where another driver writes it."""
     folder = run / LEASES
     file, note = _acquire(folder, f"{uuid.uuid4().hex[:12]}.json")
-    stop = threading.Event()
-    keeper = threading.Thread(target=_renew, args=(file, note, stop), daemon=True)
-    keeper.start()
+    notes = (note._replace(renewed=times) for times in itertools.count(1))
     try:
-        yield
+        with repeated(lambda: _renew(file, next(notes)), RENEW_SECONDS):
+            yield
     finally:
-        stop.set()
-        keeper.join()
         file.unlink()
         _remove_empty(folder)
 
@@ -146,21 +144,19 @@ def _notes(folder: Place) -> dict[str, Note]:
     return found
 
 
-def _renew(file: Place, note: Note, stop: threading.Event) -> None:
+def _renew(file: Place, note: Note) -> None:
     """A driver that was taken for dead ends here: what it paid for since is found by the other."""
-    while not stop.wait(RENEW_SECONDS):
-        try:
-            if not file.is_file():
-                logger.error(
-                    "error: --run-dir %s: another driver has taken this one for dead and goes on "
-                    "with the run; this one stops",
-                    file.parent.parent,
-                )
-                os._exit(1)
-            note = note._replace(renewed=note.renewed + 1)
-            file.put(json.dumps(note._asdict()))
-        except OSError as error:
-            logger.warning("%s: cannot be renewed now: %s", file, error)
+    try:
+        if not file.is_file():
+            logger.error(
+                "error: --run-dir %s: another driver has taken this one for dead and goes on with "
+                "the run; this one stops",
+                file.parent.parent,
+            )
+            os._exit(1)
+        file.put(json.dumps(note._asdict()))
+    except OSError as error:
+        logger.warning("%s: cannot be renewed now: %s", file, error)
 
 
 def _own_note() -> Note:

@@ -41,7 +41,7 @@ from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks import TaskKnobs, load_problems
 from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
 from fastdistill_ray.training.job import TrainJob, train
-from fastdistill_ray.training.monitor import FollowMetrics
+from fastdistill_ray.training.monitor import follow_metrics
 from fastdistill_ray.training.trackers import Trackers
 from fastdistill_ray.verifiers import Judge, VerifierKnobs
 
@@ -161,7 +161,7 @@ def _train(run: RunFolder, student: StudentSpec, rate: float, problems: ProblemF
     trackers = Trackers(recipe.tracking, out, f"{recipe.name}/{stage.label}")
     if not (out / MANIFEST).exists():
         trackers.open()
-    with FollowMetrics(out / METRICS, f"train {student.name} {rate:g}", total_steps, trackers):
+    with follow_metrics(out / METRICS, f"train {student.name} {rate:g}", total_steps, trackers):
         run.stage(stage, train, job, recipe.pools.student, pool=recipe.pools.student)
     return trials_in(out, student.name, rate)
 

@@ -187,7 +187,7 @@ class Place:
     def read_text(self) -> str:
         return self.read_bytes().decode("utf-8")
 
-    def put(self, data: bytes | str) -> None:
+    def put(self, data: bytes | str | pa.Buffer) -> None:
         """The whole file or none."""
         with self.create() as file:
             file.write(data.encode("utf-8") if isinstance(data, str) else data)

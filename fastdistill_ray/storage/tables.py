@@ -9,11 +9,17 @@ import pyarrow.parquet as pq
 
 from fastdistill_ray.storage.place import Place
 
+DIGEST_BYTES = 8
 
-def write_parquet(table: pa.Table, place: PathLike[str], **options: Any) -> None:
-    """With a checksum on each page, so that a reader sees what was altered."""
-    with Place(place).create() as file:
-        pq.write_table(table, file, write_page_checksum=True, **options)
+
+def write_parquet(table: pa.Table, place: PathLike[str], **options: Any) -> tuple[int, str]:
+    """With a checksum on each page, so that a reader sees what was altered; -> the file's bytes and
+    their digest."""
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, write_page_checksum=True, **options)
+    data = buffer.getvalue()
+    Place(place).put(data)
+    return data.size, hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
 
 
 def open_parquet(place: PathLike[str]) -> pq.ParquetFile:
@@ -29,7 +35,7 @@ def read_parquet(place: PathLike[str], columns: list[str] | None = None) -> pa.T
 
 def digest(place: Place) -> str:
     """Of the bytes of a file."""
-    found = hashlib.blake2b(digest_size=8)
+    found = hashlib.blake2b(digest_size=DIGEST_BYTES)
     with place.file_system.open_input_stream(place.path) as file:
         while chunk := file.read(1 << 22):
             found.update(chunk)

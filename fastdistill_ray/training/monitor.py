@@ -1,11 +1,12 @@
 """The driver's view of a running training: its metrics file, followed."""
 
+import contextlib
 import hashlib
 import json
-import threading
-from types import TracebackType
+from collections.abc import Iterator
 from typing import Any
 
+from fastdistill_ray.background import repeated
 from fastdistill_ray.progress import Progress
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.training.trackers import Trackers
@@ -23,42 +24,37 @@ def step_facts(line: dict[str, float]) -> str:
     return "  ".join(facts)
 
 
-class FollowMetrics:
-    """Prints progress of a training, and tells trackers, from the metrics file it appends to."""
+LOOK_SECONDS = 1.0
+
+
+@contextlib.contextmanager
+def follow_metrics(file: Place, label: str, total: int, trackers: Trackers) -> Iterator[None]:
+    """Prints progress of the training of the block, and tells trackers, from the metrics file that
+    it appends to."""
+    metrics = MetricsFile(file, label, total, trackers)
+    try:
+        with repeated(metrics.look, LOOK_SECONDS):
+            yield
+    finally:
+        metrics.look()
+        metrics.progress.end()
+        trackers.close()
+
+
+class MetricsFile:
+    """Read on each look as far as it has grown."""
 
     def __init__(self, file: Place, label: str, total: int, trackers: Trackers) -> None:
         self.file, self.trackers = file, trackers
         self.state, self.offset = (0, 0), 0
         self.start = hashlib.blake2b(b"").digest()  # of what was read
-        self.stop = threading.Event()
         self.seen: dict[str, Any] = {}  # the last value of everything
         self.progress = Progress(label, total)
         lines = self._new_lines()
         self.progress.done = len(lines)
         self.trackers.log(lines)
-        self.thread = threading.Thread(target=self._follow, daemon=True)
 
-    def __enter__(self) -> "FollowMetrics":
-        self.thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop.set()
-        self.thread.join()
-        self.progress.end()
-        self.trackers.close()
-
-    def _follow(self) -> None:
-        while not self.stop.wait(1.0):
-            self._show()
-        self._show()
-
-    def _show(self) -> None:
+    def look(self) -> None:
         if lines := self._new_lines():
             for line in lines:
                 self.seen |= line

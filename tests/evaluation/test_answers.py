@@ -8,9 +8,8 @@ from fastdistill_ray.evaluation.answers import missing_requests
 from fastdistill_ray.evaluation.knobs import EvaluationKnobs, Model
 from fastdistill_ray.generation.requests import build_requests, has_one_that_fits
 from fastdistill_ray.generation.vllm_engine import RELOAD_COLUMN
-from fastdistill_ray.groups.ask import STORE
 from fastdistill_ray.groups.log import Commit
-from fastdistill_ray.groups.store import Store
+from fastdistill_ray.groups.store import STORE, Store
 from fastdistill_ray.models import load_tokenizer
 from fastdistill_ray.prompts import PromptKnobs
 from fastdistill_ray.records import Problem

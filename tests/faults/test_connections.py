@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import pytest
 from support.jobs import tiny_recipe, wait_for, write_recipe
@@ -144,16 +144,21 @@ def submit(head: Head, folder: Path, script: str) -> str:
 COUNTING = f"for i in $(seq {LINES}); do echo line $i of {LINES}; sleep 0.05; done; echo last"
 
 
+def follow(head: Head, proxy: Proxy, job: str, patience: str, output: IO[str]) -> subprocess.Popen:
+    """A process that prints a job's log through the proxy."""
+    return subprocess.Popen(
+        [sys.executable, str(FOLLOW), f"http://127.0.0.1:{proxy.port}", job, patience, "2"],
+        stdout=output,
+        stderr=subprocess.PIPE,
+        env=head.environment,
+        text=True,
+    )
+
+
 def test_log_is_printed_once_whenever_its_connection_is_cut_or_dies_silently(joined, tmp_path):
     job, printed = submit(joined, tmp_path, COUNTING), tmp_path / "printed.txt"
     with Proxy(joined.port) as proxy, open(printed, "w") as file:
-        process = subprocess.Popen(
-            [sys.executable, str(FOLLOW), f"http://127.0.0.1:{proxy.port}", job, "100", "2"],
-            stdout=file,
-            stderr=subprocess.PIPE,
-            env=joined.environment,
-            text=True,
-        )
+        process = follow(joined, proxy, job, "100", file)
         losses = {1: proxy.cut, LINES // 3: proxy.freeze, 2 * LINES // 3: proxy.cut}
         for number, lose in losses.items():
             while f"line {number} of" not in printed.read_text() and process.poll() is None:
@@ -172,13 +177,7 @@ def test_log_is_printed_once_whenever_its_connection_is_cut_or_dies_silently(joi
 def test_a_dashboard_that_stays_away_is_given_up_without_a_traceback(joined, tmp_path):
     job, printed = submit(joined, tmp_path, COUNTING), tmp_path / "printed.txt"
     with Proxy(joined.port) as proxy, open(printed, "w") as file:
-        process = subprocess.Popen(
-            [sys.executable, str(FOLLOW), f"http://127.0.0.1:{proxy.port}", job, "1.5", "2"],
-            stdout=file,
-            stderr=subprocess.PIPE,
-            env=joined.environment,
-            text=True,
-        )
+        process = follow(joined, proxy, job, "1.5", file)
         while "line 1 of" not in printed.read_text() and process.poll() is None:
             time.sleep(0.02)
         proxy.close()

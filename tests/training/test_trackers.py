@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fastdistill_ray.storage.place import Place
-from fastdistill_ray.training.monitor import FollowMetrics, step_facts
+from fastdistill_ray.training.monitor import follow_metrics, step_facts
 from fastdistill_ray.training.trackers import Trackers, TrackingKnobs
 
 
@@ -30,7 +30,7 @@ def follow(folder: Path, steps: range, knobs: TrackingKnobs) -> None:
     """A driver that sees a training up to the last of the steps."""
     trackers = Trackers(knobs, Place(folder), "demo/advdistill")
     trackers.open()
-    with FollowMetrics(Place(folder / "metrics.jsonl"), "train", 9, trackers):
+    with follow_metrics(Place(folder / "metrics.jsonl"), "train", 9, trackers):
         write(folder, steps)
 
 
@@ -58,7 +58,7 @@ def test_tensorboard_has_every_step_once_over_kills_and_restarts(tmp_path):
 
 def test_training_complete_before_opens_no_tracker(tmp_path):
     write(tmp_path, range(1, 4))
-    with FollowMetrics(
+    with follow_metrics(
         Place(tmp_path / "metrics.jsonl"),
         "train",
         3,
