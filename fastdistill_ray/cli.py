@@ -9,7 +9,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 from fastdistill_ray.errors import UserError
 
@@ -23,8 +24,8 @@ JOBS = {
 
 def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
-    arguments, overrides = parser.parse_known_args(argv)
     try:
+        arguments, overrides = parser.parse_known_args(argv)
         if arguments.verb not in (*JOBS, "score") and overrides:
             raise UserError(f"unknown argument {overrides[0]}; see fastdistill --help")
         return arguments.run(arguments, overrides)
@@ -38,8 +39,15 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
+class Parser(argparse.ArgumentParser):
+    """Its error is a line as any other."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="fastdistill",
         description="Distil a teacher into a better small student on a Ray cluster.",
         allow_abbrev=False,
@@ -126,10 +134,11 @@ def _add_job(add_parser: Callable[..., argparse.ArgumentParser], verb: str, text
 
 def run_job(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from fastdistill_ray.recipe.loading import load_recipe
-    from fastdistill_ray.run.folder import RunFolder, place_of_run
+    from fastdistill_ray.run.folder import RunFolder, check_writable, place_of_run
     from fastdistill_ray.run.forecast import check_run, describe_stages
     from fastdistill_ray.run.lease import check_free
 
+    _check_flags(overrides)
     recipe = load_recipe(arguments.recipe, overrides)
     place = place_of_run(arguments.run_dir or Path("runs") / recipe.name)
     if arguments.dry_run:
@@ -143,8 +152,9 @@ def run_job(arguments: argparse.Namespace, overrides: list[str]) -> int:
         raise UserError("--run-dir: with --address, name an absolute folder that its nodes share")
     if not arguments.address:  # the folder of another machine is checked there
         RunFolder(place, recipe)
+        check_writable(place)
         check_free(place)
-        check_run(recipe, place, arguments.again)
+        check_run(recipe, place, arguments.again, is_here=not _names_another_machine())
     use_token()
     from fastdistill_ray.run.submission import submit
 
@@ -155,6 +165,21 @@ def run_job(arguments: argparse.Namespace, overrides: list[str]) -> int:
         arguments.address,
         arguments.again,
     )
+
+
+def _check_flags(overrides: list[str]) -> None:
+    """--run_dir is --run-dir: argparse hands on what it does not know."""
+    for override in overrides:
+        flag = override.partition("=")[0].replace("_", "-")
+        if flag in ("--run-dir", "--address", "--dry-run", "--again"):
+            raise UserError(f"unknown argument {override}; did you mean {flag}?")
+
+
+def _names_another_machine() -> bool:
+    """Files of the recipe may then be only there."""
+    named = os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or ""
+    host = urlsplit(named).hostname or named.partition(":")[0]
+    return host not in ("", "auto", "local", "localhost", "127.0.0.1")
 
 
 def use_token() -> None:
@@ -214,6 +239,9 @@ def run_report(arguments: argparse.Namespace, _overrides: list[str]) -> int:
 def run_score(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if Path(arguments.source).is_dir():
         return _score_run(arguments, overrides)
+    for field, value in (("FILE.jsonl", arguments.source), ("--output", arguments.output)):
+        if "://" in value:
+            raise UserError(f"{field} {value}: score reads and writes files of this machine")
     from fastdistill_ray.objectives import AdvDistill
     from fastdistill_ray.rewards import RewardKnobs
     from fastdistill_ray.rewards.advantages import AdvantageKnobs

@@ -2,16 +2,30 @@
 
 from typing import Any, ClassVar, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.fields import FieldInfo
 
 
 class Knobs(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False
+    )
 
     # Fields that change how a result is had, not which: sizes of batches in flight, prices, and
     # references to models and files, in whose place the identity of what they name is compared.
     FREE: ClassVar[frozenset[str]] = frozenset()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_yes_for_a_number(cls, values: Any) -> Any:
+        """pydantic takes true for 1."""
+        numbers = (int, float, int | None, float | None)
+        for name, field in cls.model_fields.items():
+            key = field.alias or name
+            given = values.get(key) if isinstance(values, dict) else None
+            if isinstance(given, bool) and field.annotation in numbers:
+                raise ValueError(f"{key}: expected a number, not true or false")
+        return values
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:

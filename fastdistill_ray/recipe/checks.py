@@ -2,6 +2,7 @@
 
 from typing import get_args
 
+from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.generation.knobs import pool_error, sampling_errors, teacher_errors
 from fastdistill_ray.recipe.compare import Baseline, ComparedModel
 from fastdistill_ray.recipe.derived import all_teachers, students
@@ -26,6 +27,9 @@ def combination_errors(recipe: Recipe) -> list[str]:
         errors.append("training.mask_prompt: false needs training.shared_prompt: false")
     if bad := [epoch for epoch in compare.epochs if not 1 <= epoch <= training.epochs]:
         errors.append(f"compare.epochs: {bad} not within training.epochs = {training.epochs}")
+    for field, trials in (("learning_rates", compare.learning_rates), ("epochs", compare.epochs)):
+        if len(set(trials)) < len(trials):
+            errors.append(f"compare.{field}: {trials} names a trial twice; keep one")
     if (compare.learning_rates or compare.epochs) and recipe.task.num_validation == 0:
         errors.append("task.num_validation: choosing by compare.* needs validation problems")
     errors += sampling_errors(sampling)
@@ -42,7 +46,7 @@ def combination_errors(recipe: Recipe) -> list[str]:
             f"evaluation.max_new_tokens: {evaluation.max_new_tokens} leaves no room for the prompt "
             f"in the engine's max_model_len = {evaluation.engine.max_model_len}"
         )
-    errors += _teaching_errors(recipe)
+    errors += _resource_errors(recipe) + _teaching_errors(recipe)
     errors += training_errors(recipe)
     return errors + weight_errors(recipe.reward)
 
@@ -72,6 +76,17 @@ def _lineup_errors(recipe: Recipe, size: int) -> list[str]:
             "the other a name of its own"
         )
     return errors
+
+
+def _resource_errors(recipe: Recipe) -> list[str]:
+    pools = {name: pool for name, pool in recipe.pools if isinstance(pool, PoolKnobs)}
+    pools |= {f"teachers.{i}": pool for i, pool in enumerate(recipe.pools.teachers)}
+    return [
+        f"pools.{pool}.resources.{name}: {amount:g}, expected 0 or more"
+        for pool, knobs in pools.items()
+        for name, amount in knobs.resources.items()
+        if amount < 0
+    ]
 
 
 def _teaching_errors(recipe: Recipe) -> list[str]:

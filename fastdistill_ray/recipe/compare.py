@@ -18,8 +18,8 @@ from fastdistill_ray.knobs import Knobs
 from fastdistill_ray.objectives import OBJECTIVES, Objective
 from fastdistill_ray.prompts import PromptKnobs
 
-NAME = r"^[A-Za-z0-9_.-]+$"
-NAME_OR_NONE = r"^[A-Za-z0-9_.-]*$"
+NAME = r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$"  # also of a file or folder
+NAME_OR_NONE = r"^([A-Za-z0-9_-][A-Za-z0-9_.-]*)?$"
 
 
 class ComparedStudent(Knobs):
@@ -84,7 +84,7 @@ class CompareKnobs(Knobs):
         description="base: the student before training; base_plain: without a system text; or "
         "{name, model, prompt}, such as a base with worked examples.",
     )
-    learning_rates: list[float] = Field(
+    learning_rates: list[Annotated[float, Field(gt=0)]] = Field(
         default=[],
         description="Tried for every student, chosen by validation accuracy; empty: the "
         "optimizer's, no trial.",

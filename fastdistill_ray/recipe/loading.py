@@ -11,6 +11,7 @@ from fastdistill_ray.generation.knobs import ENDPOINT_TAG, ENGINE_TAG
 from fastdistill_ray.knobs import models_in
 from fastdistill_ray.objectives import OBJECTIVES
 from fastdistill_ray.recipe.checks import combination_errors
+from fastdistill_ray.recipe.strict_yaml import read_yaml
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.storage.place import Place
 
@@ -18,25 +19,26 @@ from fastdistill_ray.storage.place import Place
 def load_recipe(path: str | Place, overrides: list[str]) -> Recipe:
     """YAML file plus `section.field=value` overrides -> Recipe; UserError is one clear line."""
     file = Place(path)
+    if file.is_dir():
+        raise UserError(f"recipe {path}: a folder; name the YAML file in it")
     if not file.is_file():
         raise UserError(f"recipe {path}: no such file")
     try:
-        tree = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {path}: not YAML: {' '.join(str(error).split())}") from error
+        tree = read_yaml(file.read_text())
+    except UnicodeDecodeError as error:
+        raise UserError(f"recipe {path}: not UTF-8 text (byte {error.start})") from error
+    except OSError as error:
+        raise UserError(f"recipe {path}: cannot be read: {error.strerror}") from error
+    except UserError as error:
+        raise UserError(f"recipe {path}: {error}") from error
     if not isinstance(tree, dict):
         raise UserError(f"recipe {path}: expected sections such as 'task:' and 'teacher:'")
-    tree = _unshared(tree)
+    for key in tree:
+        if not isinstance(key, str):
+            raise UserError(f"recipe {path}: {key}: unknown key; sections have names")
     for override in overrides:
         _apply_override(tree, override)
     return parse_recipe(tree, str(path))
-
-
-def _unshared(tree: Any) -> Any:
-    """What YAML anchors make one object is several: an override changes one place only."""
-    if isinstance(tree, dict):
-        return {key: _unshared(value) for key, value in tree.items()}
-    return [_unshared(value) for value in tree] if isinstance(tree, list) else tree
 
 
 def parse_recipe(tree: dict[str, Any], origin: str) -> Recipe:
@@ -57,7 +59,7 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:
     key, separator, text = override.removeprefix("--").partition("=")
-    if not separator or not key:
+    if not separator or not override.startswith("--") or not all(key.split(".")):
         raise UserError(f"override {override!r}: expected --section.field=value")
     *sections, name = key.split(".")
     node = tree
@@ -68,9 +70,9 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict):
             raise UserError(f"override {override!r}: {section} is not a section")
     try:
-        node[name] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"override {override!r}: {text!r} is not a YAML value") from error
+        node[name] = read_yaml(text)
+    except UserError as error:
+        raise UserError(f"override {override!r}: {text!r}: {error}") from error
 
 
 def _first_error(error: ValidationError) -> str:

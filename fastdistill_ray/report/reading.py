@@ -116,8 +116,12 @@ def read_run(view: str | Place) -> Contents:
     recipe_file = path / RECIPE
     if not recipe_file.is_file():
         raise UserError(f"run folder {view}: no {RECIPE} in it; is it a run's folder?")
-    text = recipe_file.read_text()
-    recipe = yaml.safe_load(text)
+    try:
+        text = recipe_file.read_text()
+        recipe = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        why = " ".join(str(error).split())
+        raise UserError(f"{recipe_file}: not the recipe of a run, not YAML: {why}") from error
     order = [*baseline_names(recipe), *student_entries(recipe)]
     stages = stage_folders(path)
     return Contents(

@@ -26,6 +26,8 @@ from fastdistill_ray.rewards.assess import (
 )
 from fastdistill_ray.rewards.scorer import LLM_JUDGE
 from fastdistill_ray.storage.place import Place
+from fastdistill_ray.storage.pointer import refuse_pointer
+from fastdistill_ray.tasks.source import refuse_constant
 from fastdistill_ray.verifiers import Judge
 
 LINES_AT_ONCE = 64  # groups of a file scored together, so that an endpoint is asked at once
@@ -52,11 +54,11 @@ def score_file(
     All lines are checked before the first is judged; `output` appears when it is complete.
     """
     begin = time.monotonic()
-    lines = read_lines(Path(path))
+    path = Path(path)
+    lines = read_lines(path)
     verdicts: Counter[str] = Counter()
     output = Path(output)
-    if output.is_dir() or not output.parent.is_dir():
-        raise UserError(f"output {output}: not a file in an existing folder")
+    _check_output(path, output)
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     cache = Place(output.with_name(f"{output.name}.{LLM_JUDGE}"))
     try:
@@ -76,6 +78,19 @@ def score_file(
         partial.unlink(missing_ok=True)
     seconds = time.monotonic() - begin
     return ScoreSummary(len(lines), verdicts.total(), dict(verdicts), seconds)
+
+
+def _check_output(path: Path, output: Path) -> None:
+    if output.is_dir() or not output.parent.is_dir():
+        raise UserError(f"--output {output}: not a file in an existing folder")
+    if output.resolve() == path.resolve():
+        raise UserError(f"--output {output}: that is the input; name another file")
+    probe = output.with_name(f".{output.name}.{os.getpid()}.partial")
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"--output {output}: cannot be written: {error.strerror}") from error
 
 
 def _score_lines(
@@ -126,6 +141,7 @@ def _to_score(line: dict[str, Any]) -> ToScore:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The checked lines of a score file; UserError names the file, the line and all its faults."""
     try:
+        refuse_pointer(path)
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
@@ -133,6 +149,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path}: a folder, expected a JSONL file") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     if not text.strip():
         raise UserError(f"{path}: the file is empty")
     lines: list[dict[str, Any]] = []
@@ -151,7 +169,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def _parse_line(raw: str, where: str) -> dict[str, Any]:
     try:
-        line = json.loads(raw)
+        line = json.loads(raw, parse_constant=refuse_constant)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not JSON: {error}") from error
     if not isinstance(line, dict):

@@ -5,6 +5,7 @@ the recipe. No Ray, no torch.
 import json
 import logging
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from typing import Any
@@ -57,7 +58,7 @@ class RunFolder:
         self.graph: dict[str, str] = {}  # of the stages come to so far
         try:
             self.path.exists()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # Arrow's, of an option it does not know
             raise UserError(f"--run-dir {self.path}: cannot be reached: {error}") from error
         if self.path.is_file():
             raise UserError(f"--run-dir {self.path}: a file; name a folder")
@@ -225,6 +226,23 @@ class Clock:
             self.seconds[folder] += spent * work[folder] / sum(work.values())
             write_json(folder / SECONDS, {"seconds": self.seconds[folder]})
         self.start = now
+
+
+def check_writable(run: Place) -> None:
+    """UserError where nothing can be made in the folder, or where it is to be. Nothing is left."""
+    if not run.is_local:
+        return
+    there = run.local
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    probe = there / f".probe-{uuid.uuid4().hex}"
+    try:
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        raise UserError(
+            f"--run-dir {run}: nothing can be made in {there}: {error.strerror}; choose another"
+        ) from error
 
 
 def place_of_run(run_dir: "str | Place | PathLike[str]") -> Place:

@@ -10,6 +10,7 @@ from fastdistill_ray.recipe.derived import StudentSpec, baselines, students
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.records import SPLITS
 from fastdistill_ray.run.graph import Stage, find, nearest
+from fastdistill_ray.run.inputs import check_task
 from fastdistill_ray.run.paid import AGAIN, check_not_paid_twice, cost, sources_of
 from fastdistill_ray.run.stages import Stages
 from fastdistill_ray.run_files import MANIFEST, read_json
@@ -24,13 +25,16 @@ def describe_stages(recipe: Recipe, run: Place) -> str:
     return "\n".join(f"{name:<28} {text}" for name, text in _lines(recipe, run))
 
 
-def check_run(recipe: Recipe, run: Place, again: list[str]) -> None:
-    """UserError where the recipe would ask a teacher again for what this run has paid for."""
+def check_run(recipe: Recipe, run: Place, again: list[str], *, is_here: bool) -> None:
+    """UserError where the recipe's problems cannot be had, files being those of this machine where
+    `is_here`, or where it would ask a teacher again for what this run has paid for."""
     stages = Stages(recipe, run)
     problems = find(run, stages.problems())
     if problems and problems.is_complete:
         file = ProblemFile(problems.folder / "train.parquet")
         check_not_paid_twice(run, stages.groups(file), recipe, len(file), again)
+    elif is_here:
+        check_task(recipe.task)
 
 
 def _lines(recipe: Recipe, run: Place) -> Iterator[tuple[str, str]]:

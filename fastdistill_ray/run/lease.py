@@ -139,8 +139,14 @@ def _bury(file: Place, note: Note, why: str) -> None:
 def _notes(folder: Place) -> dict[str, Note]:
     found = {}
     for file in folder.list():
-        with contextlib.suppress(FileNotFoundError):  # released since they were listed
+        try:
             found[file.name] = Note(**json.loads(file.read_text()))
+        except FileNotFoundError:  # released since they were listed
+            continue
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"{file}: not the note of a driver ({error}); remove it if none writes the run"
+            ) from error
     return found
 
 

@@ -26,6 +26,7 @@ from fastdistill_ray.recipe.derived import (
 )
 from fastdistill_ray.records import SPLITS, Split
 from fastdistill_ray.run.folder import Clock, RunFolder
+from fastdistill_ray.run.inputs import check_usable
 from fastdistill_ray.run.paid import sources_of
 from fastdistill_ray.run_files import (
     CHOICE,
@@ -58,7 +59,9 @@ def problems_in(folder: Place) -> dict[Split, ProblemFile]:
 def _write_problems(task: TaskKnobs, *, out: Place) -> StageResult:
     num_in = num_out = 0
     with Judge(VerifierKnobs()) as judge:
-        for split, problems in load_problems(task).items():
+        loaded = load_problems(task)
+        check_usable(task, loaded, judge)
+        for split, problems in loaded.items():
             usable = [
                 problem
                 for problem in problems

@@ -299,6 +299,8 @@ def sync_tree(path: Path) -> None:
 
 def _split(where: str) -> tuple[str, str, str]:
     """(scheme with ://, or "" for a path of this machine; path; query with ?)."""
+    if "\0" in where:
+        raise UserError(f"{where!r}: a name cannot hold a null byte")
     if "://" not in where:
         return "", os.path.abspath(os.path.expanduser(where)), ""
     parts = urlsplit(where)

@@ -19,7 +19,7 @@ from fastdistill_ray.tasks.base import Problems, asked, check_problems, keep, no
 from fastdistill_ray.tasks.knobs import OodKnobs, TaskKnobs
 from fastdistill_ray.tasks.source import Hub, Task
 
-__all__ = ["TASKS", "OodKnobs", "TaskKnobs", "hub_of", "load_problems", "resolve"]
+__all__ = ["TASKS", "OodKnobs", "TaskKnobs", "check_name", "hub_of", "load_problems", "resolve"]
 
 
 def _competition(source: competition.Competition) -> Task:
@@ -75,13 +75,15 @@ def hub_of(name: str) -> Hub | None:
     return TASKS[name].hub if name in TASKS else None
 
 
-def _task(name: str) -> Task:
-    if name.startswith(reasoning_gym.PREFIX):
-        return Task(reasoning_gym.load)
-    if name not in TASKS:
+def check_name(field: str, name: str) -> None:
+    if name not in TASKS and not name.startswith(reasoning_gym.PREFIX):
         known = ", ".join([*TASKS, f"{reasoning_gym.PREFIX}<dataset>"])
-        raise UserError(f"task.name: no task is named {name!r}; known: {known}")
-    return TASKS[name]
+        raise UserError(f"{field}: no task is named {name!r}; known: {known}")
+
+
+def _task(name: str, field: str = "task.name") -> Task:
+    check_name(field, name)
+    return TASKS.get(name) or Task(reasoning_gym.load)
 
 
 def _with_ood(problems: Problems, knobs: TaskKnobs, ood: OodKnobs) -> Problems:
@@ -92,8 +94,11 @@ def _with_ood(problems: Problems, knobs: TaskKnobs, ood: OodKnobs) -> Problems:
     if problems["ood"]:
         raise UserError(f"task.ood: {knobs.name} has ood problems of its own; leave task.ood out")
     other = resolve(TaskKnobs(name=ood.name, path=ood.path, seed=knobs.seed))
-    task = _task(ood.name)
-    found = task.load(other)
+    task = _task(ood.name, "task.ood.name")
+    try:
+        found = task.load(other)
+    except UserError as error:
+        raise UserError(f"task.ood: {error}") from error
     chosen = take_ood(found["test"] or found["train"], knobs)
     seeds = task.seed_questions(other) if task.seed_questions else set()
     taken = {asked(problem) for problem in chosen} | {normalise(seed) for seed in seeds}

@@ -4,6 +4,7 @@
 
 import hashlib
 import math
+import string
 from pathlib import Path
 from typing import Any, get_args
 
@@ -29,7 +30,13 @@ def load(knobs: TaskKnobs) -> Problems:
     found: Problems = {"train": [], "validation": [], "test": [], "ood": []}
     lines: dict[str, str] = {}
     for where, row in read_rows(file):
-        problem = _parse(_renamed(row, knobs.columns, where), knobs.kind, where)
+        fields = _renamed(row, knobs.columns, where)
+        if missing := [name for name in ("question", "answer") if name not in fields]:
+            raise UserError(
+                f"{where}: missing {', '.join(missing)} (its columns: {', '.join(row) or 'none'}); "
+                "task.columns says which column holds what"
+            )
+        problem = _parse(fields, knobs.kind, where)
         if problem.problem_id in lines:
             raise UserError(
                 f"{where}: id {problem.problem_id} is that of {lines[problem.problem_id]}"
@@ -68,6 +75,8 @@ def _parse(row: dict[str, Any], default_kind: Kind, where: str) -> Problem:
         raise UserError(f"{where}: kind {kind!r} is not one of {', '.join(KINDS)}")
     if not isinstance(options, list) or not all(isinstance(item, str) for item in options):
         raise UserError(f"{where}: options must be a list of texts")
+    if len(options) > len(string.ascii_uppercase):
+        raise UserError(f"{where}: {len(options)} options, there are letters for 26")
     digest = hashlib.sha1(row["question"].strip().encode()).hexdigest()[:12]
     return Problem(
         problem_id=_id_text(row.get("id", f"jsonl/{digest}"), where),

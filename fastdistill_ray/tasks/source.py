@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.records import SPLITS, Problem, Split
+from fastdistill_ray.storage.pointer import refuse_pointer
 from fastdistill_ray.tasks.base import Problems, divide
 from fastdistill_ray.tasks.knobs import TaskKnobs
 
@@ -123,9 +124,11 @@ def read_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """As `read_jsonl`, for .jsonl, .json (a list of objects, or lines), .parquet and .xml files."""
     if file.suffix == ".parquet":
         try:
+            refuse_pointer(file)
             table = pq.read_table(file)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise UserError(f"{file}: not a readable Parquet file") from error
+        except (OSError, pa.ArrowException) as error:
+            why = (str(error).splitlines() or [""])[0]
+            raise UserError(f"{file}: not a readable Parquet file: {why}") from error
         yield from ((f"{file} row {i}", row) for i, row in enumerate(table.to_pylist(), start=1))
     elif file.suffix == ".json" and _read_text(file).lstrip().startswith("["):
         for number, item in enumerate(_from_json(_read_text(file), str(file)), start=1):
@@ -251,6 +254,7 @@ def _hub_rows(task: str, hub: Hub, split: str) -> Iterator[Row]:
 
 def _read_text(file: Path) -> str:
     try:
+        refuse_pointer(file)
         return file.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from error
@@ -260,7 +264,7 @@ def _read_text(file: Path) -> str:
 
 def _from_json(text: str, where: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=refuse_constant)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not JSON: {error}") from error
 
@@ -271,5 +275,5 @@ def _object(item: Any, where: str) -> dict[str, Any]:
     return item
 
 
-def _refuse_constant(text: str) -> NoReturn:
+def refuse_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not a number of JSON")

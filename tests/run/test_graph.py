@@ -136,13 +136,13 @@ def test_plan_names_the_field_that_changed_and_the_cost(run):
 def test_paid_tokens_are_not_asked_for_again_until_the_user_says_so(run):
     recipe = recipe_with("--sampling.temperature=0.7")
     with pytest.raises(UserError) as error:
-        check_run(recipe, run, [])
+        check_run(recipe, run, [], is_here=True)
     message = str(error.value)
     assert message.startswith("sampling.temperature was 0.9, now 0.7: the teacher would be asked")
     assert "28 tokens in stages/groups/" in message and "--again groups" in message
-    check_run(recipe, run, ["groups"])
-    check_run(recipe_with("--reward.weights={format: 1}"), run, [])
-    check_run(recipe_with(), run, [])
+    check_run(recipe, run, ["groups"], is_here=True)
+    check_run(recipe_with("--reward.weights={format: 1}"), run, [], is_here=True)
+    check_run(recipe_with(), run, [], is_here=True)
 
 
 def test_more_problems_take_along_the_groups_that_are_paid_for(run):
