@@ -9,6 +9,7 @@ import importlib.util
 import io
 import logging
 import os
+import struct
 import tempfile
 from collections.abc import Iterator
 from functools import cache
@@ -131,6 +132,33 @@ def check_chat_template(tokenizer: Any, name: str) -> None:
         )
 
 
+def check_template_asks(tokenizer: Any, name: str) -> None:
+    """What the user asks is in what the chat template writes."""
+    from jinja2.exceptions import TemplateError  # noqa: PLC0415  comes with transformers
+
+    asked = "What is 6 * 7?"
+    try:
+        written = tokenizer.apply_chat_template(
+            [{"role": "user", "content": asked}], tokenize=False
+        )
+    except (TemplateError, TypeError) as error:
+        why = " ".join(str(error).split())[:300]
+        raise UserError(f"model {name}: its chat template fails: {why}; mend it") from error
+    if asked not in written:
+        raise UserError(f"model {name}: its chat template leaves out the question; mend it")
+
+
+def check_architecture(path: str) -> None:
+    """It is a language model that transformers knows."""
+    from transformers.models.auto.modeling_auto import (  # noqa: PLC0415  slow
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    )
+
+    kind = load_config(path).model_type
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UserError(f"model {path}: model_type {kind} in config.json is no language model")
+
+
 def same_tokenizer(first: Any, second: Any) -> bool:
     """True where token ids of one mean the same to the other, end of turn and specials included."""
     return (
@@ -159,12 +187,13 @@ def model_size(path: str) -> int:
 
 def load_config(path: str) -> Any:
     """transformers' config of a folder."""
+    from huggingface_hub.errors import StrictDataclassError  # noqa: PLC0415  slow
     from transformers import AutoConfig  # noqa: PLC0415  slow
 
     try:
         return AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
+    except (OSError, ValueError, TypeError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())[:300]
         raise UserError(f"model {path}: its config.json cannot be loaded: {reason}") from error
 
 
@@ -261,8 +290,9 @@ def _convert_gguf(file: Path, folder: Path) -> None:
             loaded = AutoModelForCausalLM.from_pretrained(
                 file.parent, gguf_file=file.name, dtype=torch.float32
             )
-        except (ImportError, OSError, ValueError, KeyError) as error:
-            raise UserError(f"model {file}: transformers cannot read it: {error}") from error
+        except (ImportError, OSError, ValueError, KeyError, struct.error) as error:
+            why = (str(error).splitlines() or [""])[0]
+            raise UserError(f"model {file}: transformers cannot read it: {why}") from error
         config = loaded.config
         if hasattr(config, "quantization_config"):
             delattr(config, "quantization_config")

@@ -51,9 +51,19 @@ def letter_options(options: Sequence[str]) -> list[str]:
 
 def render(messages: Sequence[Message], tokenizer: Any) -> list[int]:
     """Token ids up to where the assistant's turn begins; the chat template writes BOS if any."""
-    return tokenizer.apply_chat_template(
-        list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
-    )
+    from jinja2.exceptions import TemplateError  # noqa: PLC0415  comes with transformers
+
+    try:
+        return tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise UserError(
+            f"model {tokenizer.name_or_path}: its chat template fails for {roles}: "
+            f"{' '.join(str(error).split())[:300]}; mend it, or set prompt.system: '' where it "
+            "takes no system text"
+        ) from error
 
 
 def template_hash(tokenizer: Any, knobs: PromptKnobs) -> str:

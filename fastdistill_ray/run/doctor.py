@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import uuid
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Protocol
 
 import ray
@@ -20,7 +21,9 @@ from fastdistill_ray.generation.endpoint import check_endpoint
 from fastdistill_ray.generation.knobs import EndpointKnobs, EngineKnobs
 from fastdistill_ray.generation.requests import build_requests
 from fastdistill_ray.models import (
+    check_architecture,
     check_chat_template,
+    check_template_asks,
     context_length,
     fetch_model,
     load_tokenizer,
@@ -33,6 +36,7 @@ from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.records import Problem, Split
 from fastdistill_ray.rewards import Scorer
 from fastdistill_ray.storage.place import Place
+from fastdistill_ray.storage.weights import check_weights
 from fastdistill_ray.training.feed import FEED_CPUS
 from fastdistill_ray.training.memory import MemoryEstimate, advice, estimate_memory
 from fastdistill_ray.training.trackers import tracker_packages
@@ -75,7 +79,11 @@ def check_models(recipe: Recipe) -> None:
             models[f"{name}.model", teacher.model] = (f"{name}.engine", teacher.engine)
     for (field, reference), (section, engine) in models.items():
         folder = fetch_model(reference)
-        check_chat_template(load_tokenizer(folder), reference)
+        check_architecture(folder)
+        tokenizer = load_tokenizer(folder)
+        check_chat_template(tokenizer, reference)
+        check_template_asks(tokenizer, reference)
+        check_weights(Path(folder))
         longest = context_length(folder)
         if engine.max_model_len > longest:
             raise UserError(
