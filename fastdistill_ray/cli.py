@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from fastdistill_ray.errors import UserError
+from fastdistill_ray.storage.place import Place
+from fastdistill_ray.storage.room import explain, refusal
 
 JOBS = {
     "distill": "the whole recipe: groups, students, evaluation, report",
@@ -23,7 +25,7 @@ JOBS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = build_parser()
+    parser, arguments = build_parser(), argparse.Namespace()
     try:
         arguments, overrides = parser.parse_known_args(argv)
         if arguments.verb not in (*JOBS, "score") and overrides:
@@ -37,6 +39,19 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 1
+    except OSError as error:
+        refused = refusal(error)
+        if refused is None:
+            raise
+        print(f"error: {explain(refused, Place(_written_by(arguments)))}", file=sys.stderr)
+        return 1
+
+
+def _written_by(arguments: argparse.Namespace) -> str:
+    """The file or folder that the verb writes."""
+    given = vars(arguments)
+    named = given.get("output") or given.get("run_dir") or given.get("source") or "runs"
+    return named if isinstance(named, str) else named[0]
 
 
 class Parser(argparse.ArgumentParser):

@@ -29,8 +29,10 @@ from fastdistill_ray.run.paid import (
     ask_set_aside_again,
     check_not_paid_twice,
 )
+from fastdistill_ray.run.room import check_room
 from fastdistill_ray.run.signals import GOES_ON, Stopped, say, signals_raise_stopped
 from fastdistill_ray.run_files import MEMORY, write_json
+from fastdistill_ray.storage.room import explain, refusal
 from fastdistill_ray.tasks.problem_file import ProblemFile
 
 
@@ -39,6 +41,7 @@ class Job:
 
     def __init__(self, run: RunFolder, again: list[str]) -> None:
         self.run, self.again = run, again
+        self.room_needed = 0.0  # bytes, at most; known once it is checked
 
     def check(self, problems: Mapping[Split, ProblemFile]) -> None:
         """Everything that can be known to fail, before anything expensive starts; then the folder
@@ -59,6 +62,7 @@ class Job:
         doctor.check_labels(recipe, [node["Labels"] for node in ray.nodes() if node["Alive"]])
         doctor.check_shared_folder(run.path)
         estimates = doctor.check_memory(recipe)
+        self.room_needed = check_room(run, problems)
         run.claim()
         planned = {model: estimate._asdict() for model, estimate in estimates.items()}
         write_json(run.view / MEMORY, planned)
@@ -90,6 +94,7 @@ def main(job: Callable[[Job], None]) -> None:
     parser.add_argument("--again", action="append", choices=[AGAIN, SET_ASIDE], default=[])
     arguments, overrides = parser.parse_known_args()
     quiet()
+    run = todo = None
     try:
         recipe = load_recipe(arguments.recipe, overrides)
         is_far = "://" in arguments.run_dir or Path(arguments.run_dir).is_absolute()
@@ -99,7 +104,8 @@ def main(job: Callable[[Job], None]) -> None:
         with signals_raise_stopped(), lease(run.path):
             try:
                 ray.init(logging_level=logging.ERROR, log_to_driver=False)  # ours say what matters
-                job(Job(run, arguments.again))
+                todo = Job(run, arguments.again)
+                job(todo)
             except SystemExit:  # so does Ray Train at Ctrl-C, whose handler takes the place of ours
                 raise Stopped(signal.SIGINT) from None
     except Stopped as stopped:
@@ -114,6 +120,13 @@ def main(job: Callable[[Job], None]) -> None:
             f"node (ray logs); {GOES_ON}",
             file=sys.stderr,
         )
+        sys.exit(1)
+    except Exception as error:
+        refused = refusal(error)
+        if refused is None or run is None:
+            raise
+        line = explain(refused, run.path, todo.room_needed if todo else 0.0)
+        print(f"error: {line}. Then {GOES_ON}", file=sys.stderr)  # noqa: T201
         sys.exit(1)
 
 

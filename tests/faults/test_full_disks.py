@@ -1,0 +1,169 @@
+"""A file system that is full or refuses to write: one line, and what was finished is kept."""
+
+import errno
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray.data.exceptions import UserCodeException
+from ray.exceptions import RayTaskError
+from support.jobs import tiny_recipe, write_recipe
+from support.models import make_tiny_model
+from support.run_folder import make_run
+
+from fastdistill_ray import cli
+from fastdistill_ray.errors import UserError
+from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.run.driver import Job, main
+from fastdistill_ray.run.folder import RunFolder
+from fastdistill_ray.run.pipeline import prepare_problems
+from fastdistill_ray.run.room import check_room
+from fastdistill_ray.storage.place import Place
+from fastdistill_ray.storage.room import refusal
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(folder)]
+    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(folder: Path) -> None:
+    """To the last byte."""
+    with (folder / "filler").open("ab", buffering=0) as file:
+        for size in (2**16, 2**10, 1):
+            try:
+                while True:
+                    file.write(b"x" * size)
+            except OSError as error:
+                assert error.errno == errno.ENOSPC
+
+
+def run_driver(
+    job: Callable[[Job], None], folder: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> int:
+    """-> its exit code."""
+    monkeypatch.setattr(ray, "init", lambda **_: None)  # the job asks for no cluster
+    recipe = write_recipe(folder, tiny_recipe("m"))
+    monkeypatch.setattr(sys, "argv", ["job", str(recipe), "--run-dir", str(run)])
+    with pytest.raises(SystemExit) as ended:
+        main(job)
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    said = capsys.readouterr().err
+    errors = said[said.index("error: ") :]
+    assert errors.count("\n") == 1 and "Traceback" not in said, said
+    return errors
+
+
+def test_driver_on_a_full_disk_says_what_is_free_and_keeps_what_is_finished(
+    small, tmp_path, monkeypatch, capsys
+):
+    run = small / "run"
+
+    def job(job: Job) -> None:
+        (job.run.path / "finished").put("work")
+        job.room_needed = 3.0 * 2**20
+        fill(small)
+        (job.run.path / "next").put("x" * 2**16)
+
+    assert run_driver(job, tmp_path, run, monkeypatch) == 1
+    line = one_line(capsys)
+    for words in (
+        *(f"{run}/next: No space left on device", "0.0 MiB free", "needs about 3.0 MiB"),
+        *("make room", "finished work is kept: the same command goes on from there"),
+    ):
+        assert words in line
+    assert sorted(one.name for one in run.iterdir()) == ["finished"]
+
+
+def test_driver_that_cannot_even_take_the_lease_says_so(small, tmp_path, monkeypatch, capsys):
+    fill(small)
+    assert run_driver(lambda job: None, tmp_path, small / "run", monkeypatch) == 1
+    assert re.search(r"lease.*No space left", one_line(capsys))
+
+
+def test_driver_on_a_read_only_file_system_says_so(small, tmp_path, monkeypatch, capsys):
+    subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)
+    assert run_driver(lambda job: None, tmp_path, small / "run", monkeypatch) == 1
+    assert "Read-only file system" in one_line(capsys)
+
+
+def raised_by(cause: Exception | None) -> UserCodeException:
+    error = UserCodeException("a UDF failed")
+    error.__cause__ = cause
+    return error
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/shared/run/part.parquet")
+WRAPPED: list[Exception] = [
+    FULL,
+    RayTaskError("curate", "Traceback ...", FULL).as_instanceof_cause(),
+    raised_by(RayTaskError("curate", "Traceback ...", FULL).as_instanceof_cause()),
+    RuntimeError("I/O error: No space left on device (os error 28)"),
+    OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
+    OSError(errno.EACCES, os.strerror(errno.EACCES), "/shared/run/stage.json"),
+]
+
+
+@pytest.mark.parametrize("error", WRAPPED, ids=lambda error: type(error).__name__)
+def test_driver_finds_the_refusal_in_what_ray_wraps_it(error, tmp_path, monkeypatch, capsys):
+    def job(_job: Job) -> None:
+        raise error
+
+    assert run_driver(job, tmp_path, tmp_path / "run", monkeypatch) == 1
+    found = refusal(error)
+    assert found is not None and found.errno is not None
+    line = one_line(capsys)
+    assert os.strerror(found.errno) in line
+    assert (found.filename or str(tmp_path / "run")) in line
+    assert ("free" in line) == (found.errno in (errno.ENOSPC, errno.EDQUOT))
+
+
+def test_other_errors_are_no_refusal():
+    assert refusal(ValueError("no space")) is None
+    assert refusal(FileNotFoundError(errno.ENOENT, "none")) is None
+
+
+def test_report_and_score_on_a_full_disk_end_with_a_line_and_change_nothing(
+    small, tmp_path, capsys
+):
+    run = Path(make_run(str(small / "run")))
+    responses = small / "in.jsonl"
+    responses.write_text('{"id": 1, "kind": "number", "gold": "4", "response": "4"}\n')
+    fill(small)
+    before = {file: file.read_bytes() for file in small.rglob("*") if file.is_file()}
+    for argv in (
+        ["report", str(run)],
+        ["audit", str(run)],
+        ["score", str(responses), "--output", str(small / "out.jsonl")],
+    ):
+        assert cli.main(argv) == 1
+        line = one_line(capsys)
+        assert str(small) in line and "No space left on device; 0.0 MiB free" in line
+    assert before == {file: file.read_bytes() for file in small.rglob("*") if file.is_file()}
+
+
+def test_run_that_needs_more_room_than_there_is_is_refused_naming_both(small, tmp_path):
+    recipe = Recipe.model_validate(tiny_recipe(make_tiny_model(str(tmp_path / "model"))))
+    run = RunFolder(Place(small / "run"), recipe)
+    problems = prepare_problems(run)
+    with pytest.raises(UserError, match=r"--run-dir .*run needs about \d\.\d MiB, \d\.\d MiB are"):
+        check_room(run, problems)
+    elsewhere = RunFolder(Place(tmp_path / "run"), recipe)
+    needed = check_room(elsewhere, prepare_problems(elsewhere))
+    assert 2 * 2**20 < needed < 10 * 2**20
