@@ -12,7 +12,7 @@ import pytest
 import ray
 from ray.data.exceptions import UserCodeException
 from ray.exceptions import RayTaskError
-from support.jobs import tiny_recipe, write_recipe
+from support.jobs import run_job, start_job, tiny_recipe, wait_for, write_recipe
 from support.models import make_tiny_model
 from support.run_folder import make_run
 
@@ -28,11 +28,12 @@ from fastdistill_ray.storage.room import refusal
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MiB."""
+def small(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A file system of 2 MiB, or of another size that the test asks for."""
+    size = getattr(request, "param", "2m")
     folder = tmp_path / "small"
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)]
     if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("needs the right to mount a file system")
     yield folder
@@ -167,3 +168,28 @@ def test_run_that_needs_more_room_than_there_is_is_refused_naming_both(small, tm
     elsewhere = RunFolder(Place(tmp_path / "run"), recipe)
     needed = check_room(elsewhere, prepare_problems(elsewhere))
     assert 2 * 2**20 < needed < 10 * 2**20
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("small", ["12m"], indirect=True)
+@pytest.mark.parametrize("moment", ["stages/groups/*/log", "stages/train/*/metrics.jsonl"])
+def test_job_on_a_disk_that_fills_up_ends_with_a_line_and_goes_on(small, tmp_path, head, moment):
+    model, run = make_tiny_model(str(tmp_path / "model")), small / "run"
+    training = {"checkpoint_every": 1, "max_failures": 0}
+    recipe = write_recipe(tmp_path, tiny_recipe(model, training=training))
+    job = start_job("distill", recipe, tmp_path / "job", head, run_dir=str(run))
+    try:
+        wait_for(lambda: list(run.glob(moment)), job)
+        fill(small)
+        assert job.wait() == 1
+    finally:
+        job.kill()
+    log = (tmp_path / "job.log").read_text()
+    assert "Traceback" not in log
+    line = next(line for line in log.splitlines() if line.startswith("error: "))
+    assert "No space left on device; 0.0 MiB free" in line and "goes on from there" in line
+    (small / "filler").unlink()
+    stored = list(run.glob("stages/groups/*/part-*.parquet"))
+    assert "report.html" in run_job("distill", recipe, run, head)
+    assert "train" not in moment or [one for one in stored if one.exists()] == stored
