@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.models import fetch_model, model_size
@@ -20,39 +21,56 @@ EXPORT_BYTES = 2  # of a parameter, in bf16
 WEIGHT_BYTES = 4  # of a parameter in a checkpoint, beside its moments
 
 
+class Room(NamedTuple):
+    """Bytes that a run has yet to write."""
+
+    weights: float  # of trained models, and of the checkpoints of one training
+    texts: float  # of completions and answers, if every one comes to its limit
+
+
 def check_room(run: RunFolder, problems: Mapping[Split, ProblemFile]) -> float:
-    """-> bytes that are still to be written, at most; UserError where there is less room."""
+    """-> bytes that are still to be written, at most.
+
+    UserError where there is less room than the weights alone need; a warning where completions
+    might fill what is left.
+    """
     needed = room_needed(run, problems)
     if not run.path.is_local:
-        return needed
+        return sum(needed)
     there = free(run.path.local)
-    logger.info("--run-dir %s: needs about %s, %s are free", run.path, gib(needed), gib(there))
-    if needed > there:
+    if needed.weights > there:
         raise UserError(
-            f"--run-dir {run.path}: the run needs about {gib(needed)}, {gib(there)} are free; make "
-            "room or choose another, or lower training.epochs, compare.* or sampling.max_new_tokens"
+            f"--run-dir {run.path}: trained models and checkpoints need about "
+            f"{gib(needed.weights)}, {gib(there)} are free; make room or choose another folder, or "
+            "have fewer trials (compare.learning_rates, compare.epochs)"
         )
-    return needed
+    if sum(needed) > there:
+        logger.warning(
+            "--run-dir %s: %s are free; models need about %s, and completions up to %s if all of "
+            "them come to max_new_tokens",
+            *(run.path, gib(there), gib(needed.weights), gib(needed.texts)),
+        )
+    return sum(needed)
 
 
-def room_needed(run: RunFolder, problems: Mapping[Split, ProblemFile]) -> float:
-    """Bytes yet to be written, every completion at its limit, and answers as if none was there."""
+def room_needed(run: RunFolder, problems: Mapping[Split, ProblemFile]) -> Room:
+    """Answers are counted as if none was there."""
     recipe = run.recipe
     written = len(problems["train"]) * recipe.sampling.most * recipe.sampling.max_new_tokens
-    needed = _rest(run, run.stages.groups(problems["train"]), TOKEN_BYTES * written)
-    checkpoints = 0.0
+    texts = _rest(run, run.stages.groups(problems["train"]), TOKEN_BYTES * written)
+    weights = checkpoints = 0.0
     for student in students(recipe):
         size = model_size(fetch_model(student.model))
         exports = EXPORT_BYTES * size * max(1, len(exported_epochs(recipe)))
         for rate in student.learning_rates:
             stage = run.stages.training(student, rate, problems["train"])
             if not run.is_complete(stage):
-                needed += _rest(run, stage, exports)
+                weights += _rest(run, stage, exports)
                 checkpoints = max(checkpoints, 2 * checkpoint_bytes(recipe, size))
     models = len(baselines(recipe)) + len(students(recipe))
     asked = (len(problems["test"]) + len(problems["ood"])) * models * recipe.evaluation.n
-    needed += TOKEN_BYTES * asked * recipe.evaluation.max_new_tokens
-    return needed + checkpoints
+    texts += TOKEN_BYTES * asked * recipe.evaluation.max_new_tokens
+    return Room(weights + checkpoints, texts)
 
 
 def checkpoint_bytes(recipe: Recipe, size: int) -> float:

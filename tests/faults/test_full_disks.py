@@ -159,15 +159,23 @@ def test_report_and_score_on_a_full_disk_end_with_a_line_and_change_nothing(
     assert before == {file: file.read_bytes() for file in small.rglob("*") if file.is_file()}
 
 
-def test_run_that_needs_more_room_than_there_is_is_refused_naming_both(small, tmp_path):
+def test_run_whose_models_do_not_fit_is_refused_naming_both(small, tmp_path):
     recipe = Recipe.model_validate(tiny_recipe(make_tiny_model(str(tmp_path / "model"))))
     run = RunFolder(Place(small / "run"), recipe)
     problems = prepare_problems(run)
-    with pytest.raises(UserError, match=r"--run-dir .*run needs about \d\.\d MiB, \d\.\d MiB are"):
+    fill(small)
+    with pytest.raises(UserError, match=r"--run-dir .*checkpoints need about \d\.\d MiB, 0\.0 MiB"):
         check_room(run, problems)
-    elsewhere = RunFolder(Place(tmp_path / "run"), recipe)
-    needed = check_room(elsewhere, prepare_problems(elsewhere))
-    assert 2 * 2**20 < needed < 10 * 2**20
+
+
+def test_run_whose_completions_might_not_fit_is_warned_and_goes_on(small, tmp_path, caplog):
+    long = {"n": 8, "max_new_tokens": 2**20}
+    recipe = Recipe.model_validate(
+        tiny_recipe(make_tiny_model(str(tmp_path / "model")), sampling=long)
+    )
+    run = RunFolder(Place(small / "run"), recipe)
+    assert check_room(run, prepare_problems(run)) > 2**20
+    assert "completions up to" in caplog.text and "max_new_tokens" in caplog.text
 
 
 @pytest.mark.ray
