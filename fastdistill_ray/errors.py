@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     Anything else keeps its traceback: it is a bug, or the machine's.
     """
+
+
+class FailedError(Exception):
+    """This one request cannot be answered now; the text says why."""

@@ -24,7 +24,7 @@ ORDER = [
         "progress",
         "models",
     ),
-    *("prompts", "cluster", "tasks", "verifiers", "generation", "rewards", "groups"),
+    *("prompts", "endpoints", "cluster", "tasks", "verifiers", "generation", "rewards", "groups"),
     *("objectives", "training"),
     *("evaluation", "recipe", "report", "run", "cli"),
 ]

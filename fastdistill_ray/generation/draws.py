@@ -5,8 +5,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
+from fastdistill_ray.errors import FailedError
 from fastdistill_ray.generation.knobs import SamplingKnobs
-from fastdistill_ray.generation.outputs import NOTHING, FailedError, RawCompletion, Reply
+from fastdistill_ray.generation.outputs import NOTHING, RawCompletion, Reply
 
 
 class Draw(NamedTuple):

@@ -4,8 +4,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
+from fastdistill_ray.endpoints.knobs import ServerKnobs
 from fastdistill_ray.knobs import Knobs
 from fastdistill_ray.prompts import PromptKnobs
+from fastdistill_ray.storage.place import Place
 from fastdistill_ray.verifiers.knobs import VerifierKnobs
 
 SEED_STRIDE = 1024  # completion k of a problem is drawn with the problem's seed + k
@@ -75,60 +77,15 @@ class EngineKnobs(Knobs):
         return self.tensor_parallel_size * self.pipeline_parallel_size
 
 
-class EndpointKnobs(Knobs):
+class EndpointKnobs(ServerKnobs):
     """A server that speaks OpenAI's chat completions; `teacher.model` is its name for the model."""
-
-    FREE = frozenset(
-        {
-            "url",  # a server may move; the name of its model stays
-            "api_key_env",
-            "max_concurrency",
-            "requests_per_minute",
-            "tokens_per_minute",
-            "timeout",
-            "give_up_after",
-            "price_prompt",
-            "price_completion",
-        }
-    )
 
     kind: Literal["endpoint"] = Field(
         default="endpoint", description="An OpenAI-compatible server writes."
     )
-    url: str = Field(
-        pattern=r"^https?://[^\s?#@]+$", description="Address of the server, up to and with /v1."
-    )
-    api_key_env: str = Field(
-        default="",
-        pattern=r"^\w*$",
-        description="Environment variable that holds the key; empty: no key.",
-    )
-    max_concurrency: int = Field(default=16, ge=1, description="Most requests in flight.")
-    requests_per_minute: int = Field(
-        default=0, ge=0, description="Most requests a minute; 0: no limit."
-    )
-    tokens_per_minute: int = Field(
-        default=0, ge=0, description="Most prompt and completion tokens a minute; 0: no limit."
-    )
-    timeout: float = Field(default=600.0, gt=0, description="Seconds a request may take.")
-    give_up_after: float = Field(
-        default=600.0,
-        gt=0,
-        description="Seconds one request may go on failing before the run ends.",
-    )
-    price_prompt: float = Field(default=0.0, ge=0, description="Price of a million prompt tokens.")
-    price_completion: float = Field(
-        default=0.0, ge=0, description="Price of a million completion tokens."
-    )
-    length_field: Literal["max_tokens", "max_completion_tokens"] = Field(
-        default="max_tokens", description="What the server calls sampling.max_new_tokens."
-    )
     send_seed: bool = Field(
         default=True,
         description="Each request carries a seed; false for servers that refuse the field.",
-    )
-    extra: dict[str, Any] = Field(
-        default={}, description="Any further field of the request's body."
     )
 
 
@@ -284,3 +241,4 @@ class EngineSpec(NamedTuple):
     engine: EngineKnobs | EndpointKnobs
     sampling: SamplingKnobs
     verifier: VerifierKnobs  # judges completions while sampling.max_n draws more
+    paid: Place | None = None  # folder in which an endpoint notes what it is paid

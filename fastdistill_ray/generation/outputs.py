@@ -29,10 +29,6 @@ class EngineDiedError(Exception):
     """The engine's processes are gone; another must be started."""
 
 
-class FailedError(Exception):
-    """This one request cannot be answered now; the text says why."""
-
-
 class RawCompletion(NamedTuple):
     text: str
     token_ids: np.ndarray  # [T] int32; empty where the text alone is to be trusted

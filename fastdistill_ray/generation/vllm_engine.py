@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from fastdistill_ray.errors import FailedError
 from fastdistill_ray.generation.draws import CountCorrect, Draw, Part, PartlyError, reply_to
 from fastdistill_ray.generation.knobs import LOOP_TOKENS, EngineSpec
 from fastdistill_ray.generation.outputs import (
     NO_IDS,
     EngineDiedError,
-    FailedError,
     RawCompletion,
     Reply,
     with_completions,

@@ -2,9 +2,12 @@
 
 from collections import Counter
 
+from fastdistill_ray.endpoints.ledger import paid_in
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.groups.store import Store
+from fastdistill_ray.rewards.scorer import LLM_JUDGE
 from fastdistill_ray.run_files import StageResult
+from fastdistill_ray.storage.place import Place
 from fastdistill_ray.storage.tables import open_parquet
 
 FAILED_VERDICTS = ("error", "timeout")
@@ -80,7 +83,18 @@ def store_result(store: Store, num_problems: int, set_aside: dict[str, int]) -> 
         completion_tokens=completion_tokens,
         facts={
             name: value
-            for name, value in (("cost", cost), ("reused_completion_tokens", reused))
+            for name, value in (
+                ("cost", cost),
+                ("reused_completion_tokens", reused),
+                *_paid("teacher", store.folder),
+                *_paid("judge", store.folder / LLM_JUDGE),
+            )
             if value
         },
     )
+
+
+def _paid(who: str, folder: Place) -> list[tuple[str, float]]:
+    """Money of all answers, kept or not, and how many did not tell what they cost."""
+    paid = paid_in(folder)
+    return [(f"{who}_paid", paid.cost), (f"{who}_answers_untold", paid.untold)]

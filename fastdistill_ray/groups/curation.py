@@ -84,7 +84,9 @@ def curate(
             [
                 Asked(
                     requests,
-                    EngineSpec(teacher.model, teacher.engine, sampling, judging.reward.verifier),
+                    EngineSpec(
+                        teacher.model, teacher.engine, sampling, judging.reward.verifier, out
+                    ),
                     pools.of_teacher(place),
                 )
                 for place, (teacher, requests) in enumerate(zip(teachers, missing, strict=True))

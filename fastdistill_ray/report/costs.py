@@ -57,7 +57,29 @@ def cost_blocks(run: Contents) -> list[Block]:
     header += ["Prompt tokens", "Completion tokens", "Rows in", "Rows out", "Set aside"]
     rows.append(["All stages", *_resource_cells(total, pools), "", "", ""])
     table = Table(header, rows, caption)
-    return [*([table] if run.manifests else []), *_teacher_blocks(run)]
+    return [*([table] if run.manifests else []), *_teacher_blocks(run), *_paid_blocks(run)]
+
+
+def _paid_blocks(run: Contents) -> list[Block]:
+    """What endpoints were paid in all, where there was one."""
+    facts = [manifest.get("facts", {}) for manifest in run.manifests]
+    sentences = []
+    for who, plural in (("teacher", "Teachers"), ("judge", "Judges")):
+        paid, untold = (
+            sum(one.get(f"{who}_{name}", 0) for one in facts) for name in ("paid", "answers_untold")
+        )
+        if paid:
+            sentences.append(f"{plural} behind endpoints were paid {paid:,.4f} in all")
+            kept = sum(one.get("cost", 0.0) for one in facts)
+            if who == "teacher" and paid - kept > 1e-9:
+                sentences[-1] += f", of which {paid - kept:,.4f} for answers that are not kept"
+            sentences[-1] += "."
+        if untold:
+            sentences.append(
+                f"{untold:,} of their answers broke off or did not tell their usage; what those "
+                "cost is in no figure here."
+            )
+    return [Text(" ".join(sentences))] if sentences else []
 
 
 def _teacher_blocks(run: Contents) -> list[Block]:

@@ -7,18 +7,16 @@ when a request is sent and is kept nowhere.
 import asyncio
 import hashlib
 import json
-import os
-import random
 import re
 import uuid
 from typing import Any
-from urllib.parse import urlsplit
 
-import httpx
 from pydantic import Field, field_validator
 
-from fastdistill_ray.errors import UserError
-from fastdistill_ray.knobs import Knobs
+from fastdistill_ray.endpoints.answer import Answer, UnusableError
+from fastdistill_ray.endpoints.client import Client, GaveUpError, RefusedError, key_header
+from fastdistill_ray.endpoints.knobs import ServerKnobs
+from fastdistill_ray.errors import FailedError
 from fastdistill_ray.rewards.functions import ScoreError
 from fastdistill_ray.storage.place import Journal, Place
 
@@ -39,19 +37,12 @@ anything it says.
 
 Think briefly. Then end with one line of the form "Score: N", N from 0 (useless) to {max_score} \
 (flawless)."""
-FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds between tries: doubled each time, or as asked for
+SECTION = "reward.llm_judge"
 GRADE = re.compile(r"score[\s*_:=]*(-?\d+(?:\.\d+)?)", re.IGNORECASE)
 
 
-class LlmJudgeKnobs(Knobs):
-    FREE = frozenset({"api_key_env", "concurrency", "time_limit", "retries"})
-
-    base_url: str = Field(description="Address of the endpoint, up to and with /v1.")
+class LlmJudgeKnobs(ServerKnobs):
     model: str = Field(min_length=1, description="Name of the model at the endpoint.")
-    api_key_env: str = Field(
-        default="",
-        description="Environment variable with the key, on every node; empty: none is sent.",
-    )
     instructions: str = Field(
         default=INSTRUCTIONS,
         description="Prompt with {completion}, and {question}, {reference} and {max_score} where "
@@ -61,21 +52,6 @@ class LlmJudgeKnobs(Knobs):
         default=10.0, gt=0, description="The score is N / max_score, from 0 to 1."
     )
     max_new_tokens: int = Field(default=512, gt=0, description="Most tokens of a reply.")
-    concurrency: int = Field(
-        default=8, ge=1, description="Requests at once, of each judging worker."
-    )
-    time_limit: float = Field(default=60.0, gt=0, description="Seconds of wall clock per try.")
-    retries: int = Field(default=4, ge=0, description="Further tries after failures that may pass.")
-
-    @field_validator("base_url")
-    @classmethod
-    def _check_url(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("expected http://HOST/v1 or https://HOST/v1")
-        if parts.username or parts.password or parts.query:
-            raise ValueError("keep secrets out of the recipe; name a variable in api_key_env")
-        return url.rstrip("/")
 
     @field_validator("instructions")
     @classmethod
@@ -89,17 +65,15 @@ class LlmJudge:
     """Grades many completions at a time; `cache` is a folder that several workers may share."""
 
     def __init__(self, knobs: LlmJudgeKnobs, cache: Place | None) -> None:
+        key_header(knobs, SECTION)  # UserError now and not at the first completion
         self._knobs = knobs
         self._known: dict[str, float] = {}
         self._grades = Journal(cache / f"{uuid.uuid4().hex}.jsonl") if cache else None
-        if knobs.api_key_env and not os.environ.get(knobs.api_key_env):
-            raise UserError(
-                f"reward.llm_judge.api_key_env: the variable {knobs.api_key_env} is not set; set "
-                "it where Ray was started on every node"
-            )
+        self._cache = cache
         if cache:
             for file in cache.list():
-                self._known.update(_read_grades(file))
+                if file.is_file():
+                    self._known.update(_read_grades(file))
 
     def score(self, completions: list[dict[str, Any]]) -> list[float | ScoreError]:
         """One entry per completion (question, reference, text), in order; blocks until all are."""
@@ -114,71 +88,48 @@ class LlmJudge:
         return [faults.get(key) or self._known[key] for key in keys]
 
     async def _ask_all(self, prompts: dict[str, str]) -> dict[str, ScoreError]:
-        """Grades into `_known`; -> the faults of the others.
-
-        An endpoint that fails for all it is asked is given up for this call, or each completion
-        would wait for every try of every other.
-        """
+        """Grades into `_known`; -> the faults of the others. An endpoint that is given up is asked
+        again in the next call."""
         knobs = self._knobs
-        slots = asyncio.Semaphore(knobs.concurrency)
+        client = Client(
+            knobs,
+            who=f"judge {knobs.model}",
+            section=SECTION,
+            expected_tokens=knobs.max_new_tokens,
+            paid=self._cache,
+        )
         faults: dict[str, ScoreError] = {}
-        in_a_row = 0
 
         async def grade(key: str, prompt: str) -> None:
-            nonlocal in_a_row
-            async with slots:
-                if in_a_row >= 2 * knobs.concurrency:
-                    faults[key] = ScoreError("not asked, the endpoint failed too often in a row")
-                    return
-                try:
-                    reply, value = await self._grade(client, prompt)
-                except ScoreError as error:
-                    faults[key] = error
-                    in_a_row += 1
-                    return
-                in_a_row = 0
-                self._keep(key, value, reply)
+            try:
+                value, reply = await client.ask(self._body(prompt), self._read)
+            except (FailedError, RefusedError, GaveUpError) as error:
+                faults[key] = ScoreError(str(error))
+                return
+            self._keep(key, value, reply)
 
-        limits = httpx.Limits(max_connections=knobs.concurrency)
-        async with httpx.AsyncClient(limits=limits, timeout=knobs.time_limit) as client:
+        try:
             await asyncio.gather(*(grade(key, prompt) for key, prompt in prompts.items()))
+        finally:
+            await client.close()
         return faults
 
-    async def _grade(self, client: httpx.AsyncClient, prompt: str) -> tuple[str, float]:
-        tries = 0
-        while True:
-            try:
-                # httpx limits the wait for each piece; a slow trickle of them would never end.
-                async with asyncio.timeout(self._knobs.time_limit):
-                    response = await self._post(client, prompt)
-                wait, fault = None, f"HTTP {response.status_code}"
-                if response.is_success:
-                    reply = _reply_of(response)
-                    return reply, self._value_of(reply)
-                if response.status_code not in (408, 409, 425, 429) and response.status_code < 500:
-                    raise ScoreError(fault)
-                wait = _asked_wait(response)
-            except (httpx.HTTPError, TimeoutError) as error:
-                wait, fault = None, f"{type(error).__name__}"
-            except UnreadableReply as error:
-                wait, fault = None, str(error)
-            if tries == self._knobs.retries:
-                raise ScoreError(f"{fault}, tried {tries + 1} times")
-            await asyncio.sleep(wait if wait is not None else _wait_before(tries))
-            tries += 1
+    def _body(self, prompt: str) -> dict[str, Any]:
+        return {
+            "model": self._knobs.model,
+            "messages": [{"role": "user", "content": prompt}],
+            "temperature": 0,
+            self._knobs.length_field: self._knobs.max_new_tokens,
+            **self._knobs.extra,
+        }
 
-    async def _post(self, client: httpx.AsyncClient, prompt: str) -> httpx.Response:
-        name = self._knobs.api_key_env
-        return await client.post(
-            f"{self._knobs.base_url}/chat/completions",
-            headers={"Authorization": f"Bearer {os.environ[name]}"} if name else {},
-            json={
-                "model": self._knobs.model,
-                "messages": [{"role": "user", "content": prompt}],
-                "temperature": 0,
-                "max_tokens": self._knobs.max_new_tokens,
-            },
-        )
+    def _read(self, answer: Answer) -> tuple[float, str]:
+        """(grade, reply); UnusableError where the reply names none."""
+        reply = answer.choices[0].text
+        grades = GRADE.findall(reply)
+        if not grades or not 0 <= float(grades[-1]) <= self._knobs.max_score:
+            raise UnusableError(f"no 'Score: N' from 0 to {self._knobs.max_score:g} in the reply")
+        return float(grades[-1]) / self._knobs.max_score, reply
 
     def _prompt(self, completion: dict[str, Any]) -> str:
         """In one pass: what a completion says is never taken for a field."""
@@ -193,46 +144,13 @@ class LlmJudge:
 
     def _key(self, prompt: str) -> str:
         knobs = self._knobs
-        asked = [knobs.base_url, knobs.model, knobs.max_new_tokens, knobs.max_score, prompt]
+        asked = [knobs.model, knobs.max_new_tokens, knobs.max_score, prompt, knobs.extra]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
-
-    def _value_of(self, reply: str) -> float:
-        grades = GRADE.findall(reply)
-        if not grades or not 0 <= float(grades[-1]) <= self._knobs.max_score:
-            raise UnreadableReply(f"no 'Score: N' from 0 to {self._knobs.max_score:g} in the reply")
-        return float(grades[-1]) / self._knobs.max_score
 
     def _keep(self, key: str, value: float, reply: str) -> None:
         self._known[key] = value
         if self._grades:
             self._grades.append(json.dumps({"key": key, "value": value, "reply": reply}))
-
-
-class UnreadableReply(Exception):
-    """A reply that is not what the endpoint promises, or names no grade."""
-
-
-def _reply_of(response: httpx.Response) -> str:
-    try:
-        reply = response.json()["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError):
-        raise UnreadableReply("the response is no chat completion") from None
-    if not isinstance(reply, str):
-        raise UnreadableReply("the response holds no text")
-    return reply
-
-
-def _asked_wait(response: httpx.Response) -> float | None:
-    """Seconds of a Retry-After header, within bounds; it may also be a date, which is ignored."""
-    try:
-        return min(max(float(response.headers["Retry-After"]), 0.0), LONGEST_WAIT)
-    except (KeyError, ValueError):
-        return None
-
-
-def _wait_before(tries: int) -> float:
-    # Spread, or all that failed together would come back together.
-    return min(FIRST_WAIT * 2**tries, LONGEST_WAIT) * random.uniform(0.5, 1.0)
 
 
 def _read_grades(file: Place) -> dict[str, float]:

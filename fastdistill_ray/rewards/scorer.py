@@ -177,5 +177,5 @@ def weight_errors(knobs: RewardKnobs) -> list[str]:
     unknown = [name for name in knobs.weights if name not in known]
     if not unknown:
         return []
-    hint = "; llm_judge needs reward.llm_judge.base_url and .model" if LLM_JUDGE in unknown else ""
+    hint = "; llm_judge needs reward.llm_judge.url and .model" if LLM_JUDGE in unknown else ""
     return [f"reward.weights: no score is named {unknown}; known: {', '.join(known)}{hint}"]

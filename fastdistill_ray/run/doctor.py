@@ -15,9 +15,9 @@ import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fastdistill_ray.cluster.pools import PoolKnobs
+from fastdistill_ray.endpoints.client import check_server
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.evaluation.knobs import Model
-from fastdistill_ray.generation.endpoint import check_endpoint
 from fastdistill_ray.generation.knobs import EndpointKnobs, EngineKnobs
 from fastdistill_ray.generation.requests import build_requests
 from fastdistill_ray.models import (
@@ -35,6 +35,8 @@ from fastdistill_ray.recipe.derived import all_teachers, baselines, students
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.records import Problem, Split
 from fastdistill_ray.rewards import Scorer
+from fastdistill_ray.rewards.llm_judge import SECTION
+from fastdistill_ray.rewards.scorer import LLM_JUDGE
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.storage.weights import check_weights
 from fastdistill_ray.training.feed import FEED_CPUS
@@ -95,7 +97,10 @@ def check_models(recipe: Recipe) -> None:
 def check_endpoints(recipe: Recipe) -> None:
     for name, teacher in all_teachers(recipe).items():
         if isinstance(teacher.engine, EndpointKnobs):
-            check_endpoint(name, teacher.model, teacher.engine)
+            check_server(f"{name}.engine", f"{name}.model", teacher.model, teacher.engine)
+    judge = recipe.reward.llm_judge
+    if judge and LLM_JUDGE in recipe.reward.weights:
+        check_server(SECTION, f"{SECTION}.model", judge.model, judge)
 
 
 def check_rewards(recipe: Recipe) -> None:

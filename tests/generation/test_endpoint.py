@@ -1,7 +1,6 @@
 """A server that fails in every way: nothing lost, nothing doubled, and a clear end."""
 
 import asyncio
-import email.utils
 import json
 import threading
 import time
@@ -11,18 +10,16 @@ import pyarrow as pa
 import pytest
 from support.servers import PROMPT_TOKENS, TOKENS_EACH, ChatProcess, ChatServer
 
+from fastdistill_ray.endpoints.client import MAX_REFUSED, Client
+from fastdistill_ray.endpoints.ledger import Paid, paid_in
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.asking import num_correct
-from fastdistill_ray.generation.endpoint import (
-    MAX_REFUSED,
-    EndpointEngine,
-    check_endpoint,
-    retry_after,
-)
+from fastdistill_ray.generation.endpoint import EndpointEngine
 from fastdistill_ray.generation.knobs import EndpointKnobs, EngineSpec, SamplingKnobs
 from fastdistill_ray.generation.requests import build_requests
 from fastdistill_ray.prompts import PromptKnobs
 from fastdistill_ray.records import REQUEST_SCHEMA, Problem
+from fastdistill_ray.storage.place import Place
 from fastdistill_ray.verifiers import Judge, VerifierKnobs
 
 SAMPLING = SamplingKnobs(n=4, max_new_tokens=64)
@@ -36,10 +33,16 @@ def requests(count: int) -> list[dict]:
     return build_requests(problems, PromptKnobs(system=""), None, 3)
 
 
-def ask(rows: list[dict], url: str, sampling: SamplingKnobs = SAMPLING, **knobs) -> list[dict]:
+def ask(
+    rows: list[dict],
+    url: str,
+    sampling: SamplingKnobs = SAMPLING,
+    paid: Place | None = None,
+    **knobs,
+) -> list[dict]:
     """Every row as a batch of its own, all at once, as the actor of a cluster gets them."""
     knobs = {"give_up_after": 600.0, "timeout": 300.0, **knobs}
-    spec = EngineSpec("served", EndpointKnobs(url=url, **knobs), sampling, VerifierKnobs())
+    spec = EngineSpec("served", EndpointKnobs(url=url, **knobs), sampling, VerifierKnobs(), paid)
     engine = EndpointEngine(spec, partial(num_correct, Judge(VerifierKnobs())))
 
     async def answer(row: dict) -> dict:
@@ -54,7 +57,7 @@ def ask(rows: list[dict], url: str, sampling: SamplingKnobs = SAMPLING, **knobs)
         try:
             return await asyncio.gather(*map(answer, rows))
         finally:
-            await engine.session.close()
+            await engine.client.close()
 
     return asyncio.run(run())
 
@@ -111,13 +114,13 @@ def test_endpoint_killed_and_restarted_server_loses_and_doubles_nothing(tmp_path
 def test_endpoint_server_gone_gives_up_with_one_line_and_asks_no_more(monkeypatch):
     with ChatServer([""]) as server:
         url = server.url
-    attempt, begin, given_up = EndpointEngine._attempt, time.monotonic(), []
+    attempt, begin, given_up = Client._attempt, time.monotonic(), []
 
-    async def counted(engine: EndpointEngine, body: dict) -> dict:
-        given_up.append(bool(engine.failure))
-        return await attempt(engine, body)
+    async def counted(client: Client, body: dict) -> object:
+        given_up.append(bool(client.failure))
+        return await attempt(client, body)
 
-    monkeypatch.setattr(EndpointEngine, "_attempt", counted)
+    monkeypatch.setattr(Client, "_attempt", counted)
     answered = ask(requests(6), url, give_up_after=1.5, max_concurrency=2)
     assert time.monotonic() - begin > 1.5
     assert len(given_up) > 2 and not any(given_up)
@@ -144,21 +147,6 @@ def test_endpoint_key_comes_from_the_environment_and_is_never_repeated(monkeypat
         answered = ask(requests(20), server.url, api_key_env="SOME_KEY", max_concurrency=2)
     assert all("HTTP 401" in row["failure"] and KEY not in str(row) for row in answered)
     assert len(server.requests) <= 2, "a server that says no is not asked again"
-    monkeypatch.delenv("SOME_KEY")
-    with pytest.raises(ValueError, match=r"teacher.engine.api_key_env: SOME_KEY is not set"):
-        check_endpoint(
-            "teacher", "served", EndpointKnobs(url="http://h/v1", api_key_env="SOME_KEY")
-        )
-
-
-def test_endpoint_check_names_what_is_wrong():
-    with ChatServer([""]) as server:
-        knobs = EndpointKnobs(url=server.url)
-        check_endpoint("teacher", "served", knobs)
-        with pytest.raises(ValueError, match=r"teachers.0.model: .* has no model other; it names"):
-            check_endpoint("teachers.0", "other", knobs)
-    with pytest.raises(ValueError, match=r"teacher.engine.url: nothing answers at http"):
-        check_endpoint("teacher", "served", knobs)
 
 
 def test_endpoint_paces_requests_and_waits_as_long_as_it_is_told():
@@ -204,7 +192,7 @@ def test_endpoint_partly_answered_problem_goes_on_where_it_was():
             try:
                 return [(await engine(batch)).to_pylist()[0] for _ in range(2)]
             finally:
-                await engine.session.close()
+                await engine.client.close()
 
         first, second = asyncio.run(twice())
     assert "5 unusable answers" in first["failure"]
@@ -277,21 +265,71 @@ def test_endpoint_goes_on_until_enough_are_correct_and_stops_at_the_limit():
     assert seeds == [[0, 1, 2], [0, 1, 2, 3]]
 
 
-@pytest.mark.parametrize(
-    ("header", "low", "high"),
-    [
-        ("7", 7, 7),
-        ("0.5", 0.5, 0.5),
-        ("", 0, 0),
-        ("soon", 0, 0),
-        ("-3", 0, 0),
-        ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
-    ],
-)
-def test_retry_after_is_seconds_or_a_date_that_has_passed(header, low, high):
-    assert low <= retry_after(header) <= high
+def test_endpoint_streams_give_what_whole_answers_give_and_may_take_longer_than_the_limit():
+    rows = requests(3)
+    with ChatServer([""]) as server:
+        whole = ask(rows, server.url)
+    with ChatServer([""], pause=0.05) as server:  # two seconds and more in all
+        begin = time.monotonic()
+        streamed = ask(rows, server.url, stream=True, timeout=1.5)
+        assert time.monotonic() - begin > 1.5
+    assert streamed == whole
+    assert server.requests[0]["body"]["stream_options"] == {"include_usage": True}
 
 
-def test_retry_after_is_a_date_to_come():
-    in_an_hour = email.utils.formatdate(time.time() + 3600, usegmt=True)
-    assert 3500 <= retry_after(in_an_hour) <= 3600
+@pytest.mark.parametrize("fault", ["torn", "comments"])
+def test_endpoint_stream_that_breaks_off_or_only_keeps_the_line_open_is_asked_again(fault):
+    rows = requests(2)
+    with ChatServer([fault, ""], pause=0.1) as server:
+        answered = ask(rows, server.url, stream=True, timeout=1.0, max_concurrency=1)
+    assert_answered_once(rows, answered)
+    assert len(server.requests) == 3
+
+
+def test_endpoint_server_that_does_not_stream_is_read_all_the_same():
+    with ChatServer(["no_usage", "malformed", ""]) as server:
+        server.answers["most_choices"] = 2
+        body = ask(requests(1), server.url, extra={"stream": False})
+    assert_answered_once(requests(1), body)
+
+
+def test_endpoint_every_answer_is_in_the_ledger_kept_or_not(tmp_path):
+    """11 prompt and 7 completion tokens each; three answers did not tell, one broke off."""
+    rows = requests(5)
+    question = rows[4]["messages"][-1]["content"]
+    faults = ["malformed", "no_usage", "cut", "429", "500", ""]
+    with ChatServer(faults, failing={question: "no_usage"}, most_choices=3) as server:
+        answered = ask(
+            rows, server.url, paid=Place(tmp_path), price_prompt=2, price_completion=5,
+            max_concurrency=1,
+        )  # fmt: skip
+    assert [len(row["completions"]) for row in answered] == [4, 4, 4, 4, 0]
+    sent = [
+        entry
+        for entry in server.requests
+        if entry["fault"] not in ("429", "500")
+        or entry["body"]["messages"][-1]["content"] == question
+    ]
+    told = 2 * 4  # each of four problems: three completions, then one
+    kept = sum(row["cost"] for row in answered)
+    assert kept == pytest.approx((told * PROMPT_TOKENS * 2 + 4 * 4 * TOKENS_EACH * 5) / 1e6)
+    untold = len(sent) - told
+    assert untold >= 3 + 5 - 1
+    paid = paid_in(Place(tmp_path))
+    assert paid == Paid(
+        len(sent), told * PROMPT_TOKENS, 16 * TOKENS_EACH, pytest.approx(kept), untold
+    )
+    with ChatServer(["hang"]) as server:
+        ask(requests(1), server.url, paid=Place(tmp_path), timeout=0.5, give_up_after=0.1)
+    assert paid_in(Place(tmp_path)).untold == untold + len(server.requests)
+
+
+def test_endpoint_completions_that_are_lost_with_their_actor_are_in_the_ledger(tmp_path):
+    """The ledger of a killed process may end within a line."""
+    with ChatServer([""]) as server:
+        ask(requests(2), server.url, paid=Place(tmp_path), price_completion=1)
+    (file,) = (tmp_path / "paid").iterdir()
+    file.write_text(file.read_text() + '{"prompt": 11, "compl')
+    paid = paid_in(Place(tmp_path))
+    assert (paid.answers, paid.untold) == (3, 1)
+    assert paid.cost == pytest.approx(2 * 4 * TOKENS_EACH / 1e6)

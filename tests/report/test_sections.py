@@ -321,6 +321,20 @@ def test_report_shows_accuracy_by_sort_of_problem(copy: Path) -> None:
     ]
 
 
+def test_report_says_what_endpoints_were_paid_for_answers_that_are_not_kept(copy: Path) -> None:
+    file = copy / "stages/groups/0/manifest.json"
+    manifest = json.loads(file.read_text())
+    facts = {"cost": 6.0, "teacher_paid": 6.25, "teacher_answers_untold": 3, "judge_paid": 0.5}
+    file.write_text(json.dumps({**manifest, "facts": facts}))
+    write_report(str(copy))
+    text = " ".join((copy / "report.md").read_text(encoding="utf-8").split())
+    assert (
+        "Teachers behind endpoints were paid 6.2500 in all, of which 0.2500 for answers that are "
+        "not kept. 3 of their answers broke off or did not tell their usage; what those cost is in "
+        "no figure here. Judges behind endpoints were paid 0.5000 in all." in text
+    )
+
+
 def test_report_two_teachers_stand_beside_what_each_was_paid(copy: Path) -> None:
     assert "Teacher" not in read_tables((copy / "report.md").read_text())["Cost"][0]
     groups = read_groups(copy).to_pylist()

@@ -2,13 +2,16 @@
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 
 import pytest
-from support.servers import Grader
+from support.servers import PROMPT_TOKENS, TOKENS_EACH, Grader
 
+from fastdistill_ray.endpoints import client
+from fastdistill_ray.endpoints.ledger import paid_in
 from fastdistill_ray.recipe.loading import dump_recipe, load_recipe
 from fastdistill_ray.rewards import RewardKnobs, Scorer
 from fastdistill_ray.rewards.scorer import Answered, Scores
@@ -18,13 +21,14 @@ SECRET = "sk-very-secret-key"
 
 
 @pytest.fixture
-def endpoint() -> Iterator[Grader]:
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Grader]:
+    monkeypatch.setattr(client, "FIRST_WAIT", 0.01)
     with Grader() as server:
         yield server
 
 
 def knobs(endpoint: Grader, **changes: object) -> RewardKnobs:
-    fields = {"base_url": endpoint.url, "model": "grader", "retries": 1, "time_limit": 200.0}
+    fields = {"url": endpoint.url, "model": "grader", "give_up_after": 10.0, "timeout": 200.0}
     return RewardKnobs(llm_judge={**fields, **changes}, weights={"cosine": 2.0, "llm_judge": 1.0})
 
 
@@ -38,6 +42,10 @@ def score(
                 for t in texts
             ]
         )
+
+
+def grades(cache: Path) -> list[Path]:
+    return [file for file in cache.iterdir() if file.is_file()]
 
 
 @pytest.mark.parametrize(
@@ -57,28 +65,30 @@ def test_grade_is_the_last_score_of_the_reply(endpoint: Grader, reply: str, valu
 
 
 @pytest.mark.parametrize(
-    ("text", "tries", "reason"),
+    ("text", "reason"),
     [
-        ("status 500", 2, "HTTP 500, tried 2 times"),
-        ("status 429", 2, "HTTP 429, tried 2 times"),
-        ("status 401", 1, "HTTP 401"),
-        ("malformed", 2, "the response is no chat completion, tried 2 times"),
-        ("empty", 2, "the response is no chat completion, tried 2 times"),
-        ("hangup", 2, "RemoteProtocolError, tried 2 times"),
-        ("reply I would not say.", 2, "no 'Score: N' from 0 to 10 in the reply, tried 2 times"),
-        ("reply Score: 11", 2, "no 'Score: N' from 0 to 10 in the reply, tried 2 times"),
-        ("reply Score: -1", 2, "no 'Score: N' from 0 to 10 in the reply, tried 2 times"),
+        ("status 500", "gave no answer to .* attempts .*: BusyError: HTTP 500"),
+        ("status 429", "gave no answer to .* attempts .*: BusyError: HTTP 429"),
+        ("status 401", "judge grader at .* will not serve this recipe: HTTP 401"),
+        ("malformed", "gave 5 unusable answers: not JSON"),
+        ("empty", "gave 5 unusable answers: an empty list of choices"),
+        ("hangup", "gave no answer to .* attempts .*reward.llm_judge.give_up_after: 1 s.*Disconn"),
+        ("reply I would not say.", "gave 5 unusable answers: no 'Score: N' from 0 to 10 in"),
+        ("reply Score: 11", "gave 5 unusable answers: no 'Score: N' from 0 to 10 in the reply"),
+        ("reply Score: -1", "gave 5 unusable answers: no 'Score: N' from 0 to 10 in the reply"),
     ],
 )
 def test_failing_endpoint_gives_no_reward_and_keeps_the_others(
-    endpoint: Grader, tmp_path: Path, text: str, tries: int, reason: str
+    endpoint: Grader, tmp_path: Path, text: str, reason: str
 ) -> None:
-    good, bad = score(knobs(endpoint), ["fine", text], tmp_path)
+    endpoint.hold = 2  # both are asked before one is answered
+    reward = knobs(endpoint, give_up_after=1.0 if "attempts" in reason else 200.0)
+    good, bad = score(reward, ["fine", text], tmp_path)
     assert good.values["llm_judge"] == pytest.approx(0.7)
     assert bad.values == {"cosine": 0.75, "llm_judge": None}
-    assert (bad.reward, bad.fault) == (None, f"score llm_judge: {reason}")
-    assert endpoint.tries[text] == tries
-    lines = [line for file in tmp_path.iterdir() for line in file.read_text().splitlines()]
+    assert bad.reward is None
+    assert re.match(f"score llm_judge: .*{reason}", bad.fault)
+    lines = [line for file in grades(tmp_path) for line in file.read_text().splitlines()]
     assert len(lines) == 1, "a failure is not kept"
 
 
@@ -89,29 +99,40 @@ def test_endpoint_that_recovers_is_asked_again(endpoint: Grader, status: int) ->
 
 
 def test_requests_at_once_are_bounded_and_a_dead_endpoint_is_given_up(endpoint: Grader) -> None:
-    reward, endpoint.hold = knobs(endpoint, concurrency=4, retries=0), 4
+    reward, endpoint.hold = knobs(endpoint, max_concurrency=4, give_up_after=0.01), 4
     score(reward, [f"fine {i}" for i in range(40)])
     assert endpoint.most_running == 4
     failed = score(reward, [f"status 500 {i}" for i in range(40)])
     assert all(one.reward is None for one in failed)
     asked = sum(count for text, count in endpoint.tries.items() if text.startswith("status"))
-    assert 8 <= asked <= 11
-    assert failed[-1].fault == "score llm_judge: not asked, the endpoint failed too often in a row"
+    assert asked <= 40 + 4, "once each, and then by those in flight"
+    assert "judge grader at http" in failed[-1].fault
+    (again,) = score(reward, ["fine again"])
+    assert again.reward is not None, "later completions are asked again"
 
 
 def test_slow_endpoint_ends_at_the_limit(endpoint: Grader) -> None:
     """It would go on for ever; the limit leaves the other one more than enough."""
-    good, bad = score(knobs(endpoint, time_limit=3.0), ["fine", "trickle"])
+    endpoint.hold = 2
+    good, bad = score(knobs(endpoint, timeout=3.0), ["fine", "trickle"])
     assert good.values["llm_judge"] == pytest.approx(0.7)
-    assert (bad.reward, bad.fault) == (None, "score llm_judge: TimeoutError, tried 2 times")
-    assert endpoint.tries["trickle"] == 2
+    assert bad.reward is None and "TimeoutError" in bad.fault
+
+
+def test_what_graders_are_paid_is_in_the_ledger(endpoint: Grader, tmp_path: Path) -> None:
+    reward = knobs(endpoint, give_up_after=200.0, price_prompt=2, price_completion=5)
+    score(reward, ["usage fine", "usage too", "no usage told", "reply nonsense"], tmp_path)
+    paid = paid_in(Place(tmp_path))
+    assert (paid.answers, paid.untold) == (2 + 1 + 5, 1 + 5)
+    assert (paid.prompt_tokens, paid.completion_tokens) == (2 * PROMPT_TOKENS, 2 * TOKENS_EACH)
+    assert paid.cost == pytest.approx(2 * (PROMPT_TOKENS * 2 + TOKENS_EACH * 5) / 1e6)
 
 
 def test_grades_are_kept_on_disk_and_not_paid_for_twice(endpoint: Grader, tmp_path: Path) -> None:
     texts = ["fine", "fine", "reply Score: 3"]
     first = score(knobs(endpoint), texts, tmp_path)
     assert len(endpoint.requests) == 2, "equal completions are asked once"
-    (file,) = tmp_path.iterdir()
+    (file,) = grades(tmp_path)
     file.write_text(file.read_text() + '{"key": "torn')
     assert score(knobs(endpoint), texts, tmp_path) == first
     assert len(endpoint.requests) == 2
@@ -127,10 +148,10 @@ def test_key_comes_from_the_environment_and_is_kept_nowhere(
 ) -> None:
     monkeypatch.setenv("GRADER_KEY", SECRET)
     caplog.set_level(logging.DEBUG)
-    reward = knobs(endpoint, api_key_env="GRADER_KEY", retries=0)
+    reward = knobs(endpoint, api_key_env="GRADER_KEY")
     scores = score(reward, ["fine", "status 401"], tmp_path)
     assert endpoint.requests[0]["authorization"] == f"Bearer {SECRET}"
-    kept = "".join(file.read_text() for file in tmp_path.iterdir())
+    kept = "".join(file.read_text() for file in tmp_path.rglob("*.jsonl"))
     assert SECRET not in kept + repr(scores) + reward.model_dump_json() + caplog.text
     monkeypatch.delenv("GRADER_KEY")
     with pytest.raises(ValueError, match=r"reward.llm_judge.api_key_env: .*GRADER_KEY is not set"):
@@ -150,12 +171,12 @@ def test_request_holds_the_problem_and_no_field_of_a_solution_is_filled(endpoint
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("--reward.llm_judge.base_url=ftp://x", "reward.llm_judge.base_url: expected http"),
-        ("--reward.llm_judge.base_url=https://me:word@x/v1", "keep secrets out of the recipe"),
-        ("--reward.llm_judge.base_url=https://x/v1?key=1", "keep secrets out of the recipe"),
+        ("--reward.llm_judge.url=ftp://x", "reward.llm_judge.url: expected http"),
+        ("--reward.llm_judge.url=https://me:word@x/v1", "keep secrets out of the recipe"),
+        ("--reward.llm_judge.url=https://x/v1?key=1", "keep secrets out of the recipe"),
         ("--reward.llm_judge.instructions=Grade!", "{completion} does not occur"),
         ("--reward.llm_judge.modle=x", "reward.llm_judge.modle: unknown key"),
-        ("--reward.weights={llm_judge: 1}", "llm_judge needs reward.llm_judge.base_url"),
+        ("--reward.weights={llm_judge: 1}", "llm_judge needs reward.llm_judge.url"),
     ],
 )
 def test_wrong_settings_are_one_line(override: str, message: str) -> None:
@@ -163,7 +184,7 @@ def test_wrong_settings_are_one_line(override: str, message: str) -> None:
     if "weights" not in override:
         overrides = [
             "--reward.llm_judge.model=m",
-            "--reward.llm_judge.base_url=http://x/v1",
+            "--reward.llm_judge.url=http://x/v1",
             override,
         ]
     with pytest.raises(ValueError) as error:
@@ -175,7 +196,7 @@ def test_wrong_settings_are_one_line(override: str, message: str) -> None:
 def test_a_written_recipe_without_a_grader_can_be_given_one(tmp_path: Path) -> None:
     written = tmp_path / "recipe.yaml"
     written.write_text(dump_recipe(load_recipe("jobs/recipes/demo.yaml", [])))
-    fields = {"base_url": "http://x/v1", "model": "m"}
+    fields = {"url": "http://x/v1", "model": "m"}
     overrides = [f"--reward.llm_judge.{name}={value}" for name, value in fields.items()]
     recipe = load_recipe(str(written), [*overrides, "--reward.weights.llm_judge=1"])
     assert recipe.reward.llm_judge is not None and recipe.reward.llm_judge.model == "m"
@@ -184,5 +205,5 @@ def test_a_written_recipe_without_a_grader_can_be_given_one(tmp_path: Path) -> N
 
 def test_reply_is_kept_to_be_read(endpoint: Grader, tmp_path: Path) -> None:
     score(knobs(endpoint), ["reply Sound.\nScore: 8"], tmp_path)
-    (line,) = [json.loads(line) for f in tmp_path.iterdir() for line in f.read_text().splitlines()]
+    (line,) = [json.loads(line) for f in grades(tmp_path) for line in f.read_text().splitlines()]
     assert (line["value"], line["reply"]) == (0.8, "Sound.\nScore: 8")

@@ -60,7 +60,7 @@ def test_failing_reward_stops_generation_and_its_completions_go_on_under_another
     assert verdicts["error"] > 4, "not on the first"
 
     with Grader(hold=2) as endpoint:
-        grader = f"{{base_url: '{endpoint.url}', model: grader, concurrency: 4}}"
+        grader = f"{{url: '{endpoint.url}', model: grader, max_concurrency: 4}}"
         _, new = rescore_run(
             str(run),
             [

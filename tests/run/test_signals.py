@@ -16,8 +16,11 @@ CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 
 
 @pytest.fixture(autouse=True)
-def _handlers_are_given_back() -> Iterator[None]:
+def _handlers_of_a_terminal() -> Iterator[None]:
+    """Also where the tests run under nohup or in the background of a shell."""
     before = {number: signal.getsignal(number) for number, _ in CODES}
+    for number in before:
+        signal.signal(number, signal.default_int_handler)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

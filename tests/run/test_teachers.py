@@ -327,6 +327,11 @@ def test_two_teachers_one_of_whom_dies_keep_what_is_paid_for_and_go_on(tmp_path,
     assert {row["prompt_num_tokens"] for row in remote} == {PROMPT_TOKENS}
     manifest = json.loads((groups / "manifest.json").read_text())
     assert manifest["facts"]["cost"] == pytest.approx(len(remote) * 4 * TOKENS_EACH / 1000)
+    sent = [entry for entry in lines_of(log) if entry["fault"] not in ("429", "500", "hang")]
+    facts = manifest["facts"]
+    assert facts["teacher_paid"] == pytest.approx(facts["cost"]), "every told answer was kept"
+    told = sum(entry["fault"] == "" for entry in sent)
+    assert facts.get("teacher_answers_untold", 0) >= len(sent) - told
     asked = [entry["body"]["seed"] for entry in lines_of(log) if entry["fault"] == ""]
     assert len(asked) == len(set(asked)), "none is paid twice"
     written = [path for path in run.rglob("*") if path.is_file()] + [Path(f"{run}.log")]

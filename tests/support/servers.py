@@ -100,6 +100,19 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(text[:length].encode())
         self.wfile.flush()
 
+    def send_stream(self, events: list[str], pause: float = 0.0) -> None:
+        """Lines as they are written; the connection ends with the last."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.close_connection = True
+        for event in events:
+            self.wfile.write(f"{event}\n\n".encode())
+            self.wfile.flush()
+            time.sleep(pause)
+        self._leave()
+
     def log_message(self, *_: object) -> None:
         pass
 
@@ -136,8 +149,26 @@ class ChatServer(Server):
             handler.send(200, reply[:-20])
         elif fault == "no_usage":
             handler.send(200, {**json.loads(reply), "usage": None})
+        elif body.get("stream"):
+            events = self._events(json.loads(reply))
+            keep = {"torn": len(events) // 2, "comments": 1}.get(fault, len(events))
+            silence = [": still here"] * (40 if fault == "comments" else 0)
+            handler.send_stream(events[:keep] + silence, self.answers.get("pause", 0.0))
         else:
             handler.send(200, reply)
+
+    def _events(self, reply: dict[str, Any]) -> list[str]:
+        """Pieces of 5 characters, choices by turns; then how each ended, the usage, the end."""
+        events, texts = [], {}
+        for choice in reply["choices"]:
+            texts[choice["index"]] = choice["message"]["content"]
+        for start in range(0, max(map(len, texts.values())), 5):
+            for index, text in texts.items():
+                delta = {"index": index, "delta": {"content": text[start : start + 5]}}
+                events.append({"choices": [delta]})
+        ends = [{"index": index, "delta": {}, "finish_reason": "stop"} for index in texts]
+        events += [{"choices": ends}, {"choices": [], "usage": reply["usage"]}]
+        return [f"data: {json.dumps(event)}" for event in events] + ["data: [DONE]"]
 
     def _reply(self, body: dict[str, Any]) -> dict[str, Any]:
         """Completion k says its seed; every second one is in the format asked for."""
@@ -213,4 +244,7 @@ class Grader(Server):
         else:
             time.sleep(0.05)
             reply = rest if say == "reply" else "It is fine.\nScore: 7"
-            handler.send(200, {"choices": [{"message": {"role": "assistant", "content": reply}}]})
+            told = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": TOKENS_EACH}
+            usage = {"usage": told} if say == "usage" else {}
+            choice = {"message": {"role": "assistant", "content": reply}}
+            handler.send(200, {"choices": [choice], **usage})
