@@ -29,7 +29,8 @@ class Progress:
         self.already = done
         self.start = 0.0  # of the first advance: an engine's start-up is not its pace
         self.printed = 0.0
-        self.tokens = 0
+        self.tokens = 0  # since the first advance
+        self.all_tokens = 0
         self.facts = ""
 
     def advance(self, amount: int, tokens: int, facts: str = "") -> None:
@@ -40,6 +41,7 @@ class Progress:
         else:
             self.tokens += tokens
         self.done += amount
+        self.all_tokens += tokens
         self.facts = facts
         if now - self.printed >= SECONDS_BETWEEN_LINES:
             self._print(now)

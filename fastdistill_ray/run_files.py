@@ -36,6 +36,7 @@ MANIFEST = "manifest.json"  # written last: the stage is complete
 SECONDS = "seconds.json"
 STALL = "stall-"  # begins the name of the evidence that a loop which hung leaves
 METRICS, STEPS = "metrics.jsonl", "steps.jsonl"  # of a training
+STOP = "stop"  # a training in whose folder it is ends between two steps, with a checkpoint
 ANSWERS = "answers.parquet"  # of an evaluation, beside the store it is made of
 
 

@@ -46,8 +46,9 @@ def local_head() -> Iterator[Head]:
         # Its default port may be held by another head's agent, or by that of one just killed.
         *("--dashboard-agent-listen-port", str(_free_port())),
     ]
-    # Nothing else wants this machine.
+    # Nothing else wants this machine. A job that is told to stop may take a minute for it.
     environment = {**os.environ, "RAY_worker_niceness": "0", OURS: "1"}
+    environment |= {"RAY_JOB_STOP_WAIT_TIME_S": "60"}
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             command,

@@ -64,6 +64,10 @@ class PoolsKnobs(Knobs):
         """0: `teacher`, then `teachers` in their order."""
         return self.teachers[place - 1] if place and self.teachers else self.teacher
 
+    def of_groups(self, num_teachers: int) -> list[PoolKnobs]:
+        """All that are held while groups are made."""
+        return [*(self.of_teacher(place) for place in range(num_teachers)), self.judges]
+
     def price_per_hour(self, pool: PoolKnobs) -> float:
         per_worker = pool.gpus * self.gpu_hour_price + pool.cpus * self.cpu_hour_price
         return pool.workers * per_worker

@@ -24,6 +24,7 @@ class Status(NamedTuple):
     num_actors: int  # with an engine that is ready
     seconds_quiet: float  # since anything came back, or an engine became ready
     num_deaths: int
+    num_failures: int  # of requests
     aside: dict[int, str]  # number -> why
     stopped: str  # why nothing more is handed out
     crashed: str  # traceback, where that is a fault of ours
@@ -159,6 +160,7 @@ class Dispenser:
             sum(bool(starts) for starts in self.starts.values()),
             self.clock() - self.moved,
             self.num_deaths,
+            self.failures.total(),
             self.aside,
             self.stopped,
             self.crashed,

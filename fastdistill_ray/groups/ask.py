@@ -16,6 +16,7 @@ import ray
 from ray.data import ActorPoolStrategy
 
 from fastdistill_ray.background import repeated
+from fastdistill_ray.cluster.metrics import show
 from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.asking import unbundle
@@ -144,6 +145,14 @@ def log_rows(
             stores[name].append(commits)
             for commit in commits:
                 progress.advance(len(commit.keys), commit.num_tokens, note(commit))
+        show(
+            progress.label,
+            {
+                "rows": progress.done,
+                "rows_planned": progress.total,
+                "tokens": progress.all_tokens,
+            },
+        )
     progress.end()
     if failure.startswith(f"{UserError.__name__}: "):
         raise UserError(failure.partition(": ")[2])

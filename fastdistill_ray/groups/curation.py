@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 
+from fastdistill_ray.cluster.metrics import show
 from fastdistill_ray.cluster.pools import PoolKnobs, PoolsKnobs
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.completions import Asked
@@ -34,6 +35,7 @@ from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks.problem_file import ProblemFile, digests
 from fastdistill_ray.verifiers import Judge
 
+LABEL = "generate groups"
 MAX_GROUPS_PER_FILE = 64
 MAX_VALUES_PER_FILE = 1 << 27  # token ids or log-probabilities
 
@@ -74,7 +76,7 @@ def curate(
     take_along(sources, problems, judging, store)
     forget_aside(store)
     tally = Tally(store, judging.reward.max_failed_share, pools, len(teachers))
-    progress = Progress("generate groups", len(problems), done=tally.groups)
+    progress = Progress(LABEL, len(problems), done=tally.groups)
     # Answers of an engine that died while it handed them over are lost: then they are asked again.
     left = len(problems) + 1
     while any(map(has_one_that_fits, missing := _missing(problems, store, teachers, sampling))):
@@ -150,7 +152,7 @@ class Tally:
         self, store: Store, max_failed_share: float, pools: PoolsKnobs, num_teachers: int
     ) -> None:
         self.store, self.max_failed_share = store, max_failed_share
-        self.price = sum(pools.price_per_hour(pools.of_teacher(i)) for i in range(num_teachers))
+        self.price = sum(map(pools.price_per_hour, pools.of_groups(num_teachers)))
         self.start = time.monotonic()
         self.verdicts: Counter[str] = Counter()
         self.groups = self.kept = 0
@@ -163,6 +165,7 @@ class Tally:
         self._count(commit)
         check_failures(self.verdicts, self.max_failed_share, self.store)
         cost = self.paid + self.price * (time.monotonic() - self.start) / 3600
+        show(LABEL, {"kept_share": self.kept / self.groups, "cost": cost})
         return f"kept {self.kept / self.groups:.0%}" + (f"  cost {cost:.2f}" if cost else "")
 
     def _count(self, commit: Commit) -> None:

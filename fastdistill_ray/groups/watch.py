@@ -8,6 +8,7 @@ from typing import Any, cast
 import ray
 from ray.exceptions import RayError
 
+from fastdistill_ray.cluster.metrics import show
 from fastdistill_ray.generation.asking import BEAT_SECONDS
 from fastdistill_ray.generation.dispenser import Status
 from fastdistill_ray.progress import duration
@@ -40,6 +41,16 @@ class Watch:
             return  # the execution itself will tell
         for place, status in enumerate(statuses):
             self._look(place, status)
+        show(
+            self.label,
+            {
+                "requests_in_flight": sum(status.num_out for status in statuses),
+                "engines": sum(status.num_actors for status in statuses),
+                "engine_deaths": sum(status.num_deaths for status in statuses),
+                "requests_failed": sum(status.num_failures for status in statuses),
+                "requests_set_aside": sum(len(status.aside) for status in statuses),
+            },
+        )
         quiet = min(status.seconds_quiet for status in statuses)
         if quiet > SAY_SECONDS and time.monotonic() - self.said > SAY_SECONDS:
             self.said = time.monotonic()

@@ -2,18 +2,21 @@
 the recipe. No Ray, no torch.
 """
 
+import contextlib
 import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
 import yaml
 
+from fastdistill_ray.background import repeated
 from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.digests import UNKNOWN, text_digest
+from fastdistill_ray.endpoints.ledger import PAID
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.groups.aside import SET_ASIDE
 from fastdistill_ray.groups.log import LOG
@@ -46,6 +49,10 @@ from fastdistill_ray.storage.place import Place
 from fastdistill_ray.training.trackers import TENSORBOARD, TRACKED
 
 logger = logging.getLogger(__name__)
+
+
+NOTE_SECONDS = 20.0  # between notes of the time spent: so much is lost by kill -9
+DRIVER = (PoolKnobs(),)  # what is held where only the driver works
 
 
 class RunFolder:
@@ -103,10 +110,13 @@ class RunFolder:
         stage: Stage,
         function: Callable[..., StageResult],
         *args: Any,
-        pool: PoolKnobs | None = None,
+        pools: Sequence[PoolKnobs] = DRIVER,
         **kwargs: Any,
     ) -> Place:
-        """Run `function(*args, **kwargs, out=folder)` unless that is done; -> the folder."""
+        """Run `function(*args, **kwargs, out=folder)` unless that is done; -> the folder.
+
+        `pools` are held meanwhile.
+        """
         folder = self.enter(stage)
         if self.is_whole(stage, folder):
             self.log_reused(stage, folder)
@@ -114,10 +124,11 @@ class RunFolder:
         logger.info("%s: started", stage.name)
         clock = Clock(folder)
         try:
-            result = function(*args, **kwargs, out=folder)
+            with repeated(clock.note, NOTE_SECONDS):
+                result = function(*args, **kwargs, out=folder)
         finally:
             clock.stop()
-        self.complete(stage, folder, result, clock.seconds[folder], pool)
+        self.complete(stage, folder, result, clock.seconds[folder], pools)
         return folder
 
     def is_whole(self, stage: Stage, folder: Place) -> bool:
@@ -137,19 +148,18 @@ class RunFolder:
         folder: Place,
         result: StageResult,
         seconds: float,
-        pool: PoolKnobs | None,
+        pools: Sequence[PoolKnobs],
     ) -> None:
         """Writes the manifest, last: the stage's work is never changed again."""
         assert result.rows_in == result.rows_out + sum(result.set_aside.values()), (stage, result)
-        pool = pool or PoolKnobs()
         manifest = {
             "stage": stage.name,
             "rows_in": result.rows_in,
             "rows_out": result.rows_out,
             "set_aside": result.set_aside,
             "seconds": round(seconds, 2),
-            "cpu_hours": pool.workers * pool.cpus * seconds / 3600,
-            "gpu_hours": pool.workers * pool.gpus * seconds / 3600,
+            "cpu_hours": sum(pool.workers * pool.cpus for pool in pools) * seconds / 3600,
+            "gpu_hours": sum(pool.workers * pool.gpus for pool in pools) * seconds / 3600,
             "prompt_tokens": result.prompt_tokens,
             "completion_tokens": result.completion_tokens,
             "facts": result.facts,
@@ -205,7 +215,7 @@ def damaged_files(folder: Place, manifest: Mapping[str, Any]) -> list[str]:
 def _is_beside(name: str) -> bool:
     """Notes and records of what was done, not its result."""
     top = name.partition("/")[0]
-    beside = (STAGE, SECONDS, LOG, DAMAGED, SET_ASIDE, TENSORBOARD, TRACKED)
+    beside = (STAGE, SECONDS, LOG, DAMAGED, SET_ASIDE, TENSORBOARD, TRACKED, PAID)
     return top in beside or top.startswith(STALL)
 
 
@@ -217,6 +227,13 @@ class Clock:
             folder: read_json(folder / SECONDS, {"seconds": 0.0})["seconds"] for folder in folders
         }
         self.start = time.monotonic()
+
+    def note(self) -> None:
+        """What was spent so far, for a reader after a kill; divided equally."""
+        spent = (time.monotonic() - self.start) / len(self.seconds)
+        with contextlib.suppress(OSError):  # the work itself will tell
+            for folder, before in self.seconds.items():
+                write_json(folder / SECONDS, {"seconds": before + spent})
 
     def stop(self, work: Mapping[Place, float] | None = None) -> None:
         """Divides what was spent by the `work` done for each; equally where that is not known."""

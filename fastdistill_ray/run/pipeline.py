@@ -5,6 +5,7 @@ Each function reuses what the run folder already has. Read jobs/distill.py first
 
 import threading
 
+from fastdistill_ray.background import repeated
 from fastdistill_ray.evaluation.answers import evaluate
 from fastdistill_ray.evaluation.knobs import Model
 from fastdistill_ray.evaluation.results import Trial, choose, trials_in, write_choice, write_results
@@ -25,14 +26,16 @@ from fastdistill_ray.recipe.derived import (
     students,
 )
 from fastdistill_ray.records import SPLITS, Split
-from fastdistill_ray.run.folder import Clock, RunFolder
+from fastdistill_ray.run.folder import NOTE_SECONDS, Clock, RunFolder
 from fastdistill_ray.run.inputs import check_usable
 from fastdistill_ray.run.paid import sources_of
+from fastdistill_ray.run.signals import ask_first
 from fastdistill_ray.run_files import (
     CHOICE,
     MANIFEST,
     METRICS,
     RESULTS,
+    STOP,
     STUDENTS,
     StageResult,
     write_text,
@@ -86,7 +89,7 @@ def generate_groups(run: RunFolder, problems: ProblemFile) -> Place:
         judging_of(recipe),
         recipe.pools,
         sources_of(run.path, stage),
-        pool=recipe.pools.teacher,
+        pools=recipe.pools.of_groups(len(recipe.teachers) + 1),
     )
 
 
@@ -164,8 +167,11 @@ def _train(run: RunFolder, student: StudentSpec, rate: float, problems: ProblemF
     trackers = Trackers(recipe.tracking, out, f"{recipe.name}/{stage.label}")
     if not (out / MANIFEST).exists():
         trackers.open()
-    with follow_metrics(out / METRICS, f"train {student.name} {rate:g}", total_steps, trackers):
-        run.stage(stage, train, job, recipe.pools.student, pool=recipe.pools.student)
+    with (
+        follow_metrics(out / METRICS, f"train {student.name} {rate:g}", total_steps, trackers),
+        ask_first(lambda: write_text(out / STOP, ""), knobs.stop_seconds),
+    ):
+        run.stage(stage, train, job, recipe.pools.student, pools=[recipe.pools.student])
     return trials_in(out, student.name, rate)
 
 
@@ -218,14 +224,15 @@ def _evaluate(run: RunFolder, models: list[Model], problems: list[ProblemFile]) 
         return folders
     clock, work = Clock(*to_ask), None
     try:
-        results = evaluate(
-            list(to_ask.values()),
-            problems,
-            recipe.evaluation,
-            recipe.reward.verifier,
-            recipe.pools,
-            out={model.name: folder for folder, model in to_ask.items()},
-        )
+        with repeated(clock.note, NOTE_SECONDS):
+            results = evaluate(
+                list(to_ask.values()),
+                problems,
+                recipe.evaluation,
+                recipe.reward.verifier,
+                recipe.pools,
+                out={model.name: folder for folder, model in to_ask.items()},
+            )
         work = {folder: results[model.name].completion_tokens for folder, model in to_ask.items()}
     finally:
         clock.stop(work)
@@ -235,7 +242,7 @@ def _evaluate(run: RunFolder, models: list[Model], problems: list[ProblemFile]) 
             folder,
             results[model.name],
             clock.seconds[folder],
-            recipe.pools.evaluation,
+            [recipe.pools.evaluation, recipe.pools.judges],
         )
     return folders
 

@@ -11,7 +11,7 @@ from fastdistill_ray.groups.store import Store
 from fastdistill_ray.recipe.derived import judging_of
 from fastdistill_ray.recipe.loading import load_recipe
 from fastdistill_ray.rewards import Scorer
-from fastdistill_ray.run.folder import Clock, RunFolder, place_of_run
+from fastdistill_ray.run.folder import DRIVER, Clock, RunFolder, place_of_run
 from fastdistill_ray.run.graph import changes, find, made
 from fastdistill_ray.run.lease import lease
 from fastdistill_ray.run.paid import asked_part, sources_of
@@ -56,7 +56,7 @@ def _rescore(run_dir: str, place: Place, overrides: list[str]) -> tuple[RunFolde
         result = rescore(sources, problems, judging_of(run.recipe), out=folder)
         clock.stop()
         if set(Store(folder).keys()) == {one.problem_id for one in problems}:
-            run.complete(stage, folder, result, clock.seconds[folder], None)
+            run.complete(stage, folder, result, clock.seconds[folder], DRIVER)
     return run, folder
 
 

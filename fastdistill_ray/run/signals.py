@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -37,6 +37,43 @@ def signals_raise_stopped() -> Iterator[None]:
     finally:
         for one, handler in before.items():
             signal.signal(one, signal.SIG_DFL if handler is None else handler)
+
+
+@contextlib.contextmanager
+def ask_first(ask: Callable[[], None], seconds: float) -> Iterator[None]:
+    """In the main thread, at the first SIGTERM or SIGHUP, `ask` what the block does to come to an
+    end. Stopped is raised once the block has ended, after that many seconds, or at a second signal.
+
+    Ctrl-C ends it at once.
+    """
+    told: list[int] = []
+
+    def later(_number: int, _frame: FrameType | None) -> None:
+        raise Stopped(told[0])
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+        if len(told) > 1 or not seconds:
+            later(number, frame)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        ask()
+
+    handlers = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)}
+    before = {one: handler for one, handler in handlers.items() if handler != signal.SIG_IGN}
+    for one in before:
+        signal.signal(one, stop)
+    alarm = signal.signal(signal.SIGALRM, later)
+    try:
+        yield
+    except Exception:
+        if not told:
+            raise
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for one, handler in {**before, signal.SIGALRM: alarm}.items():
+            signal.signal(one, signal.SIG_DFL if handler is None else handler)
+    if told:
+        raise Stopped(told[0])
 
 
 def say(line: str) -> None:

@@ -10,6 +10,7 @@ import os
 import secrets
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -33,6 +34,7 @@ ROOT = Path(__file__).parents[2]
 # Ray lets these name a cluster, and prefers them to what its client is told.
 NAMING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 UNREACHABLE = 1
+STOP_SECONDS = 5.0  # that a driver has to end, beside its training's own
 CHATTY = ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging")
 
 
@@ -62,7 +64,12 @@ def submit(verb: str, recipe: Recipe, run_dir: str, address: str, again: list[st
                 job = f"fastdistill_{secrets.token_hex(8)}"
                 log = JobLog(cluster.client, job, is_here=cluster.is_ours)
                 _submit(cluster.client, log.job, shlex.join(entrypoint), folder)
-            return _follow(log, cluster)
+            try:
+                return _follow(log, cluster)
+            except Stopped as stopped:
+                if cluster.is_ours and stopped.exit_code != Stopped(signal.SIGINT).exit_code:
+                    _stop(cluster, log.job, recipe.training.stop_seconds)
+                raise
     except Stopped as stopped:
         if log is None or cluster is None or cluster.is_ours:
             say(f"stopped; {GOES_ON}")
@@ -140,6 +147,17 @@ def _submit(client: Dashboard, job: str, entrypoint: str, folder: str) -> None:
                 address = client.get_address()
                 raise UserError(f"{address} does not take the job: {line}") from error
             time.sleep(1.0)
+
+
+def _stop(cluster: Cluster, job: str, seconds: float) -> None:
+    """A training has that long for a checkpoint; what else runs ends at once."""
+    deadline = time.monotonic() + seconds + STOP_SECONDS
+    with contextlib.suppress(*NOT_ANSWERING):
+        cluster.client.stop_job(job)
+        while time.monotonic() < deadline and cluster.is_alive():
+            if cluster.client.get_job_status(job).is_terminal():
+                return
+            time.sleep(0.2)
 
 
 def _python(address: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -10,16 +11,18 @@ from typing import Any, cast
 
 import ray.train
 import ray.train.torch
+from ray.exceptions import ActorDiedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.run_files import StageResult
+from fastdistill_ray.run_files import STOP, StageResult
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.training.feed import RankStreams
 from fastdistill_ray.training.knobs import TrainingKnobs
 from fastdistill_ray.training.worker import CHECKPOINTS, TrainJob, run_worker
 
+logger = logging.getLogger(__name__)
 # Variables that Ray Train's controller and workers read; from the driver's they are handed on.
 CONTROLLER_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # how often reports are taken; by default 2 s
@@ -32,8 +35,28 @@ def train(job: TrainJob, pool: PoolKnobs, *, out: Place) -> StageResult:
 
     With a metric to choose by, the one export is `out/best_step_<n>`. Continues from the last
     checkpoint in `out` when called again. Rows are group visits. A UserError of a worker is raised
-    here, as itself.
+    here, as itself; StoppedEarlyError where the file `stop` came into `out` meanwhile.
     """
+    (out / STOP).unlink()
+    for restarts_left in reversed(range(1 + job.training.max_failures)):
+        try:
+            _fit(job, pool, out)
+            break
+        except ActorDiedError as error:  # the controller's; workers are restarted by it
+            if not restarts_left:
+                raise
+            logger.warning("the training's controller died and is started again: %s", error)
+    if (out / STOP).is_file():
+        raise StoppedEarlyError
+    (out / CHECKPOINTS).remove_tree()  # a finished training needs none
+    return _count_rows(out / "metrics.jsonl", job.total_steps)
+
+
+class StoppedEarlyError(Exception):
+    """A training ended between two steps, as it was asked to."""
+
+
+def _fit(job: TrainJob, pool: PoolKnobs, out: Place) -> None:
     trainer = _trainer(job, pool, out)
     try:
         with _environment(CONTROLLER_ENVIRONMENT):
@@ -42,8 +65,6 @@ def train(job: TrainJob, pool: PoolKnobs, *, out: Place) -> StageResult:
         if isinstance(error.controller_failure, UserError):
             raise error.controller_failure from None
         raise
-    (out / CHECKPOINTS).remove_tree()  # a finished training needs none
-    return _count_rows(out / "metrics.jsonl", job.total_steps)
 
 
 class StopAtUserError(ray.train.UserCallback):

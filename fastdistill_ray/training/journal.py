@@ -2,8 +2,10 @@
 
 import json
 import time
+from itertools import islice, zip_longest
 from typing import Any
 
+from fastdistill_ray.groups.steps import StepPlan, steps
 from fastdistill_ray.run_files import METRICS, STEPS
 from fastdistill_ray.storage.place import Journal, Place
 
@@ -34,6 +36,16 @@ class StepJournal:
         self.metrics.sync()
         self.steps.sync()
         self.synced = time.monotonic()
+
+
+def is_as_planned(out: Place, plan: StepPlan, num_steps: int) -> bool:
+    """Whether the first steps that were done are of the groups that the plan says now."""
+    done = (json.loads(line)["group_ids"] for line in (out / STEPS).read_text().splitlines())
+    planned = ([one.key for one in step.locations] for step in steps(plan))
+    return all(
+        first == second
+        for first, second in zip_longest(islice(done, num_steps), islice(planned, num_steps))
+    )
 
 
 def _keep_lines(file: Place, last_step: int) -> None:

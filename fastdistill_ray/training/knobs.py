@@ -72,7 +72,7 @@ class HeldOutKnobs(Knobs):
 
 
 class TrainingKnobs(Knobs):
-    FREE = frozenset({"checkpoint_every", "max_failures"})
+    FREE = frozenset({"checkpoint_every", "max_failures", "stop_seconds"})
 
     epochs: int = Field(default=4, ge=1, description="Passes over the kept groups.")
     groups_per_step: int = Field(
@@ -108,5 +108,11 @@ class TrainingKnobs(Knobs):
     checkpoint_every: int = Field(default=100, ge=1, description="Steps between checkpoints.")
     max_failures: int = Field(
         default=3, ge=0, description="Restarts of the workers before giving up."
+    )
+    stop_seconds: float = Field(
+        default=20.0,
+        ge=0,
+        description="Seconds in which a training that is told to stop (SIGTERM) may end its step "
+        "and write a checkpoint; 0: it ends at once.",
     )
     seed: int = Field(default=0, description="Seed of the order of groups and of a new adapter.")

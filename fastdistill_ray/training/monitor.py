@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from fastdistill_ray.background import repeated
+from fastdistill_ray.cluster.metrics import show
 from fastdistill_ray.progress import Progress
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.training.trackers import Trackers
@@ -25,6 +26,12 @@ def step_facts(line: dict[str, float]) -> str:
 
 
 LOOK_SECONDS = 1.0
+SHOWN = {  # metric -> where a line of the file has it
+    "loss": "train/loss",
+    "grad_norm": "train/grad_norm",
+    "tokens_per_second": "train/tokens_per_second",
+    "held_out_loss": "held_out/loss",
+}
 
 
 @contextlib.contextmanager
@@ -61,6 +68,15 @@ class MetricsFile:
             self.trackers.log(lines)
             tokens = sum(line["train/unique_tokens"] for line in lines)
             self.progress.advance(len(lines), tokens, step_facts(self.seen))
+            show(
+                self.progress.label,
+                {
+                    "rows": self.progress.done,
+                    "rows_planned": self.progress.total,
+                    "tokens": self.progress.all_tokens,
+                    **{name: self.seen[key] for name, key in SHOWN.items() if key in self.seen},
+                },
+            )
 
     def _new_lines(self) -> list[dict[str, Any]]:
         """Lines written whole since the last call; all of the file that a restart has put in its

@@ -5,6 +5,7 @@ normalised by counts over the whole step and all ranks, so packing, accumulation
 ranks cannot change it.
 """
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -43,17 +44,19 @@ from fastdistill_ray.training.held_out import (
     mark_best,
     validate,
 )
-from fastdistill_ray.training.journal import StepJournal
+from fastdistill_ray.training.journal import StepJournal, is_as_planned
 from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.learner import Learner, build_learner
 from fastdistill_ray.training.packing import StudentText
 from fastdistill_ray.training.packing_check import check_packed_attention, probe_group
 from fastdistill_ray.training.sharding import compilation
 from fastdistill_ray.training.step import train_step
+from fastdistill_ray.training.stopping import watch_stop
 from fastdistill_ray.training.student import Student
 from fastdistill_ray.training.utilisation import matrix_peak
 
 CHECKPOINTS = "checkpoints"
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -89,33 +92,49 @@ def train_rank(job: TrainJob, *, use_gpu: bool, out: Place) -> None:
         held_out = hold_out(learner, held_out_rows(job.plan, *ranks))
     journal = StepJournal(out, progress.step) if dist.get_rank() == 0 else None
     writer = CheckpointWriter(is_async=job.optimizer.kind == "adamw")
-    row = None
-    shard = ray.train.get_dataset_shard("train")
-    assert shard is not None, "RankStreams gives every rank one"
-    for row in step_rows(shard):
-        if row["step"] < progress.step:
-            continue
-        if is_stopped(progress, knobs):
-            break
-        metrics = train_step(learner, row, progress.total_steps)
-        progress = progress._replace(step=row["step"] + 1)
-        if held_out and (progress.step % knobs.every == 0 or is_last(job, row)):
-            metrics |= validate(learner, held_out)
-            progress = mark_best(progress, metrics, knobs)
-        if journal:
-            journal.add(row, metrics)
-        is_due = progress.step % job.training.checkpoint_every == 0
-        is_saved = is_due or progress.step == progress.best_step
-        if journal and (is_saved or row["ends_epoch"]):
-            journal.sync()
-        if row["ends_epoch"] and row["epoch"] + 1 in job.export_epochs:
-            export_student(learner.student, source, epoch_folder(out, row["epoch"]))
-        if is_saved:
-            report_checkpoint(writer, learner, progress, out)
+    row, is_saved = None, True
+    with watch_stop(out) as is_told:
+        for row in rows_after(progress.step):
+            if is_stopped(progress, knobs):
+                break
+            if is_told():
+                save_and_stop(writer, learner, progress, out, journal, is_saved)
+                return
+            metrics = train_step(learner, row, progress.total_steps)
+            progress = progress._replace(step=row["step"] + 1)
+            if held_out and (progress.step % knobs.every == 0 or is_last(job, row)):
+                metrics |= validate(learner, held_out)
+                progress = mark_best(progress, metrics, knobs)
+            if journal:
+                journal.add(row, metrics)
+            is_due = progress.step % job.training.checkpoint_every == 0
+            is_saved = is_due or progress.step == progress.best_step
+            if journal and (is_saved or row["ends_epoch"]):
+                journal.sync()
+            if row["ends_epoch"] and row["epoch"] + 1 in job.export_epochs:
+                export_student(learner.student, source, epoch_folder(out, row["epoch"]))
+            if is_saved:
+                report_checkpoint(writer, learner, progress, out)
     writer.wait()
     if journal:
         journal.sync()
     export_last(learner, source, progress, row, out)
+
+
+def save_and_stop(
+    writer: CheckpointWriter,
+    learner: Learner,
+    progress: TrainProgress,
+    out: Place,
+    journal: StepJournal | None,
+    is_saved: bool,
+) -> None:
+    """The same command goes on after the last step that was done."""
+    if journal:
+        journal.sync()
+    if not is_saved:
+        report_checkpoint(writer, learner, progress, out)
+    writer.wait()
 
 
 def is_last(job: TrainJob, row: dict[str, Any]) -> bool:
@@ -146,6 +165,13 @@ def epoch_folder(out: Place, epoch: int) -> Place:
 
 def step_folder(out: Place, step: int) -> Place:
     return out / CHECKPOINTS / f"step_{step}"
+
+
+def rows_after(step: int) -> Iterator[dict[str, Any]]:
+    """This rank's rows of the steps from `step` on."""
+    shard = ray.train.get_dataset_shard("train")
+    assert shard is not None, "RankStreams gives every rank one"
+    yield from (row for row in step_rows(shard) if row["step"] >= step)
 
 
 def step_rows(shard: ray.data.DataIterator) -> Iterator[dict[str, Any]]:
@@ -214,12 +240,22 @@ def student_text(student: Student, tokenizer: Any, prompt: PromptKnobs) -> Stude
 
 
 def resume(learner: Learner, job: TrainJob, out: Place) -> TrainProgress:
-    """State of the last checkpoint, if any; else its start."""
-    progress = TrainProgress(0, job.total_steps)
-    if checkpoint := ray.train.get_checkpoint():
-        with checkpoint.as_directory() as folder:
-            progress = load_checkpoint(learner.student, learner.optimizer, folder)
-    return progress
+    """State of the last checkpoint; of none, or one whose steps were of other groups, the start.
+
+    Groups that were damaged and asked again come later in the order of their arrival.
+    """
+    start = TrainProgress(0, job.total_steps)
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return start
+    step = int(Path(checkpoint.path).name.rpartition("_")[2])
+    if not is_as_planned(out, job.plan, step):
+        logger.warning(
+            "training starts anew: the %d steps of its checkpoint were of other groups", step
+        )
+        return start
+    with checkpoint.as_directory() as folder:
+        return load_checkpoint(learner.student, learner.optimizer, folder)
 
 
 def report_checkpoint(

@@ -3,13 +3,16 @@ is there once, the others are set aside with their reason, and nothing is asked 
 
 import json
 import os
+import re
 import signal
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import psutil
 import pytest
+import ray
 from support.groups import commits_of
 from support.models import make_tiny_model
 
@@ -144,3 +147,32 @@ def test_actors_killed_at_random_lose_and_double_nothing(tmp_path: Path, model: 
     assert time.monotonic() > begin and killed
     assert sorted(keys(tmp_path)) == [f"p{i:03d}" for i in range(80)]
     assert result.set_aside == {}
+
+
+def test_prometheus_is_shown_what_is_committed_failed_and_set_aside(tmp_path, model):
+    """As Prometheus reads it, from the node's own page."""
+    generate(tmp_path, model, 12, fails=["p004"])
+    (node,) = [node for node in ray.nodes() if node["Alive"]]
+    page = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    wanted = {
+        "rows": 11.0,
+        "rows_planned": 12.0,
+        "requests_failed": 3.0,
+        "requests_set_aside": 1.0,
+        "engines": 1.0,
+        "kept_share": 1.0,
+    }
+    found: dict[str, float] = {}
+    job = ray.get_runtime_context().get_job_id()
+    while found != wanted:  # the node's page is renewed every few seconds
+        time.sleep(0.5)
+        with urllib.request.urlopen(page) as answer:
+            text = answer.read().decode()
+        lines = re.findall(r"^ray_fastdistill_(\w+)\{(.*)\} (\S+)$", text, re.M)
+        found = {
+            name: float(value)
+            for name, tags, value in lines
+            if name in wanted and f'job="{job}"' in tags and 'stage="generate groups"' in tags
+        }
+    tokens = sum(commit["num_tokens"] for commit in commits_of(tmp_path / "groups"))
+    assert re.search(rf"^ray_fastdistill_tokens\{{.*\}} {float(tokens)}$", text, re.M)

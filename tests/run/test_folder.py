@@ -2,12 +2,15 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
 
+from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.recipe.loading import load_recipe
+from fastdistill_ray.run import folder as folder_module
 from fastdistill_ray.run.folder import Clock, RunFolder
 from fastdistill_ray.run.graph import Stage
 from fastdistill_ray.run_files import StageResult, run_of, stage_folders
@@ -40,6 +43,29 @@ def test_stage_complete_is_reused_and_failed_is_run_again(tmp_path):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert (manifest["stage"], manifest["rows_in"], manifest["rows_out"]) == ("work/a", 5, 3)
     assert run.stage(a_stage(model="other"), work, 4) != folder
+
+
+def test_hours_are_those_of_every_pool_and_of_the_attempt_that_was_killed(tmp_path, monkeypatch):
+    """The first attempt is killed -9 after its time was noted once: it writes nothing more."""
+    monkeypatch.setattr(folder_module, "NOTE_SECONDS", 0.05)
+    run = RunFolder(tmp_path / "run", load_recipe(DEMO, []))
+
+    def work(*, out) -> StageResult:
+        while not (out / "seconds.json").exists():
+            time.sleep(0.01)
+        return StageResult(0, 0)
+
+    child = os.fork()
+    if child == 0:
+        run.stage(a_stage(), lambda *, out: work(out=out) and os._exit(9))
+    assert os.waitpid(child, 0)[1] == 9 << 8
+    noted = json.loads((run.folder(a_stage()) / "seconds.json").read_text())["seconds"]
+    assert noted > 0
+    pools = [PoolKnobs(workers=2, cpus=3, gpus=1), PoolKnobs(workers=4, cpus=0.5)]
+    folder = run.stage(a_stage(), work, pools=pools)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["seconds"] >= round(noted, 2)
+    assert manifest["cpu_hours"] / manifest["gpu_hours"] == pytest.approx((6 + 2) / 2)
 
 
 def test_stage_rows_that_do_not_add_up_are_refused(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import ray
 
 from fastdistill_ray.run.driver import Job, main
-from fastdistill_ray.run.signals import Stopped, signals_raise_stopped
+from fastdistill_ray.run.signals import Stopped, ask_first, signals_raise_stopped
 
 CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 
@@ -33,6 +33,38 @@ def test_signal_raises_with_the_exit_code_of_shells_and_handlers_are_given_back(
         os.kill(os.getpid(), number)
     assert stopped.value.exit_code == code
     assert signal.getsignal(number) == before
+
+
+def test_signal_first_asks_and_stops_when_the_block_has_come_to_its_end():
+    did = []
+    asking = ask_first(lambda: did.append("asked"), 60.0)
+    with pytest.raises(Stopped) as stopped, signals_raise_stopped(), asking:
+        os.kill(os.getpid(), signal.SIGTERM)
+        did.append("went on")
+        raise ValueError("as what was asked may end")
+    assert did == ["asked", "went on"] and stopped.value.exit_code == 143
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+@pytest.mark.parametrize("seconds", [60.0, 0.05, 0.0])
+def test_signal_stops_at_a_second_one_when_time_is_up_or_where_there_is_none(seconds):
+    did = []
+    asking = ask_first(lambda: did.append("asked"), seconds)
+    with pytest.raises(Stopped) as stopped, signals_raise_stopped(), asking:
+        os.kill(os.getpid(), signal.SIGHUP)
+        if seconds == 60.0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+        did.append("not come to")
+    assert did == (["asked"] if seconds else []) and stopped.value.exit_code == 129
+
+
+def test_block_that_is_not_told_to_stop_keeps_its_own_error_and_ctrl_c_ends_it_at_once():
+    with pytest.raises(ValueError), signals_raise_stopped(), ask_first(lambda: None, 60.0):
+        raise ValueError("its own")
+    with pytest.raises(Stopped) as stopped, signals_raise_stopped(), ask_first(print, 60.0):
+        os.kill(os.getpid(), signal.SIGINT)
+    assert stopped.value.exit_code == 130
 
 
 def test_tidying_up_after_the_first_signal_is_not_cut_off_by_a_second():

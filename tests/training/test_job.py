@@ -8,10 +8,12 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import ray
 import torch
@@ -34,7 +36,7 @@ from fastdistill_ray.generation.completions import (
 from fastdistill_ray.generation.knobs import EngineKnobs, EngineSpec, SamplingKnobs
 from fastdistill_ray.generation.requests import ProblemRequests, build_requests
 from fastdistill_ray.groups.log import LOG
-from fastdistill_ray.groups.steps import StepPlan, num_steps
+from fastdistill_ray.groups.steps import StepPlan, num_steps, steps
 from fastdistill_ray.groups.store import Store
 from fastdistill_ray.objectives import AdvDistill, Objective
 from fastdistill_ray.objectives.contract import LossBatch, Outputs, Scored, Target, Term
@@ -45,7 +47,8 @@ from fastdistill_ray.run_files import MANIFEST, StageResult
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
 from fastdistill_ray.training.feed import rank_dataset
-from fastdistill_ray.training.job import TrainJob, train
+from fastdistill_ray.training.job import StoppedEarlyError, TrainJob, train
+from fastdistill_ray.training.journal import is_as_planned
 from fastdistill_ray.training.knobs import HeldOutKnobs, OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.worker import step_rows
 from fastdistill_ray.verifiers import VerifierKnobs
@@ -307,6 +310,110 @@ def test_training_called_again_after_a_failure_continues_from_its_checkpoint(
     assert lines(out / "steps.jsonl")[0]["time"] == first_time, "the first steps were not repeated"
     for name, tensor in weights(out / "epoch_3").items():
         assert torch.equal(tensor, weights(quiet / "epoch_3")[name])
+
+
+def at_step(out: Path, num_steps: int, act: Callable[[], None]) -> Objective:
+    """An objective whose first rank acts, once, in the step after that many are recorded."""
+    metrics, acted = out / "metrics.jsonl", out.with_suffix(".acted")
+
+    class Acting:
+        min_completions = ADVDISTILL.min_completions
+        targets = staticmethod(ADVDISTILL.targets)
+        group_weights = staticmethod(ADVDISTILL.group_weights)
+
+        def __call__(self, outputs: Outputs, batch: LossBatch) -> list[Term]:
+            is_due = metrics.exists() and metrics.read_bytes().count(b"\n") >= num_steps
+            if is_due and dist.get_rank() == 0 and not acted.exists():
+                acted.touch()
+                act()
+            return ADVDISTILL(outputs, batch)
+
+    return Acting()
+
+
+def stopping_at(out: Path, num_steps: int) -> Objective:
+    stop = out / "stop"
+
+    def ask() -> None:
+        stop.touch()
+        time.sleep(3.0)  # it is looked for every second; a late look only ends a later step
+
+    return at_step(out, num_steps, ask)
+
+
+def test_training_told_to_stop_goes_on_from_its_last_step_with_another_number_of_ranks(
+    quiet: Path, model: str, store: Path, tmp_path: Path
+) -> None:
+    """Between two steps, with a checkpoint that was not due; then one rank where there were two."""
+    out = tmp_path / "stopped"
+    with pytest.raises(StoppedEarlyError):
+        run(model, store, out, workers=2, objective=stopping_at(out, 5))
+    done = (out / "steps.jsonl").read_text()
+    num_done = done.count("\n")
+    assert 6 <= num_done < 15
+    assert (out / f"checkpoints/step_{num_done}").is_dir()
+    run(model, store, out, workers=1)
+    assert (out / "steps.jsonl").read_text().startswith(done), "no step was done twice"
+    after, before = (without_measured(one / "metrics.jsonl") for one in (out, quiet))
+    assert after[:num_done] == before[:num_done]
+    for first, second in zip(after, before, strict=True):
+        assert first == {name: pytest.approx(value, rel=1e-4) for name, value in second.items()}
+    for name, tensor in weights(out / "epoch_3").items():
+        torch.testing.assert_close(tensor, weights(quiet / "epoch_3")[name], rtol=2**-7, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_training_whose_groups_now_come_in_another_order_starts_anew(
+    quiet: Path, model: str, store: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "stopped"
+    with pytest.raises(StoppedEarlyError):
+        run(model, store, out, workers=2, objective=stopping_at(out, 5))
+    first, *others = lines(out / "steps.jsonl")
+    first["group_ids"] = first["group_ids"][::-1]
+    text = "".join(json.dumps(line) + "\n" for line in (first, *others))
+    (out / "steps.jsonl").write_text(text)
+    run(model, store, out, workers=2)
+    assert lines(out / "steps.jsonl")[0]["time"] > others[-1]["time"]
+    assert without_measured(out / "metrics.jsonl") == without_measured(quiet / "metrics.jsonl")
+
+
+@pytest.mark.slow
+def test_killed_controller_is_started_again_and_no_digit_differs(
+    quiet: Path, model: str, store: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "killed"
+
+    def kill_controller() -> None:
+        (controller,) = [
+            process
+            for process in psutil.Process().parent().children()
+            if process.cmdline()[0].startswith("ray::TrainController")
+        ]
+        controller.kill()
+        time.sleep(60.0)  # until this process is ended for it
+
+    objective = at_step(out, 6, kill_controller)
+    run(model, store, out, workers=2, max_failures=1, objective=objective)
+    assert out.with_suffix(".acted").exists()
+    assert without_measured(out / "metrics.jsonl") == without_measured(quiet / "metrics.jsonl")
+
+
+def test_steps_that_were_of_other_groups_are_not_those_of_the_plan(
+    store: Path, tmp_path: Path
+) -> None:
+    plan = StepPlan(str(store), 3, EPOCHS, None, 0, False)
+    done = [[one.key for one in step.locations] for step in islice(steps(plan), 4)]
+
+    def is_same(recorded: list[list[str]], num_steps: int) -> bool:
+        text = "".join(json.dumps({"group_ids": keys}) + "\n" for keys in recorded)
+        (tmp_path / "steps.jsonl").write_text(text)
+        return is_as_planned(Place(tmp_path), plan, num_steps)
+
+    assert is_same(done, 4) and is_same(done, 3) and is_same([], 0)
+    assert not is_same([done[1], *done[1:]], 4)
+    assert is_same([*done[:3], done[0]], 3), "only what the checkpoint counts as done"
+    assert not is_same(done[:3], 4), "a record was lost"
 
 
 def test_user_error_of_one_rank_reaches_the_driver_as_itself_without_another_try(
