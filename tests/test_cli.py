@@ -130,9 +130,18 @@ def test_cli_score_with_an_own_function_then_audit(tmp_path):
     assert "ZeroDivisionError" in (tmp_path / "page.html").read_text()
 
 
-def test_job_whose_engine_cannot_be_kept_alive_ends_with_a_line(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("error", "said", "line"),
+    [
+        (ActorDiedError(), "actor died", "error: a worker cannot be kept alive, see above; "),
+        (KeyError("ours"), "KeyError: 'ours'", "error: KeyError, see above; finished work is kept"),
+    ],
+)
+def test_job_whose_worker_or_code_fails_ends_with_a_line(
+    tmp_path, monkeypatch, capsys, error, said, line
+):
     def job(_job: Job) -> None:
-        raise ActorDiedError
+        raise error
 
     monkeypatch.setattr(ray, "init", lambda **_: None)  # the job asks for no cluster
     recipe = str(RECIPES / "demo.yaml")
@@ -140,8 +149,9 @@ def test_job_whose_engine_cannot_be_kept_alive_ends_with_a_line(tmp_path, monkey
     with pytest.raises(SystemExit) as ended:
         main(job)
     assert ended.value.code == 1
-    *_, line = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: an engine cannot be kept alive")
+    *above, last = capsys.readouterr().err.splitlines()
+    assert last.startswith(line)
+    assert any(said in one for one in above)
 
 
 def test_error_that_is_not_the_users_keeps_its_traceback(monkeypatch):
@@ -153,11 +163,16 @@ def test_error_that_is_not_the_users_keeps_its_traceback(monkeypatch):
         cli.main(["distill", str(RECIPES / "demo.yaml"), "--dry-run"])
 
 
-def test_job_error_that_is_not_the_users_keeps_its_traceback(tmp_path, monkeypatch):
+def test_job_error_that_is_not_the_users_keeps_its_traceback(tmp_path, monkeypatch, capsys):
     def broken(*arguments: object) -> None:
         int("x")
 
     monkeypatch.setattr("fastdistill_ray.run.driver.load_recipe", broken)
     monkeypatch.setattr(sys, "argv", ["job", "recipe.yaml", "--run-dir", str(tmp_path / "run")])
-    with pytest.raises(ValueError, match="invalid literal"):
+    with pytest.raises(SystemExit) as ended:
         main(lambda job: None)
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert (
+        "Traceback" in said and "invalid literal" in said and said.count("error: ValueError") == 1
+    )

@@ -110,6 +110,8 @@ def _remarks(manifest: dict[str, Any]) -> str:
     facts = manifest.get("facts", {})
     if facts.get("steps", 0) < facts.get("planned_steps", 0):
         remarks.append(f"used {facts['steps']:,} of {facts['planned_steps']:,} planned steps")
+    if "micro_batch_tokens" in facts:
+        remarks.append(f"memory was short: micro-batches of {facts['micro_batch_tokens']:,} tokens")
     return ", ".join(remarks) or "0"
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Protocol
 
 import ray
-import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fastdistill_ray.cluster.pools import PoolKnobs
@@ -40,7 +39,6 @@ from fastdistill_ray.rewards.scorer import LLM_JUDGE
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.storage.weights import check_weights
 from fastdistill_ray.training.feed import FEED_CPUS
-from fastdistill_ray.training.memory import MemoryEstimate, advice, estimate_memory
 from fastdistill_ray.training.trackers import tracker_packages
 
 logger = logging.getLogger(__name__)
@@ -237,44 +235,6 @@ def _has_labels(node: dict[str, str], wanted: dict[str, str]) -> bool:
         if (node.get(label) in [value.strip() for value in values]) == selector.startswith("!"):
             return False
     return True
-
-
-def check_memory(recipe: Recipe) -> dict[str, MemoryEstimate]:
-    """Every student's training fits its ranks; -> what each would take, by its model."""
-    pool = recipe.pools.student
-    device = "cuda" if pool.gpus else "cpu"
-    plans = {
-        model: estimate_memory(
-            fetch_model(model),
-            recipe.training,
-            recipe.optimizer,
-            workers=pool.workers,
-            device=device,
-        )
-        for model in dict.fromkeys(student.model for student in students(recipe))
-    }
-    available = None if recipe.pools.autoscaling else rank_memory(pool)
-    for model, plan in plans.items():
-        if available is not None and plan.total > available:
-            raise UserError(
-                f"pools.student: training {model} needs about {plan.describe()}, a rank has "
-                f"{available / 2**30:.1f}; {advice(plan, available, device)}"
-            )
-    return plans
-
-
-def rank_memory(pool: PoolKnobs) -> float:
-    """Bytes a rank can use: of its GPU, as reserved, or its share of the largest node."""
-    if pool.gpus:
-        return ray.get(ray.remote(_gpu_memory).options(**pool.remote_args()).remote())
-    if pool.memory_gib:
-        return pool.memory_gib * 2**30
-    nodes = [node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["Alive"]]
-    return max(nodes) / -(-pool.workers // len(nodes))
-
-
-def _gpu_memory() -> float:
-    return float(torch.cuda.get_device_properties(0).total_memory)
 
 
 def check_shared_folder(path: Place) -> None:

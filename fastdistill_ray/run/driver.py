@@ -9,12 +9,18 @@ import logging
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import ray
-from ray.exceptions import ActorDiedError
+from ray.exceptions import (
+    ActorDiedError,
+    ObjectStoreFullError,
+    OutOfDiskError,
+    OutOfMemoryError,
+)
 
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.recipe.derived import students
@@ -23,6 +29,7 @@ from fastdistill_ray.records import Split
 from fastdistill_ray.run import doctor
 from fastdistill_ray.run.folder import RunFolder, place_of_run
 from fastdistill_ray.run.lease import lease
+from fastdistill_ray.run.memory import check_engines, check_memory
 from fastdistill_ray.run.paid import (
     AGAIN,
     SET_ASIDE,
@@ -32,8 +39,12 @@ from fastdistill_ray.run.paid import (
 from fastdistill_ray.run.room import check_room
 from fastdistill_ray.run.signals import GOES_ON, Stopped, say, signals_raise_stopped
 from fastdistill_ray.run_files import MEMORY, write_json
-from fastdistill_ray.storage.room import explain, refusal
+from fastdistill_ray.storage.place import Place
+from fastdistill_ray.storage.room import causes, explain, refusal
 from fastdistill_ray.tasks.problem_file import ProblemFile
+
+MEMORY_ERRORS = (ObjectStoreFullError, OutOfDiskError, OutOfMemoryError)
+SHORT_OF_MEMORY = "give Ray more, or set pools.*.memory_gib or fewer pools.*.workers a node"
 
 
 class Job:
@@ -42,6 +53,7 @@ class Job:
     def __init__(self, run: RunFolder, again: list[str]) -> None:
         self.run, self.again = run, again
         self.room_needed = 0.0  # bytes, at most; known once it is checked
+        self.logs = ""  # where they are, once there are workers to have some
 
     def check(self, problems: Mapping[Split, ProblemFile]) -> None:
         """Everything that can be known to fail, before anything expensive starts; then the folder
@@ -61,9 +73,11 @@ class Job:
         doctor.check_pools(recipe, ray.cluster_resources())
         doctor.check_labels(recipe, [node["Labels"] for node in ray.nodes() if node["Alive"]])
         doctor.check_shared_folder(run.path)
-        estimates = doctor.check_memory(recipe)
+        check_engines(recipe)
+        estimates = check_memory(recipe)
         self.room_needed = check_room(run, problems)
         run.claim()
+        self.logs = worker_logs()
         planned = {model: estimate._asdict() for model, estimate in estimates.items()}
         write_json(run.view / MEMORY, planned)
 
@@ -111,23 +125,36 @@ def main(job: Callable[[Job], None]) -> None:
     except Stopped as stopped:
         say(f"stopped; {GOES_ON}")
         sys.exit(stopped.exit_code)
-    except UserError as error:
-        print(f"error: {line_of(error)}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
-    except ActorDiedError as error:
-        print(  # noqa: T201
-            f"{error}\nerror: an engine cannot be kept alive, see above and the logs of Ray on its "
-            f"node (ray logs); {GOES_ON}",
-            file=sys.stderr,
-        )
-        sys.exit(1)
-    except Exception as error:
-        refused = refusal(error)
-        if refused is None or run is None:
-            raise
-        line = explain(refused, run.path, todo.room_needed if todo else 0.0)
-        print(f"error: {line}. Then {GOES_ON}", file=sys.stderr)  # noqa: T201
-        sys.exit(1)
+    except Exception as error:  # noqa: BLE001  each ends in a line
+        needed = todo.room_needed if todo else 0.0
+        line, code = explained(error, run.path if run else None, needed)
+        print(f"error: {line}{todo.logs if todo else ''}", file=sys.stderr)  # noqa: T201
+        sys.exit(code)
+
+
+def explained(error: Exception, run: Place | None, room_needed: float) -> tuple[str, int]:
+    """(a line for what ended a job, its exit code); a fault of ours is told in full before it."""
+    if isinstance(error, UserError):
+        return line_of(error), 2
+    if run and (refused := refusal(error)):
+        return f"{explain(refused, run, room_needed)}. Then {GOES_ON}", 1
+    if isinstance(error, ActorDiedError):
+        print(error, file=sys.stderr)  # noqa: T201
+        return f"a worker cannot be kept alive, see above; {GOES_ON}", 1
+    for one in causes(error):
+        if isinstance(one, MEMORY_ERRORS):
+            said = " ".join(str(one).split())[:300]
+            return f"{type(one).__name__} of Ray: {said} ({SHORT_OF_MEMORY}); {GOES_ON}", 1
+    traceback.print_exc()
+    return f"{type(error).__name__}, see above; {GOES_ON}", 1
+
+
+def worker_logs() -> str:
+    """Where they are, to be added to a line."""
+    here = ray.get_runtime_context()
+    return (
+        f". Logs of its workers: {here.get_temp_dir()}/{here.get_session_name()}/logs, on each node"
+    )
 
 
 def line_of(error: UserError) -> str:
@@ -142,5 +169,5 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     os.environ.setdefault("RAY_DATA_LOG_LEVEL", "WARNING")
     warnings.filterwarnings("ignore", category=FutureWarning)
-    # max_concurrency of asynchronous actors has no other name in Ray 2.60.
+    # max_task_retries has no other name in Ray 2.60.
     warnings.filterwarnings("ignore", message=".*ray_remote_args.* is deprecated")

@@ -17,12 +17,12 @@ WORDS = {os.strerror(number): number for number in (*FULL, errno.EROFS)}
 def refusal(error: BaseException) -> OSError | None:
     """The file system's own error in what was raised, which Ray may have wrapped; None where it is
     something else."""
-    for one in _within(error, set()):
+    for one in causes(error):
         if isinstance(one, OSError) and (
             one.errno in FULL or (one.errno in REFUSED and one.filename is not None)
         ):
             return one
-    for one in _within(error, set()):
+    for one in causes(error):
         for words, number in WORDS.items():
             if words in str(one):
                 return OSError(number, words)
@@ -56,9 +56,10 @@ def gib(size: float) -> str:
     return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.1f} MiB"
 
 
-def _within(error: BaseException | None, seen: set[int]) -> Iterator[BaseException]:
-    """Innermost first: Ray keeps what a task, a worker or a controller raised in fields of its
-    own."""
+def causes(error: BaseException | None, seen: set[int] | None = None) -> Iterator[BaseException]:
+    """What was raised and all that led to it, innermost first: Ray keeps what a task, a worker or a
+    controller raised in fields of its own."""
+    seen = set() if seen is None else seen
     if error is None or id(error) in seen:
         return
     seen.add(id(error))
@@ -70,5 +71,5 @@ def _within(error: BaseException | None, seen: set[int]) -> Iterator[BaseExcepti
     ]
     for one in inner:
         if isinstance(one, BaseException):
-            yield from _within(one, seen)
+            yield from causes(one, seen)
     yield error

@@ -5,12 +5,15 @@ import json
 import logging
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import ray.train
 import ray.train.torch
+import torch
+from ray import exceptions
 from ray.exceptions import ActorDiedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -18,11 +21,14 @@ from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.run_files import STOP, StageResult
 from fastdistill_ray.storage.place import Place
+from fastdistill_ray.storage.room import causes
 from fastdistill_ray.training.feed import RankStreams
 from fastdistill_ray.training.knobs import TrainingKnobs
 from fastdistill_ray.training.worker import CHECKPOINTS, TrainJob, run_worker
 
 logger = logging.getLogger(__name__)
+MAX_HALVINGS = 3  # of micro-batches; each costs a start of the workers
+CPU_ALLOCATION_FAILED = "can't allocate memory"  # in torch's RuntimeError
 # Variables that Ray Train's controller and workers read; from the driver's they are handed on.
 CONTROLLER_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # how often reports are taken; by default 2 s
@@ -34,22 +40,52 @@ def train(job: TrainJob, pool: PoolKnobs, *, out: Place) -> StageResult:
     """Train a student on the steps of the plan; exports are `out/epoch_<n>`, n from 1.
 
     With a metric to choose by, the one export is `out/best_step_<n>`. Continues from the last
-    checkpoint in `out` when called again. Rows are group visits. A UserError of a worker is raised
-    here, as itself; StoppedEarlyError where the file `stop` came into `out` meanwhile.
+    checkpoint in `out` when called again. Rows are group visits. A rank that runs out of memory
+    makes all go on with smaller micro-batches. A UserError of a worker is raised here, as itself;
+    StoppedEarlyError where the file `stop` came into `out` meanwhile.
     """
     (out / STOP).unlink()
-    for restarts_left in reversed(range(1 + job.training.max_failures)):
+    restarts_left, asked_for = job.training.max_failures, job.training.micro_batch_tokens
+    while True:
         try:
             _fit(job, pool, out)
             break
         except ActorDiedError as error:  # the controller's; workers are restarted by it
             if not restarts_left:
                 raise
+            restarts_left -= 1
             logger.warning("the training's controller died and is started again: %s", error)
+        except OutOfMemoryError as error:
+            job = with_smaller_batches(job, asked_for, str(error))
     if (out / STOP).is_file():
         raise StoppedEarlyError
     (out / CHECKPOINTS).remove_tree()  # a finished training needs none
-    return _count_rows(out / "metrics.jsonl", job.total_steps)
+    result = _count_rows(out / "metrics.jsonl", job.total_steps)
+    if job.training.micro_batch_tokens < asked_for:
+        result.facts["micro_batch_tokens"] = job.training.micro_batch_tokens
+    return result
+
+
+def with_smaller_batches(job: TrainJob, asked_for: int, reason: str) -> TrainJob:
+    """UserError once they were halved MAX_HALVINGS times."""
+    tokens = job.training.micro_batch_tokens
+    if tokens <= asked_for >> MAX_HALVINGS or tokens == 1:
+        raise UserError(
+            f"training.micro_batch_tokens: a rank runs out of memory with {asked_for} and even "
+            f"with {tokens} ({reason}); set activation_checkpointing, cpu_offload or lora.rank in "
+            "training, lower its max_seq_len, or raise pools.student.workers"
+        )
+    logger.warning(
+        "a rank ran out of memory; training goes on with training.micro_batch_tokens %d instead of "
+        "%d, whose losses differ by rounding alone: %s",
+        *(tokens // 2, tokens, reason),
+    )
+    training = job.training.model_copy(update={"micro_batch_tokens": tokens // 2})
+    return replace(job, training=training)
+
+
+class OutOfMemoryError(Exception):
+    """A rank had not the memory for its step."""
 
 
 class StoppedEarlyError(Exception):
@@ -62,13 +98,13 @@ def _fit(job: TrainJob, pool: PoolKnobs, out: Place) -> None:
         with _environment(CONTROLLER_ENVIRONMENT):
             trainer.fit()
     except ray.train.ControllerError as error:
-        if isinstance(error.controller_failure, UserError):
+        if isinstance(error.controller_failure, UserError | OutOfMemoryError):
             raise error.controller_failure from None
         raise
 
 
 class StopAtUserError(ray.train.UserCallback):
-    """Ends a training at the first UserError of a worker.
+    """Ends a training at the first UserError of a worker, or where one has too little memory.
 
     Ray Train restarts workers after any exception of theirs and takes no failure policy of ours;
     what a callback raises in its controller it does not retry.
@@ -78,6 +114,14 @@ class StopAtUserError(ray.train.UserCallback):
         for error in worker_exceptions.values():
             if isinstance(error, UserError):
                 raise error
+            if is_out_of_memory(error):
+                raise OutOfMemoryError((str(error).splitlines() or [""])[0][:300])
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Of a GPU, of an allocation on the CPU, or of the node, whose monitor ended the process."""
+    kinds = (torch.OutOfMemoryError, exceptions.OutOfMemoryError, MemoryError)
+    return any(isinstance(one, kinds) or CPU_ALLOCATION_FAILED in str(one) for one in causes(error))
 
 
 @contextlib.contextmanager

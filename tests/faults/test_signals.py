@@ -23,7 +23,8 @@ def test_training_told_to_stop_has_a_checkpoint_of_its_last_step_and_goes_on_fro
     model = make_tiny_model(str(tmp_path / "model"))
     training = {"epochs": 60, "checkpoint_every": 10_000, "groups_per_step": 2}
     recipe = write_recipe(
-        tmp_path, tiny_recipe(model, training=training, pools={"student": {"workers": 2}})
+        tmp_path,
+        tiny_recipe(model, training=training, pools={"student": {"workers": 2, "cpus": 0.5}}),
     )
     run, temporary = tmp_path / "run", tempfile.mkdtemp(dir="/tmp")
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}

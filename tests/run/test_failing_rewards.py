@@ -1,5 +1,6 @@
 """Rewards of a run on Ray: too many failures stop it, and what is committed is taken along."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -52,6 +53,8 @@ def test_failing_reward_stops_generation_and_its_completions_go_on_under_another
     old = stage_folder(run, "groups")
     assert "error: reward.max_failed_share: " in output
     assert "score mine: ValueError: never seen this" in output
+    (logs,) = re.findall(r"Logs of its workers: (\S+/logs), on each node", output)
+    assert list(Path(logs).glob("raylet.out"))
     written = completions_of(old)
     assert 0 < len(written) < 120, "not only at the end"
     commits = list(Store(old).commits())

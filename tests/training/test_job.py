@@ -47,7 +47,7 @@ from fastdistill_ray.run_files import MANIFEST, StageResult
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
 from fastdistill_ray.training.feed import rank_dataset
-from fastdistill_ray.training.job import StoppedEarlyError, TrainJob, train
+from fastdistill_ray.training.job import StoppedEarlyError, TrainJob, is_out_of_memory, train
 from fastdistill_ray.training.journal import is_as_planned
 from fastdistill_ray.training.knobs import HeldOutKnobs, OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.worker import step_rows
@@ -174,6 +174,7 @@ def run(
     max_failures: int = 0,
     held_out: HeldOutKnobs | None = None,
     learning_rate: float = 3e-3,
+    micro_batch_tokens: int = 80,
     objective: Objective = ADVDISTILL,
 ) -> StageResult:
     out.mkdir(exist_ok=True)
@@ -189,7 +190,7 @@ def run(
             epochs=EPOCHS,
             precision="fp32",
             checkpoint_every=4,
-            micro_batch_tokens=80,
+            micro_batch_tokens=micro_batch_tokens,
             max_failures=max_failures,
             held_out=held_out,
         ),
@@ -397,6 +398,66 @@ def test_killed_controller_is_started_again_and_no_digit_differs(
     run(model, store, out, workers=2, max_failures=1, objective=objective)
     assert out.with_suffix(".acted").exists()
     assert without_measured(out / "metrics.jsonl") == without_measured(quiet / "metrics.jsonl")
+
+
+def completions_in(store: Path) -> list[dict]:
+    rows = [row for table in Store(store).tables() for row in table.to_pylist()]
+    return [one for row in rows for one in row["completions"]]
+
+
+def hungry(limit: int) -> Objective:
+    """An objective for which the memory is not enough where a micro-batch has more target tokens
+    than that."""
+
+    class Hungry:
+        min_completions = ADVDISTILL.min_completions
+        targets = staticmethod(ADVDISTILL.targets)
+        group_weights = staticmethod(ADVDISTILL.group_weights)
+
+        def __call__(self, outputs: Outputs, batch: LossBatch) -> list[Term]:
+            if len(batch.completion) > limit:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return ADVDISTILL(outputs, batch)
+
+    return Hungry()
+
+
+@pytest.mark.slow
+def test_rank_without_memory_for_its_step_goes_on_with_smaller_micro_batches(
+    quiet: Path, model: str, store: Path, tmp_path: Path
+) -> None:
+    """Of three groups at once it can hold one; the losses are those of the quiet run."""
+    out = tmp_path / "hungry"
+    most = max(len(one["token_ids"]) * 4 for one in completions_in(store))
+    result = run(model, store, out, workers=2, objective=hungry(most), micro_batch_tokens=640)
+    assert result.facts["micro_batch_tokens"] in (320, 160, 80)
+    metrics = [without_measured(one / "metrics.jsonl") for one in (out, quiet)]
+    for first, second in zip(*metrics, strict=True):
+        assert first["train/loss"] == pytest.approx(second["train/loss"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_rank_that_never_has_enough_memory_ends_the_training_with_a_line(
+    model: str, store: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"with 640 and even with 80 .*CUDA out of memory.*lora"):
+        run(model, store, tmp_path / "out", workers=1, objective=hungry(0), micro_batch_tokens=640)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_short"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 8 bytes"), True),
+        (ray.exceptions.OutOfMemoryError("Task was killed due to the node running low"), True),
+        (MemoryError(), True),
+        (RuntimeError("shapes do not match"), False),
+    ],
+)
+def test_memory_is_short_is_told_from_other_errors_however_wrapped(error, is_short):
+    outer = RuntimeError("worker failed")
+    outer.__cause__ = error
+    assert is_out_of_memory(error) == is_out_of_memory(outer) == is_short
 
 
 def test_steps_that_were_of_other_groups_are_not_those_of_the_plan(

@@ -1,0 +1,118 @@
+"""Whether students and engines fit where they are to run, found out before anything expensive
+starts."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import ray
+import torch
+
+from fastdistill_ray.cluster.pools import PoolKnobs
+from fastdistill_ray.errors import UserError
+from fastdistill_ray.generation.knobs import EngineKnobs
+from fastdistill_ray.models import fetch_model
+from fastdistill_ray.recipe.derived import all_teachers, baselines, students
+from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.storage.weights import loaded_bytes
+from fastdistill_ray.training.memory import MemoryEstimate, advice, estimate_memory
+
+GIB = 2**30
+
+
+class Loaded(NamedTuple):
+    """A model that an engine of a pool is to hold."""
+
+    field: str
+    model: str
+    engine: EngineKnobs
+    section: str  # of the engine
+    pool_name: str
+    pool: PoolKnobs
+
+
+def check_memory(recipe: Recipe) -> dict[str, MemoryEstimate]:
+    """Every student's training fits its ranks; -> what each would take, by its model."""
+    pool = recipe.pools.student
+    device = "cuda" if pool.gpus else "cpu"
+    plans = {
+        model: estimate_memory(
+            fetch_model(model),
+            recipe.training,
+            recipe.optimizer,
+            workers=pool.workers,
+            device=device,
+        )
+        for model in dict.fromkeys(student.model for student in students(recipe))
+    }
+    available = None if recipe.pools.autoscaling else memory_of(pool)
+    for model, plan in plans.items():
+        if available is not None and plan.total > available:
+            raise UserError(
+                f"pools.student: training {model} needs about {plan.describe()}, a rank has "
+                f"{available / GIB:.1f}; {advice(plan, available, device)}"
+            )
+    return plans
+
+
+def check_engines(recipe: Recipe) -> None:
+    """The weights of every teacher and of every model that is evaluated fit their engine."""
+    if recipe.pools.autoscaling:
+        return
+    memory: dict[str, float] = {}
+    for one in loaded(recipe):
+        if one.pool_name not in memory:
+            memory[one.pool_name] = memory_of(one.pool)
+        check_engine(one, memory[one.pool_name])
+
+
+def check_engine(one: Loaded, memory: float) -> None:
+    """`memory`: bytes of one of the pool's GPUs, or of a worker without any."""
+    engine = one.engine
+    weights = loaded_bytes(Path(fetch_model(one.model)), engine.dtype)
+    if one.pool.gpus:
+        room = memory * engine.num_devices * engine.gpu_memory_utilization
+        where = f"{engine.num_devices} x {memory / GIB:.1f} GiB of GPU memory"
+        mend = f"raise {one.section}.tensor_parallel_size and {one.pool_name}.gpus"
+    else:
+        room = memory - engine.cpu_kv_cache_gib * GIB
+        where = f"{memory / GIB:.1f} GiB of memory, {engine.cpu_kv_cache_gib} of it for the cache"
+        mend = f"lower {one.pool_name}.workers, or give it nodes with more memory"
+    if weights > room:
+        raise UserError(
+            f"{one.pool_name}: the weights of {one.field} {one.model} are {weights / GIB:.1f} GiB, "
+            f"an engine has {where}; {mend}"
+        )
+
+
+def loaded(recipe: Recipe) -> Iterator[Loaded]:
+    pools = recipe.pools
+    for place, (name, teacher) in enumerate(all_teachers(recipe).items()):
+        pool = f"pools.teachers.{place - 1}" if place and pools.teachers else "pools.teacher"
+        if isinstance(teacher.engine, EngineKnobs) and teacher.engine.kind != "scripted":
+            yield Loaded(
+                *(f"{name}.model", teacher.model, teacher.engine, f"{name}.engine", pool),
+                pools.of_teacher(place),
+            )
+    engine = recipe.evaluation.engine
+    evaluated = {model.weights: f"compare.baselines {model.name}" for model in baselines(recipe)}
+    evaluated |= {student.model: student.model_field for student in students(recipe)}
+    if engine.kind != "scripted":
+        for model, field in evaluated.items():
+            yield Loaded(
+                *(field, model, engine, "evaluation.engine", "pools.evaluation"), pools.evaluation
+            )
+
+
+def memory_of(pool: PoolKnobs) -> float:
+    """Bytes a worker can use: of one of its GPUs, as reserved, or its share of the largest node."""
+    if pool.gpus:
+        return ray.get(ray.remote(_gpu_memory).options(**pool.remote_args()).remote())
+    if pool.memory_gib:
+        return pool.memory_gib * GIB
+    nodes = [node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["Alive"]]
+    return max(nodes) / -(-pool.workers // len(nodes))
+
+
+def _gpu_memory() -> float:
+    return float(torch.cuda.get_device_properties(0).total_memory)
