@@ -2,13 +2,21 @@
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fastdistill_ray.knobs import Knobs
 
 
 class PoolKnobs(Knobs):
-    workers: int = Field(default=1, ge=1, description="Number of actors or ranks.")
+    workers: int = Field(
+        default=1,
+        ge=1,
+        description="Number of actors or ranks; of actors also [least, most]: as many as there is "
+        "room for, and those that nothing is left for are ended.",
+    )
+    min_workers: int | None = Field(
+        default=None, ge=1, description="Fewest actors, as workers: [least, most] says too."
+    )
     cpus: float = Field(default=1.0, ge=0, description="CPUs of each worker.")
     gpus: int = Field(default=0, ge=0, description="GPUs of each worker.")
     memory_gib: float = Field(
@@ -22,6 +30,20 @@ class PoolKnobs(Knobs):
         default={},
         description="Labels that its nodes must have, as Ray selects: value, !value, in(a, b).",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_a_range(cls, pool: Any) -> Any:
+        workers = pool.get("workers") if isinstance(pool, dict) else None
+        if not isinstance(workers, list | tuple):
+            return pool
+        if len(workers) != 2 or not all(type(one) is int for one in workers):
+            raise ValueError(f"workers: {list(workers)}, expected a number or [least, most]")
+        return {**pool, "min_workers": workers[0], "workers": workers[1]}
+
+    @property
+    def least(self) -> int:
+        return self.min_workers or self.workers
 
     def remote_args(self) -> dict[str, Any]:
         """What one actor takes and where it may run, in Ray's words."""

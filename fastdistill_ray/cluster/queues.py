@@ -6,8 +6,10 @@ lie in the driver at once, at some kilobytes each. It also keeps statistics of e
 
 import logging
 import time
+from dataclasses import replace
+from typing import Any
 
-from ray.data import DataContext
+from ray.data import ActorPoolStrategy, DataContext
 
 # No public way to bound a queue by its length in the pinned Ray 2.60.
 from ray.data._internal.execution.backpressure_policy import (
@@ -16,6 +18,8 @@ from ray.data._internal.execution.backpressure_policy import (
     BackpressurePolicy,
 )
 from ray.data._internal.execution.interfaces.physical_operator import PhysicalOperator
+
+from fastdistill_ray.cluster.pools import PoolKnobs
 
 TELLS_LOST_TASKS = "ray.data._internal.execution.streaming_executor_state"
 LIMIT = "fastdistill_ray.max_queued_blocks"
@@ -45,6 +49,19 @@ def ignore_lost_tasks(context: DataContext) -> None:
     """
     context.max_errored_blocks = -1
     logging.getLogger(TELLS_LOST_TASKS).setLevel(logging.CRITICAL)
+
+
+def actor_pool(pool: PoolKnobs, context: DataContext, **options: Any) -> ActorPoolStrategy:
+    """The pool in Ray Data's words. One of several sizes grows while each of its actors has a task
+    and shrinks, to its least size, once one has none."""
+    if pool.least == pool.workers:
+        return ActorPoolStrategy(size=pool.workers, **options)
+    context.autoscaling_config = replace(
+        context.autoscaling_config,
+        actor_pool_util_upscaling_threshold=1.0,
+        actor_pool_util_downscaling_threshold=1 - 1 / (2 * pool.workers),
+    )
+    return ActorPoolStrategy(min_size=pool.least, max_size=pool.workers, **options)
 
 
 def _forget_statistics(op: PhysicalOperator) -> None:

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, cast
 import pyarrow as pa
 import ray
 import ray.data
-from ray.data import ActorPoolStrategy, TaskPoolStrategy
+from ray.data import TaskPoolStrategy
 
 from fastdistill_ray.cluster.pools import PoolKnobs
-from fastdistill_ray.cluster.queues import bound_queues, ignore_lost_tasks
+from fastdistill_ray.cluster.queues import actor_pool, bound_queues, ignore_lost_tasks
 from fastdistill_ray.generation.asking import Asking
 from fastdistill_ray.generation.dispenser import Dispenser
 from fastdistill_ray.generation.knobs import EndpointKnobs, EngineSpec
@@ -76,7 +76,7 @@ def completions(asked: Asked, dispenser: Any) -> ray.data.Dataset:
         },
         batch_size=1,  # with GPUs Ray Data wants a number
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=pool.workers, max_tasks_in_flight_per_actor=1),
+        compute=actor_pool(pool, dataset.context, max_tasks_in_flight_per_actor=1),
         max_task_retries=0,
         **pool.remote_args(),
     )

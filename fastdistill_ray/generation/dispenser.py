@@ -92,7 +92,10 @@ class Dispenser:
         self.words[actor] = text
 
     def wants_seat(self) -> bool:
-        """Whether another task may wait for an actor; each takes one seat."""
+        """Whether another task may wait for an actor; each takes one seat. Where nothing is left
+        to be handed out, actors without one are released."""
+        if not (self._num_fresh or self.again or self.alone):
+            return False
         if self.seats_made - self.seats_taken >= self.num_seats:
             return False
         self.seats_made += 1

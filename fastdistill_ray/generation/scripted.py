@@ -20,7 +20,8 @@ from fastdistill_ray.generation.outputs import RawCompletion, Reply, with_comple
 class ScriptedEngine:
     """`extra`: seconds_per_request; share_correct of the completions (0.5); and, by problem id,
     `kills`: at whose request the process ends, `fails`: that are answered with an error, `hangs`:
-    that are never answered. `log`: a file to which the id of each answered problem is added."""
+    that are never answered, `waits`: for a file each. `log`: a file to which the id of each
+    answered problem is added."""
 
     def __init__(self, spec: EngineSpec, count_correct: CountCorrect) -> None:
         assert isinstance(spec.engine, EngineKnobs)
@@ -30,6 +31,7 @@ class ScriptedEngine:
         self.faults = {
             name: set(spec.engine.extra.get(name, ())) for name in ("kills", "fails", "hangs")
         }
+        self.waits: dict[str, str] = spec.engine.extra.get("waits", {})
         self.log = str(spec.engine.extra.get("log", ""))
         self.count_correct = count_correct
         self.slots = asyncio.Semaphore(max(1, spec.engine.max_num_seqs // spec.sampling.n))
@@ -53,6 +55,9 @@ class ScriptedEngine:
             await asyncio.sleep(self.seconds)
             if row["problem_id"] in self.faults["hangs"]:
                 await asyncio.Event().wait()
+            file = self.waits.get(row["problem_id"], "/")
+            while not os.path.exists(file):
+                await asyncio.sleep(0.1)
         if row["problem_id"] in self.faults["kills"]:
             os._exit(9)
         seeds = range(row["seed"] + draw.first, row["seed"] + draw.first + draw.count)

@@ -13,11 +13,11 @@ from typing import cast
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
-from ray.data import ActorPoolStrategy
 
 from fastdistill_ray.background import repeated
 from fastdistill_ray.cluster.metrics import show
 from fastdistill_ray.cluster.pools import PoolKnobs
+from fastdistill_ray.cluster.queues import actor_pool
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.asking import unbundle
 from fastdistill_ray.generation.completions import Asked, completions, start_dispenser
@@ -104,7 +104,7 @@ def ask(
         fn_constructor_args=(start, dict(stores), rows_per_file),
         batch_size=1,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=judges.workers),
+        compute=actor_pool(judges, first.context),
         **judges.remote_args(),
     )
     folder = next(iter(stores.values())).folder

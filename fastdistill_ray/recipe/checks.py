@@ -81,7 +81,14 @@ def _lineup_errors(recipe: Recipe, size: int) -> list[str]:
 def _resource_errors(recipe: Recipe) -> list[str]:
     pools = {name: pool for name, pool in recipe.pools if isinstance(pool, PoolKnobs)}
     pools |= {f"teachers.{i}": pool for i, pool in enumerate(recipe.pools.teachers)}
-    return [
+    errors = [
+        f"pools.{name}.workers: at least {pool.least} of at most {pool.workers} cannot be"
+        for name, pool in pools.items()
+        if pool.least > pool.workers
+    ]
+    if pools["student"].least < pools["student"].workers:
+        errors.append("pools.student.workers: ranks are one number, not [least, most]")
+    return errors + [
         f"pools.{pool}.resources.{name}: {amount:g}, expected 0 or more"
         for pool, knobs in pools.items()
         for name, amount in knobs.resources.items()

@@ -197,7 +197,7 @@ def check_pools(recipe: Recipe, available: Mapping[str, float]) -> None:
             ("memory_gib", "GiB of memory", available.get("memory", 0.0) / 2**30),
             *((f"resources.{name}", name, available.get(name, 0.0)) for name in sorted(custom)),
         ):
-            wanted = {name: pool.workers * _amount(pool, field) for name, pool in group.items()}
+            wanted = {name: pool.least * _amount(pool, field) for name, pool in group.items()}
             if sum(wanted.values()) > have + 1e-6:
                 most = max(wanted, key=lambda name: wanted[name])
                 parts = ", ".join(f"{name} {value:g}" for name, value in wanted.items() if value)

@@ -49,12 +49,17 @@ def problems_in(folder: Path, count: int) -> ProblemFile:
 
 
 def generate(
-    folder: Path, model: str, count: int, workers: int = 1, stall_minutes: float = 60.0, **extra
+    folder: Path,
+    model: str,
+    count: int,
+    workers: int | list[int] = 1,
+    stall_minutes: float = 60.0,
+    **extra,
 ) -> StageResult:
     engine = EngineKnobs(kind="scripted", max_model_len=1024, max_num_seqs=16, extra=extra)
     teacher = TeacherKnobs(model=model, engine=engine)
     pools = PoolsKnobs(
-        teacher=PoolKnobs(workers=workers, cpus=0.5),
+        teacher=PoolKnobs.model_validate({"workers": workers, "cpus": 0.5}),
         judges=PoolKnobs(cpus=0.5),
         stall_minutes=stall_minutes,
     )
@@ -147,6 +152,34 @@ def test_actors_killed_at_random_lose_and_double_nothing(tmp_path: Path, model: 
     assert time.monotonic() > begin and killed
     assert sorted(keys(tmp_path)) == [f"p{i:03d}" for i in range(80)]
     assert result.set_aside == {}
+
+
+def test_pool_of_several_sizes_grows_and_releases_those_that_nothing_is_left_for(tmp_path, model):
+    """The last request is answered once one engine alone is left."""
+    go_on, sizes = tmp_path / "go_on", []
+    job = ray.get_runtime_context().get_job_id()
+
+    def watch() -> None:
+        while not go_on.exists():
+            actors = ray._private.state.actors().values()
+            alive = [
+                one
+                for one in actors
+                if "Asking" in one["ActorClassName"]
+                and (one["State"], one["JobID"]) == ("ALIVE", job)
+            ]
+            sizes.append(len(alive))
+            if max(sizes) == 3 and sizes[-1] == 1:
+                go_on.touch()
+            time.sleep(0.1)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    waits = {f"p{number:03d}": str(go_on) for number in (0, 1)}
+    result = generate(tmp_path, model, 100, workers=[1, 3], waits=waits, seconds_per_request=0.3)
+    watcher.join()
+    assert result.rows_out == 100
+    assert sizes[-1] == 1 and max(sizes) == 3
 
 
 def test_prometheus_is_shown_what_is_committed_failed_and_set_aside(tmp_path, model):

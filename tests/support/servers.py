@@ -9,7 +9,9 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +102,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(text[:length].encode())
         self.wfile.flush()
 
-    def send_stream(self, events: list[str], pause: float = 0.0) -> None:
+    def send_stream(self, events: Iterable[str], pause: float = 0.0) -> None:
         """Lines as they are written; the connection ends with the last."""
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream; charset=utf-8")
@@ -151,9 +153,13 @@ class ChatServer(Server):
             handler.send(200, {**json.loads(reply), "usage": None})
         elif body.get("stream"):
             events = self._events(json.loads(reply))
-            keep = {"torn": len(events) // 2, "comments": 1}.get(fault, len(events))
-            silence = [": still here"] * (40 if fault == "comments" else 0)
-            handler.send_stream(events[:keep] + silence, self.answers.get("pause", 0.0))
+            pause = self.answers.get("pause", 0.0)
+            if fault == "comments":  # until the client goes
+                handler.send_stream(chain(events[:1], repeat(": still here")), 0.05)
+            else:
+                handler.send_stream(
+                    events[: len(events) // 2] if fault == "torn" else events, pause
+                )
         else:
             handler.send(200, reply)
 
