@@ -36,6 +36,9 @@ class Problem:
     `tolerance` is how far off a numeric answer of kind number, math or list may be, inclusive;
     None: exact. It is absolute: where a data set tolerates a share, its loader multiplies that with
     the size of the reference, of a list with that of its smallest item.
+
+    Problems made from one another, such as variants of one question, share a `cluster`; empty: this
+    one has no such others. Only what is said of evaluated problems depends on it.
     """
 
     problem_id: str
@@ -46,6 +49,7 @@ class Problem:
     kind: Kind
     options: list[str] = field(default_factory=list)
     tolerance: float | None = None
+    cluster: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ PROBLEM_FIELDS = [
     ("options", pa.list_(pa.string())),
     ("tolerance", pa.float64()),  # null: exact
 ]
-PROBLEM_SCHEMA = pa.schema(PROBLEM_FIELDS)
+PROBLEM_SCHEMA = pa.schema([*PROBLEM_FIELDS, ("cluster", pa.string())])
 # What an engine is asked: a problem rendered for one model.
 REQUEST_SCHEMA = pa.schema(
     [

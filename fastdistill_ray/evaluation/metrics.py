@@ -1,37 +1,37 @@
 """Evaluation rows -> accuracy, lengths, degeneracy, template adherence, all with 95 % intervals.
 
-A row is one completion of one problem (the columns of stages/evaluate). Wrong means: strict verdict
-other than correct, so unparsable and truncated completions are wrong. Pure numpy.
-Legend: P problems, N completions of a problem, R resamples.
+A row is one completion of one problem by the student of one training seed: the columns of
+answers.parquet, `cluster` (empty: the problem is its own) and `training_seed` (of a model that was
+not trained, any one). Wrong means: strict verdict other than correct, so unparsable and truncated
+completions are wrong. Pure numpy. Legend: as in statistics.
 """
 
-import functools
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
+from fastdistill_ray.evaluation.statistics import (
+    Difference,
+    Estimate,
+    difference,
+    divide,
+    interval,
+    wilson,
+)
 from fastdistill_ray.text import count_loops, rep_n
 
 Row = dict[str, Any]
 Quantity = Callable[[Row], float | None]
-Z = 1.959963984540054  # of a 95 % interval
-RESAMPLES = 2000
-SEED = 0
+# (problem_id, training seed) -> its completions, one after the other
+Answered = dict[tuple[str, int], list[Row]]
+# (a sum, its number of completions) of each, once or twice: what totals are made of
+Measured = Mapping[tuple[str, int], tuple[float, ...]]
 
 NGRAM = 4
 MAX_PARTS = 30
 ANSWERABLE = "all with an answer"
-
-
-class Estimate(NamedTuple):
-    """Value and 95 % interval, null where no completion takes part, and how many problems do."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    num_problems: int
 
 
 def is_correct(row: Row) -> bool:
@@ -103,16 +103,16 @@ def summarize(rows: list[Row], model: str, split: str) -> list[dict[str, Any]]:
     """The rows of results.json for one model and split; rows of other splits are left out.
 
     Besides METRICS: verbosity_ratio and, where every problem has 2 or more completions, pass@k for
-    k = 2, 4, 8, ... judged leniently, as accuracy is.
+    k = 2, 4, 8, ... judged leniently, as accuracy is. Several training seeds are averaged.
     """
-    problems = by_problem([row for row in rows if row["split"] == split])
-    if not problems:
+    answered = by_problem([row for row in rows if row["split"] == split])
+    if not answered:
         return []
-    estimates = {name: estimate(problems, quantity) for name, quantity in METRICS.items()}
-    estimates["verbosity_ratio"] = verbosity_ratio(problems)
+    estimates = {name: estimate(answered, quantity) for name, quantity in METRICS.items()}
+    estimates["verbosity_ratio"] = verbosity_ratio(answered)
     k = 2
-    while k <= min(len(completions) for completions in problems.values()):
-        estimates[f"pass@{k}"] = pass_at_k(problems, k)
+    while k <= min(len(completions) for completions in answered.values()):
+        estimates[f"pass@{k}"] = pass_at_k(answered, k)
         k *= 2
     return [
         {"model": model, "split": split, "metric": name, **result._asdict()}
@@ -165,61 +165,69 @@ def compare_rows(
     ]
 
 
-def paired_difference(rows_a: list[Row], rows_b: list[Row], metric: str) -> Estimate:
-    """Mean of metric(a) - metric(b) over the problems that both answered, `num_problems` of them;
-    the bootstrap draws problems, both at once.
-
-    Where the two agree on every problem a bootstrap would be certain. Then the interval is as wide
-    as the share of problems of which 2.5 % of all draws show none: 1 - 0.025^(1/P).
-    """
-    problems_a, problems_b = by_problem(rows_a), by_problem(rows_b)
-    common = problems_a.keys() & problems_b.keys()
+def paired_difference(rows_a: list[Row], rows_b: list[Row], metric: str) -> Difference:
+    """Mean of metric(a) - metric(b) over the problems that both answered, in every seed that they
+    were trained with; problems, or clusters of them, are drawn for both at once."""
+    answered_a, answered_b = by_problem(rows_a), by_problem(rows_b)
+    common = _answered_by_all_seeds(answered_a) & _answered_by_all_seeds(answered_b)
     if not common:
         raise ValueError(f"{metric}: the two models answered no problem in common")
-    problems_a = {key: rows for key, rows in problems_a.items() if key in common}
-    problems_b = {key: problems_b[key] for key in problems_a}
-    sums_a, counts_a = _sums(problems_a, METRICS[metric])
-    sums_b, counts_b = _sums(problems_b, METRICS[metric])
-    if not (counts_a.all() and counts_b.all()):
-        raise ValueError(f"{metric}: some problems have no value, so they cannot be paired")
-    difference = sums_a / counts_a - sums_b / counts_b
-    if metric in COMPARED and not difference.any():
-        most = 1 - 0.025 ** (1 / len(difference))
-        return Estimate(0.0, -most, most, len(difference))
-    return _bootstrap(lambda weights: weights @ difference / len(difference), counts_a)
+    means_a, means_b = (_means(each, common, metric) for each in (answered_a, answered_b))
+    sums_a, sums_b = means_a[:, :, 0], means_b[:, :, 0]
+    num_problems = means_a[:, 0, 1]
+    found = difference(sums_a, sums_b, num_problems)
+    return Difference(*found[:3], len(common), len(num_problems), found[3])
 
 
-def estimate(problems: dict[str, list[Row]], quantity: Quantity) -> Estimate:
-    """Mean over completions; Wilson for a proportion with N = 1, else a bootstrap of problems."""
-    sums, counts = _sums(problems, quantity)
-    values = [quantity(rows[0]) for rows in problems.values() if len(rows) == 1]
-    if len(values) == len(problems) and all(isinstance(value, bool | None) for value in values):
-        return wilson(int(sums.sum()), int(counts.sum()))
-    return _bootstrap(lambda weights: _divide(weights @ sums, weights @ counts), counts)
+def _answered_by_all_seeds(answered: Answered) -> set[str]:
+    seeds = {seed for _, seed in answered}
+    ids = {problem_id for problem_id, _ in answered}
+    return {one for one in ids if all((one, seed) in answered for seed in seeds)}
 
 
-def verbosity_ratio(problems: dict[str, list[Row]]) -> Estimate:
+def _means(answered: Answered, common: set[str], metric: str) -> np.ndarray:
+    """[C, S, 2]: sum of the means of the common problems, and number of these problems."""
+    measured = {}
+    for key, rows in answered.items():
+        if key[0] in common:
+            total, number = _sums(rows, METRICS[metric])
+            if not number:
+                raise ValueError(f"{metric}: some problems have no value, so they cannot be paired")
+            measured[key] = (total / number, 1.0)
+    return tabulate(answered, measured)
+
+
+def estimate(answered: Answered, quantity: Quantity) -> Estimate:
+    """Mean over completions. Of a proportion whose problems were asked once, of one seed, and are
+    not clustered: Wilson; else a bootstrap, which is never certain of a proportion."""
+    values = {key: [quantity(row) for row in rows] for key, rows in answered.items()}
+    is_proportion = all(isinstance(one, bool | None) for each in values.values() for one in each)
+    is_asked_once = all(len(each) == 1 for each in values.values())
+    known = {key: [one for one in each if one is not None] for key, each in values.items()}
+    measured = {key: (float(sum(each)), float(len(each))) for key, each in known.items()}
+    if is_proportion and is_asked_once and num_clusters(answered) == len(answered):
+        return wilson(*(int(sum(column)) for column in zip(*measured.values(), strict=True)))
+    return _estimate(answered, measured, _ratio, (0.0, 1.0) if is_proportion else None)
+
+
+def verbosity_ratio(answered: Answered) -> Estimate:
     """Mean tokens of wrong completions / mean tokens of correct ones (arXiv 2507.00054)."""
-    wrong, num_wrong = _sums(problems, when_wrong(num_tokens))
-    correct, num_correct = _sums(problems, when_correct(num_tokens))
-
-    def ratio(weights: np.ndarray) -> np.ndarray:
-        mean_wrong = _divide(weights @ wrong, weights @ num_wrong)
-        return _divide(mean_wrong, _divide(weights @ correct, weights @ num_correct))
-
-    return _bootstrap(ratio, num_wrong + num_correct)
-
-
-def pass_at_k(problems: dict[str, list[Row]], k: int) -> Estimate:
-    """Mean over problems of the unbiased 1 - C(N - c, k) / C(N, k) (arXiv 2107.03374, eq. 1)."""
-    chances = np.array(
-        [
-            unbiased_pass_at_k(len(rows), sum(is_correct_leniently(row) for row in rows), k)
-            for rows in problems.values()
-        ]
+    measured = {
+        key: (*_sums(rows, when_wrong(num_tokens)), *_sums(rows, when_correct(num_tokens)))
+        for key, rows in answered.items()
+    }
+    return _estimate(
+        answered, measured, lambda totals: divide(_ratio(totals[:, :2]), _ratio(totals[:, 2:]))
     )
-    ones = np.ones(len(chances))
-    return _bootstrap(lambda weights: _divide(weights @ chances, weights @ ones), ones)
+
+
+def pass_at_k(answered: Answered, k: int) -> Estimate:
+    """Mean over problems of the unbiased 1 - C(N - c, k) / C(N, k) (arXiv 2107.03374, eq. 1)."""
+    measured = {
+        key: (unbiased_pass_at_k(len(rows), sum(map(is_correct_leniently, rows)), k), 1.0)
+        for key, rows in answered.items()
+    }
+    return _estimate(answered, measured, _ratio, (0.0, 1.0))
 
 
 def unbiased_pass_at_k(n: int, correct: int, k: int) -> float:
@@ -229,59 +237,58 @@ def unbiased_pass_at_k(n: int, correct: int, k: int) -> float:
     return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
 
 
-def wilson(successes: int, trials: int) -> Estimate:
-    """Wilson's 95 % score interval of a proportion (Wilson 1927)."""
-    if trials == 0:
-        return Estimate(None, None, None, 0)
-    share = successes / trials
-    centre = share + Z**2 / (2 * trials)
-    half = Z * math.sqrt(share * (1 - share) / trials + Z**2 / (4 * trials**2))
-    scale = 1 + Z**2 / trials
-    low, high = max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
-    return Estimate(share, low, high, trials)
-
-
-def by_problem(rows: list[Row]) -> dict[str, list[Row]]:
-    """problem_id -> its completions, both in order, so that the order of rows changes nothing."""
-    problems: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: (row["problem_id"], row["k"])):
-        completions = problems.setdefault(row["problem_id"], [])
+def by_problem(rows: list[Row]) -> Answered:
+    """All in order, so that the order of rows changes nothing."""
+    answered: Answered = {}
+    for row in sorted(rows, key=lambda row: (row["problem_id"], row["training_seed"], row["k"])):
+        completions = answered.setdefault((row["problem_id"], row["training_seed"]), [])
         if completions and completions[-1]["k"] == row["k"]:
             raise ValueError(f"problem {row['problem_id']}: completion {row['k']} appears twice")
         completions.append(row)
-    return problems
+    return answered
 
 
-def _sums(problems: dict[str, list[Row]], quantity: Quantity) -> tuple[np.ndarray, np.ndarray]:
-    """[P] sums of the quantity and [P] numbers of completions it is defined for."""
-    values = [
-        [value for row in rows if (value := quantity(row)) is not None]
-        for rows in problems.values()
-    ]
-    sums = np.array([sum(each) for each in values], dtype=np.float64)
-    return sums, np.array([len(each) for each in values], dtype=np.float64)
+def tabulate(answered: Answered, measured: Measured) -> np.ndarray:
+    """[C, S, K]: what the problems of each cluster add up to for each seed."""
+    clusters = {name: place for place, name in enumerate(_clusters(answered, measured))}
+    seeds = {seed: place for place, seed in enumerate(sorted({seed for _, seed in measured}))}
+    table = np.zeros((len(clusters), len(seeds), len(next(iter(measured.values())))))
+    for key, values in measured.items():
+        table[clusters[_cluster(answered, key)], seeds[key[1]]] += values
+    return table
 
 
-def _bootstrap(
-    statistic: Callable[[np.ndarray], np.ndarray], num_completions: np.ndarray
+def num_clusters(answered: Answered) -> int:
+    return len(_clusters(answered, answered))
+
+
+def _clusters(answered: Answered, keys: Iterable[tuple[str, int]]) -> list[str]:
+    return sorted({_cluster(answered, key) for key in keys})
+
+
+def _cluster(answered: Answered, key: tuple[str, int]) -> str:
+    return answered[key][0]["cluster"] or key[0]
+
+
+def _estimate(
+    answered: Answered,
+    measured: Measured,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    bounds: tuple[float, float] | None = None,
 ) -> Estimate:
-    """Percentile bootstrap; `statistic` maps [R, P] weights of problems to [R] values."""
-    num_problems = len(num_completions)
-    value = statistic(np.ones((1, num_problems)))[0]
-    if np.isnan(value):
-        return Estimate(None, None, None, 0)
-    low, high = np.nanpercentile(statistic(_resamples(num_problems)), [2.5, 97.5])
-    return Estimate(float(value), float(low), float(high), int((num_completions > 0).sum()))
+    found = interval(tabulate(answered, measured), statistic, bounds)
+    if found is None:
+        return Estimate(None, None, None, 0, 0)
+    taking_part = [key for key, values in measured.items() if any(values[1::2])]
+    num_problems = len({problem_id for problem_id, _ in taking_part})
+    return Estimate(*found, num_problems, len(_clusters(answered, taking_part)))
 
 
-@functools.lru_cache(maxsize=2)
-def _resamples(num_problems: int) -> np.ndarray:
-    """[R, P]: how often each problem is drawn; the same draws for every metric and model."""
-    shares = np.full(num_problems, 1 / num_problems)
-    return np.random.default_rng(SEED).multinomial(num_problems, shares, RESAMPLES).astype(float)
+def _sums(rows: list[Row], quantity: Quantity) -> tuple[float, float]:
+    """Sum of the quantity and number of completions it is defined for."""
+    values = [value for row in rows if (value := quantity(row)) is not None]
+    return float(sum(values)), float(len(values))
 
 
-def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """nan where the denominator is 0."""
-    result = np.full(np.shape(numerator), np.nan)
-    return np.divide(numerator, denominator, out=result, where=denominator > 0)
+def _ratio(totals: np.ndarray) -> np.ndarray:
+    return divide(totals[:, 0], totals[:, 1])

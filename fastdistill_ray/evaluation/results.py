@@ -1,10 +1,11 @@
 """Trials of students, the choice among them on validation problems, and the results table."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from fastdistill_ray.evaluation.metrics import accuracy_by_part, compare_rows, is_correct, summarize
+from fastdistill_ray.records import Problem
 from fastdistill_ray.run_files import ANSWERS, METRICS, write_json
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.storage.tables import read_parquet
@@ -106,14 +107,27 @@ def write_choice(
 
 
 def write_results(
-    evaluated: Mapping[str, Place], main: str, chosen: dict[str, Trial], *, out: Place
+    evaluated: Mapping[str, Mapping[int, Place]],
+    clusters: Mapping[str, str],
+    main: str,
+    costs: list[dict[str, Any]],
+    *,
+    out: Place,
 ) -> None:
     """results.json: metrics with 95 % intervals, paired differences, cost of each student.
 
-    `evaluated`: folder of each model's answers; `main`: whom the others are compared with.
+    `evaluated`: of each model, training seed -> folder of its answers; `clusters`: problem_id ->
+    its cluster; `main`: whom the others are compared with.
     """
     models = list(evaluated)
-    answers = {model: read_answers(folder) for model, folder in evaluated.items()}
+    answers = {
+        model: [
+            {**row, "training_seed": seed, "cluster": clusters.get(row["problem_id"], "")}
+            for seed, folder in folders.items()
+            for row in read_answers(folder)
+        ]
+        for model, folders in evaluated.items()
+    }
     splits = ("test", "ood")
     rows = [
         row
@@ -134,13 +148,14 @@ def write_results(
         for model in models
         for row in accuracy_by_part(answers[model], model, split)
     ]
-    costs = [
-        {"model": name, "trained_tokens": trial.trained_tokens, "seconds": trial.seconds}
-        for name, trial in chosen.items()
-    ]
     tree = {"rows": rows, "differences": differences, "parts": parts, "costs": costs}
     write_json(out, tree)
 
 
 def read_answers(folder: Place) -> list[dict[str, Any]]:
     return read_parquet(folder / ANSWERS).to_pylist()
+
+
+def clusters_of(problems: Iterable[Problem]) -> dict[str, str]:
+    """Of the problems that have others like them."""
+    return {problem.problem_id: problem.cluster for problem in problems if problem.cluster}

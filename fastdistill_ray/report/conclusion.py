@@ -6,7 +6,7 @@ Says "beats" only where the interval of the paired difference lies above 0.
 import os
 from typing import Any
 
-from fastdistill_ray.evaluation.metrics import Estimate
+from fastdistill_ray.evaluation.statistics import Estimate
 from fastdistill_ray.objectives import OBJECTIVES
 from fastdistill_ray.report.reading import Results, baseline_names, student_entries
 
@@ -78,6 +78,13 @@ def split_label(split: str) -> str:
     return {"test": "test", "ood": "perturbed (ood)"}.get(split, split)
 
 
+def problems_in(found: Estimate, sort: str = "") -> str:
+    """How many problems, and how many clusters of them where some are drawn together."""
+    text = " ".join(filter(None, [f"{found.num_problems:,}", sort, "problems"]))
+    is_clustered = found.num_clusters < found.num_problems
+    return f"{text} in {found.num_clusters:,} clusters" if is_clustered else text
+
+
 def percent(value: float | None) -> str:
     return "\u2013" if value is None else f"{100 * value:.1f}"
 
@@ -104,8 +111,7 @@ def _split_sentences(
         "" if own.low is None else f" (95 % interval {percent(own.low)} to {percent(own.high)})"
     )
     sentences = [
-        f"On {own.num_problems:,} {split_label(split)} problems {name} solves "
-        f"{percent(own.value)} %{interval}."
+        f"On {problems_in(own, split_label(split))} {name} solves {percent(own.value)} %{interval}."
     ]
     beaten = []
     for rival in _rivals(results, student, split):

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import yaml
 
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.evaluation.metrics import Estimate
+from fastdistill_ray.evaluation.statistics import Estimate
 from fastdistill_ray.groups.store import Store
 from fastdistill_ray.run_files import (
     ANSWERS,
@@ -285,7 +285,7 @@ def _read_results(file: Place, order: list[str]) -> Results:
 
 
 def _measure(row: dict[str, Any]) -> Estimate:
-    return Estimate(row["value"], row["low"], row["high"], row["num_problems"])
+    return Estimate(*(row[name] for name in Estimate._fields))
 
 
 def _read_trainings(stages: dict[str, Place], order: list[str]) -> list[Training]:

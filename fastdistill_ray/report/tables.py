@@ -3,14 +3,21 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from fastdistill_ray.evaluation.metrics import Estimate
+from fastdistill_ray.evaluation.statistics import Estimate
 from fastdistill_ray.report import plots
-from fastdistill_ray.report.conclusion import model_label, outcome, percent, points, split_label
+from fastdistill_ray.report.conclusion import (
+    model_label,
+    outcome,
+    percent,
+    points,
+    problems_in,
+    split_label,
+)
 from fastdistill_ray.report.page import Block, Cell, Figure, Table, Text
 from fastdistill_ray.report.reading import Contents
 
 UNDEFINED = "\u2013"
-ABSENT = Estimate(None, None, None, 0)
+ABSENT = Estimate(None, None, None, 0, 0)
 
 
 class Column(NamedTuple):
@@ -86,15 +93,14 @@ def _memory_tables(run: Contents) -> list[Table]:
 
 def _result_table(run: Contents, split: str) -> Table:
     """One row per model; cost stands beside it because equal accuracy may not be equally dear."""
-    rows, num_problems = [], 0
-    for model in run.results.models:
-        num_problems = max(num_problems, measure(run, model, split, "accuracy").num_problems)
-        rows.append(result_cells(run, model, split))
+    rows = [result_cells(run, model, split) for model in run.results.models]
+    measures = [measure(run, model, split, "accuracy") for model in run.results.models]
+    largest = max(measures, key=lambda measure: measure.num_problems)
     header = ["Model", "Accuracy %", "Strict accuracy %", "Format %", "Mean tokens"]
     return Table(
         [*header, "Truncated %", "Trained tokens", "Training s"],
         rows,
-        title=f"{split_label(split).capitalize()}: {num_problems:,} problems",
+        title=f"{split_label(split).capitalize()}: {problems_in(largest)}",
     )
 
 
@@ -167,7 +173,7 @@ def _accuracy_figure(run: Contents) -> list[Block]:
     for split in run.results.splits:
         estimates = []
         for model in run.results.models:
-            value, low, high, _ = measure(run, model, split, "accuracy")
+            value, low, high, *_ = measure(run, model, split, "accuracy")
             if value is not None:
                 low, high = (value if bound is None else bound for bound in (low, high))
                 numbers = (100 * value, 100 * low, 100 * high)

@@ -4,11 +4,19 @@ Each function reuses what the run folder already has. Read jobs/distill.py first
 """
 
 import threading
+from itertools import chain
 
 from fastdistill_ray.background import repeated
 from fastdistill_ray.evaluation.answers import evaluate
 from fastdistill_ray.evaluation.knobs import Model
-from fastdistill_ray.evaluation.results import Trial, choose, trials_in, write_choice, write_results
+from fastdistill_ray.evaluation.results import (
+    Trial,
+    choose,
+    clusters_of,
+    trials_in,
+    write_choice,
+    write_results,
+)
 from fastdistill_ray.groups.curation import curate
 from fastdistill_ray.groups.reweighting import reselect
 from fastdistill_ray.groups.steps import (
@@ -205,7 +213,13 @@ def evaluate_models(run: RunFolder, chosen: dict[str, Trial], problems: list[Pro
     prompt = run.recipe.student.prompt
     models = [Model(name, trial.weights, prompt) for name, trial in chosen.items()]
     folders = _evaluate(run, [*baselines(run.recipe), *models], problems)
-    write_results(folders, run.recipe.objective.kind, chosen, out=run.view / RESULTS)
+    evaluated = {name: {0: folder} for name, folder in folders.items()}
+    costs = [
+        {"model": name, "trained_tokens": trial.trained_tokens, "seconds": trial.seconds}
+        for name, trial in chosen.items()
+    ]
+    clusters = clusters_of(chain.from_iterable(problems))
+    write_results(evaluated, clusters, run.recipe.objective.kind, costs, out=run.view / RESULTS)
 
 
 def _evaluate(run: RunFolder, models: list[Model], problems: list[ProblemFile]) -> dict[str, Place]:

@@ -8,7 +8,7 @@ import re
 
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.records import Problem
-from fastdistill_ray.tasks.base import Problems
+from fastdistill_ray.tasks.base import Problems, normalise
 from fastdistill_ray.tasks.knobs import TaskKnobs
 from fastdistill_ray.tasks.source import Hub, Row, load_table, read_table, rounding, slug
 
@@ -60,7 +60,7 @@ def _parse(row: Row) -> Problem:
 
 
 def _parse_perturbed(row: Row) -> Problem:
-    """Decimals are rounded: 4.33 stands for 26 / 6."""
+    """Decimals are rounded: 4.33 stands for 26 / 6. Variants of one question are a cluster."""
     return Problem(
         problem_id=f"gsm_plus/{slug(row.text('perturbation_type'))}/{row.index:05d}",
         task="gsm_plus",
@@ -69,6 +69,7 @@ def _parse_perturbed(row: Row) -> Problem:
         reference=row.text("answer"),
         kind="number",
         tolerance=rounding(row.text("answer"), places=2),
+        cluster=normalise(row.text("seed_question")),
     )
 
 

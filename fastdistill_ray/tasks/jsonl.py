@@ -1,5 +1,5 @@
 """The user's own problems: lines {"question", "answer", "kind"?, "options"?, "tolerance"?, "id"?,
-"split"?}, or other columns named by `task.columns`.
+"split"?, "cluster"?}, or other columns named by `task.columns`.
 """
 
 import hashlib
@@ -87,6 +87,7 @@ def _parse(row: dict[str, Any], default_kind: Kind, where: str) -> Problem:
         kind=kind,
         options=options,
         tolerance=_tolerance(row.get("tolerance"), kind, where),
+        cluster=_id_text(row["cluster"], where, "cluster") if "cluster" in row else "",
     )
 
 
@@ -113,9 +114,9 @@ def _tolerance(given: object, kind: Kind, where: str) -> float | None:
     return number
 
 
-def _id_text(given: object, where: str) -> str:
+def _id_text(given: object, where: str, field: str = "id") -> str:
     if isinstance(given, bool) or not isinstance(given, str | int) or not str(given).strip():
-        raise UserError(f"{where}: id must be text or a whole number, is {given!r}")
+        raise UserError(f"{where}: {field} must be text or a whole number, is {given!r}")
     return str(given)
 
 

@@ -7,7 +7,7 @@ from pydantic import Field
 from fastdistill_ray.knobs import Knobs
 from fastdistill_ray.records import Kind
 
-JsonlField = Literal["question", "answer", "kind", "options", "tolerance", "id", "split"]
+JsonlField = Literal["question", "answer", "kind", "options", "tolerance", "id", "split", "cluster"]
 
 
 class OodKnobs(Knobs):

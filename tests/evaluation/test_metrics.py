@@ -15,11 +15,12 @@ from fastdistill_ray.evaluation.metrics import (
     compare_rows,
     estimate,
     paired_difference,
+    pass_at_k,
     summarize,
     unbiased_pass_at_k,
     verbosity_ratio,
-    wilson,
 )
+from fastdistill_ray.evaluation.statistics import wilson
 from fastdistill_ray.text import count_loops, rep_n
 
 LOOP = "so the answer is 4 "
@@ -31,6 +32,8 @@ def make_row(
     row = {
         "problem_id": problem_id,
         "split": "test",
+        "cluster": "",
+        "training_seed": 0,
         "k": k,
         "text": "one two three",
         "num_tokens": 10,
@@ -255,6 +258,102 @@ def test_bootstrap_of_a_proportion_draws_problems_not_completions() -> None:
     assert result.num_problems == 100
 
 
+@pytest.mark.parametrize(("verdict", "value"), [("correct", 1.0), ("wrong", 0.0)])
+@pytest.mark.parametrize("num_problems", [1, 30])
+def test_interval_of_a_proportion_that_is_the_same_everywhere_has_a_width(
+    verdict: str, value: float, num_problems: int
+) -> None:
+    """Clopper and Pearson's end: of that share 2.5 % of all draws of P problems show no other."""
+    rows = [make_row(f"p{i}", verdict, k=k) for i in range(num_problems) for k in range(4)]
+    accuracy = estimate(by_problem(rows), METRICS["accuracy"])
+    for result in (accuracy, pass_at_k(by_problem(rows), 2)):
+        assert result.low is not None and result.high is not None
+        assert result.value == value
+        other = result.low if value else result.high
+        assert value in (result.low, result.high)
+        assert (1 - abs(value - other)) ** num_problems == pytest.approx(0.025)
+
+
+def test_interval_of_one_of_two_everywhere_reaches_both_ways() -> None:
+    rows = [make_row(f"p{i}", ["correct", "wrong"][k], k=k) for i in range(10) for k in range(2)]
+    result = estimate(by_problem(rows), METRICS["accuracy"])
+    half = 0.5 * (1 - 0.025**0.1)
+    assert (result.low, result.high) == pytest.approx((0.5 - half, 0.5 + half))
+
+
+def test_paired_difference_of_1_everywhere_is_as_certain_as_a_sign_test() -> None:
+    for num_problems in (2, 5, 6, 40):
+        first = [make_row(f"p{i}") for i in range(num_problems)]
+        second = [make_row(f"p{i}", "wrong") for i in range(num_problems)]
+        found = paired_difference(first, second, "accuracy")
+        assert (found.value, found.high) == (1.0, 1.0)
+        assert found.p == pytest.approx(2 * 0.5**num_problems)
+        assert (found.low > 0) == (found.p < 0.05)
+
+
+def clustered_rows(sizes: list[int], seed: int) -> list[dict[str, Any]]:
+    """Problems of a cluster mostly agree."""
+    rng = random.Random(seed)
+    rows = []
+    for cluster, size in enumerate(sizes):
+        chance = rng.choice([0.1, 0.9])
+        for i in range(size):
+            verdict = "correct" if rng.random() < chance else "wrong"
+            rows.append(make_row(f"p{cluster}/{i}", verdict, cluster=f"c{cluster}"))
+    return rows
+
+
+def brute_force(rows: list[dict[str, Any]], minus: list[dict[str, Any]]) -> tuple[float, float]:
+    """Clusters drawn one by one, and every row of them counted as often as they are drawn."""
+    rng = random.Random(3)
+    gains: dict[str, list[int]] = {}
+    for row, other in zip(rows, minus, strict=True):
+        gain = (row["verdict"] == "correct") - (other["verdict"] == "correct")
+        gains.setdefault(row["cluster"], []).append(gain)
+    means = []
+    for _ in range(4000):
+        drawn = [one for name in rng.choices(list(gains), k=len(gains)) for one in gains[name]]
+        means.append(sum(drawn) / len(drawn))
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def test_intervals_of_clustered_problems_are_those_of_drawing_whole_clusters() -> None:
+    sizes = [1, 2, 3, 4] * 10
+    first, second = clustered_rows(sizes, 0), clustered_rows(sizes, 1)
+    nothing = [{**row, "verdict": "wrong"} for row in first]
+    own = estimate(by_problem(first), METRICS["strict_accuracy"])
+    gap = paired_difference(first, second, "strict_accuracy")
+    assert (own.low, own.high) == pytest.approx(brute_force(first, nothing), abs=0.015)
+    assert (gap.low, gap.high) == pytest.approx(brute_force(first, second), abs=0.02)
+    assert (own.num_problems, own.num_clusters) == (100, 40)
+    assert (gap.num_problems, gap.num_clusters) == (100, 40)
+    alone = [{**row, "cluster": ""} for row in first]
+    single = estimate(by_problem(alone), METRICS["strict_accuracy"])
+    assert own.high - own.low > 1.3 * (single.high - single.low)
+
+
+def test_four_variants_of_each_problem_narrow_no_interval() -> None:
+    rng = random.Random(4)
+    plain = [make_row(f"p{i}", rng.choice(["correct", "wrong"])) for i in range(50)]
+    other = [make_row(f"p{i}", rng.choice(["correct", "wrong"])) for i in range(50)]
+
+    def variants(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [
+            {**row, "problem_id": f"{row['problem_id']}/{i}", "cluster": row["problem_id"]}
+            for row in rows
+            for i in range(4)
+        ]
+
+    gaps = [paired_difference(plain, other, "accuracy")]
+    gaps.append(paired_difference(variants(plain), variants(other), "accuracy"))
+    assert (gaps[1].low, gaps[1].high) == pytest.approx((gaps[0].low, gaps[0].high), abs=1e-9)
+    alone = estimate(by_problem(plain), METRICS["accuracy"])
+    found = estimate(by_problem(variants(plain)), METRICS["accuracy"])
+    assert found.high - found.low == pytest.approx(alone.high - alone.low, rel=0.06)
+    assert found.num_clusters == alone.num_problems == 50
+
+
 def test_paired_difference_is_the_difference_of_means_and_narrower_than_unpaired() -> None:
     rng = random.Random(2)
     rows_a, rows_b = [], []
@@ -280,7 +379,7 @@ def test_paired_difference_of_models_that_agree_everywhere_is_zero_but_not_for_c
     """The exact (Clopper-Pearson) upper end for 0 of 2 and of 200: 84.19 % and 1.828 %."""
     for num_problems, most in ((2, 0.8419), (200, 0.01828)):
         rows = [make_row(f"p{i}") for i in range(num_problems)]
-        value, low, high, number = paired_difference(rows, rows, "strict_accuracy")
+        value, low, high, number, *_ = paired_difference(rows, rows, "strict_accuracy")
         assert (value, number) == (0.0, num_problems)
         assert (-low, high) == (pytest.approx(most, rel=1e-3), pytest.approx(most, rel=1e-3))
 
@@ -326,6 +425,7 @@ def test_compare_rows_gives_one_difference_per_compared_metric() -> None:
     assert [row["metric"] for row in results] == list(COMPARED)
     assert [row["value"] for row in results] == [0.5, 1.0]
     assert set(results[0]) == {
-        *("model", "minus", "split", "metric", "value", "low", "high", "num_problems")
+        *("model", "minus", "split", "metric", "value", "low", "high"),
+        *("num_problems", "num_clusters", "p", "p_holm"),
     }
     assert (results[0]["model"], results[0]["minus"]) == ("advdistill", "sft")

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from fastdistill_ray.evaluation.metrics import Estimate
-from fastdistill_ray.report.conclusion import conclusion, outcome, points
+from fastdistill_ray.evaluation.statistics import Estimate
+from fastdistill_ray.report.conclusion import conclusion, outcome, points, problems_in
 from fastdistill_ray.report.reading import Results
 
 RECIPE = {
@@ -26,7 +26,7 @@ def results_where(
 
 
 def measure(value: float | None, low: float | None = None, high: float | None = None) -> Estimate:
-    return Estimate(value, low, high, 200)
+    return Estimate(value, low, high, 200, 200)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,13 @@ def test_conclusion_against_sft_says_beats_only_above_zero(
     text = conclusion(results, RECIPE)
     start = "On 200 test problems AdvDistill solves 67.5 % (95 % interval 60.7 to 73.6)."
     assert text == f"{start} {sentence}"
+
+
+def test_problems_that_are_drawn_together_are_named_as_clusters() -> None:
+    assert problems_in(Estimate(0.5, 0.4, 0.6, 2400, 300), "ood") == (
+        "2,400 ood problems in 300 clusters"
+    )
+    assert problems_in(measure(0.5)) == "200 problems"
 
 
 def test_conclusion_run_without_a_student_says_so() -> None:

@@ -305,7 +305,7 @@ def test_report_of_more_students_and_models_names_them_by_what_they_are(tmp_path
 
 def test_report_shows_accuracy_by_sort_of_problem(copy: Path) -> None:
     results = json.loads((copy / "results.json").read_text())
-    row = {"split": "ood", "low": 0.1, "high": 0.3, "num_problems": 40}
+    row = {"split": "ood", "low": 0.1, "high": 0.3, "num_problems": 40, "num_clusters": 5}
     results["parts"] = [
         {**row, "model": "base", "part": "digit_expansion", "value": 0.2},
         {**row, "model": "advdistill", "part": "digit_expansion", "value": 0.25},

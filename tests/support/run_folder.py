@@ -223,6 +223,7 @@ def _results(answers: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     for model, split in product(answers, splits):
         mine = [row for row in answers[model] if row["split"] == split]
         key = {"model": model, "split": split, "num_problems": len(mine)}
+        key["num_clusters"] = len(mine)
         for metric, values in _metrics(mine).items():
             rows.append({**key, "metric": metric, **values})
     if "advdistill" in answers:
@@ -234,6 +235,7 @@ def _results(answers: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
                 half = 1.96 * gap.std() / math.sqrt(len(gap))
                 found = {"value": gap.mean(), "low": gap.mean() - half, "high": gap.mean() + half}
                 differences.append({**key, "metric": metric, **found, "num_problems": len(gap)})
+                differences[-1]["num_clusters"] = len(gap)
     costs = [
         {"model": model, "trained_tokens": 19752, "seconds": 120.8, "trials": 4}
         for model in answers

@@ -26,6 +26,7 @@ def test_jsonl_reads_all_its_fields(tmp_path: Path) -> None:
             "options": ["red", "blue"],
             "id": 7,
             "split": "test",
+            "cluster": "colours",
         },
         {"question": "Roots?", "answer": [1, -2.5], "kind": "list", "id": "r", "split": "ood"},
     ]
@@ -34,7 +35,9 @@ def test_jsonl_reads_all_its_fields(tmp_path: Path) -> None:
     assert splits == {
         "train": [Problem(f"jsonl/{digest}", "jsonl", "train", "1 + 1?", "2", "number")],
         "validation": [],
-        "test": [Problem("7", "jsonl", "test", "Which?", "B", "choice", ["red", "blue"])],
+        "test": [
+            Problem("7", "jsonl", "test", "Which?", "B", "choice", ["red", "blue"], None, "colours")
+        ],
         "ood": [Problem("r", "jsonl", "ood", "Roots?", "1, -2.5", "list")],
     }
 

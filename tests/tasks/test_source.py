@@ -45,12 +45,22 @@ def load_one(task: str, path: str, **knobs: Any) -> Any:
 ROWS = [
     (
         "gsm_plus",
-        {"question": "q?", "answer": "None", "perturbation_type": "critical thinking"},
+        {
+            "question": "q?",
+            "answer": "None",
+            "perturbation_type": "critical thinking",
+            "seed_question": "s?",
+        },
         ("q?", "None", "number", [], None),
     ),
     (
         "gsm_plus",
-        {"question": "q?", "answer": "4.33", "perturbation_type": "numerical substitution"},
+        {
+            "question": "q?",
+            "answer": "4.33",
+            "perturbation_type": "numerical substitution",
+            "seed_question": "s?",
+        },
         ("q?", "4.33", "number", [], 0.005),
     ),
     (
@@ -444,6 +454,13 @@ def test_ood_task_gives_its_test_and_takes_its_seed_questions_out_of_train(tmp_p
     assert kept == {f"q {i}?" for i in (0, 1, 2, 6, 7)}
     fewer = load_problems(knobs.model_copy(update={"num_ood": 2}))
     assert len(fewer["ood"]) == 2
+
+
+def test_variants_of_one_gsm8k_question_are_a_cluster(tmp_path):
+    plus = [plus_row("a?", "Q  3?"), plus_row("b?", "other?"), plus_row("c?", "q 3?")]
+    path = write(tmp_path / "plus.jsonl", plus)
+    found = load_problems(TaskKnobs(name="gsm_plus", path=path))["test"]
+    assert [problem.cluster for problem in found] == ["q 3?", "other?", "q 3?"]
 
 
 def test_ood_task_beside_ood_problems_of_the_task_itself_is_refused(tmp_path):
