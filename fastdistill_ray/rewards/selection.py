@@ -1,6 +1,7 @@
 """Rows with raw completions -> judged, rewarded, selected. No torch, no Ray."""
 
 import hashlib
+import json
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -29,7 +30,10 @@ class SelectionKnobs(Knobs):
         default=False, description="Drop repeated texts inside a group, keeping the first."
     )
     group_size: int | None = Field(
-        default=None, ge=1, description="Use this many completions of each group; none: all."
+        default=None,
+        ge=1,
+        description="Use this many completions of each group, among them those that "
+        "sampling.max_n was drawn for; none: all.",
     )
     group_select: Literal["random", "first"] = Field(
         default="random",
@@ -40,9 +44,7 @@ class SelectionKnobs(Knobs):
 
 def select_completions(texts: list[str], knobs: SelectionKnobs, problem_id: str) -> list[int]:
     """Positions of the completions a group keeps, ascending; rewards are relative to these."""
-    kept = list(range(len(texts)))
-    if knobs.dedup:
-        kept = sorted({text: i for i, text in reversed(list(enumerate(texts)))}.values())
+    kept = _without_repeats(texts, knobs)
     if knobs.group_size is None or len(kept) <= knobs.group_size:
         return kept
     if knobs.group_select == "first":
@@ -51,6 +53,22 @@ def select_completions(texts: list[str], knobs: SelectionKnobs, problem_id: str)
     digest = hashlib.sha256(f"{knobs.seed}:{problem_id}".encode()).digest()
     generator = np.random.default_rng(int.from_bytes(digest[:8], "big"))
     return sorted(generator.choice(kept, knobs.group_size, replace=False).tolist())
+
+
+def with_correct(chosen: list[int], correct: list[int], enough: int) -> list[int]:
+    """The first `correct` completions that were not chosen take the place of the last chosen ones
+    that are not correct, until `enough` are."""
+    others = [i for i in chosen if i not in correct]
+    spare = [i for i in correct if i not in chosen]
+    number = min(len(others), len(spare), max(0, enough - (len(chosen) - len(others))))
+    leaving = others[len(others) - number :]
+    return sorted([*(i for i in chosen if i not in leaving), *spare[:number]])
+
+
+def _without_repeats(texts: list[str], knobs: SelectionKnobs) -> list[int]:
+    if not knobs.dedup:
+        return list(range(len(texts)))
+    return sorted({text: i for i, text in reversed(list(enumerate(texts)))}.values())
 
 
 def drop_reason(
@@ -111,16 +129,26 @@ def _with_judgements(row: dict[str, Any], group: list[Assessed]) -> dict[str, An
     return {**row, "completions": completions}
 
 
+def _is_right(completion: dict[str, Any]) -> bool:
+    return completion["verdict"] == "correct" and completion["reward"] is not None
+
+
 def select(
     row: dict[str, Any], selection: SelectionKnobs, advantage: AdvantageKnobs
 ) -> dict[str, Any]:
     """The judged row with the advantages of its chosen completions, and why it is dropped if it is.
 
     A completion that is left out, or that has no reward, takes no part in its group's statistics:
-    it is not selected and has no advantage.
+    it is not selected and has no advantage. Where completions were drawn until enough were correct
+    (`sampling.max_n`), these are among the chosen: the group was paid for because of them.
     """
     completions = row["completions"]
-    chosen = select_completions([one["text"] for one in completions], selection, row["problem_id"])
+    texts = [one["text"] for one in completions]
+    chosen = select_completions(texts, selection, row["problem_id"])
+    sampling = json.loads(row["sampling"])
+    if sampling.get("max_n"):
+        correct = [i for i in _without_repeats(texts, selection) if _is_right(completions[i])]
+        chosen = with_correct(chosen, correct, sampling["enough"])
     members = [completions[i] for i in chosen]
     advantages = relative([one["reward"] for one in members], advantage)
     places = dict(zip(chosen, advantages, strict=True))

@@ -1,11 +1,21 @@
 """Which completions of a group are used, and which groups."""
 
+import itertools
+import json
 import subprocess
 import sys
 
 import pytest
+from support.groups import make_completion, make_group
 
-from fastdistill_ray.rewards.selection import SelectionKnobs, drop_reason, select_completions
+from fastdistill_ray.rewards.advantages import AdvantageKnobs
+from fastdistill_ray.rewards.selection import (
+    SelectionKnobs,
+    drop_reason,
+    select,
+    select_completions,
+    with_correct,
+)
 
 
 def test_select_dedup_keeps_first_of_each_text() -> None:
@@ -45,6 +55,39 @@ def test_select_random_is_independent_of_hash_seed() -> None:
         for seed in ("1", "2")
     }
     assert len(outputs) == 1
+
+
+def test_with_correct_of_every_small_group_and_choice() -> None:
+    """All groups of 5, choices of 3: enough correct ones where there are, as few changes as can
+    be, and no choice is touched that has them already."""
+    for verdicts in itertools.product([True, False], repeat=5):
+        correct = [i for i in range(5) if verdicts[i]]
+        for chosen, enough in itertools.product(itertools.combinations(range(5), 3), (1, 2, 3)):
+            found = with_correct(list(chosen), correct, enough)
+            before = len(set(chosen) & set(correct))
+            wanted = max(before, min(enough, len(correct)))
+            assert len(set(found) & set(correct)) == wanted
+            assert len(set(found)) == 3 and found == sorted(found)
+            assert len(set(found) - set(chosen)) == wanted - before
+
+
+def test_group_drawn_until_one_is_correct_keeps_it_when_cut_down() -> None:
+    """The last completion drawn is the correct one, and chance leaves it out of 3 of 16 mostly."""
+    knobs = SelectionKnobs(group_size=3)
+    lost = 0
+    for number in range(60):
+        completions = [make_completion(str(i)) for i in range(15)]
+        completions.append(make_completion("right", verdict="correct", reward=1.0))
+        plain = make_group(f"p{number}", completions)
+        drawn = {**plain, "sampling": json.dumps({"n": 4, "max_n": 16, "enough": 1})}
+        kept, left = (select(row, knobs, AdvantageKnobs()) for row in (drawn, plain))
+        chosen = [i for i, one in enumerate(kept["completions"]) if one["is_selected"]]
+        assert 15 in chosen and len(chosen) == 3
+        assert kept["dropped"] == ""
+        lost += left["dropped"] == "too_few_correct"
+        if not left["dropped"]:
+            assert kept["completions"] == left["completions"], "the seeded choice stands"
+    assert 30 < lost < 60
 
 
 @pytest.mark.parametrize(
