@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from fastdistill_ray.evaluation.metrics import accuracy_by_part, compare_rows, is_correct, summarize
+from fastdistill_ray.evaluation.statistics import holm
 from fastdistill_ray.records import Problem
 from fastdistill_ray.run_files import ANSWERS, METRICS, write_json
 from fastdistill_ray.storage.place import Place
@@ -148,8 +149,19 @@ def write_results(
         for model in models
         for row in accuracy_by_part(answers[model], model, split)
     ]
-    tree = {"rows": rows, "differences": differences, "parts": parts, "costs": costs}
+    adjusted = adjust_for_all(differences)
+    tree = {"rows": rows, "differences": adjusted, "parts": parts, "costs": costs}
     write_json(out, tree)
+
+
+def adjust_for_all(differences: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """With p_holm: each p adjusted for all comparisons by the same metric, of every split."""
+    adjusted = {}
+    for metric in dict.fromkeys(row["metric"] for row in differences):
+        places = [i for i, row in enumerate(differences) if row["metric"] == metric]
+        ps = holm([differences[i]["p"] for i in places])
+        adjusted |= dict(zip(places, ps, strict=True))
+    return [{**row, "p_holm": adjusted[i]} for i, row in enumerate(differences)]
 
 
 def read_answers(folder: Place) -> list[dict[str, Any]]:

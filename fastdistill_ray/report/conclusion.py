@@ -1,14 +1,16 @@
 """The one paragraph a reader needs: what the numbers of a run say, in plain words. Pure.
 
-Says "beats" only where the interval of the paired difference lies above 0.
+Says "beats" only where the p of the paired difference, adjusted for all comparisons, is below 0.05.
 """
 
 import os
 from typing import Any
 
-from fastdistill_ray.evaluation.statistics import Estimate
+from fastdistill_ray.evaluation.statistics import Difference, Estimate
 from fastdistill_ray.objectives import OBJECTIVES
 from fastdistill_ray.report.reading import Results, baseline_names, student_entries
+
+LEVEL = 0.05
 
 
 def conclusion(results: Results, recipe: dict[str, Any]) -> str:
@@ -19,6 +21,9 @@ def conclusion(results: Results, recipe: dict[str, Any]) -> str:
     for split in results.splits:
         if (student, split, "accuracy") in results.rows:
             sentences += _split_sentences(results, student, split, recipe)
+    if number := sum(metric == "accuracy" for *_, metric in results.differences):
+        which = "the only comparison" if number == 1 else f"all {number} comparisons"
+        sentences.append(f"Each p is adjusted for {which} of accuracies (Holm), no interval is.")
     sentences += _format_sentence(results, student)
     if has_same_weights(recipe):
         sentences.append("Teacher and base are the same weights: this is prompt distillation.")
@@ -94,13 +99,18 @@ def points(value: float | None) -> str:
     return "\u2013" if value is None else f"{round(100 * value, 1) + 0.0:+.1f}"
 
 
-def outcome(difference: Estimate) -> str:
-    """better, worse or unclear, by whether the interval excludes 0."""
-    if difference.low is None or difference.high is None:
+def outcome(difference: Difference) -> str:
+    """better, worse or unclear, by Holm's p: where no model differs from any other, 5 % of reports
+    say of one or more that it does."""
+    if difference.p_holm is None or difference.p_holm >= LEVEL:
         return "unclear"
-    if difference.low > 0:
-        return "better"
-    return "worse" if difference.high < 0 else "unclear"
+    return "better" if difference.value > 0 else "worse"
+
+
+def probability(p: float | None) -> str:
+    if p is None:
+        return "\u2013"
+    return "below 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _split_sentences(
@@ -118,19 +128,22 @@ def _split_sentences(
         difference = results.differences[student, rival, split, "accuracy"]
         theirs = results.rows[rival, split, "accuracy"]
         label = f"{_article(rival, recipe)} ({percent(theirs.value)} %)"
-        low, high = points(difference.low), points(difference.high)
+        how = (
+            f"({points(difference.low)} to {points(difference.high)}, "
+            f"p {probability(difference.p_holm)})"
+        )
         verdict = outcome(difference)
         if verdict == "better":
-            beaten.append(f"{label} by {points(difference.value)[1:]} points ({low} to {high})")
+            beaten.append(f"{label} by {points(difference.value)[1:]} points {how}")
         elif verdict == "worse":
             sentences.append(
                 f"{name} does not beat {label}: it is worse by "
-                f"{points(difference.value)[1:]} points ({low} to {high})."
+                f"{points(difference.value)[1:]} points {how}."
             )
         else:
             sentences.append(
                 f"{name} does not beat {label}: the difference of {points(difference.value)} "
-                f"points ({low} to {high}) may be chance."
+                f"points {how} may be chance."
             )
     if beaten:
         sentences.insert(1, f"It beats {_join(beaten)}.")

@@ -7,7 +7,7 @@ few groups and problems shown.
 import json
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import yaml
 
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.evaluation.statistics import Estimate
+from fastdistill_ray.evaluation.statistics import Difference, Estimate
 from fastdistill_ray.groups.store import Store
 from fastdistill_ray.run_files import (
     ANSWERS,
@@ -33,6 +33,7 @@ from fastdistill_ray.run_files import (
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.storage.tables import open_parquet, read_parquet
 
+Values = TypeVar("Values", Estimate, Difference)
 BASELINES = ("base_plain", "base", "teacher")  # in the order of the report
 
 
@@ -40,7 +41,7 @@ class Results(NamedTuple):
     """results.json by key."""
 
     rows: dict[tuple[str, str, str], Estimate]  # model, split, metric
-    differences: dict[tuple[str, str, str, str], Estimate]  # model, minus, split, metric
+    differences: dict[tuple[str, str, str, str], Difference]  # model, minus, split, metric
     costs: dict[str, dict[str, float]]
     parts: dict[tuple[str, str, str], Estimate] = {}  # model, split, sort of problem
 
@@ -273,19 +274,26 @@ def _read_results(file: Place, order: list[str]) -> Results:
     empty = {"rows": [], "differences": [], "parts": [], "costs": []}
     tree = {**empty, **read_json(file, {})}
     rows = sorted(tree["rows"], key=lambda row: _place(row["model"], order))
-    return Results(
-        rows={(r["model"], r["split"], r["metric"]): _measure(r) for r in rows},
-        differences={
-            (r["model"], r["minus"], r["split"], r["metric"]): _measure(r)
-            for r in tree["differences"]
-        },
-        costs={cost["model"]: cost for cost in tree["costs"]},
-        parts={(r["model"], r["split"], r["part"]): _measure(r) for r in tree["parts"]},
-    )
+    try:
+        return Results(
+            rows={(r["model"], r["split"], r["metric"]): _values(Estimate, r) for r in rows},
+            differences={
+                (r["model"], r["minus"], r["split"], r["metric"]): _values(Difference, r)
+                for r in tree["differences"]
+            },
+            costs={cost["model"]: cost for cost in tree["costs"]},
+            parts={
+                (r["model"], r["split"], r["part"]): _values(Estimate, r) for r in tree["parts"]
+            },
+        )
+    except KeyError as error:
+        raise UserError(
+            f"{file}: no {error} in it, an older version wrote it; run fastdistill evaluate"
+        ) from error
 
 
-def _measure(row: dict[str, Any]) -> Estimate:
-    return Estimate(*(row[name] for name in Estimate._fields))
+def _values(kind: type[Values], row: dict[str, Any]) -> Values:
+    return kind(**{name: row[name] for name in kind._fields})
 
 
 def _read_trainings(stages: dict[str, Place], order: list[str]) -> list[Training]:

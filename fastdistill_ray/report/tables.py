@@ -1,15 +1,18 @@
 """Tables and figures of what results.json says of every model; computes no metric of its own."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
 from fastdistill_ray.evaluation.statistics import Estimate
 from fastdistill_ray.report import plots
 from fastdistill_ray.report.conclusion import (
+    LEVEL,
     model_label,
     outcome,
     percent,
     points,
+    probability,
     problems_in,
     split_label,
 )
@@ -189,25 +192,37 @@ def _accuracy_figure(run: Contents) -> list[Block]:
 def difference_blocks(run: Contents) -> list[Block]:
     words = {"better": "yes, better", "worse": "yes, worse", "unclear": "no"}
     metrics = {"accuracy": "Accuracy", "strict_accuracy": "Strict accuracy"}
-    rows = []
     found = run.results.differences.items()
     in_order = sorted(found, key=lambda item: (item[0][3], item[0][2] != "test"))
-    for (model, minus, split, metric), difference in in_order:
-        low, high = points(difference.low), points(difference.high)
-        rows.append(
-            [
-                split_label(split).capitalize(),
-                metrics.get(metric, metric),
-                f"{model_label(model, run.recipe)} minus {model_label(minus, run.recipe)}",
-                points(difference.value),
-                UNDEFINED if difference.low is None else f"{low} to {high}",
-                words[outcome(difference)],
-            ]
-        )
-    header = ["Split", "Metric", "Comparison", "Points", "95 % interval", "Interval excludes 0"]
+    rows: list[list[Cell | str]] = [
+        [
+            split_label(split).capitalize(),
+            metrics.get(metric, metric),
+            f"{model_label(model, run.recipe)} minus {model_label(minus, run.recipe)}",
+            points(difference.value),
+            f"{points(difference.low)} to {points(difference.high)}",
+            probability(difference.p),
+            probability(difference.p_holm),
+            words[outcome(difference)],
+        ]
+        for (model, minus, split, metric), difference in in_order
+    ]
+    header = [
+        "Split",
+        "Metric",
+        "Comparison",
+        "Points",
+        "95 % interval, unadjusted",
+        "p",
+        "p (Holm)",
+        "Shown",
+    ]
+    number = max(Counter(key[3] for key in run.results.differences).values(), default=0)
     caption = (
         "Differences in percentage points, paired by problem: both models answered the same ones. "
-        "Where the interval holds 0, the run does not show which model is better."
+        "Intervals and p are of each comparison by itself, from the same draws. p (Holm) is "
+        f"adjusted for all {number} comparisons by one metric, of all splits. A difference is "
+        f"shown where it is below {LEVEL:g}; elsewhere the run does not show which model is better."
     )
     return [Table(header, rows, caption, num_text_columns=3)] if rows else []
 

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from fastdistill_ray.evaluation.statistics import Estimate
+from fastdistill_ray.evaluation.statistics import Difference, Estimate
 from fastdistill_ray.report.conclusion import conclusion, outcome, points, problems_in
 from fastdistill_ray.report.reading import Results
 
@@ -19,10 +19,14 @@ RECIPE = {
 
 
 def results_where(
-    advdistill: Estimate, sft: Estimate, difference: Estimate, rival: str = "sft"
+    advdistill: Estimate, sft: Estimate, difference: Difference, rival: str = "sft"
 ) -> Results:
     rows = {("advdistill", "test", "accuracy"): advdistill, (rival, "test", "accuracy"): sft}
     return Results(rows, {("advdistill", rival, "test", "accuracy"): difference}, {})
+
+
+def gap(value: float, low: float, high: float, p_holm: float = 0.01) -> Difference:
+    return Difference(value, low, high, 200, 200, p_holm / 2, p_holm)
 
 
 def measure(value: float | None, low: float | None = None, high: float | None = None) -> Estimate:
@@ -33,33 +37,34 @@ def measure(value: float | None, low: float | None = None, high: float | None = 
     ("difference", "sentence"),
     [
         (
-            measure(-0.035, -0.09, 0.02),
+            gap(-0.035, -0.09, 0.02, 0.4),
             "AdvDistill does not beat the SFT baseline (71.0 %): the difference of -3.5 points "
-            "(-9.0 to +2.0) may be chance.",
+            "(-9.0 to +2.0, p 0.400) may be chance.",
         ),
         (
-            measure(0.03, -0.01, 0.07),
-            "AdvDistill does not beat the SFT baseline (71.0 %): the difference of +3.0 points "
-            "(-1.0 to +7.0) may be chance.",
+            gap(0.04, 0.01, 0.07, 0.05),
+            "AdvDistill does not beat the SFT baseline (71.0 %): the difference of +4.0 points "
+            "(+1.0 to +7.0, p 0.050) may be chance.",
         ),
         (
-            measure(-0.12, -0.2, -0.04),
+            gap(-0.12, -0.2, -0.04, 0.0008),
             "AdvDistill does not beat the SFT baseline (71.0 %): it is worse by 12.0 points "
-            "(-20.0 to -4.0).",
+            "(-20.0 to -4.0, p below 0.001).",
         ),
         (
-            measure(0.1, 0.02, 0.18),
-            "It beats the SFT baseline (71.0 %) by 10.0 points (+2.0 to +18.0).",
+            gap(0.1, 0.02, 0.18, 0.012),
+            "It beats the SFT baseline (71.0 %) by 10.0 points (+2.0 to +18.0, p 0.012).",
         ),
     ],
 )
-def test_conclusion_against_sft_says_beats_only_above_zero(
-    difference: Estimate, sentence: str
+def test_conclusion_against_sft_says_beats_only_where_holms_p_does(
+    difference: Difference, sentence: str
 ) -> None:
     results = results_where(measure(0.675, 0.607, 0.736), measure(0.71), difference)
     text = conclusion(results, RECIPE)
     start = "On 200 test problems AdvDistill solves 67.5 % (95 % interval 60.7 to 73.6)."
-    assert text == f"{start} {sentence}"
+    end = "Each p is adjusted for the only comparison of accuracies (Holm), no interval is."
+    assert text == f"{start} {sentence} {end}"
 
 
 def test_problems_that_are_drawn_together_are_named_as_clusters() -> None:
@@ -84,8 +89,8 @@ def test_conclusion_same_folder_by_two_names_is_prompt_distillation(tmp_path: Pa
         "student": {"model": student},
         "compare": RECIPE["compare"],
     }
-    gap = measure(0.3, 0.2, 0.4)
-    text = conclusion(results_where(measure(0.5), measure(0.2), gap, rival="teacher"), recipe)
+    results = results_where(measure(0.5), measure(0.2), gap(0.3, 0.2, 0.4), rival="teacher")
+    text = conclusion(results, recipe)
     assert "It beats the few-shot teacher (20.0 %) by 30.0 points" in text
     assert text.endswith("this is prompt distillation.")
 
@@ -94,20 +99,27 @@ def test_conclusion_measures_against_the_better_of_the_two_bases() -> None:
     shares = {"base_plain": 0.3, "base": 0.2, "advdistill": 0.6}
     rows = {(model, "test", "accuracy"): measure(share) for model, share in shares.items()}
     gaps = {
-        ("advdistill", model, "test", "accuracy"): measure(0.6 - shares[model], 0.1, 0.5)
+        ("advdistill", model, "test", "accuracy"): gap(0.6 - shares[model], 0.1, 0.5)
         for model in ("base_plain", "base")
     }
     text = conclusion(Results(rows, gaps, {}), RECIPE)
     assert "beats the base student with a plain prompt (30.0 %) by 30.0 points" in text
     assert "20.0 %" not in text
+    assert "adjusted for all 2 comparisons" in text
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [(0.01, 0.2, "better"), (-0.2, -0.01, "worse"), (0.0, 0.2, "unclear"), (None, None, "unclear")],
+    ("value", "p_holm", "expected"),
+    [
+        (0.1, 0.049, "better"),
+        (-0.1, 0.049, "worse"),
+        (0.1, 0.05, "unclear"),
+        (0.1, None, "unclear"),
+    ],
 )
-def test_outcome_interval_decides(low: float | None, high: float | None, expected: str) -> None:
-    assert outcome(measure(0.1, low, high)) == expected
+def test_outcome_holms_p_decides(value: float, p_holm: float | None, expected: str) -> None:
+    """Whatever the unadjusted interval says, here that the difference is above 0."""
+    assert outcome(Difference(value, 0.01, 0.2, 200, 200, 0.01, p_holm)) == expected
 
 
 def test_points_tiny_negative_has_no_negative_zero() -> None:

@@ -142,15 +142,20 @@ def test_example_groups_are_called_what_they_are(
     assert sort_of(group) == expected
 
 
-def test_report_differences_table_shows_interval_and_whether_it_excludes_zero(run: Path) -> None:
+def test_report_differences_table_shows_interval_both_p_and_the_outcome(run: Path) -> None:
     rows = read_tables((run / "report.md").read_text(encoding="utf-8"))["Differences"][1:]
     differences = json.loads((run / "results.json").read_text())["differences"]
     assert len(rows) == len(differences) == 16
     shown = {tuple(row[3:]) for row in rows}
     for each in differences:
         low, high = 100 * each["low"], 100 * each["high"]
-        word = "yes, better" if low > 0 else "yes, worse" if high < 0 else "no"
-        assert (f"{100 * each['value']:+.1f}", f"{low:+.1f} to {high:+.1f}", word) in shown
+        word = "yes, better" if each["value"] > 0 else "yes, worse"
+        word = word if each["p_holm"] < 0.05 else "no"
+        ps = [f"{p:.3f}" if p >= 0.001 else "below 0.001" for p in (each["p"], each["p_holm"])]
+        row = (f"{100 * each['value']:+.1f}", f"{low:+.1f} to {high:+.1f}", *ps, word)
+        assert row in shown
+    text = (run / "report.md").read_text(encoding="utf-8")
+    assert "adjusted for all 8 comparisons by one metric" in text
 
 
 def test_report_html_and_markdown_hold_the_same_cells(run: Path) -> None:

@@ -235,7 +235,8 @@ def _results(answers: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
                 half = 1.96 * gap.std() / math.sqrt(len(gap))
                 found = {"value": gap.mean(), "low": gap.mean() - half, "high": gap.mean() + half}
                 differences.append({**key, "metric": metric, **found, "num_problems": len(gap)})
-                differences[-1]["num_clusters"] = len(gap)
+                p = math.erfc(abs(gap.mean()) / (gap.std() / math.sqrt(len(gap))) / math.sqrt(2))
+                differences[-1] |= {"num_clusters": len(gap), "p": p, "p_holm": min(1.0, 8 * p)}
     costs = [
         {"model": model, "trained_tokens": 19752, "seconds": 120.8, "trials": 4}
         for model in answers
