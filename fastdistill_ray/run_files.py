@@ -73,6 +73,11 @@ def read_json(file: "PathLike[str] | Place", absent: Any) -> Any:
         ) from error
 
 
+def seed_name(student: str, seed: int) -> str:
+    """Of a student trained with a further seed: its folder in students/ and its answers."""
+    return f"{student}-seed_{seed}"
+
+
 def run_of(view: Place) -> Place:
     """The run folder that a view lies in, or is."""
     return view.parent.parent if view.parent.name == RECIPES else view

@@ -145,6 +145,25 @@ def accuracy_by_part(rows: list[Row], model: str, split: str) -> list[dict[str, 
     ]
 
 
+def accuracy_by_seed(rows: list[Row], model: str, split: str) -> list[dict[str, Any]]:
+    """Accuracy of the student of each seed, with an interval over problems alone; empty where there
+    is one seed."""
+    seeds = sorted({row["training_seed"] for row in rows})
+    own = {
+        seed: [row for row in rows if (row["training_seed"], row["split"]) == (seed, split)]
+        for seed in seeds
+        if len(seeds) > 1
+    }
+    return [
+        {
+            **{"model": model, "split": split, "seed": seed},
+            **estimate(by_problem(found), METRICS["accuracy"])._asdict(),
+        }
+        for seed, found in own.items()
+        if found
+    ]
+
+
 def compare_rows(
     rows: list[Row], minus_rows: list[Row], *, model: str, minus: str, split: str
 ) -> list[dict[str, Any]]:

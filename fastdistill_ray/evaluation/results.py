@@ -2,12 +2,20 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from itertools import product
 from typing import Any, NamedTuple
 
-from fastdistill_ray.evaluation.metrics import accuracy_by_part, compare_rows, is_correct, summarize
+from fastdistill_ray.evaluation.metrics import (
+    Row,
+    accuracy_by_part,
+    accuracy_by_seed,
+    compare_rows,
+    is_correct,
+    summarize,
+)
 from fastdistill_ray.evaluation.statistics import holm
 from fastdistill_ray.records import Problem
-from fastdistill_ray.run_files import ANSWERS, METRICS, write_json
+from fastdistill_ray.run_files import ANSWERS, METRICS, seed_name, write_json
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.storage.tables import read_parquet
 
@@ -17,6 +25,7 @@ class Trial(NamedTuple):
 
     student: str  # its name in the lineup
     learning_rate: float
+    seed: int | None  # of its training, where it was trained with several
     epoch: int  # 1-based
     weights: str
     seconds: float  # of training up to here
@@ -24,10 +33,11 @@ class Trial(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"{self.student}_lr_{self.learning_rate:g}_epoch_{self.epoch}"
+        seed = "" if self.seed is None else f"_seed_{self.seed}"
+        return f"{self.student}_lr_{self.learning_rate:g}{seed}_epoch_{self.epoch}"
 
 
-def trials_in(out: Place, name: str, rate: float) -> list[Trial]:
+def trials_in(out: Place, name: str, rate: float, seed: int | None) -> list[Trial]:
     """The exported students of a finished training with what each had cost by then."""
     lines = (out / METRICS).read_text().splitlines()
     metrics = [json.loads(line) for line in lines]
@@ -36,6 +46,7 @@ def trials_in(out: Place, name: str, rate: float) -> list[Trial]:
         return Trial(
             student=name,
             learning_rate=rate,
+            seed=seed,
             epoch=epoch,
             weights=str(folder),
             seconds=sum(line["time/step"] + line.get("time/held_out", 0.0) for line in spent),
@@ -63,17 +74,28 @@ def _number(folder: Place) -> int:
 
 
 def choose(trials: list[Trial], validated: Mapping[str, Place]) -> dict[str, Trial]:
-    """The best trial of each student by strict accuracy on validation; ties go to the earlier one.
+    """Name of each student -> its best trial by strict accuracy on validation, averaged over seeds;
+    ties go to the earlier one. Students of further seeds stand beside it by their own names.
 
-    `validated`: folder of each trial's answers; without any there is one trial of each student.
+    `validated`: folder of each trial's answers; without any there is one rate and epoch of each.
     """
     scores = {trial: _score(trial, validated)[0] or 0.0 for trial in trials}
     chosen = {}
     for name in dict.fromkeys(trial.student for trial in trials):
-        own = [trial for trial in trials if trial.student == name]
-        assert validated or len(own) == 1, own
-        chosen[name] = max(own, key=lambda trial: scores[trial])
+        alike = _by_seed([trial for trial in trials if trial.student == name])
+        assert validated or len(alike) == 1, alike
+        first, *further = max(alike, key=lambda group: sum(scores[trial] for trial in group))
+        chosen[name] = first
+        chosen |= {seed_name(name, trial.seed or 0): trial for trial in further}
     return chosen
+
+
+def _by_seed(trials: list[Trial]) -> list[list[Trial]]:
+    """Those of each rate and each of its ends, one of every seed."""
+    ends: dict[float, dict[int | None, list[Trial]]] = {}
+    for trial in trials:
+        ends.setdefault(trial.learning_rate, {}).setdefault(trial.seed, []).append(trial)
+    return [list(alike) for by in ends.values() for alike in zip(*by.values(), strict=True)]
 
 
 def _score(trial: Trial, validated: Mapping[str, Place]) -> tuple[float | None, int]:
@@ -96,62 +118,69 @@ def write_choice(
             {
                 "student": trial.student,
                 "learning_rate": trial.learning_rate,
+                "seed": trial.seed,
                 "epoch": trial.epoch,
                 "validation_accuracy": accuracy,
                 "num_problems": num_problems,
                 "seconds": trial.seconds,
                 "trained_tokens": trial.trained_tokens,
-                "chosen": chosen[trial.student] == trial,
+                "chosen": trial in chosen.values(),
             }
         )
     write_json(out, {"trials": lines})
 
 
 def write_results(
-    evaluated: Mapping[str, Mapping[int, Place]],
+    folders: Mapping[str, Place],
     clusters: Mapping[str, str],
     main: str,
-    costs: list[dict[str, Any]],
+    chosen: Mapping[str, Trial],
     *,
     out: Place,
 ) -> None:
     """results.json: metrics with 95 % intervals, paired differences, cost of each student.
 
-    `evaluated`: of each model, training seed -> folder of its answers; `clusters`: problem_id ->
-    its cluster; `main`: whom the others are compared with.
+    `folders`: of each model's answers; `clusters`: problem_id -> its cluster; `main`: whom the
+    others are compared with. The students of one name and several seeds are one model.
     """
-    models = list(evaluated)
-    answers = {
-        model: [
+    answers: dict[str, list[Row]] = {}
+    for name, folder in folders.items():
+        trial = chosen.get(name)
+        seed, model = (trial.seed or 0, trial.student) if trial else (0, name)
+        answers.setdefault(model, []).extend(
             {**row, "training_seed": seed, "cluster": clusters.get(row["problem_id"], "")}
-            for seed, folder in folders.items()
             for row in read_answers(folder)
-        ]
-        for model, folders in evaluated.items()
-    }
-    splits = ("test", "ood")
-    rows = [
-        row
-        for split in splits
-        for model in models
-        for row in summarize(answers[model], model, split)
-    ]
+        )
+    pairs = list(product(("test", "ood"), answers))
     differences = [
         row
-        for split in splits
-        for other in models
+        for split, other in pairs
         if other != main
         for row in compare_rows(answers[main], answers[other], model=main, minus=other, split=split)
     ]
-    parts = [
-        row
-        for split in splits
-        for model in models
-        for row in accuracy_by_part(answers[model], model, split)
-    ]
-    adjusted = adjust_for_all(differences)
-    tree = {"rows": rows, "differences": adjusted, "parts": parts, "costs": costs}
+    tree = {
+        "rows": [row for split, model in pairs for row in summarize(answers[model], model, split)],
+        "differences": adjust_for_all(differences),
+        "parts": [
+            row for split, model in pairs for row in accuracy_by_part(answers[model], model, split)
+        ],
+        "seeds": [
+            row for split, model in pairs for row in accuracy_by_seed(answers[model], model, split)
+        ],
+        "costs": _costs(chosen),
+    }
     write_json(out, tree)
+
+
+def _costs(chosen: Mapping[str, Trial]) -> list[dict[str, Any]]:
+    """Of one training of each student, the mean of its seeds."""
+    costs = []
+    for name in dict.fromkeys(trial.student for trial in chosen.values()):
+        own = [trial for trial in chosen.values() if trial.student == name]
+        tokens = round(sum(trial.trained_tokens for trial in own) / len(own))
+        seconds = sum(trial.seconds for trial in own) / len(own)
+        costs.append({"model": name, "trained_tokens": tokens, "seconds": seconds})
+    return costs
 
 
 def adjust_for_all(differences: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from fastdistill_ray.recipe.compare import Baseline, ComparedModel
 from fastdistill_ray.recipe.derived import all_teachers, students
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.rewards.scorer import weight_errors
+from fastdistill_ray.run_files import seed_name
 
 
 def combination_errors(recipe: Recipe) -> list[str]:
@@ -27,14 +28,16 @@ def combination_errors(recipe: Recipe) -> list[str]:
         errors.append("training.mask_prompt: false needs training.shared_prompt: false")
     if bad := [epoch for epoch in compare.epochs if not 1 <= epoch <= training.epochs]:
         errors.append(f"compare.epochs: {bad} not within training.epochs = {training.epochs}")
-    for field, trials in (("learning_rates", compare.learning_rates), ("epochs", compare.epochs)):
+    for field in ("learning_rates", "seeds", "epochs"):
+        trials = getattr(compare, field)
         if len(set(trials)) < len(trials):
             errors.append(f"compare.{field}: {trials} names a trial twice; keep one")
     if (compare.learning_rates or compare.epochs) and recipe.task.num_validation == 0:
         errors.append("task.num_validation: choosing by compare.* needs validation problems")
     errors += sampling_errors(sampling)
-    if training.overlap and compare.learning_rates:
-        errors.append("training.overlap: true trains once; set compare.learning_rates: []")
+    for field in ("learning_rates", "seeds"):
+        if training.overlap and getattr(compare, field):
+            errors.append(f"training.overlap: true trains once; set compare.{field}: []")
     evaluation = recipe.evaluation
     if evaluation.n > 1 and evaluation.temperature == 0:
         errors.append(
@@ -68,7 +71,8 @@ def _lineup_errors(recipe: Recipe, size: int) -> list[str]:
             errors.append(f"{where}: {has} is below selection.min_size; every group would leave")
     words = [name for name in recipe.compare.baselines if isinstance(name, str)]
     others = [one.name for one in recipe.compare.baselines if isinstance(one, ComparedModel)]
-    names = [*words, *others, *(student.name for student in own)]
+    further = [seed_name(student.name, s) for student in own for s in student.seeds[1:]]
+    names = [*words, *others, *(student.name for student in own), *further]
     reserved = set(others) & set(get_args(Baseline))
     if repeated := sorted({name for name in names if names.count(name) > 1} | reserved):
         errors.append(

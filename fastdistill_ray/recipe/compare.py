@@ -89,6 +89,11 @@ class CompareKnobs(Knobs):
         description="Tried for every student, chosen by validation accuracy; empty: the "
         "optimizer's, no trial.",
     )
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+        default=[],
+        description="Every training is done once with each of these as training.seed, a student is "
+        "all of them; empty: training.seed alone.",
+    )
     epochs: list[int] = Field(
         default=[], description="Ends of these epochs are trials too; empty: the last epoch only."
     )

@@ -18,16 +18,41 @@ class StudentSpec(NamedTuple):
     model: str
     group_size: int | None  # only where it differs from that of the recipe's groups
     learning_rates: list[float]
+    seeds: list[int]
     section: str  # of the recipe: where the objective's knobs stand
     model_field: str  # of the recipe: where the model stands
+
+    @property
+    def trainings(self) -> list["Training"]:
+        """In the order they are done."""
+        return [Training(self, rate, seed) for rate in self.learning_rates for seed in self.seeds]
+
+
+class Training(NamedTuple):
+    """One training of a student."""
+
+    student: StudentSpec
+    learning_rate: float
+    seed: int
+
+    @property
+    def told_seed(self) -> int | None:
+        """The seed where several tell trainings apart."""
+        return self.seed if len(self.student.seeds) > 1 else None
+
+    @property
+    def label(self) -> str:
+        label = f"{self.student.name}-lr_{self.learning_rate:g}"
+        return label if self.told_seed is None else f"{label}-seed_{self.seed}"
 
 
 def students(recipe: Recipe) -> list[StudentSpec]:
     """Every student the recipe trains, its own first; the one place that derives them."""
     rates = recipe.compare.learning_rates or [recipe.optimizer.learning_rate]
+    seeds = recipe.compare.seeds or [recipe.training.seed]
     own, model = recipe.objective, recipe.student.model
     size = recipe.selection.group_size or recipe.sampling.n
-    specs = [StudentSpec(own.kind, own, model, None, rates, "objective", "student.model")]
+    specs = [StudentSpec(own.kind, own, model, None, rates, seeds, "objective", "student.model")]
     for place, other in enumerate(recipe.compare.students):
         section = f"compare.students.{place}"
         specs.append(
@@ -37,6 +62,7 @@ def students(recipe: Recipe) -> list[StudentSpec]:
                 model=other.model or model,
                 group_size=other.group_size if other.group_size != size else None,
                 learning_rates=rates,
+                seeds=seeds,
                 section=section,
                 model_field=f"{section}.model" if other.model else "student.model",
             )

@@ -121,7 +121,8 @@ def _split_sentences(
         "" if own.low is None else f" (95 % interval {percent(own.low)} to {percent(own.high)})"
     )
     sentences = [
-        f"On {problems_in(own, split_label(split))} {name} solves {percent(own.value)} %{interval}."
+        f"On {problems_in(own, split_label(split))} {name} solves {percent(own.value)} %"
+        f"{_seeds(results, student, split)}{interval}."
     ]
     beaten = []
     for rival in _rivals(results, student, split):
@@ -148,6 +149,11 @@ def _split_sentences(
     if beaten:
         sentences.insert(1, f"It beats {_join(beaten)}.")
     return sentences
+
+
+def _seeds(results: Results, student: str, split: str) -> str:
+    number = sum(key[:2] == (student, split) for key in results.seeds)
+    return f" on average over {number} seeds" if number else ""
 
 
 def _rivals(results: Results, student: str, split: str) -> list[str]:

@@ -5,6 +5,7 @@ few groups and problems shown.
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeVar
@@ -34,6 +35,7 @@ from fastdistill_ray.storage.place import Place
 from fastdistill_ray.storage.tables import open_parquet, read_parquet
 
 Values = TypeVar("Values", Estimate, Difference)
+TRAINING = re.compile(r"train/(.+)-lr_([-+.e\d]+?)(?:-seed_(\d+))?")  # the name of its stage
 BASELINES = ("base_plain", "base", "teacher")  # in the order of the report
 
 
@@ -44,6 +46,7 @@ class Results(NamedTuple):
     differences: dict[tuple[str, str, str, str], Difference]  # model, minus, split, metric
     costs: dict[str, dict[str, float]]
     parts: dict[tuple[str, str, str], Estimate] = {}  # model, split, sort of problem
+    seeds: dict[tuple[str, str, int], Estimate] = {}  # model, split, training seed: accuracy
 
     @property
     def models(self) -> list[str]:
@@ -89,6 +92,7 @@ class Timeline(NamedTuple):
 class Training(NamedTuple):
     student: str
     learning_rate: float
+    seed: int | None  # where there are several
     steps: dict[str, tuple[np.ndarray, np.ndarray]]  # quantity -> steps, values
 
 
@@ -152,13 +156,13 @@ def _read_manifests(stages: dict[str, Place]) -> list[dict[str, Any]]:
     return sorted(found.values(), key=lambda manifest: manifest["finished"])
 
 
-def _trainings_in(stages: dict[str, Place]) -> list[tuple[str, str, Place]]:
-    """(student, learning rate as written, folder) of each training."""
+def _trainings_in(stages: dict[str, Place]) -> list[tuple[str, str, int | None, Place]]:
+    """(student, learning rate as written, seed where there are several, folder) of each."""
     found = []
     for name, folder in sorted(stages.items()):
-        if name.startswith("train/"):
-            student, _, rate = name.removeprefix("train/").rpartition("-lr_")
-            found.append((student, rate, folder))
+        if match := TRAINING.fullmatch(name):
+            student, rate, seed = match.groups()
+            found.append((student, rate, None if seed is None else int(seed), folder))
     return found
 
 
@@ -169,9 +173,10 @@ def _read_timeline(stages: dict[str, Place]) -> Timeline:
         for _, rows, time in commit.parts or [("", len(commit.keys), commit.time)]
     ]
     trainings = {}
-    for student, rate, folder in _trainings_in(stages):
+    for student, rate, seed, folder in _trainings_in(stages):
         if (folder / STEPS).exists():
-            trainings[f"{student} {rate}"] = _done(_step_events(folder / STEPS))
+            name = f"{student} {rate}" if seed is None else f"{student} {rate} seed {seed}"
+            trainings[name] = _done(_step_events(folder / STEPS))
     return Timeline(_done(commits), trainings)
 
 
@@ -271,7 +276,7 @@ def _place(model: str, order: list[str]) -> int:
 
 
 def _read_results(file: Place, order: list[str]) -> Results:
-    empty = {"rows": [], "differences": [], "parts": [], "costs": []}
+    empty = {"rows": [], "differences": [], "parts": [], "seeds": [], "costs": []}
     tree = {**empty, **read_json(file, {})}
     rows = sorted(tree["rows"], key=lambda row: _place(row["model"], order))
     try:
@@ -284,6 +289,9 @@ def _read_results(file: Place, order: list[str]) -> Results:
             costs={cost["model"]: cost for cost in tree["costs"]},
             parts={
                 (r["model"], r["split"], r["part"]): _values(Estimate, r) for r in tree["parts"]
+            },
+            seeds={
+                (r["model"], r["split"], r["seed"]): _values(Estimate, r) for r in tree["seeds"]
             },
         )
     except KeyError as error:
@@ -298,11 +306,14 @@ def _values(kind: type[Values], row: dict[str, Any]) -> Values:
 
 def _read_trainings(stages: dict[str, Place], order: list[str]) -> list[Training]:
     trainings = [
-        Training(student, float(rate), _read_steps(folder / METRICS))
-        for student, rate, folder in _trainings_in(stages)
+        Training(student, float(rate), seed, _read_steps(folder / METRICS))
+        for student, rate, seed, folder in _trainings_in(stages)
         if (folder / METRICS).exists()
     ]
-    return sorted(trainings, key=lambda one: (_place(one.student, order), one.learning_rate))
+    return sorted(
+        trainings,
+        key=lambda one: (_place(one.student, order), one.learning_rate, one.seed or 0),
+    )
 
 
 def _read_steps(file: Place) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -51,6 +51,7 @@ from fastdistill_ray.report.tables import (
     hundredth,
     length_table,
     result_blocks,
+    training_label,
     training_tables,
     trial_blocks,
 )
@@ -171,9 +172,8 @@ def _verdict_blocks(run: Contents) -> list[Block]:
 def _training_blocks(run: Contents) -> list[Block]:
     curves = []
     for training in run.trainings:
-        rate = training.learning_rate
-        label = f"{model_label(training.student, run.recipe)}, {rate:g}"
-        is_chosen = _is_chosen(run, training.student, rate)
+        is_chosen = _is_chosen(run, training.student, training.learning_rate)
+        label = training_label(run, training)
         curves.append(plots.Curve(training.student, label, is_chosen, training.steps))
     return [
         Figure(plots.training_svg(curves, panels, name), caption)

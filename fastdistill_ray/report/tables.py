@@ -17,7 +17,7 @@ from fastdistill_ray.report.conclusion import (
     split_label,
 )
 from fastdistill_ray.report.page import Block, Cell, Figure, Table, Text
-from fastdistill_ray.report.reading import Contents
+from fastdistill_ray.report.reading import Contents, Training
 
 UNDEFINED = "\u2013"
 ABSENT = Estimate(None, None, None, 0, 0)
@@ -38,10 +38,16 @@ def result_blocks(run: Contents) -> list[Block]:
     return [
         *tables,
         Text(_explain_accuracy(run)),
+        *_seed_tables(run),
         *_pass_at_k(run),
         *_accuracy_figure(run),
         *(table for split in run.results.splits for table in _part_table(run, split)),
     ]
+
+
+def training_label(run: Contents, training: Training) -> str:
+    seed = "" if training.seed is None else f", seed {training.seed}"
+    return f"{model_label(training.student, run.recipe)}, {training.learning_rate:g}{seed}"
 
 
 def training_tables(run: Contents) -> list[Table]:
@@ -52,10 +58,9 @@ def training_tables(run: Contents) -> list[Table]:
         if "train/computed_tokens" not in counts:
             continue
         computed, unique = counts["train/computed_tokens"], counts["train/unique_tokens"]
-        rate = f", {training.learning_rate:g}"
         rows.append(
             [
-                model_label(training.student, run.recipe) + rate,
+                training_label(run, training),
                 f"{counts['train/trained_tokens']:,.0f}",
                 f"{computed:,.0f}",
                 percent(1 - unique / counts["train/row_tokens"]),
@@ -136,6 +141,30 @@ def _part_table(run: Contents, split: str) -> list[Table]:
     header = ["Problems", "Number", *(f"{model_label(model, run.recipe)} %" for model in models)]
     title = f"{split_label(split).capitalize()}: accuracy by sort of problem"
     return [Table(header, rows, title=title)] if rows else []
+
+
+def _seed_tables(run: Contents) -> list[Block]:
+    """Accuracy of each student of several seeds, a column per split."""
+    found = run.results.seeds
+    rows = [
+        [
+            model_cell(run, model),
+            str(seed),
+            *(_interval_cell(found.get((model, one, seed), ABSENT)) for one in run.results.splits),
+        ]
+        for model, seed in dict.fromkeys((model, seed) for model, _, seed in found)
+    ]
+    splits = [f"{split_label(split).capitalize()} %" for split in run.results.splits]
+    number = max(Counter(key[:2] for key in found).values(), default=0)
+    caption = (
+        f"A student's row above is the mean of its {number} trainings, tokens and seconds those of "
+        "one. Its interval draws seeds as well as problems; it is conservative in what belongs to "
+        f"neither alone, but {number} seeds say little of how others would come out. The intervals "
+        "here are over problems alone. Lengths, verdicts and examples of answers are those of the "
+        "first seed."
+    )
+    title = "Each seed's accuracy"
+    return [Table(["Model", "Seed", *splits], rows, caption, title=title)] if rows else []
 
 
 def _explain_accuracy(run: Contents) -> str:
@@ -232,6 +261,7 @@ def trial_blocks(run: Contents) -> list[Block]:
         [
             model_cell(run, trial["student"]),
             f"{trial['learning_rate']:g}",
+            *([] if trial["seed"] is None else [str(trial["seed"])]),
             str(trial["epoch"]),
             percent(trial["validation_accuracy"]),
             f"{trial['num_problems']:,}",
@@ -240,13 +270,29 @@ def trial_blocks(run: Contents) -> list[Block]:
         ]
         for trial in run.trials
     ]
-    header = ["Student", "Learning rate", "Epochs", "Validation accuracy %", "Problems"]
-    caption = (
-        "Learning rate and epochs of every student were chosen by strict accuracy on validation "
-        "problems, never on test. Tokens and seconds count training up to that epoch."
-    )
+    seed = ["Seed"] if any(trial["seed"] is not None for trial in run.trials) else []
+    header = ["Student", "Learning rate", *seed, "Epochs", "Validation accuracy %", "Problems"]
+    caption = f"{_selection(run)}Tokens and seconds count training up to that epoch."
     table = Table([*header, "Trained tokens", "Training s", ""], rows, caption)
     return [table] if rows else []
+
+
+def _selection(run: Contents) -> str:
+    """How trials were chosen, and what that does to their numbers; empty where none was."""
+    tried = Counter(
+        student
+        for student, *_ in {(t["student"], t["learning_rate"], t["epoch"]) for t in run.trials}
+    )
+    most = max(tried.values(), default=0)
+    if most < 2 or run.trials[0]["validation_accuracy"] is None:
+        return ""
+    seeds = ", averaged over seeds" if any(t["seed"] is not None for t in run.trials) else ""
+    return (
+        f"Learning rate and epochs of every student were chosen by strict accuracy{seeds} on "
+        f"validation problems. The best of {most} trials on {run.trials[0]['num_problems']:,} "
+        "problems looks better there than it is, because luck was chosen too; no test problem took "
+        "part in the choice. "
+    )
 
 
 def length_table(run: Contents, first_rows: list[list[Cell | str]]) -> list[Block]:

@@ -92,8 +92,8 @@ class Job:
     def check_trainings(self, problems: Mapping[Split, ProblemFile]) -> None:
         """UserError unless every training of this recipe is complete."""
         for student in students(self.run.recipe):
-            for rate in student.learning_rates:
-                stage = self.run.stages.training(student, rate, problems["train"])
+            for training in student.trainings:
+                stage = self.run.stages.training(training, problems["train"])
                 if not self.run.is_complete(stage):
                     raise UserError(
                         f"--run-dir {self.run.path}: {stage.name} is not complete; run train first"

@@ -13,7 +13,7 @@ from fastdistill_ray.run.graph import Stage, find, nearest
 from fastdistill_ray.run.inputs import check_task
 from fastdistill_ray.run.paid import AGAIN, check_not_paid_twice, cost, sources_of
 from fastdistill_ray.run.stages import Stages
-from fastdistill_ray.run_files import MANIFEST, read_json
+from fastdistill_ray.run_files import MANIFEST, read_json, seed_name
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks.problem_file import ProblemFile
 
@@ -56,13 +56,13 @@ def _lines(recipe: Recipe, run: Place) -> Iterator[tuple[str, str]]:
         stage = stages.answers(model, tests)
         yield stage.name, _state(run, stage, f"{sum(map(len, tests))} problems")
     for student in students(recipe):
-        chosen = _chosen(recipe, run, trials.get(student.name, []), files["validation"])
-        if chosen is None:
-            yield f"answers/{student.name}", "new, with its training"
-            continue
-        model = Model(student.name, chosen.weights, recipe.student.prompt)
-        stage = stages.answers(model, tests)
-        yield stage.name, _state(run, stage, f"{sum(map(len, tests))} problems")
+        own = trials.get(student.name, [])
+        for name, weights in _chosen(recipe, run, student, own, files["validation"]).items():
+            if not weights:
+                yield f"answers/{name}", "new, with its training"
+                continue
+            stage = stages.answers(Model(name, weights, recipe.student.prompt), tests)
+            yield stage.name, _state(run, stage, f"{sum(map(len, tests))} problems")
 
 
 def _groups_line(
@@ -95,12 +95,13 @@ def _training_lines(
     steps = recipe.training.epochs * -(-len(train) // recipe.training.groups_per_step)
     steps = min(steps, recipe.training.max_steps or steps)
     own, is_complete = [], True
-    for rate in student.learning_rates:
-        stage = Stages(recipe, run).training(student, rate, train)
+    for training in student.trainings:
+        stage = Stages(recipe, run).training(training, train)
         yield stage.name, _state(run, stage, f"at most {steps} steps")
         found = find(run, stage)
         if found and found.is_complete:
-            own += trials_in(found.folder, student.name, rate)
+            rate, seed = training.learning_rate, training.told_seed
+            own += trials_in(found.folder, student.name, rate, seed)
         else:
             is_complete = False
     if is_complete:
@@ -108,18 +109,25 @@ def _training_lines(
 
 
 def _chosen(
-    recipe: Recipe, run: Place, trials: list[Trial], validation: ProblemFile
-) -> Trial | None:
-    """Which trial validation answers choose; None where they are not all there."""
+    recipe: Recipe,
+    run: Place,
+    student: StudentSpec,
+    trials: list[Trial],
+    validation: ProblemFile,
+) -> dict[str, str]:
+    """Weights of the students that validation answers choose, by their names; empty where these
+    are not all there."""
+    further = [seed_name(student.name, seed) for seed in student.seeds[1:]]
+    unknown = dict.fromkeys([student.name, *further], "")
     validated = {}
     if recipe.compare.learning_rates or recipe.compare.epochs:
         for trial in trials:
             model = Model(trial.name, trial.weights, recipe.student.prompt)
             found = find(run, Stages(recipe, run).answers(model, [validation]))
             if not found or not found.is_complete:
-                return None
+                return unknown
             validated[trial.name] = found.folder
-    return next(iter(choose(trials, validated).values())) if trials else None
+    return {name: trial.weights for name, trial in choose(trials, validated).items()} or unknown
 
 
 def _state(run: Place, stage: Stage, work: str) -> str:

@@ -27,6 +27,7 @@ from fastdistill_ray.groups.steps import (
 from fastdistill_ray.groups.store import FAILED, Store
 from fastdistill_ray.recipe.derived import (
     StudentSpec,
+    Training,
     all_teachers,
     baselines,
     exported_epochs,
@@ -136,17 +137,18 @@ def _generate_or_mark_failed(
 
 
 def train_students(run: RunFolder, problems: ProblemFile) -> list[Trial]:
-    """Every student with every learning rate tried, on the groups of the store."""
+    """Every student with every learning rate and seed, on the groups of the store."""
     return [
         trial
         for student in students(run.recipe)
-        for rate in student.learning_rates
-        for trial in _train(run, student, rate, problems)
+        for training in student.trainings
+        for trial in _train(run, training, problems)
     ]
 
 
-def _train(run: RunFolder, student: StudentSpec, rate: float, problems: ProblemFile) -> list[Trial]:
-    recipe, knobs = run.recipe, run.recipe.training
+def _train(run: RunFolder, training: Training, problems: ProblemFile) -> list[Trial]:
+    recipe, student, rate = run.recipe, training.student, training.learning_rate
+    knobs = recipe.training.model_copy(update={"seed": training.seed})
     groups = _groups_for(run, student, problems)
     follow = knobs.overlap and student.group_size is None
     plan = StepPlan(
@@ -159,7 +161,7 @@ def _train(run: RunFolder, student: StudentSpec, rate: float, problems: ProblemF
         knobs.held_out.share,
     )
     total_steps = num_steps(plan, len(problems) if follow else Store(groups).num_kept())
-    stage = run.stages.training(student, rate, problems)
+    stage = run.stages.training(training, problems)
     out = run.enter(stage)
     job = TrainJob(
         model=student.model,
@@ -176,11 +178,11 @@ def _train(run: RunFolder, student: StudentSpec, rate: float, problems: ProblemF
     if not (out / MANIFEST).exists():
         trackers.open()
     with (
-        follow_metrics(out / METRICS, f"train {student.name} {rate:g}", total_steps, trackers),
+        follow_metrics(out / METRICS, f"train {training.label}", total_steps, trackers),
         ask_first(lambda: write_text(out / STOP, ""), knobs.stop_seconds),
     ):
         run.stage(stage, train, job, recipe.pools.student, pools=[recipe.pools.student])
-    return trials_in(out, student.name, rate)
+    return trials_in(out, student.name, rate, training.told_seed)
 
 
 def _groups_for(run: RunFolder, student: StudentSpec, problems: ProblemFile) -> Place:
@@ -195,7 +197,8 @@ def _groups_for(run: RunFolder, student: StudentSpec, problems: ProblemFile) -> 
 
 
 def choose_students(run: RunFolder, trials: list[Trial], problems: ProblemFile) -> dict[str, Trial]:
-    """The best trial of each student on validation problems, put into students/<name>."""
+    """The best trial of each student on validation problems, put into students/<name>, those of
+    further seeds into students/<name>-seed_<seed>."""
     validated = {}
     if run.recipe.compare.learning_rates or run.recipe.compare.epochs:
         prompt = run.recipe.student.prompt
@@ -213,13 +216,9 @@ def evaluate_models(run: RunFolder, chosen: dict[str, Trial], problems: list[Pro
     prompt = run.recipe.student.prompt
     models = [Model(name, trial.weights, prompt) for name, trial in chosen.items()]
     folders = _evaluate(run, [*baselines(run.recipe), *models], problems)
-    evaluated = {name: {0: folder} for name, folder in folders.items()}
-    costs = [
-        {"model": name, "trained_tokens": trial.trained_tokens, "seconds": trial.seconds}
-        for name, trial in chosen.items()
-    ]
     clusters = clusters_of(chain.from_iterable(problems))
-    write_results(evaluated, clusters, run.recipe.objective.kind, costs, out=run.view / RESULTS)
+    main, out = run.recipe.objective.kind, run.view / RESULTS
+    write_results(folders, clusters, main, chosen, out=out)
 
 
 def _evaluate(run: RunFolder, models: list[Model], problems: list[ProblemFile]) -> dict[str, Place]:

@@ -25,8 +25,8 @@ def describe(recipe: Recipe) -> str:
     steps = recipe.training.epochs * -(-train // recipe.training.groups_per_step)
     steps = min(steps, recipe.training.max_steps or steps)
     ends = len(recipe.compare.epochs or [recipe.training.epochs])
-    trials = ends * sum(len(student.learning_rates) for student in trained)
-    models = len(recipe.compare.baselines) + len(trained)
+    trials = ends * sum(len(student.trainings) for student in trained)
+    models = len(recipe.compare.baselines) + sum(len(student.seeds) for student in trained)
     written = train * recipe.sampling.most * recipe.sampling.max_new_tokens
     answered = tests * models * recipe.evaluation.n * recipe.evaluation.max_new_tokens
     teachers = list(all_teachers(recipe).values())
@@ -43,9 +43,11 @@ def describe(recipe: Recipe) -> str:
     ]
     for student in trained:
         size = f" on {student.group_size} completions each" if student.group_size else ""
-        for rate in student.learning_rates:
+        for training in student.trainings:
+            seed = "" if training.told_seed is None else f", seed {training.seed}"
             lines.append(
-                f"train      {student.name} from {student.model}{size} at learning rate {rate:g}: "
+                f"train      {student.name} from {student.model}{size} at learning rate "
+                f"{training.learning_rate:g}{seed}: "
                 f"at most {steps} steps of {recipe.training.groups_per_step} groups, "
                 f"{recipe.training.epochs} epochs  [{_pool(recipe.pools.student)}]"
             )

@@ -62,12 +62,12 @@ def room_needed(run: RunFolder, problems: Mapping[Split, ProblemFile]) -> Room:
     for student in students(recipe):
         size = model_size(fetch_model(student.model))
         exports = EXPORT_BYTES * size * max(1, len(exported_epochs(recipe)))
-        for rate in student.learning_rates:
-            stage = run.stages.training(student, rate, problems["train"])
+        for training in student.trainings:
+            stage = run.stages.training(training, problems["train"])
             if not run.is_complete(stage):
                 weights += _rest(run, stage, exports)
                 checkpoints = max(checkpoints, 2 * checkpoint_bytes(recipe, size))
-    models = len(baselines(recipe)) + len(students(recipe))
+    models = len(baselines(recipe)) + sum(len(student.seeds) for student in students(recipe))
     asked = (len(problems["test"]) + len(problems["ood"])) * models * recipe.evaluation.n
     texts += TOKEN_BYTES * asked * recipe.evaluation.max_new_tokens
     return Room(weights + checkpoints, texts)

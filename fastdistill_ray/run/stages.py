@@ -8,7 +8,7 @@ from fastdistill_ray.digests import file_digest, folder_digest, hub_revision
 from fastdistill_ray.evaluation.knobs import Model
 from fastdistill_ray.generation.knobs import EndpointKnobs, TeacherKnobs
 from fastdistill_ray.models import model_identity
-from fastdistill_ray.recipe.derived import StudentSpec, all_teachers
+from fastdistill_ray.recipe.derived import StudentSpec, Training, all_teachers
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run.graph import Stage, find
 from fastdistill_ray.run_files import STAGES
@@ -52,12 +52,13 @@ class Stages:
         inputs = {"groups": self._id(groups)}
         return Stage(SELECTED, f"of_{student.group_size}", sections, inputs)
 
-    def training(self, student: StudentSpec, rate: float, problems: ProblemFile) -> Stage:
-        recipe = self.recipe
+    def training(self, training: Training, problems: ProblemFile) -> Stage:
+        recipe, student = self.recipe, training.student
+        rate = {"learning_rate": training.learning_rate}
         sections: dict[str, Any] = {
             "objective": student.objective,
-            "optimizer": recipe.optimizer.model_copy(update={"learning_rate": rate}),
-            "training": recipe.training,
+            "optimizer": recipe.optimizer.model_copy(update=rate),
+            "training": recipe.training.model_copy(update={"seed": training.seed}),
             "advantage": recipe.advantage,
             "student": recipe.student,
             "compare.epochs": recipe.compare.epochs,
@@ -67,7 +68,7 @@ class Stages:
             "groups": self._id(self.groups_of(student, problems)),
         }
         paths = {"objective": student.section, "student.model": student.model_field}
-        return Stage(TRAIN, f"{student.name}-lr_{rate:g}", sections, inputs, paths)
+        return Stage(TRAIN, training.label, sections, inputs, paths)
 
     def answers(self, model: Model, problems: list[ProblemFile]) -> Stage:
         """A model's judged answers; a student's weights are known by the training they are of."""

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
-from fastdistill_ray.evaluation.results import Trial, choose, write_choice
+from fastdistill_ray.evaluation.results import Trial, choose, write_choice, write_results
 from fastdistill_ray.run_files import ANSWERS
+from fastdistill_ray.storage.place import Place
 
 
 def write_answers(folder: Path, verdicts: str) -> Path:
@@ -20,11 +22,11 @@ def write_answers(folder: Path, verdicts: str) -> Path:
 
 def test_choose_takes_the_best_of_each_student_and_the_earlier_of_equals(tmp_path):
     trials = [
-        Trial("advdistill", 2e-5, 1, "a", 1.0, 10),
-        Trial("advdistill", 2e-5, 2, "b", 2.0, 20),
-        Trial("advdistill", 5e-5, 1, "c", 1.0, 10),
-        Trial("sft", 2e-5, 1, "d", 1.0, 10),
-        Trial("sft", 5e-5, 1, "e", 1.0, 10),
+        Trial("advdistill", 2e-5, None, 1, "a", 1.0, 10),
+        Trial("advdistill", 2e-5, None, 2, "b", 2.0, 20),
+        Trial("advdistill", 5e-5, None, 1, "c", 1.0, 10),
+        Trial("sft", 2e-5, None, 1, "d", 1.0, 10),
+        Trial("sft", 5e-5, None, 1, "e", 1.0, 10),
     ]
     validated = {
         trial.name: write_answers(tmp_path / trial.name, verdicts)
@@ -39,6 +41,78 @@ def test_choose_takes_the_best_of_each_student_and_the_earlier_of_equals(tmp_pat
 
 
 def test_choose_without_validation_takes_the_only_trial_of_each():
-    trials = [Trial("advdistill", 5e-6, 4, "a", 1.0, 10), Trial("sft", 5e-6, 4, "b", 1.0, 10)]
+    trials = [
+        Trial(name, 5e-6, None, 4, weights, 1.0, 10)
+        for name, weights in (("advdistill", "a"), ("sft", "b"))
+    ]
     chosen = choose(trials, {})
     assert chosen == {"advdistill": trials[0], "sft": trials[1]}
+
+
+def test_choose_among_seeds_takes_the_rate_and_epoch_that_is_best_on_average(tmp_path):
+    """The best single trial is of another rate: its other seed is bad."""
+    verdicts = {(2e-5, 1): "cccc", (2e-5, 7): "wwww", (5e-5, 1): "cccw", (5e-5, 7): "ccww"}
+    trials, validated = [], {}
+    for (rate, seed), end in verdicts.items():
+        for epoch, answers in ((1, "wwww"), (2, end)):
+            trial = Trial("sft", rate, seed, epoch, f"{rate}/{seed}/{epoch}", 3.0, 30)
+            trials.append(trial)
+            validated[trial.name] = write_answers(tmp_path / trial.name, answers)
+    chosen = choose(trials, validated)
+    write_choice(trials, validated, chosen, out=tmp_path / "choose.json")
+    assert {name: trial.weights for name, trial in chosen.items()} == {
+        "sft": "5e-05/1/2",
+        "sft-seed_7": "5e-05/7/2",
+    }
+    written = json.loads((tmp_path / "choose.json").read_text())["trials"]
+    assert {(line["learning_rate"], line["epoch"]) for line in written if line["chosen"]} == {
+        (5e-5, 2)
+    }
+    assert [line["seed"] for line in written] == [1, 1, 7, 7, 1, 1, 7, 7]
+
+
+def test_results_of_a_student_are_the_mean_of_its_seeds_and_its_interval_is_over_both(tmp_path):
+    def answers(name: str, verdicts: str) -> Place:
+        rows = [
+            {
+                "problem_id": f"p{i}",
+                "split": "test",
+                "k": 0,
+                "reference": "1",
+                "text": "one",
+                "num_tokens": 3,
+                "finish_reason": "stop",
+                "verdict": {"c": "correct", "w": "wrong"}[letter],
+                "lenient_verdict": {"c": "correct", "w": "wrong"}[letter],
+                **{f"format_{part}": True for part in ("think", "answer", "box", "whole")},
+            }
+            for i, letter in enumerate(verdicts)
+        ]
+        (tmp_path / name).mkdir()
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / name / ANSWERS)
+        return Place(tmp_path / name)
+
+    letters = {
+        "base": "cwwwwwww" * 5,
+        "sft": "ccccccww" * 5,
+        "sft-seed_4": "ccwwwwww" * 5,
+    }
+    chosen = {
+        "sft": Trial("sft", 1e-5, 2, 1, "a", 10.0, 100),
+        "sft-seed_4": Trial("sft", 1e-5, 4, 1, "b", 20.0, 300),
+    }
+    folders = {name: answers(name, verdicts) for name, verdicts in letters.items()}
+    out = tmp_path / "results.json"
+    write_results(folders, {}, "sft", chosen, out=Place(out))
+    tree = json.loads(out.read_text())
+    rows = {row["model"]: row for row in tree["rows"] if row["metric"] == "accuracy"}
+    assert set(rows) == {"base", "sft"}
+    assert (rows["sft"]["value"], rows["sft"]["num_problems"]) == (0.5, 40)
+    # Both seeds the first: 0.75, both the second: 0.25, each in a quarter of all draws.
+    assert rows["sft"]["low"] < 0.25 and rows["sft"]["high"] > 0.75
+    found = [(row["seed"], row["value"]) for row in tree["seeds"]]
+    assert found == [(2, 0.75), (4, 0.25)]
+    (gap,) = [row for row in tree["differences"] if row["metric"] == "accuracy"]
+    assert gap["value"] == pytest.approx(0.5 - 0.125)
+    assert gap["p"] == gap["p_holm"]
+    assert tree["costs"] == [{"model": "sft", "trained_tokens": 200, "seconds": 15.0}]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fastdistill_ray.evaluation.results import adjust_for_all
-from fastdistill_ray.evaluation.statistics import difference, holm
+from fastdistill_ray.evaluation.statistics import difference, holm, resampled
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,47 @@ def test_p_of_a_difference_is_that_of_the_normal_limit_and_agrees_with_the_inter
         normal = math.erfc(abs(value) / deviation / math.sqrt(2))
         assert p == pytest.approx(normal, abs=0.06 if normal > 0.05 else 0.012)
         assert (p < 0.05) == (low > 0 or high < 0)
+
+
+def naive_pigeonhole(table: np.ndarray) -> np.ndarray:
+    """Means of [C, S] values; clusters and seeds drawn one by one."""
+    rng = random.Random(5)
+    clusters, seeds = map(range, table.shape)
+    means = []
+    for _ in range(4000):
+        rows, columns = rng.choices(clusters, k=len(clusters)), rng.choices(seeds, k=len(seeds))
+        means.append(np.mean([table[row, column] for row in rows for column in columns]))
+    return np.array(means)
+
+
+@pytest.mark.parametrize("num_seeds", [1, 2, 5])
+def test_interval_over_problems_and_seeds_is_that_of_drawing_both(num_seeds: int) -> None:
+    rng = np.random.default_rng(num_seeds)
+    chance = rng.random((30, 1)) * 0.6 + rng.random((1, num_seeds)) * 0.4
+    table = (rng.random((30, num_seeds)) < chance).astype(float)
+    expected = naive_pigeonhole(table)
+    totals = np.stack([table, np.ones_like(table)], axis=2)
+    (found,) = resampled([totals], 4000)
+    means = found[:, 0] / found[:, 1]
+    assert means.mean() == pytest.approx(table.mean(), abs=0.01)
+    assert means.std() == pytest.approx(expected.std(), rel=0.06)
+    assert np.percentile(means, [2.5, 97.5]) == pytest.approx(
+        np.percentile(expected, [2.5, 97.5]), abs=0.035
+    )
+
+
+def test_seeds_that_differ_widen_the_interval_of_a_difference() -> None:
+    """Two students of equal problems; the seeds of one lie 20 points apart."""
+    rng = np.random.default_rng(3)
+    base = (rng.random((200, 1)) < 0.4).astype(float)
+    steady = np.repeat((rng.random((200, 1)) < 0.5).astype(float), 2, axis=1)
+    apart = (rng.random((200, 2)) < np.array([[0.4, 0.6]])).astype(float)
+    ones = np.ones(200)
+    _, low, high, _ = difference(steady, base, ones)
+    _, alone_low, alone_high, _ = difference(steady[:, :1], base, ones)
+    _, wide_low, wide_high, _ = difference(apart, base, ones)
+    assert (low, high) == pytest.approx((alone_low, alone_high), abs=0.006)
+    assert wide_high - wide_low > 1.3 * (high - low)
 
 
 def test_p_of_models_that_do_not_differ_is_below_5_percent_in_about_5_percent() -> None:

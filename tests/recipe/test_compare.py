@@ -77,6 +77,46 @@ def test_plan_names_every_training_and_model():
     assert "evaluate   9 models on 1403 problems" in plan
 
 
+def test_every_student_is_trained_once_for_each_rate_and_seed():
+    compare = {"students": [{"kind": "sft"}], "learning_rates": [1e-3, 2e-3], "seeds": [4, 0]}
+    task = {"name": "word_problems", "num_validation": 4}
+    recipe = parse_recipe(tiny_recipe("org/small", compare=compare, task=task), "x.yaml")
+    labels = [training.label for student in students(recipe) for training in student.trainings]
+    assert labels == [
+        f"{name}-lr_{rate}-seed_{seed}"
+        for name in ("advdistill", "sft")
+        for rate in ("0.001", "0.002")
+        for seed in (4, 0)
+    ]
+    plan = describe(recipe)
+    assert plan.count("\ntrain      ") == 8
+    assert "sft from org/small at learning rate 0.002, seed 4: " in plan
+    assert "validate   8 trials on 4 problems" in plan
+    assert "evaluate   6 models" in plan  # base and teacher, two students of two seeds
+    alone = parse_recipe(tiny_recipe("org/small", training={"seed": 5}), "x.yaml")
+    assert [(one.seed, one.label) for one in students(alone)[0].trainings] == [
+        (5, "advdistill-lr_0.001")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("compare", "message"),
+    [
+        ({"seeds": [1, 2, 1]}, "compare.seeds: [1, 2, 1] names a trial twice; keep one"),
+        ({"seeds": [-1]}, "compare.seeds.0"),
+        (
+            {"seeds": [1, 2], "students": [{"kind": "sft", "name": "advdistill-seed_2"}]},
+            "the name advdistill-seed_2 may appear once",
+        ),
+    ],
+)
+def test_seeds_that_cannot_be_are_refused_in_one_line(compare, message):
+    with pytest.raises(ValueError, match=r"^recipe x\.yaml: ") as error:
+        parse_recipe(tiny_recipe("org/small", compare=compare), "x.yaml")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("name", ["gsm8k", "open_s1", "mmlu_pro"])
 def test_recipe_of_the_paper_has_its_rows(name):
     recipe = load_recipe(f"jobs/recipes/{name}.yaml", [])

@@ -67,6 +67,13 @@ def test_conclusion_against_sft_says_beats_only_where_holms_p_does(
     assert text == f"{start} {sentence} {end}"
 
 
+def test_conclusion_says_over_how_many_seeds_it_is_the_mean() -> None:
+    rows = {("advdistill", "test", "accuracy"): measure(0.5, 0.4, 0.6)}
+    seeds = {("advdistill", "test", seed): measure(0.5) for seed in (1, 2, 5)}
+    text = conclusion(Results(rows, {}, {}, seeds=seeds), RECIPE)
+    assert "solves 50.0 % on average over 3 seeds (95 % interval 40.0 to 60.0)." in text
+
+
 def test_problems_that_are_drawn_together_are_named_as_clusters() -> None:
     assert problems_in(Estimate(0.5, 0.4, 0.6, 2400, 300), "ood") == (
         "2,400 ood problems in 300 clusters"

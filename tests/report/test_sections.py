@@ -340,6 +340,59 @@ def test_report_says_what_endpoints_were_paid_for_answers_that_are_not_kept(copy
     )
 
 
+def test_report_says_that_the_chosen_trial_looks_better_than_it_is(copy: Path) -> None:
+    said = "The best of 4 trials on 24 problems looks better there than it is"
+    assert said in (copy / "report.md").read_text(encoding="utf-8")
+    trials = json.loads((copy / "choose.json").read_text())["trials"]
+    alone = [{**trial, "validation_accuracy": None} for trial in trials if trial["chosen"]]
+    (copy / "choose.json").write_text(json.dumps({"trials": alone}))
+    write_report(str(copy))
+    assert "looks better" not in (copy / "report.md").read_text(encoding="utf-8")
+
+
+def test_report_of_several_seeds_lists_each_and_names_its_training(copy: Path) -> None:
+    graph = json.loads((copy / "graph.json").read_text())
+    named = {
+        f"{name}-seed_{seed}": folder if seed == 0 else folder.replace("-0", "-1")
+        for name, folder in graph.items()
+        if name.startswith("train/")
+        for seed in (0, 3)
+    }
+    for name, folder in named.items():
+        if name.endswith("seed_3"):
+            shutil.copytree(copy / graph[name.removesuffix("-seed_3")], copy / folder)
+    others = {name: folder for name, folder in graph.items() if not name.startswith("train/")}
+    (copy / "graph.json").write_text(json.dumps(others | named))
+    trials = json.loads((copy / "choose.json").read_text())["trials"]
+    seeded = [{**trial, "seed": seed} for trial in trials for seed in (0, 3)]
+    (copy / "choose.json").write_text(json.dumps({"trials": seeded}))
+    results = json.loads((copy / "results.json").read_text())
+    row = {"low": 0.1, "high": 0.3, "num_problems": 40, "num_clusters": 40, "model": "advdistill"}
+    results["seeds"] = [
+        {**row, "split": "test", "seed": 0, "value": 0.2},
+        {**row, "split": "ood", "seed": 0, "value": 0.15},
+        {**row, "split": "test", "seed": 3, "value": 0.25},
+    ]
+    (copy / "results.json").write_text(json.dumps(results))
+    write_report(str(copy))
+    text = (copy / "report.md").read_text(encoding="utf-8")
+    tables = read_tables(text)
+    assert tables["Each seed's accuracy"] == [
+        ["Model", "Seed", "Test %", "Perturbed (ood) %"],
+        ["AdvDistill", "0", "20.0 (10.0 to 30.0)", "15.0 (10.0 to 30.0)"],
+        ["AdvDistill", "3", "25.0 (10.0 to 30.0)", "\u2013"],
+    ]
+    assert "the mean of its 2 trainings" in text
+    assert [row[1:4] for row in tables["Trials"][:3]] == [
+        ["Learning rate", "Seed", "Epochs"],
+        ["2e-05", "0", "1"],
+        ["2e-05", "3", "1"],
+    ]
+    assert "best of 4 trials" in text
+    names = [row[0] for row in tables["What training computed"][1:]]
+    assert "AdvDistill, 5e-05, seed 3" in names and len(names) == 8
+
+
 def test_report_two_teachers_stand_beside_what_each_was_paid(copy: Path) -> None:
     assert "Teacher" not in read_tables((copy / "report.md").read_text())["Cost"][0]
     groups = read_groups(copy).to_pylist()

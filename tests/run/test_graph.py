@@ -51,8 +51,8 @@ def run(tmp_path: Path) -> Place:
     ]
     write_store(groups, rows)
     for student in students(recipe):
-        for rate in student.learning_rates:
-            out = complete(run, stages.training(student, rate, files["train"]))
+        for training in student.trainings:
+            out = complete(run, stages.training(training, files["train"]))
             line = {"step": 1, "epoch": 0, "time/step": 1.0, "train/trained_tokens": 5}
             (out / METRICS).put(json.dumps(line) + "\n")
     for model in baselines(recipe):
@@ -106,6 +106,18 @@ def test_change_of_a_field_makes_anew_what_depends_on_it(run, override, expected
 def test_another_learning_rate_keeps_the_trainings_that_were(run):
     found = made_anew(run, "--compare.learning_rates=[5.0e-5, 2.0e-4]")
     assert found == {"train/advdistill-lr_0.0002", "train/sft-lr_0.0002"}
+
+
+def test_more_seeds_keep_the_trainings_of_the_seed_that_was(run):
+    found = states(run, "--compare.seeds=[0, 3]")
+    for student in ("advdistill", "sft"):
+        for rate in ("5e-05", "0.0001"):
+            assert found[f"train/{student}-lr_{rate}-seed_0"].startswith("reused")
+            new = found[f"train/{student}-lr_{rate}-seed_3"]
+            assert new == "new: nothing of it is there; at most 2 steps"
+        for name in (student, f"{student}-seed_3"):
+            assert found[f"answers/{name}"] == "new, with its training"
+    assert made_anew(run, "--compare.seeds=[0]") == set(), "one seed changes no name"
 
 
 def test_another_student_asks_no_teacher_and_repeats_no_training(run):

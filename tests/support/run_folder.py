@@ -206,6 +206,7 @@ def _write_trainings(path: Path, rng: np.random.Generator) -> None:
             {
                 "student": student,
                 "learning_rate": rate,
+                "seed": None,
                 "epoch": epoch,
                 "validation_accuracy": (9 + place) / 24,
                 "num_problems": 24,
