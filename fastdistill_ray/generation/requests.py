@@ -12,7 +12,7 @@ from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.knobs import SEED_STRIDE, TeacherKnobs
 from fastdistill_ray.models import tokenizer_of
 from fastdistill_ray.prompts import PromptKnobs, build_messages, render, template_hash
-from fastdistill_ray.records import REQUEST_SCHEMA, Problem
+from fastdistill_ray.records import PROBLEM_FIELDS, REQUEST_SCHEMA, Problem
 from fastdistill_ray.tasks.problem_file import ProblemFile
 
 ROWS_AT_ONCE = 1024  # rendered only to see whether one fits
@@ -71,7 +71,7 @@ def build_requests(
         messages = build_messages(problem.question, prompt, problem.options)
         rows.append(
             {
-                **{name: getattr(problem, name) for name in Problem.__dataclass_fields__},
+                **{name: getattr(problem, name) for name, _ in PROBLEM_FIELDS},
                 "messages": messages,
                 "prompt_token_ids": render(messages, tokenizer) if tokenizer else [],
                 "template_hash": hashed,

@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import uuid
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -38,6 +39,8 @@ from fastdistill_ray.rewards.llm_judge import SECTION
 from fastdistill_ray.rewards.scorer import LLM_JUDGE
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.storage.weights import check_weights
+from fastdistill_ray.tasks import words_in_a_row
+from fastdistill_ray.tasks.decontamination import overlap, runs_of_words
 from fastdistill_ray.training.feed import FEED_CPUS
 from fastdistill_ray.training.trackers import tracker_packages
 
@@ -138,6 +141,28 @@ def check_prompts(recipe: Recipe, problems: Mapping[Split, Problems]) -> None:
                 recipe.evaluation.max_new_tokens,
                 problems["test"] or problems["ood"],
             )
+
+
+def check_shots(recipe: Recipe, problems: Mapping[Split, Problems]) -> None:
+    """No worked example overlaps a problem that models are tested on."""
+    if not (size := words_in_a_row(recipe.task)):
+        return
+    tested = runs_of_words(chain(problems["test"], problems["ood"]), size)
+    prompts = {name: teacher.prompt for name, teacher in all_teachers(recipe).items()}
+    prompts["student"] = recipe.student.prompt
+    prompts |= {
+        f"compare.baselines.{place}": other.prompt
+        for place, other in enumerate(recipe.compare.baselines)
+        if isinstance(other, ComparedModel)
+    }
+    for name, prompt in prompts.items():
+        for place, shot in enumerate(prompt.shots):
+            if found := overlap(shot.question, tested, size):
+                raise UserError(
+                    f"{name}.prompt.shots.{place}: its question overlaps that of {found}, which "
+                    f"models are tested on ({size} words in a row, or all); take another example, "
+                    "or set task.decontaminate: 0"
+                )
 
 
 def check_answerable(recipe: Recipe, problems: Mapping[Split, Problems]) -> None:

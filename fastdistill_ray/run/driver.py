@@ -69,6 +69,7 @@ class Job:
             doctor.check_rewards(recipe)
             doctor.check_endpoints(recipe)
         doctor.check_prompts(recipe, problems)
+        doctor.check_shots(recipe, problems)
         doctor.check_answerable(recipe, problems)
         doctor.check_pools(recipe, ray.cluster_resources())
         doctor.check_labels(recipe, [node["Labels"] for node in ray.nodes() if node["Alive"]])

@@ -6,7 +6,7 @@ name is known here.
 
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.records import Problem
-from fastdistill_ray.tasks import TaskKnobs, check_name, hub_of, load_problems
+from fastdistill_ray.tasks import TaskKnobs, check_name, decontaminated, hub_of, load_problems
 from fastdistill_ray.tasks.base import Problems
 from fastdistill_ray.verifiers import Judge, VerifierKnobs
 
@@ -26,7 +26,7 @@ def check_task(knobs: TaskKnobs) -> None:
     if not knobs.path:
         few = {name: _few(getattr(knobs, name)) for name in ("num_train", "num_test", "num_ood")}
         knobs = knobs.model_copy(update={**few, "num_validation": _few(knobs.num_validation)})
-    problems = load_problems(knobs)
+    problems = decontaminated(load_problems(knobs), knobs)
     with Judge(VerifierKnobs()) as judge:
         check_usable(knobs, problems, judge)
 

@@ -51,7 +51,7 @@ from fastdistill_ray.run_files import (
 )
 from fastdistill_ray.storage.folders import copy
 from fastdistill_ray.storage.place import Place
-from fastdistill_ray.tasks import TaskKnobs, load_problems
+from fastdistill_ray.tasks import TaskKnobs, decontaminated, load_problems
 from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
 from fastdistill_ray.training.job import TrainJob, train
 from fastdistill_ray.training.monitor import follow_metrics
@@ -73,7 +73,9 @@ def _write_problems(task: TaskKnobs, *, out: Place) -> StageResult:
     with Judge(VerifierKnobs()) as judge:
         loaded = load_problems(task)
         check_usable(task, loaded, judge)
-        for split, problems in loaded.items():
+        clean = decontaminated(loaded, task)
+        overlaps = sum(len(loaded[split]) - len(clean[split]) for split in SPLITS)
+        for split, problems in clean.items():
             usable = [
                 problem
                 for problem in problems
@@ -81,8 +83,9 @@ def _write_problems(task: TaskKnobs, *, out: Place) -> StageResult:
             ]
             num_in, num_out = num_in + len(problems), num_out + len(usable)
             write_problems(usable, out / f"{split}.parquet")
-    dropped = {"reference_unusable": num_in - num_out} if num_in > num_out else {}
-    return StageResult(num_in, num_out, dropped)
+    left = {"reference_unusable": num_in - num_out, "overlaps_test": overlaps}
+    dropped = {why: number for why, number in left.items() if number}
+    return StageResult(num_in + overlaps, num_out, dropped)
 
 
 def generate_groups(run: RunFolder, problems: ProblemFile) -> Place:

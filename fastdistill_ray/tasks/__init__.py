@@ -16,10 +16,21 @@ from fastdistill_ray.tasks import (
     word_problems,
 )
 from fastdistill_ray.tasks.base import Problems, asked, check_problems, keep, normalise, take_ood
+from fastdistill_ray.tasks.decontamination import without_overlaps
 from fastdistill_ray.tasks.knobs import OodKnobs, TaskKnobs
 from fastdistill_ray.tasks.source import Hub, Task
 
-__all__ = ["TASKS", "OodKnobs", "TaskKnobs", "check_name", "hub_of", "load_problems", "resolve"]
+__all__ = [
+    "TASKS",
+    "OodKnobs",
+    "TaskKnobs",
+    "check_name",
+    "decontaminated",
+    "hub_of",
+    "load_problems",
+    "resolve",
+    "words_in_a_row",
+]
 
 
 def _competition(source: competition.Competition) -> Task:
@@ -28,7 +39,7 @@ def _competition(source: competition.Competition) -> Task:
 
 # Test problems held out by seed (`Hub.held_out`) are as many as in arXiv 2507.00054.
 TASKS: dict[str, Task] = {
-    "word_problems": Task(word_problems.load),
+    "word_problems": Task(word_problems.load, is_made=True),
     "gsm8k": Task(gsm8k.load_gsm8k, gsm8k.GSM8K),
     "gsm_plus": Task(gsm8k.load_gsm_plus, gsm8k.GSM_PLUS, gsm8k.seed_questions),
     "open_s1": _competition(competition.OPEN_S1),
@@ -41,9 +52,9 @@ TASKS: dict[str, Task] = {
     "minerva": _competition(competition.MINERVA),
     "olympiadbench": Task(olympiadbench.load, olympiadbench.HUB),
     "theoremqa": Task(theoremqa.load, theoremqa.HUB),
-    "svamp": Task(arithmetic.load_svamp, arithmetic.SVAMP),
-    "asdiv": Task(arithmetic.load_asdiv, arithmetic.ASDIV),
-    "mawps": Task(arithmetic.load_mawps, arithmetic.MAWPS),
+    "svamp": Task(arithmetic.load_svamp, arithmetic.SVAMP, is_made=True),
+    "asdiv": Task(arithmetic.load_asdiv, arithmetic.ASDIV, is_made=True),
+    "mawps": Task(arithmetic.load_mawps, arithmetic.MAWPS, is_made=True),
     "cmath": Task(arithmetic.load_cmath, arithmetic.CMATH),
     "aqua": Task(multiple_choice.load_aqua, multiple_choice.AQUA),
     "lila": Task(lila.load, lila.HUB),
@@ -60,6 +71,27 @@ def load_problems(knobs: TaskKnobs) -> Problems:
         problems = _with_ood(problems, knobs, knobs.ood)
     check_problems(problems)
     return problems
+
+
+def decontaminated(problems: Problems, knobs: TaskKnobs) -> Problems:
+    """Without what was to be learnt or chosen by and overlaps what is tested; UserError where that
+    is all there was."""
+    if not (size := words_in_a_row(knobs)):
+        return problems
+    kept = without_overlaps(problems, size)
+    for split in ("train", "validation"):
+        if problems[split] and not kept[split]:
+            raise UserError(
+                f"task.decontaminate: all {len(problems[split])} {split} problems share {size} "
+                "words in a row with test or ood problems; raise it, or set 0 where they are made "
+                "from templates"
+            )
+    return kept
+
+
+def words_in_a_row(knobs: TaskKnobs) -> int:
+    """That may not be shared with a test or ood problem; 0: any may."""
+    return 0 if _task(knobs.name).is_made else knobs.decontaminate
 
 
 def resolve(knobs: TaskKnobs) -> TaskKnobs:
@@ -83,7 +115,7 @@ def check_name(field: str, name: str) -> None:
 
 def _task(name: str, field: str = "task.name") -> Task:
     check_name(field, name)
-    return TASKS.get(name) or Task(reasoning_gym.load)
+    return TASKS.get(name) or Task(reasoning_gym.load, is_made=True)
 
 
 def _with_ood(problems: Problems, knobs: TaskKnobs, ood: OodKnobs) -> Problems:

@@ -128,7 +128,7 @@ def keep(problems: list[Problem], is_kept: Callable[[Problem], bool]) -> list[Pr
     kept = [problem for problem in problems if is_kept(problem)]
     if len(kept) < len(problems):
         logger.warning(
-            "%d %s problems left out: evaluation splits ask or derive from their questions",
+            "%d %s problems left out: evaluation splits share their questions or derive from them",
             len(problems) - len(kept),
             problems[0].split,
         )

@@ -47,6 +47,13 @@ class TaskKnobs(Knobs):
         default=None,
         description="Another task whose test problems are asked beside those of this one.",
     )
+    decontaminate: int = Field(
+        default=13,
+        ge=0,
+        description="Training and validation problems that share this many words in a row with a "
+        "test or ood problem are dropped; 0: none. Not for word_problems, reasoning_gym, svamp, "
+        "asdiv and mawps, whose problems are made from templates: numbers alone differ by design.",
+    )
     columns: dict[JsonlField, str] = Field(
         default={}, description="jsonl: columns of the file by field; a dot goes into an object."
     )

@@ -1,15 +1,17 @@
 """How many problems a task has, so that a plan needs no download."""
 
 from fastdistill_ray.records import Split
-from fastdistill_ray.tasks import TaskKnobs, hub_of, load_problems, resolve
+from fastdistill_ray.tasks import TaskKnobs, decontaminated, hub_of, load_problems, resolve
 
 
 def count_problems(knobs: TaskKnobs) -> dict[Split, int]:
-    """Problems per split; of a hub dataset as its card says, before duplicates leave."""
+    """Problems per split; of a hub dataset as its card says, before duplicates and overlaps
+    leave."""
     own, ood = hub_of(knobs.name), hub_of(knobs.ood.name) if knobs.ood else None
     paths = [knobs.path, knobs.ood.path if knobs.ood else ""]
     if not own or (knobs.ood and not ood) or any(paths):
-        return {split: len(problems) for split, problems in load_problems(knobs).items()}
+        loaded = decontaminated(load_problems(knobs), knobs)
+        return {split: len(problems) for split, problems in loaded.items()}
     counts = _divided(own.rows, resolve(knobs))
     if knobs.ood and ood:
         other = resolve(TaskKnobs(name=knobs.ood.name))

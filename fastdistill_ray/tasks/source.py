@@ -47,6 +47,7 @@ class Task(NamedTuple):
     hub: Hub | None = None  # none: problems are made, or read from the user's file
     # Questions its test problems were made from, which may not be trained on either.
     seed_questions: Callable[[TaskKnobs], set[str]] | None = None
+    is_made: bool = False  # from templates: its problems differ by numbers and names alone
 
 
 class Row(NamedTuple):

@@ -1,6 +1,8 @@
 """Checks before anything expensive: each refusal is one line that names the field to change."""
 
 import importlib.util
+import json
+import re
 
 import pytest
 from support.jobs import tiny_recipe
@@ -140,3 +142,43 @@ def test_packages_a_recipe_names_must_be_installed(monkeypatch):
         )
         with pytest.raises(ValueError, match=rf"{field}: .*pip install {package}"):
             doctor.check_packages(asked)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"teacher": {"prompt": {"shots": "both"}}}, "teacher"),
+        ({"student": {"prompt": {"shots": "both"}}}, "student"),
+        ({"teachers": [{"model": "n", "prompt": {"shots": "both"}}]}, "teachers.0"),
+        (
+            {
+                "compare": {
+                    "baselines": [
+                        "base",
+                        {"name": "few", "model": "m", "prompt": {"shots": "both"}},
+                    ]
+                }
+            },
+            "compare.baselines.1",
+        ),
+    ],
+)
+def test_worked_examples_that_are_tested_on_are_refused_naming_both(tmp_path, changes, name):
+    tested = "Ann has many pens and gives nine of them to each of her four best friends."
+    lines = [{"question": "A?", "answer": 1}, {"question": tested, "answer": 1, "split": "test"}]
+    file = tmp_path / "a.jsonl"
+    file.write_text(
+        "".join(json.dumps(line | {"id": line["question"][:3]}) + "\n" for line in lines)
+    )
+    shots = [{"question": "1 + 1?", "answer": "2"}, {"question": f"{tested} Why?", "answer": "3"}]
+    changes = json.loads(json.dumps(changes).replace('"both"', json.dumps(shots)))
+    task = {"name": "jsonl", "path": str(file), "num_train": 1, "num_test": 1, "num_ood": 0}
+    recipe = recipe_with("m", **changes, task=task)
+    problems = load_problems(recipe.task)
+    message = (
+        f"{name}.prompt.shots.1: its question overlaps that of Ann, which models are tested on"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        doctor.check_shots(recipe, problems)
+    assert "\n" not in str(error.value)
+    doctor.check_shots(recipe_with("m", **changes, task=task | {"decontaminate": 0}), problems)

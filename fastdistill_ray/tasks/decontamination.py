@@ -1,0 +1,51 @@
+"""Which questions share many words in a row with those a run is tested on.
+
+As GPT-3's authors and others do (arXiv 2005.14165, appendix C: 13 words). Time is linear in the
+words of both: 0.3 s for the 7,473 training and 1,319 test questions of GSM8K, of which 4 leave.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from fastdistill_ray.records import Problem
+from fastdistill_ray.tasks.base import Problems, keep
+
+WORD = re.compile(r"[^\W_]+")
+
+
+def without_overlaps(problems: Problems, size: int) -> Problems:
+    """Training and validation problems that share no `size` words in a row with a test or ood
+    problem, and these."""
+    tested = runs_of_words([*problems["test"], *problems["ood"]], size)
+
+    def is_new(problem: Problem) -> bool:
+        return tested.keys().isdisjoint(_runs(problem.question, problem.options, size))
+
+    return {
+        **problems,
+        "train": keep(problems["train"], is_new),
+        "validation": keep(problems["validation"], is_new),
+    }
+
+
+def runs_of_words(problems: Iterable[Problem], size: int) -> dict[int, str]:
+    """Hash of every run of `size` words of the questions -> id of a problem that has it."""
+    return {
+        run: problem.problem_id
+        for problem in problems
+        for run in _runs(problem.question, problem.options, size)
+    }
+
+
+def overlap(question: str, tested: dict[int, str], size: int) -> str:
+    """Id of a problem of `runs_of_words` that the question overlaps; empty: none."""
+    return next((tested[run] for run in _runs(question, (), size) if run in tested), "")
+
+
+def _runs(question: str, options: Sequence[str], size: int) -> list[int]:
+    """Hashes of its runs of words, in lower case and without punctuation. A shorter question is one
+    run, options and all, so that it equals only another short one: "Which is true?" is no run."""
+    words = WORD.findall(question.lower())
+    if len(words) < size:
+        return [hash(tuple(WORD.findall(" ".join([question, *options]).lower())))]
+    return [hash(run) for run in zip(*(words[i:] for i in range(size)), strict=False)]
