@@ -197,6 +197,8 @@ def test_ray_brings_an_allocator_and_the_files_and_names_that_are_read() -> None
     assert CHECKPOINT_MANAGER_SNAPSHOT_FILENAME == "checkpoint_manager_snapshot.json", "test_job"
     job_head = (folder / "dashboard/modules/job/job_head.py").read_text(encoding="utf-8")
     assert "No available agent" in job_head, "run.submission"
+    manager = (folder / "dashboard/modules/job/job_manager.py").read_text(encoding="utf-8")
+    assert "already exists" in manager, "run.submission"
     dataset = (folder / "data/dataset.py").read_text(encoding="utf-8")
     assert "`ray_remote_args` is deprecated" in dataset, "run.driver"
 

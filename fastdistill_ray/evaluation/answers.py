@@ -32,7 +32,7 @@ from fastdistill_ray.records import PROBLEM_FIELDS
 from fastdistill_ray.rewards import check_format
 from fastdistill_ray.run_files import ANSWERS, StageResult
 from fastdistill_ray.storage.place import Place
-from fastdistill_ray.storage.tables import write_parquet
+from fastdistill_ray.storage.tables import write_batches
 from fastdistill_ray.tasks.problem_file import ProblemFile, digests
 from fastdistill_ray.verifiers import Judge, VerifierKnobs
 
@@ -60,6 +60,14 @@ ANSWERED_SCHEMA = pa.schema(
         *PROBLEM_FIELDS,
         ("prompt_num_tokens", pa.int32()),
         ("completions", pa.list_(ANSWER)),
+    ]
+)
+ANSWERS_SCHEMA = pa.schema(
+    [
+        *PROBLEM_FIELDS,
+        ("prompt_num_tokens", pa.int32()),
+        ("k", pa.int32()),
+        *[field for field in ANSWER if field.name != "token_ids"],
     ]
 )
 
@@ -159,13 +167,13 @@ def _result(
     unanswered = missing_requests([model], files, {model.name: store}, knobs)
     num_asked = sum(map(len, files))
     left = {"prompt_too_long": len(unanswered), "not_answered": len(set_aside(store))}
-    answers = _write_answers(store)
+    write_batches(_answers(store), ANSWERS_SCHEMA, store.folder / ANSWERS)
     return StageResult(
         rows_in=num_asked,
         rows_out=num_asked - sum(left.values()),
         set_aside={why: number for why, number in left.items() if number},
         prompt_tokens=sum(commit.prompt_tokens for commit in store.commits()),
-        completion_tokens=sum(answers["num_tokens"].to_pylist()) if answers.num_rows else 0,
+        completion_tokens=sum(commit.num_tokens for commit in store.commits()),
     )
 
 
@@ -233,15 +241,13 @@ def _by_architecture(models: list[Model]) -> Iterator[list[Model]]:
     yield from groups.values()
 
 
-def _write_answers(store: Store) -> pa.Table:
-    """One row per answer, problems in order of their id."""
-    rows = [
-        {**row, "k": k, **{key: value for key, value in answer.items() if key != "token_ids"}}
-        for table in store.tables()
-        for row in table.to_pylist()
-        for k, answer in enumerate(row.pop("completions"))
-    ]
-    rows.sort(key=lambda row: (row["problem_id"], row["k"]))
-    answers = pa.Table.from_pylist(rows)
-    write_parquet(answers, store.folder / ANSWERS)
-    return answers
+def _answers(store: Store) -> Iterator[pa.Table]:
+    """A row per answer, in the order in which problems were answered."""
+    for table in store.tables():
+        rows = [
+            {**row, **answer, "k": k}
+            for row in table.to_pylist()
+            for k, answer in enumerate(row.pop("completions"))
+        ]
+        rows = [{name: row[name] for name in ANSWERS_SCHEMA.names} for row in rows]
+        yield pa.Table.from_pylist(rows, schema=ANSWERS_SCHEMA)

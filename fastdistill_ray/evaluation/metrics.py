@@ -1,9 +1,9 @@
 """Evaluation rows -> accuracy, lengths, degeneracy, template adherence, all with 95 % intervals.
 
-A row is one completion of one problem by the student of one training seed: the columns of
-answers.parquet, `cluster` (empty: the problem is its own) and `training_seed` (of a model that was
-not trained, any one). Wrong means: strict verdict other than correct, so unparsable and truncated
-completions are wrong. Pure numpy. Legend: as in statistics.
+A row is one completion of one problem by the student of one training seed: what `measure` leaves
+of the columns of answers.parquet, `cluster` (empty: the problem is its own) and `training_seed` (of
+a model that was not trained, any one). Wrong means: strict verdict other than correct, so
+unparsable and truncated completions are wrong. Pure numpy. Legend: as in statistics.
 """
 
 import math
@@ -30,8 +30,18 @@ Answered = dict[tuple[str, int], list[Row]]
 Measured = Mapping[tuple[str, int], tuple[float, ...]]
 
 NGRAM = 4
+MEASURED_OF = [  # columns of answers.parquet, beside the text
+    *("problem_id", "split", "k", "reference", "verdict", "lenient_verdict", "num_tokens"),
+    *("finish_reason", "format_think", "format_answer", "format_box", "format_whole"),
+]
 MAX_PARTS = 30
 ANSWERABLE = "all with an answer"
+
+
+def measure(row: Row) -> Row:
+    """A row without its text: what is said of that takes its place."""
+    kept = {name: row[name] for name in MEASURED_OF}
+    return {**kept, "rep_4": rep_n(row["text"], NGRAM), "num_loops": count_loops(row["text"])}
 
 
 def is_correct(row: Row) -> bool:
@@ -56,15 +66,15 @@ def num_tokens(row: Row) -> float:
 
 
 def repetition(row: Row) -> float:
-    return rep_n(row["text"], NGRAM)
+    return row["rep_4"]
 
 
 def num_loops(row: Row) -> float:
-    return float(count_loops(row["text"]))
+    return float(row["num_loops"])
 
 
 def is_degenerate(row: Row) -> bool:
-    return count_loops(row["text"]) > 0
+    return row["num_loops"] > 0
 
 
 def when_correct(quantity: Quantity) -> Quantity:

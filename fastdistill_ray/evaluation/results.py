@@ -1,23 +1,24 @@
 """Trials of students, the choice among them on validation problems, and the results table."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 from typing import Any, NamedTuple
 
 from fastdistill_ray.evaluation.metrics import (
+    MEASURED_OF,
     Row,
     accuracy_by_part,
     accuracy_by_seed,
     compare_rows,
-    is_correct,
+    measure,
     summarize,
 )
 from fastdistill_ray.evaluation.statistics import holm
 from fastdistill_ray.records import Problem
 from fastdistill_ray.run_files import ANSWERS, METRICS, seed_name, write_json
 from fastdistill_ray.storage.place import Place
-from fastdistill_ray.storage.tables import read_parquet
+from fastdistill_ray.storage.tables import read_parquet, read_rows
 
 
 class Trial(NamedTuple):
@@ -100,8 +101,11 @@ def _by_seed(trials: list[Trial]) -> list[list[Trial]]:
 
 def _score(trial: Trial, validated: Mapping[str, Place]) -> tuple[float | None, int]:
     """(strict accuracy on validation problems, their number)"""
-    rows = read_answers(validated[trial.name]) if validated else []
-    return sum(map(is_correct, rows)) / len(rows) if rows else None, len(rows)
+    if not validated:
+        return None, 0
+    verdicts = read_parquet(validated[trial.name] / ANSWERS, ["verdict"])["verdict"].to_pylist()
+    share = verdicts.count("correct") / len(verdicts) if verdicts else None
+    return share, len(verdicts)
 
 
 def write_choice(
@@ -149,7 +153,7 @@ def write_results(
         seed, model = (trial.seed or 0, trial.student) if trial else (0, name)
         answers.setdefault(model, []).extend(
             {**row, "training_seed": seed, "cluster": clusters.get(row["problem_id"], "")}
-            for row in read_answers(folder)
+            for row in measured_answers(folder)
         )
     pairs = list(product(("test", "ood"), answers))
     differences = [
@@ -193,8 +197,9 @@ def adjust_for_all(differences: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**row, "p_holm": adjusted[i]} for i, row in enumerate(differences)]
 
 
-def read_answers(folder: Place) -> list[dict[str, Any]]:
-    return read_parquet(folder / ANSWERS).to_pylist()
+def measured_answers(folder: Place) -> Iterator[Row]:
+    """What metrics are made of; texts are left behind as they are read."""
+    return map(measure, read_rows(folder / ANSWERS, [*MEASURED_OF, "text"]))
 
 
 def clusters_of(problems: Iterable[Problem]) -> dict[str, str]:

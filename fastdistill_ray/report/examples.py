@@ -48,8 +48,9 @@ def example_answers(run: Contents, student: str) -> list[ProblemAnswers]:
     split = run.answers[student]["split"][0].as_py()
     right = {model: _first_answers(run.answers[model], split) for model in run.answers}
     base = right.get("base", {})
-    gained = [i for i, ok in right[student].items() if ok and not base.get(i, True)]
-    lost = [i for i, ok in right[student].items() if not ok]
+    own = sorted(right[student].items())
+    gained = [i for i, ok in own if ok and not base.get(i, True)]
+    lost = [i for i, ok in own if not ok]
     chosen = [("gained", i) for i in gained[:2]] + [("lost", i) for i in lost[:1]]
     ids = [problem_id for _, problem_id in chosen]
     texts = {

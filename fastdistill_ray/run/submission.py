@@ -124,7 +124,8 @@ def _client(address: str) -> Dashboard:
 
 
 def _submit(client: Dashboard, job: str, entrypoint: str, folder: str) -> None:
-    """A head answers before its agent, which starts jobs, is there: ask until it is."""
+    """A head answers before its agent, which starts jobs, is there, and a busy one may drop a
+    connection: ask until it takes the job, which by its name it takes once."""
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
     environment = {
@@ -137,15 +138,20 @@ def _submit(client: Dashboard, job: str, entrypoint: str, folder: str) -> None:
     }
     runtime_env: dict[str, Any] = {"working_dir": folder, "env_vars": environment}
     deadline = time.monotonic() + HEAD_START_SECONDS
+    is_asked_again = False
     while True:
         try:
             client.submit_job(entrypoint=entrypoint, submission_id=job, runtime_env=runtime_env)
             return
         except NOT_ANSWERING as error:
-            if "No available agent" not in str(error) or time.monotonic() > deadline:
+            if is_asked_again and "already exists" in str(error):
+                return
+            is_passing = isinstance(error, OSError) or "No available agent" in str(error)
+            if not is_passing or time.monotonic() > deadline:
                 line = (str(error).splitlines() or [""])[0]
                 address = client.get_address()
                 raise UserError(f"{address} does not take the job: {line}") from error
+            is_asked_again = True
             time.sleep(1.0)
 
 

@@ -1,6 +1,7 @@
 """Parquet files in their place, and digests of files."""
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from os import PathLike
 from typing import Any
 
@@ -22,6 +23,16 @@ def write_parquet(table: pa.Table, place: PathLike[str], **options: Any) -> tupl
     return data.size, hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
 
 
+def write_batches(batches: Iterable[pa.Table], schema: pa.Schema, place: PathLike[str]) -> None:
+    """As `write_parquet`, of tables that come one after the other, each a row group."""
+    with (
+        Place(place).create() as file,
+        pq.ParquetWriter(file, schema, write_page_checksum=True) as writer,
+    ):
+        for batch in batches:
+            writer.write_table(batch)
+
+
 def open_parquet(place: PathLike[str]) -> pq.ParquetFile:
     """To be closed; OSError from it or from its reads where the file is altered."""
     file = Place(place)
@@ -31,6 +42,15 @@ def open_parquet(place: PathLike[str]) -> pq.ParquetFile:
 def read_parquet(place: PathLike[str], columns: list[str] | None = None) -> pa.Table:
     with open_parquet(place) as file:
         return file.read(columns=columns)
+
+
+def read_rows(
+    place: PathLike[str], columns: list[str], batch_size: int = 512
+) -> Iterator[dict[str, Any]]:
+    """One after the other; a batch at a time is in memory."""
+    with open_parquet(place) as file:
+        for batch in file.iter_batches(columns=columns, batch_size=batch_size):
+            yield from batch.to_pylist()
 
 
 def digest(place: Place) -> str:

@@ -45,7 +45,9 @@ def make_row(
         "format_box": True,
         "format_whole": True,
     }
-    return {**row, **changes}
+    row |= changes
+    text = row.pop("text")
+    return {**row, "rep_4": rep_n(text, 4), "num_loops": count_loops(text)}
 
 
 def value_of(results: list[dict[str, Any]], metric: str) -> dict[str, Any]:

@@ -117,6 +117,7 @@ def test_vllm_engine_killed_is_started_again_and_every_group_is_there_once(overl
     assert len(overlapped.keys) == len(set(overlapped.keys)) == 24, "each problem is asked once"
 
 
+@pytest.mark.slow
 def test_watched_run_keeps_the_best_step_and_shows_it(tmp_path, head):
     model = make_tiny_model(str(tmp_path / "model"))
     held_out = {"share": 0.2, "every": 2, "best_metric": "likelihood_gap"}
@@ -152,6 +153,7 @@ def test_watched_run_keeps_the_best_step_and_shows_it(tmp_path, head):
     assert 'aria-label="likelihood"' in report
 
 
+@pytest.mark.slow
 def test_changed_recipe_in_the_same_folder_makes_only_what_depends_on_it(tmp_path, head):
     model = make_tiny_model(str(tmp_path / "model"))
     changes = {

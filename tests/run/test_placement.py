@@ -59,6 +59,7 @@ def places() -> dict[str, tuple[str, str]]:
     }
 
 
+@pytest.mark.slow
 def test_pools_land_on_the_nodes_their_resources_and_labels_name(tmp_path, nodes):
     model = make_tiny_model(str(tmp_path / "model"))
     recipe = Recipe.model_validate(

@@ -263,7 +263,7 @@ def test_endpoint_of_a_real_vllm_server_gives_n_seeded_completions(real, monkeyp
         try:
             return (await engine(batch)).to_pylist()
         finally:
-            await engine.session.close()
+            await engine.client.close()
 
     async def ask_twice() -> list[list[dict]]:
         async with serving(real) as url:
