@@ -42,7 +42,7 @@ def check_room(run: RunFolder, problems: Mapping[Split, ProblemFile]) -> float:
         raise UserError(
             f"--run-dir {run.path}: trained models and checkpoints need about "
             f"{gib(needed.weights)}, {gib(there)} are free; make room or choose another folder, or "
-            "have fewer trials (compare.learning_rates, compare.epochs)"
+            "have fewer trials (compare.learning_rates, compare.seeds, compare.epochs)"
         )
     if sum(needed) > there:
         logger.warning(

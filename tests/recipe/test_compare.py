@@ -104,6 +104,7 @@ def test_every_student_is_trained_once_for_each_rate_and_seed():
     [
         ({"seeds": [1, 2, 1]}, "compare.seeds: [1, 2, 1] names a trial twice; keep one"),
         ({"seeds": [-1]}, "compare.seeds.0"),
+        ({"seeds": [1, 2]}, "training.overlap: true trains once; set compare.seeds: []"),
         (
             {"seeds": [1, 2], "students": [{"kind": "sft", "name": "advdistill-seed_2"}]},
             "the name advdistill-seed_2 may appear once",
@@ -112,7 +113,8 @@ def test_every_student_is_trained_once_for_each_rate_and_seed():
 )
 def test_seeds_that_cannot_be_are_refused_in_one_line(compare, message):
     with pytest.raises(ValueError, match=r"^recipe x\.yaml: ") as error:
-        parse_recipe(tiny_recipe("org/small", compare=compare), "x.yaml")
+        training = {"overlap": True}
+        parse_recipe(tiny_recipe("org/small", compare=compare, training=training), "x.yaml")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 

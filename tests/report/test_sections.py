@@ -393,6 +393,16 @@ def test_report_of_several_seeds_lists_each_and_names_its_training(copy: Path) -
     assert "AdvDistill, 5e-05, seed 3" in names and len(names) == 8
 
 
+def test_report_of_results_by_an_older_version_says_in_a_line_what_to_do(copy: Path) -> None:
+    results = json.loads((copy / "results.json").read_text())
+    del results["differences"][0]["p"]
+    (copy / "results.json").write_text(json.dumps(results))
+    with pytest.raises(
+        ValueError, match=r"results\.json: no 'p' in it, .*run fastdistill evaluate"
+    ):
+        write_report(str(copy))
+
+
 def test_report_two_teachers_stand_beside_what_each_was_paid(copy: Path) -> None:
     assert "Teacher" not in read_tables((copy / "report.md").read_text())["Cost"][0]
     groups = read_groups(copy).to_pylist()

@@ -8,8 +8,13 @@ import pytest
 from support.jobs import tiny_recipe
 from support.models import make_tiny_model
 
+from fastdistill_ray.models import model_size
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run import doctor
+from fastdistill_ray.run.folder import RunFolder
+from fastdistill_ray.run.pipeline import prepare_problems
+from fastdistill_ray.run.room import EXPORT_BYTES, TOKEN_BYTES, room_needed
+from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks import load_problems
 
 
@@ -182,3 +187,17 @@ def test_worked_examples_that_are_tested_on_are_refused_naming_both(tmp_path, ch
         doctor.check_shots(recipe, problems)
     assert "\n" not in str(error.value)
     doctor.check_shots(recipe_with("m", **changes, task=task | {"decontaminate": 0}), problems)
+
+
+def test_room_of_two_seeds_is_that_of_two_trainings(tmp_path):
+    model = make_tiny_model(str(tmp_path / "model"))
+    needed = []
+    for seeds in ([], [7], [7, 8]):
+        recipe = recipe_with(model, compare={"seeds": seeds})
+        run = RunFolder(Place(tmp_path / "run"), recipe)
+        needed.append(room_needed(run, prepare_problems(run)))
+    none, one, two = needed
+    assert one == none
+    assert two.weights - one.weights == EXPORT_BYTES * model_size(model)
+    answers = 12 * recipe.evaluation.max_new_tokens  # of one more student to 12 problems
+    assert two.texts - one.texts == TOKEN_BYTES * answers

@@ -61,6 +61,7 @@ def test_jsonl_blank_lines_byte_order_mark_and_line_separators_are_read(tmp_path
         ("{}", "line 2: missing question, answer"),
         ('{"question": "b?", "answer": null}', "line 2: missing answer"),
         ('{"question": " ", "answer": "2"}', "line 2: question is empty"),
+        ('{"question": "b?", "answer": "2", "cluster": [1]}', "line 2: cluster must be text"),
         ('{"question": "b?", "answer": ""}', "line 2: answer is empty"),
         ('{"question": 5, "answer": "2"}', "line 2: question must be text, is 5"),
         ('{"question": "b?", "answer": true}', "line 2: answer must be text, is True"),
