@@ -32,8 +32,8 @@ class SelectionKnobs(Knobs):
     group_size: int | None = Field(
         default=None,
         ge=1,
-        description="Use this many completions of each group, among them those that "
-        "sampling.max_n was drawn for; none: all.",
+        description="Use this many completions of each group, the correct ones that "
+        "sampling.max_n drew for among them; none: all.",
     )
     group_select: Literal["random", "first"] = Field(
         default="random",

@@ -51,8 +51,8 @@ class TaskKnobs(Knobs):
         default=13,
         ge=0,
         description="Training and validation problems that share this many words in a row with a "
-        "test or ood problem are dropped; 0: none. Not for word_problems, reasoning_gym, svamp, "
-        "asdiv and mawps, whose problems are made from templates: numbers alone differ by design.",
+        "test or ood problem are dropped; 0: none. Not where problems are made from templates and "
+        "differ by numbers alone (word_problems, reasoning_gym, svamp, asdiv, mawps).",
     )
     columns: dict[JsonlField, str] = Field(
         default={}, description="jsonl: columns of the file by field; a dot goes into an object."
