@@ -175,6 +175,8 @@ def _explain_accuracy(run: Contents) -> str:
         "the share of answers in that format, whether correct or not. Truncated answers were cut "
         "at the evaluation's token limit."
     )
+    if any(one.num_clusters < one.num_problems for one in run.results.rows.values()):
+        text += " A cluster is the variants of one question: an interval draws all of them or none."
     cut = _over_splits(run, "base", "truncation_rate")
     if cut is None:
         return text

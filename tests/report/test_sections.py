@@ -393,6 +393,19 @@ def test_report_of_several_seeds_lists_each_and_names_its_training(copy: Path) -
     assert "AdvDistill, 5e-05, seed 3" in names and len(names) == 8
 
 
+def test_report_says_where_problems_are_clustered(copy: Path) -> None:
+    assert "cluster" not in (copy / "report.md").read_text(encoding="utf-8").split("## Differ")[0]
+    results = json.loads((copy / "results.json").read_text())
+    for row in results["rows"]:
+        row |= {"num_clusters": 15} if row["split"] == "ood" else {}
+    (copy / "results.json").write_text(json.dumps(results))
+    write_report(str(copy))
+    text = (copy / "report.md").read_text(encoding="utf-8")
+    assert "Perturbed (ood): 120 problems in 15 clusters" in text
+    assert "Test: 120 problems\n" in text
+    assert "A cluster is the variants of one question" in text
+
+
 def test_report_of_results_by_an_older_version_says_in_a_line_what_to_do(copy: Path) -> None:
     results = json.loads((copy / "results.json").read_text())
     del results["differences"][0]["p"]
