@@ -17,7 +17,7 @@ test-pure: $(READY)
 	$(BIN)/python -m pytest -q -m "not gpu and not slow and not ray"
 
 test-ray: $(READY)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not gpu and not slow and ray"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not gpu and not slow and ray"
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow

@@ -19,12 +19,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
+LONGEST = ("test_pipeline.py", "test_job.py")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Limits are for what hangs: jobs and engines take minutes to start on a busy machine."""
     for item in items:
         if item.get_closest_marker("ray") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(900))
+    # Of two files at a time the longest begins first.
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(scope="session")

@@ -113,6 +113,7 @@ def ask(
         batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
         log_rows(cast(Iterable[pa.Table], batches), stores, progress, note)
     statuses: list[Status] = ray.get([one.status.remote() for one in dispensers])
+    watch.show(statuses)
     for one, status in zip(asked, statuses, strict=True):
         note_aside(one.requests, status.aside, stores)
     for status in statuses:

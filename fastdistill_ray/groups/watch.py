@@ -41,6 +41,14 @@ class Watch:
             return  # the execution itself will tell
         for place, status in enumerate(statuses):
             self._look(place, status)
+        self.show(statuses)
+        quiet = min(status.seconds_quiet for status in statuses)
+        if quiet > SAY_SECONDS and time.monotonic() - self.said > SAY_SECONDS:
+            self.said = time.monotonic()
+            logger.info("%s: %s", self.label, "; ".join(map(what_is_waited_for, statuses)))
+
+    def show(self, statuses: list[Status]) -> None:
+        """To whoever reads Ray's metrics."""
         show(
             self.label,
             {
@@ -51,10 +59,6 @@ class Watch:
                 "requests_set_aside": sum(len(status.aside) for status in statuses),
             },
         )
-        quiet = min(status.seconds_quiet for status in statuses)
-        if quiet > SAY_SECONDS and time.monotonic() - self.said > SAY_SECONDS:
-            self.said = time.monotonic()
-            logger.info("%s: %s", self.label, "; ".join(map(what_is_waited_for, statuses)))
 
     def _look(self, place: int, status: Status) -> None:
         if status.stopped and place not in self.told:

@@ -8,9 +8,11 @@ from typing import Any, cast
 
 import torch.distributed as dist
 from huggingface_hub import save_torch_state_dict
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from transformers.core_model_loading import revert_weight_conversion
 
 from fastdistill_ray.storage.folders import writable_folder
 from fastdistill_ray.storage.place import Place
@@ -24,8 +26,9 @@ TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 def export_student(student: Student, source: str, out: Place) -> None:
     """Rank 0 writes full bf16 weights beside the source's own config, tokenizer and template.
 
-    An adapter is merged, and beside that in a folder of its own. The folder appears whole or not
-    at all.
+    Names and tensors are the source's: what was not trained, buffers and parts of other modalities,
+    is there as it was. An adapter is merged, and beside that in a folder of its own. The folder
+    appears whole or not at all.
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     state = get_model_state_dict(student, options=options)
@@ -36,11 +39,51 @@ def export_student(student: Student, source: str, out: Place) -> None:
     parts = {name.removeprefix("model."): cast(Tensor, state[name]).float() for name in names}
     weights = merge_adapter(parts, student.adapter_scale)
     halves = {name: weight.bfloat16() for name, weight in weights.items()}
+    buffers = {name for name, _ in student.named_buffers()} & set(state)
+    halves |= {name.removeprefix("model."): cast(Tensor, state[name]) for name in buffers}
+    tied = {name.removeprefix("model.") for name in set(state) - names - buffers}
+    whole = as_in_source(student, halves, tied, Path(source))
     with writable_folder(out) as folder:
-        save_torch_state_dict(halves, folder)
+        save_torch_state_dict(whole, folder)
         _copy_beside_weights(Path(source), folder)
         if student.adapter_scale:
             _save_adapter(student, parts, source, folder / ADAPTER)
+
+
+def as_in_source(
+    student: Student, tensors: dict[str, Tensor], tied: set[str], source: Path
+) -> dict[str, Tensor]:
+    """Under the names of the source's files, with all else that these hold; ValueError where a name
+    is none of theirs, which loaders would leave out without a word.
+
+    transformers renames and fuses tensors when it loads some families. `tied`: further names of
+    tensors that are there.
+    """
+    found = {
+        name: tensor.clone()  # of its own memory: files are written by that
+        for name, tensor in revert_weight_conversion(student.model, tensors).items()
+    }
+    files = {name: file for file in sorted(source.glob("*.safetensors")) for name in _names(file)}
+    if not files:  # older formats
+        return found
+    if unknown := sorted(set(found) - set(files)):
+        raise ValueError(f"{source} has no {', '.join(unknown[:3])}, {len(unknown)} in all")
+    for name, file in files.items():
+        if name in tied or (name in found and name not in _buffers(student)):
+            continue
+        with safe_open(file, framework="pt") as opened:
+            stored = opened.get_tensor(name)
+        found[name] = found[name].to(stored.dtype) if name in found else stored
+    return found
+
+
+def _names(file: Path) -> list[str]:
+    with safe_open(file, framework="pt") as opened:
+        return list(opened.keys())
+
+
+def _buffers(student: Student) -> set[str]:
+    return {name.removeprefix("model.") for name, _ in student.named_buffers()}
 
 
 def merge_adapter(weights: dict[str, Tensor], scale: float) -> dict[str, Tensor]:

@@ -11,21 +11,31 @@ import numpy as np
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.objectives.contract import Outputs
 from fastdistill_ray.training.attention import GROUPED, attention_arguments, register_grouped
 from fastdistill_ray.training.head import ChunkedLogprob
 from fastdistill_ray.training.knobs import LoraKnobs
+from fastdistill_ray.training.logit_map import logit_factor, softcap_of
 from fastdistill_ray.training.packing import PADDING, Inputs
+
+DROPOUT = "drop"  # is in every name of a rate: attention_dropout, resid_pdrop, layerdrop
 
 
 class Student(nn.Module):
-    def __init__(self, model: PreTrainedModel, vocab_size: int, adapter_scale: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        vocab_size: int,
+        adapter_scale: float = 0.0,
+        logit_factor: float = 1.0,
+    ) -> None:
         super().__init__()
         self.model = model
         self.vocab_size = vocab_size
+        self.logit_factor = logit_factor  # of the head's logits, by the model's own forward
         self.adapter_scale = adapter_scale  # LoRA's alpha / rank; 0: no adapter
 
     def forward(self, inputs: Inputs) -> Outputs:
@@ -40,9 +50,12 @@ class Student(nn.Module):
         if len(weight) > self.vocab_size:  # the slice's backward copies the gradient once more
             weight = weight[: self.vocab_size]
             bias = None if bias is None else bias[: self.vocab_size]
-        softcap = getattr(self.model.config, "final_logit_softcapping", None)
         # Unlike that of indexing, its backward adds in the same order every time.
         hidden = nn.functional.embedding(inputs.sources, hidden.flatten(0, 1))
+        if self.logit_factor != 1.0:
+            hidden = hidden * self.logit_factor
+            bias = None if bias is None else bias * self.logit_factor
+        softcap = softcap_of(self.model.config)
         return Outputs(ChunkedLogprob.apply(hidden, weight, bias, inputs.labels, softcap))
 
     def reference_logprob(self, inputs: Inputs) -> Tensor:
@@ -61,17 +74,31 @@ def load_student(
 ) -> Student:
     """The model in float32 on its device, without dropout; with an adapter, only that trains."""
     register_grouped()
+    config = without_dropout(AutoConfig.from_pretrained(folder))
+    text = config.get_text_config()
     if shared_prompt:
         attention = "flex_attention" if device.type == "cuda" else GROUPED
     else:  # only "eager" of transformers' own has the soft cap of attention scores
-        is_capped = getattr(AutoConfig.from_pretrained(folder), "attn_logit_softcapping", None)
+        is_capped = getattr(text, "attn_logit_softcapping", None)
         attention = "eager" if is_capped else "sdpa"
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation=attention, attention_dropout=0.0
+        folder, config=config, dtype=torch.float32, attn_implementation=attention
     )
     scale = lora.alpha / lora.rank if lora.rank > 0 else 0.0
-    student = Student(prepare_model(model, lora), min(vocab_size, model.config.vocab_size), scale)
-    return student.to(device).train()
+    student = Student(prepare_model(model, lora), min(vocab_size, text.vocab_size), scale)
+    student = student.to(device).train()
+    student.logit_factor = logit_factor(model)
+    return student
+
+
+def without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Every rate of dropout in it is 0, whatever the family calls it: some of them read the rate in
+    forward, where no module shows it."""
+    for part in {id(one): one for one in (config, config.get_text_config())}.values():
+        for name, value in vars(part).items():
+            if DROPOUT in name and isinstance(value, float):
+                setattr(part, name, 0.0)
+    return config
 
 
 def prepare_model(model: PreTrainedModel, lora: LoraKnobs) -> PreTrainedModel:

@@ -1,0 +1,120 @@
+"""Families of models whose logits, dropout, buffers or names differ from Llama's: what is trained
+is what transformers itself computes in float64, and an export has every tensor of its source."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from support.learner import load
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from fastdistill_ray.errors import UserError
+from fastdistill_ray.storage.place import Place
+from fastdistill_ray.training.export import export_student
+from fastdistill_ray.training.packing import packed_batch, plain_batch
+from fastdistill_ray.training.packing_check import probe_group
+from fastdistill_ray.training.student import Student, to_device
+
+SIZES = {
+    "vocab_size": 300,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+MOE = {"num_experts_per_tok": 2, "moe_intermediate_size": 32}
+FAMILIES = {
+    "granite": {"logits_scaling": 8.0, "attention_multiplier": 0.25},
+    "cohere": {"logit_scale": 0.0625},
+    "cohere2": {"logit_scale": 0.25},
+    "hyperclovax": {"logits_scaling": 0.125},
+    "minicpm3": {
+        "dim_model_base": 16,
+        "qk_nope_head_dim": 8,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 16,
+        "q_lora_rank": 24,
+        "kv_lora_rank": 16,
+        "num_key_value_heads": 4,
+    },
+    "starcoder2": {"residual_dropout": 0.3, "embedding_dropout": 0.3},
+    "seed_oss": {"residual_dropout": 0.3},
+    "opt": {"dropout": 0.3, "ffn_dim": 96, "word_embed_proj_dim": 64, "layerdrop": 0.5},
+    "gpt_neox": {"hidden_dropout": 0.3},
+    "gemma4_text": {"hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": 300},
+    "apertus": {},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": {"num_experts": 4, "decoder_sparse_step": 1, **MOE},
+    "glm4_moe": {"n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 1, **MOE},
+}
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=FAMILIES)
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Random weights and buffers, in bf16, so that an export can equal them to the bit."""
+    config = AutoConfig.for_model(request.param, **{**SIZES, **FAMILIES[request.param]})
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    with torch.no_grad():
+        for tensor in [*model.parameters(), *model.buffers()]:
+            if tensor.is_floating_point() and tensor.dtype != torch.float64:
+                tensor.add_(0.02 * torch.randn(tensor.shape).to(tensor.dtype))
+    model.save_pretrained(tmp_path / "source")
+    return str(tmp_path / "source")
+
+
+@pytest.mark.parametrize("shared_prompt", [True, False], ids=["packed", "plain"])
+def test_logprobs_are_those_of_the_models_own_forward_in_float64(folder, shared_prompt):
+    group = probe_group(300)
+    plain = to_device(plain_batch([group], mask_prompt=True).inputs, CPU)
+    packed = to_device(packed_batch([group], 1).inputs, CPU)
+    student = load(folder, shared_prompt=shared_prompt)
+    try:
+        own = student(packed if shared_prompt else plain).logprob
+    except TypeError as error:
+        pytest.skip(f"refused by the packed check: {error}")
+    exact = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float64, experts_implementation="eager"
+    ).eval()
+    expected = Student(exact, 300).reference_logprob(plain)
+    assert (own - expected).abs().max() < 2e-5 * expected.abs().max()
+
+
+@pytest.mark.usefixtures("world_of_one")
+def test_export_of_an_untrained_model_is_its_source_to_the_bit(folder, tmp_path):
+    export_student(load(folder), folder, Place(tmp_path / "out"))
+    source, exported = (tensors_in(Path(place)) for place in (folder, tmp_path / "out"))
+    assert set(exported) == set(source)
+    for name, tensor in source.items():
+        assert torch.equal(exported[name], tensor), name
+
+
+def tensors_in(folder: Path) -> dict[str, torch.Tensor]:
+    found = {}
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as opened:
+            found |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    return found
+
+
+def test_logits_made_in_another_way_are_refused(tmp_path, monkeypatch):
+    config = AutoConfig.for_model("llama", **SIZES)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    forward = type(AutoModelForCausalLM.from_config(config)).forward
+
+    def squared(self, *arguments, **options):
+        found = forward(self, *arguments, **options)
+        found.logits = found.logits.square()
+        return found
+
+    monkeypatch.setattr("transformers.LlamaForCausalLM.forward", squared)
+    with pytest.raises(UserError, match=r"student llama: its logits are not those of its head"):
+        load(str(tmp_path))
