@@ -5,12 +5,11 @@ from collections import Counter
 from fastdistill_ray.endpoints.ledger import paid_in
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.groups.store import Store
+from fastdistill_ray.rewards.assess import UNDECIDED
 from fastdistill_ray.rewards.scorer import LLM_JUDGE
 from fastdistill_ray.run_files import StageResult
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.storage.tables import open_parquet
-
-FAILED_VERDICTS = ("error", "timeout")
 
 FEWEST_JUDGED = 200  # completions a share of failures is taken of, so that a few mean nothing
 
@@ -18,7 +17,7 @@ FEWEST_JUDGED = 200  # completions a share of failures is taken of, so that a fe
 def check_failures(verdicts: Counter[str], max_share: float, store: Store) -> None:
     """UserError when too many of a store's completions could not be judged."""
     total = verdicts.total()
-    failed = sum(verdicts[verdict] for verdict in FAILED_VERDICTS)
+    failed = sum(verdicts[verdict] for verdict in UNDECIDED)
     if failed <= max_share * max(total, FEWEST_JUDGED):
         return
     reasons = _failure_reasons(store).most_common(1)
@@ -50,7 +49,7 @@ def _failure_reasons(store: Store) -> Counter[str]:
             reasons.update(
                 " ".join(one["reason"].split())[:160]
                 for one in group
-                if one["verdict"] in FAILED_VERDICTS
+                if one["verdict"] in UNDECIDED
             )
     return reasons
 

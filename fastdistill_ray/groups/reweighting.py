@@ -13,7 +13,6 @@ import pyarrow as pa
 
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.groups.accounting import (
-    FAILED_VERDICTS,
     check_failures,
     count_verdicts,
     store_result,
@@ -24,6 +23,7 @@ from fastdistill_ray.progress import Progress
 from fastdistill_ray.records import GROUP_SCHEMA, SIGNALS, Problem
 from fastdistill_ray.rewards import Scorer
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
+from fastdistill_ray.rewards.assess import UNDECIDED
 from fastdistill_ray.rewards.scorer import LLM_JUDGE
 from fastdistill_ray.rewards.selection import Judging, SelectionKnobs, judge_rows, select
 from fastdistill_ray.run_files import StageResult
@@ -124,7 +124,7 @@ def judge_failed_again(store: Store, judging: Judging) -> None:
     """Files with completions that could not be judged are judged again, what failed may have been
     an endpoint that was away; files of other names take their place."""
     commits = list(store.commits())
-    failed = [one for one in commits if any(one.verdicts.get(name) for name in FAILED_VERDICTS)]
+    failed = [one for one in commits if any(one.verdicts.get(name) for name in UNDECIDED)]
     if not failed:
         return
     renewed: dict[str, Commit] = {}

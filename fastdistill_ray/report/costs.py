@@ -48,6 +48,8 @@ def cost_blocks(run: Contents) -> list[Block]:
         "In the order the stages finished. Hours are of resources held. The seconds of stages that "
         "ran at the same time are added up."
     )
+    if any(_is_elastic(pool) for pool in pools.values()):
+        caption += " Pools of several sizes are counted at their largest."
     if _has_prices(pools):
         header.append("Cost")
         caption += (
@@ -113,6 +115,11 @@ def _remarks(manifest: dict[str, Any]) -> str:
     if "micro_batch_tokens" in facts:
         remarks.append(f"memory was short: micro-batches of {facts['micro_batch_tokens']:,} tokens")
     return ", ".join(remarks) or "0"
+
+
+def _is_elastic(pool: Any) -> bool:
+    own = pool if isinstance(pool, list) else [pool]
+    return any(isinstance(one, dict) and one.get("min_workers") for one in own)
 
 
 def _has_prices(pools: Mapping[str, Any]) -> bool:

@@ -39,6 +39,10 @@ class Assessed(NamedTuple):
     reward: float | None
 
 
+# Nobody knows whether such a completion is right: it has no reward and is trained on as neither.
+UNDECIDED = ("error", "timeout")
+
+
 def assess(groups: list[ToScore], judge: Judge, scorer: Scorer) -> list[list[Assessed]]:
     """One entry per response of each group, in order."""
     judged = [judge_group(group, judge) for group in groups]
@@ -55,7 +59,7 @@ def assess(groups: list[ToScore], judge: Judge, scorer: Scorer) -> list[list[Ass
         )
         for group, judgements in zip(groups, judged, strict=True)
         for response, judgement in zip(group.responses, judgements, strict=True)
-        if judgement.verdict != "error"
+        if judgement.verdict not in UNDECIDED
     ]
     scores = iter(scorer.score(answered))
     return [[_assessed(judgement, scores) for judgement in judgements] for judgements in judged]
@@ -81,7 +85,7 @@ def judge_group(group: ToScore, judge: Judge) -> list[Judgement]:
 def _assessed(judgement: Judgement, scores: Iterator[Scores]) -> Assessed:
     """Takes the next scores, which are those of the judgement unless it has none."""
     verdict, answer, reason = judgement.verdict, judgement.answer, judgement.reason
-    if verdict == "error":
+    if verdict in UNDECIDED:
         return Assessed(verdict, answer, reason, scores=None, reward=None)
     values, reward, fault = next(scores)
     if fault:

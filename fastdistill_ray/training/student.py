@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
@@ -114,7 +115,18 @@ def prepare_model(model: PreTrainedModel, lora: LoraKnobs) -> PreTrainedModel:
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
     )
-    return cast(PreTrainedModel, inject_adapter_in_model(adapter, model))
+    try:
+        adapted = cast(PreTrainedModel, inject_adapter_in_model(adapter, model))
+    except ValueError as error:
+        raise UserError(f"training.lora.target_modules: {' '.join(str(error).split())}") from error
+    for name, module in adapted.named_modules():
+        if isinstance(module, BaseTunerLayer) and type(module.get_base_layer()) is not nn.Linear:
+            raise UserError(
+                f"training.lora.target_modules: {name} of {model.config.model_type} is no linear "
+                "layer, as fused experts are not, and could not be merged into an export; name "
+                "others, such as '.*(q_proj|k_proj|v_proj|o_proj)'"
+            )
+    return adapted
 
 
 def decoder_blocks(student: Student) -> list[nn.Module]:

@@ -416,6 +416,16 @@ def test_report_of_results_by_an_older_version_says_in_a_line_what_to_do(copy: P
         write_report(str(copy))
 
 
+def test_report_says_that_pools_of_several_sizes_are_counted_at_their_largest(copy: Path) -> None:
+    said = "Pools of several sizes are counted at their largest."
+    assert said not in (copy / "report.md").read_text(encoding="utf-8")
+    recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
+    recipe["pools"]["teachers"] = [{**recipe["pools"]["teacher"], "min_workers": 1, "workers": 3}]
+    (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    write_report(str(copy))
+    assert said in (copy / "report.md").read_text(encoding="utf-8")
+
+
 def test_report_two_teachers_stand_beside_what_each_was_paid(copy: Path) -> None:
     assert "Teacher" not in read_tables((copy / "report.md").read_text())["Cost"][0]
     groups = read_groups(copy).to_pylist()

@@ -8,14 +8,18 @@ import sys
 import pytest
 from support.groups import make_completion, make_group
 
+from fastdistill_ray.rewards import RewardKnobs, Scorer
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.rewards.selection import (
+    Judging,
     SelectionKnobs,
     drop_reason,
+    judge_rows,
     select,
     select_completions,
     with_correct,
 )
+from fastdistill_ray.verifiers import Judge, VerifierKnobs
 
 
 def test_select_dedup_keeps_first_of_each_text() -> None:
@@ -106,3 +110,22 @@ def test_drop_reason_by_rule(
     is_correct: list[bool], rewards: list[float], knobs: SelectionKnobs, reason: str
 ) -> None:
     assert drop_reason(is_correct, rewards, knobs) == reason
+
+
+def test_completion_that_could_not_be_decided_in_time_is_neither_right_nor_wrong() -> None:
+    """It has no reward, so it moves no advantage of the others and is not trained on."""
+    bomb = r"\boxed{\sin((x+y+z+1)^{2999})}"
+    texts = [r"\boxed{(x+y+z+2)^{2998}}", r"\boxed{7}", bomb]
+    completions = [make_completion(text, seed=k) for k, text in enumerate(texts)]
+    row = make_group("p", completions, kind="math", reference="(x+y+z+2)^{2998}")
+    judging = Judging(RewardKnobs(), AdvantageKnobs(), SelectionKnobs(min_correct=0))
+    with Judge(VerifierKnobs()) as judge, Scorer(judging.reward) as scorer:
+        (judged,) = judge_rows([row], judging, judge, scorer)
+        (without,) = judge_rows([{**row, "completions": completions[:2]}], judging, judge, scorer)
+    *others, undecided = judged["completions"]
+    assert undecided["verdict"] == "timeout"
+    assert (undecided["reward"], undecided["advantage"]) == (None, None)
+    assert undecided["is_selected"] is False
+    assert [one["advantage"] for one in others] == [
+        one["advantage"] for one in without["completions"]
+    ]

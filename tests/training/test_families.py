@@ -12,9 +12,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.training.export import export_student
+from fastdistill_ray.training.knobs import LoraKnobs
 from fastdistill_ray.training.packing import packed_batch, plain_batch
 from fastdistill_ray.training.packing_check import probe_group
-from fastdistill_ray.training.student import Student, to_device
+from fastdistill_ray.training.student import Student, load_student, to_device
 
 SIZES = {
     "vocab_size": 300,
@@ -118,3 +119,21 @@ def test_logits_made_in_another_way_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.LlamaForCausalLM.forward", squared)
     with pytest.raises(UserError, match=r"student llama: its logits are not those of its head"):
         load(str(tmp_path))
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+def test_adapter_of_fused_experts_is_refused_and_one_of_attention_is_exported_whole(
+    tmp_path, family, world_of_one
+):
+    config = AutoConfig.for_model(family, **{**SIZES, **FAMILIES[family]})
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path / "s")
+    source = str(tmp_path / "s")
+    lora = LoraKnobs(rank=2, target_modules=".*(experts|q_proj).*")
+    with pytest.raises(UserError, match=r"training\.lora\.target_modules: "):
+        load_student(source, vocab_size=300, device=CPU, shared_prompt=True, lora=lora)
+    lora = LoraKnobs(rank=2, target_modules=".*(q_proj|o_proj)")
+    student = load_student(source, vocab_size=300, device=CPU, shared_prompt=True, lora=lora)
+    export_student(student, source, Place(tmp_path / "out"))
+    exported, before = tensors_in(tmp_path / "out"), tensors_in(Path(source))
+    assert set(exported) == set(before)
+    assert all(torch.equal(exported[name], tensor) for name, tensor in before.items())
