@@ -183,7 +183,8 @@ class Client:
             else:
                 reply = parse(await response.text(errors="replace"))
         except (aiohttp.ClientError, UnusableError) as error:
-            self.ledger.note_untold(type(error).__name__)
+            if not isinstance(error, TimeoutError):  # is noted where all are
+                self.ledger.note_untold(type(error).__name__)
             raise
         prompt, completion = usage_of(reply)
         if prompt is None or completion is None:

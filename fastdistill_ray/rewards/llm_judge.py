@@ -14,7 +14,13 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from fastdistill_ray.endpoints.answer import Answer, UnusableError
-from fastdistill_ray.endpoints.client import Client, GaveUpError, RefusedError, key_header
+from fastdistill_ray.endpoints.client import (
+    Client,
+    GaveUpError,
+    Pace,
+    RefusedError,
+    key_header,
+)
 from fastdistill_ray.endpoints.knobs import ServerKnobs
 from fastdistill_ray.errors import FailedError
 from fastdistill_ray.rewards.functions import ScoreError
@@ -43,6 +49,18 @@ GRADE = re.compile(r"score[\s*_:=]*(-?\d+(?:\.\d+)?)", re.IGNORECASE)
 
 class LlmJudgeKnobs(ServerKnobs):
     model: str = Field(min_length=1, description="Name of the model at the endpoint.")
+    max_concurrency: int = Field(
+        default=8, ge=1, description="Most requests in flight, of each judging worker."
+    )
+    requests_per_minute: int = Field(
+        default=0, ge=0, description="Most requests a minute, of each judging worker; 0: no limit."
+    )
+    tokens_per_minute: int = Field(
+        default=0,
+        ge=0,
+        description="Most prompt and completion tokens a minute, of each judging worker; 0: no "
+        "limit.",
+    )
     instructions: str = Field(
         default=INSTRUCTIONS,
         description="Prompt with {completion}, and {question}, {reference} and {max_score} where "
@@ -70,6 +88,7 @@ class LlmJudge:
         self._known: dict[str, float] = {}
         self._grades = Journal(cache / f"{uuid.uuid4().hex}.jsonl") if cache else None
         self._cache = cache
+        self._paces = Pace(knobs.requests_per_minute), Pace(knobs.tokens_per_minute)
         if cache:
             for file in cache.list():
                 if file.is_file():
@@ -98,6 +117,7 @@ class LlmJudge:
             expected_tokens=knobs.max_new_tokens,
             paid=self._cache,
         )
+        client.requests, client.tokens = self._paces  # from one call to the next
         faults: dict[str, ScoreError] = {}
 
         async def grade(key: str, prompt: str) -> None:

@@ -18,6 +18,7 @@ from fastdistill_ray.storage.weights import loaded_bytes
 from fastdistill_ray.training.memory import MemoryEstimate, advice, estimate_memory
 
 GIB = 2**30
+HELD_OTHERWISE = {"quantization", "cpu_offload_gb", "hf_overrides"}  # of vLLM's arguments
 
 
 class Loaded(NamedTuple):
@@ -67,8 +68,11 @@ def check_engines(recipe: Recipe) -> None:
 
 
 def check_engine(one: Loaded, memory: float) -> None:
-    """`memory`: bytes of one of the pool's GPUs, or of a worker without any."""
+    """`memory`: bytes of one of the pool's GPUs, or of a worker without any. An engine that is told
+    to hold its weights in another way is not held to it."""
     engine = one.engine
+    if HELD_OTHERWISE & set(engine.extra):
+        return
     weights = loaded_bytes(Path(fetch_model(one.model)), engine.dtype)
     if one.pool.gpus:
         room = memory * engine.num_devices * engine.gpu_memory_utilization

@@ -127,29 +127,30 @@ def test_engine_that_hangs_ends_the_stage_and_leaves_where_it_hangs(
 
 @pytest.mark.slow
 def test_actors_killed_at_random_lose_and_double_nothing(tmp_path: Path, model: str) -> None:
+    """Engines and judges by turns."""
     killed: set[int] = set()
     over = threading.Event()
 
     def kill() -> None:
         while not over.wait(2.0):
+            title = ("MapBatches(Asking)", "MapBatches(RowWriter)")[len(killed) % 2]
             mine = [
                 process
-                for process in psutil.process_iter()
-                if "MapWorker(MapBatches(Asking))" in process.name() and process.pid not in killed
+                for process in psutil.Process().children(recursive=True)
+                if title in " ".join(process.cmdline()) and process.pid not in killed
             ]
-            if mine and len(killed) < 3 and len(keys(tmp_path)) > 8 * len(killed):
+            if mine and len(killed) < 4 and len(keys(tmp_path)) > 8 * len(killed):
                 os.kill(mine[0].pid, signal.SIGKILL)
                 killed.add(mine[0].pid)
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
-    begin = time.monotonic()
     try:
         result = generate(tmp_path, model, 80, workers=2, seconds_per_request=1.0)
     finally:
         over.set()
         thread.join()
-    assert time.monotonic() > begin and killed
+    assert len(killed) > 1
     assert sorted(keys(tmp_path)) == [f"p{i:03d}" for i in range(80)]
     assert result.set_aside == {}
 

@@ -278,12 +278,18 @@ def test_endpoint_streams_give_what_whole_answers_give_and_may_take_longer_than_
 
 
 @pytest.mark.parametrize("fault", ["torn", "comments"])
-def test_endpoint_stream_that_breaks_off_or_only_keeps_the_line_open_is_asked_again(fault):
+def test_endpoint_stream_that_breaks_off_or_only_keeps_the_line_open_is_asked_again(
+    fault, tmp_path
+):
     rows = requests(2)
     with ChatServer([fault, ""]) as server:
-        answered = ask(rows, server.url, stream=True, timeout=3.0, max_concurrency=1)
+        answered = ask(
+            rows, server.url, paid=Place(tmp_path), stream=True, timeout=3.0, max_concurrency=1
+        )
     assert_answered_once(rows, answered)
     assert len(server.requests) > 2
+    paid = paid_in(Place(tmp_path))
+    assert (paid.answers, paid.untold) == (len(server.requests), len(server.requests) - 2)
 
 
 def test_endpoint_server_that_does_not_stream_is_read_all_the_same():

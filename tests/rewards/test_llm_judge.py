@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import time
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
@@ -109,6 +110,17 @@ def test_requests_at_once_are_bounded_and_a_dead_endpoint_is_given_up(endpoint: 
     assert "judge grader at http" in failed[-1].fault
     (again,) = score(reward, ["fine again"])
     assert again.reward is not None, "later completions are asked again"
+
+
+def test_pace_is_kept_from_one_call_to_the_next(endpoint: Grader) -> None:
+    """Ten a second, a call each; a busy machine only makes it slower."""
+    reward, begin = knobs(endpoint, requests_per_minute=600), time.monotonic()
+    with Scorer(reward) as scorer:
+        for number in range(6):
+            answered = Answered(f"{number}", 1024, "stop", "?", "number", "42", "correct", "42")
+            scorer.score([answered])
+    assert time.monotonic() - begin > 0.45
+    assert len(endpoint.requests) == 6
 
 
 def test_slow_endpoint_ends_at_the_limit(endpoint: Grader) -> None:

@@ -61,6 +61,12 @@ def test_teacher_of_four_gpus_does_not_fit_one(model, gpus, tensor_parallel, sha
         assert words in str(error.value)
 
 
+def test_engine_that_quantizes_as_it_loads_is_not_held_to_its_files(model):
+    engine = EngineKnobs(extra={"quantization": "fp8"})
+    place = ("teacher.model", model, engine, "teacher.engine", "pools.teacher")
+    check_engine(Loaded(*place, PoolKnobs(gpus=1)), 1.0)
+
+
 def test_engine_on_the_cpu_needs_its_cache_beside_the_weights(model):
     engine = EngineKnobs(cpu_kv_cache_gib=2)
     one = Loaded("teacher.model", model, engine, "teacher.engine", "pools.teacher", PoolKnobs())
