@@ -95,6 +95,19 @@ def check_models(recipe: Recipe) -> None:
             )
 
 
+def check_lengths(recipe: Recipe) -> None:
+    """Texts that are trained on fit into the context of every student."""
+    longest = recipe.training.max_seq_len
+    for student in students(recipe):
+        context = context_length(fetch_model(student.model))
+        if longest > context:
+            raise UserError(
+                f"training.max_seq_len: {longest} is more than the context of "
+                f"{student.model_field} {student.model}, {context}; longer texts would be trained "
+                "at positions it does not know"
+            )
+
+
 def check_endpoints(recipe: Recipe) -> None:
     for name, teacher in all_teachers(recipe).items():
         if isinstance(teacher.engine, EndpointKnobs):

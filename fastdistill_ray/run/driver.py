@@ -61,6 +61,7 @@ class Job:
         recipe, run = self.run.recipe, self.run
         doctor.check_packages(recipe)
         doctor.check_models(recipe)
+        doctor.check_lengths(recipe)
         groups = run.stages.groups(problems["train"])
         check_not_paid_twice(run.path, groups, recipe, len(problems["train"]), self.again)
         if SET_ASIDE in self.again:

@@ -33,7 +33,8 @@ def row_multiple(device: torch.device) -> int:
 
 
 def attention_arguments(inputs: Inputs, config: PreTrainedConfig) -> dict[str, Any]:
-    """What the model's decoder is given so that each layer sees what `inputs` says.
+    """What the model's decoder is given so that each layer sees what `inputs` says; `config` is
+    that of its text.
 
     Never no mask at all: transformers would guess packed sequences from jumps in the positions.
     """
@@ -55,7 +56,9 @@ def attention_arguments(inputs: Inputs, config: PreTrainedConfig) -> dict[str, A
 def short_window(model: PreTrainedModel, num_tokens: int) -> Iterator[None]:
     """Its sliding layers see that few tokens: then a short text shows whether they do."""
     holders: list[Any] = [
-        part for part in (model.config, *model.modules()) if getattr(part, "sliding_window", None)
+        part
+        for part in (model.config.get_text_config(), *model.modules())
+        if getattr(part, "sliding_window", None)
     ]
     windows = [holder.sliding_window for holder in holders]
     for holder in holders:

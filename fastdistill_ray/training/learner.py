@@ -10,6 +10,7 @@ from fastdistill_ray.objectives import Objective
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.packing import StudentText
+from fastdistill_ray.training.packing_check import check_packed_attention, probe_group
 from fastdistill_ray.training.sharding import shard_student
 from fastdistill_ray.training.student import Student, load_student
 
@@ -42,6 +43,7 @@ def build_learner(
     """The model of the folder on its device, sharded over the ranks; all ranks call this at once.
 
     `vocab_size` is the tokenizer's: log-probabilities are over as many of the head's rows.
+    UserError when packed groups would not be computed as the model's own rows are.
     """
     torch.manual_seed(training.seed)  # a new adapter is the same on every rank
     student = load_student(
@@ -51,6 +53,8 @@ def build_learner(
         shared_prompt=training.shared_prompt,
         lora=training.lora,
     )
+    if training.shared_prompt:
+        check_packed_attention(student, probe_group(student.vocab_size), device)
     shard_student(student, training, device)
     return Learner(
         student=student,

@@ -27,8 +27,9 @@ def softcap_of(config: Any) -> float | None:
 def logit_factor(model: PreTrainedModel) -> float:
     """UserError where the model's logits are not its head's, times a factor of its config."""
     ids = torch.arange(1, 1 + PROBE_TOKENS, device=model.device)[None]
-    attention, is_training = model.config._attn_implementation, model.training
-    model.config._attn_implementation = "eager"
+    config = model.config.get_text_config()
+    attention, is_training = config._attn_implementation, model.training
+    config._attn_implementation = "eager"
     model.eval()
     try:
         with torch.no_grad():
@@ -36,10 +37,10 @@ def logit_factor(model: PreTrainedModel) -> float:
             raw = cast(nn.Linear, model.get_output_embeddings())(hidden).float()
             own = model(input_ids=ids, use_cache=False).logits.float()
     finally:
-        model.config._attn_implementation = attention
+        config._attn_implementation = attention
         model.train(is_training)
-    cap = softcap_of(model.config)
-    for factor in _candidates(model.config.get_text_config()):
+    cap = softcap_of(config)
+    for factor in _candidates(config):
         if _is_near(_capped(factor * raw, cap), own):
             return factor
     raise UserError(

@@ -24,7 +24,13 @@ from fastdistill_ray.training.packing import (
     packed_batch,
     plain_batch,
 )
-from fastdistill_ray.training.student import Student, decoder_blocks, prepare_model, to_device
+from fastdistill_ray.training.student import (
+    Student,
+    decoder_blocks,
+    prepare_model,
+    to_device,
+    with_attention,
+)
 
 GIB = 2**30
 MOMENTS = {"adamw": 8, "adamw8bit": 2}  # bytes of a parameter's two
@@ -129,10 +135,14 @@ def _student(folder: str, training: TrainingKnobs, lora: LoraKnobs) -> Student:
     """Without data, in the precision it computes in."""
     register_grouped()
     config = load_config(folder)
-    model = AutoModelForCausalLM.from_config(
-        config,
-        dtype=torch.bfloat16 if training.precision == "bf16" else torch.float32,
-        attn_implementation=GROUPED if training.shared_prompt else "sdpa",
+    model = with_attention(
+        lambda name: AutoModelForCausalLM.from_config(
+            config,
+            dtype=torch.bfloat16 if training.precision == "bf16" else torch.float32,
+            attn_implementation=name,
+        ),
+        config.model_type,
+        GROUPED if training.shared_prompt else "sdpa",
     )
     return Student(prepare_model(model, lora), config.get_text_config().vocab_size)
 

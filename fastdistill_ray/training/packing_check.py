@@ -8,6 +8,8 @@ from fastdistill_ray.training.attention import row_multiple, short_window
 from fastdistill_ray.training.packing import TrainCompletion, TrainGroup, packed_batch, plain_batch
 from fastdistill_ray.training.student import Student, to_device
 
+TOLERANCE = 2e-3  # nats; families that honour the mask stay below 1e-5
+
 
 def probe_group(vocab_size: int) -> TrainGroup:
     """A prompt and three completions of seeded random tokens, the same on every rank."""
@@ -16,16 +18,15 @@ def probe_group(vocab_size: int) -> TrainGroup:
     return TrainGroup("probe", prompt, [TrainCompletion(ids, 1.0, 0.0) for ids in completions])
 
 
-def check_packed_attention(
-    student: Student, group: TrainGroup, device: torch.device, *, precision: str
-) -> float:
-    """Packed log-probabilities against the model's own on padded rows; the mean difference.
+def check_packed_attention(student: Student, group: TrainGroup, device: torch.device) -> float:
+    """Packed log-probabilities against the model's own on padded rows; the largest difference.
 
+    In float32, whatever it is trained in: the noise of bfloat16 hides a mask that is ignored.
     UserError when they are not the same function, in which case packing would train nonsense.
     """
     packed = to_device(packed_batch([group], row_multiple(device)).inputs, device)
     plain = to_device(plain_batch([group], mask_prompt=True).inputs, device)
-    config = student.model.config
+    config = student.model.config.get_text_config()
     attention, kind = config._attn_implementation, config.model_type
     remedy = "set training.shared_prompt: false"
     student.eval()  # an adapter's dropout would differ
@@ -35,19 +36,23 @@ def check_packed_attention(
             config._attn_implementation = (
                 "eager"  # what every architecture defines itself: the reference
             )
-            difference = (logprob - student.reference_logprob(plain)).abs().mean()
-    except (TypeError, AttributeError) as error:  # other arguments than ours, or no mask
+            difference = (logprob - student.reference_logprob(plain)).abs().max()
+    except (
+        TypeError,
+        AttributeError,
+        KeyError,
+        ValueError,
+    ) as error:  # other arguments than ours, or no mask
         raise UserError(
             f"student {kind} cannot be given packed groups: {error}; {remedy}"
         ) from error
     finally:
         config._attn_implementation = attention
         student.train()
-    tolerance = 1e-3 if precision == "fp32" else 0.1
-    if not (difference <= tolerance):
+    if not (difference <= TOLERANCE):
         raise UserError(
             f"student {kind}: log-probabilities of packed and padded completions differ by "
-            f"{difference:.3g} (allowed: {tolerance}); this architecture does not honour the "
+            f"{difference:.3g} (allowed: {TOLERANCE}); this architecture does not honour the "
             f"packed mask: {remedy}"
         )
     return float(difference)

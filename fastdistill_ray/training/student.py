@@ -5,6 +5,7 @@ tied weights stay one parameter. Legend: R rows of L tokens, K target tokens, D 
 vocabulary of the tokenizer (a model's head is often padded beyond it).
 """
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -44,7 +45,7 @@ class Student(nn.Module):
             input_ids=inputs.input_ids,
             position_ids=inputs.position_ids,
             use_cache=False,
-            **attention_arguments(inputs, self.model.config),
+            **attention_arguments(inputs, self.model.config.get_text_config()),
         ).last_hidden_state
         head = cast(nn.Linear, self.model.get_output_embeddings())
         weight, bias = head.weight, head.bias
@@ -82,14 +83,36 @@ def load_student(
     else:  # only "eager" of transformers' own has the soft cap of attention scores
         is_capped = getattr(text, "attn_logit_softcapping", None)
         attention = "eager" if is_capped else "sdpa"
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, config=config, dtype=torch.float32, attn_implementation=attention
+    model = with_attention(
+        lambda name: AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=torch.float32, attn_implementation=name
+        ),
+        config.model_type,
+        attention,
     )
     scale = lora.alpha / lora.rank if lora.rank > 0 else 0.0
     student = Student(prepare_model(model, lora), min(vocab_size, text.vocab_size), scale)
     student = student.to(device).train()
     student.logit_factor = logit_factor(model)
     return student
+
+
+def with_attention(
+    build: Callable[[str], PreTrainedModel], kind: str, attention: str
+) -> PreTrainedModel:
+    """`build` with that attention, or with "eager" where a family has not the one of transformers'
+    own; UserError where it has not the one that packed groups need."""
+    try:
+        return build(attention)
+    except (KeyError, ValueError) as error:
+        if attention in (GROUPED, "flex_attention"):
+            raise UserError(
+                f"student {kind} cannot be given packed groups: {error}; set "
+                "training.shared_prompt: false"
+            ) from error
+        if attention == "sdpa" and "attention implementation" in str(error):
+            return build("eager")
+        raise
 
 
 def without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:

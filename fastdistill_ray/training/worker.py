@@ -48,7 +48,6 @@ from fastdistill_ray.training.journal import StepJournal, is_as_planned
 from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.learner import Learner, build_learner
 from fastdistill_ray.training.packing import StudentText
-from fastdistill_ray.training.packing_check import check_packed_attention, probe_group
 from fastdistill_ray.training.sharding import compilation
 from fastdistill_ray.training.step import train_step
 from fastdistill_ray.training.stopping import watch_stop
@@ -85,7 +84,6 @@ def train_rank(job: TrainJob, *, use_gpu: bool, out: Place) -> None:
     learner = load_learner(job, source, worker_device(use_gpu))
     progress = resume(learner, job, out)
     knobs = job.training.held_out
-    check_student(learner)
     held_out = None
     if knobs.share:
         ranks = dist.get_rank(), dist.get_world_size()
@@ -206,17 +204,6 @@ def load_learner(job: TrainJob, source: str, device: torch.device) -> Learner:
         training=job.training,
     )
     return learner._replace(peak=matrix_peak(device)) if device.type == "cuda" else learner
-
-
-def check_student(learner: Learner) -> None:
-    """UserError when packed groups would not be computed as the model's own rows are."""
-    if learner.training.shared_prompt:
-        check_packed_attention(
-            learner.student,
-            probe_group(learner.student.vocab_size),
-            learner.device,
-            precision=learner.training.precision,
-        )
 
 
 def student_text(student: Student, tokenizer: Any, prompt: PromptKnobs) -> StudentText:

@@ -86,7 +86,7 @@ def test_families_of_models_give_packed_groups_their_own_eager_numbers(
 ) -> None:
     student = make_student(family, attention)
     with torch.compiler.set_stance("force_eager"):
-        difference = check_packed_attention(student, probe_group(300), CPU, precision="fp32")
+        difference = check_packed_attention(student, probe_group(300), CPU)
     assert difference < 1e-5
     assert student.model.config._attn_implementation == attention
 
@@ -102,7 +102,7 @@ def test_a_window_that_is_ignored_is_refused_at_any_length(
         torch.compiler.set_stance("force_eager"),
         pytest.raises(ValueError, match=r"training\.shared_prompt: false"),
     ):
-        check_packed_attention(student, probe_group(300), CPU, precision="fp32")
+        check_packed_attention(student, probe_group(300), CPU)
 
 
 @pytest.mark.parametrize("family", ["bloom", "falcon", "mpt"])
@@ -118,4 +118,4 @@ def test_an_architecture_that_takes_no_packed_groups_is_refused(family: str) -> 
             one.mul_(20)
     student.model.config._attn_implementation = GROUPED
     with pytest.raises(ValueError, match=rf"{family}.*training\.shared_prompt: false"):
-        check_packed_attention(student, probe_group(300), CPU, precision="fp32")
+        check_packed_attention(student, probe_group(300), CPU)

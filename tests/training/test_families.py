@@ -2,6 +2,7 @@
 is what transformers itself computes in float64, and an export has every tensor of its source."""
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -10,10 +11,13 @@ from support.learner import load
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from fastdistill_ray.errors import UserError
+from fastdistill_ray.objectives import AdvDistill
+from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.training.export import export_student
-from fastdistill_ray.training.knobs import LoraKnobs
-from fastdistill_ray.training.packing import packed_batch, plain_batch
+from fastdistill_ray.training.knobs import LoraKnobs, OptimizerKnobs, TrainingKnobs
+from fastdistill_ray.training.learner import Learner, build_learner
+from fastdistill_ray.training.packing import StudentText, packed_batch, plain_batch
 from fastdistill_ray.training.packing_check import probe_group
 from fastdistill_ray.training.student import Student, load_student, to_device
 
@@ -31,7 +35,18 @@ SIZES = {
     "eos_token_id": 2,
 }
 MOE = {"num_experts_per_tok": 2, "moe_intermediate_size": 32}
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
 FAMILIES = {
+    "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4, "resid_pdrop": 0.3, "attn_pdrop": 0.3},
+    "ernie4_5": {},
+    "gemma3": {"text_config": SIZES, "vision_config": VISION, "mm_tokens_per_image": 4},
     "granite": {"logits_scaling": 8.0, "attention_multiplier": 0.25},
     "cohere": {"logit_scale": 0.0625},
     "cohere2": {"logit_scale": 0.25},
@@ -104,6 +119,47 @@ def tensors_in(folder: Path) -> dict[str, torch.Tensor]:
         with safe_open(file, framework="pt") as opened:
             found |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     return found
+
+
+@pytest.mark.usefixtures("world_of_one")
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("gpt_oss", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+        ("qwen3_5_text", {"linear_num_key_heads": 2, "linear_num_value_heads": 2}),
+        ("stablelm", {}),
+        ("nemotron", {}),
+        ("gptj", {"n_embd": 64, "n_layer": 2, "n_head": 4, "rotary_dim": 16}),
+    ],
+)
+def test_family_that_packed_groups_are_wrong_for_is_refused_in_bf16_too(tmp_path, family, changes):
+    """Attention sinks, recurrent layers, attention of their own."""
+    config = AutoConfig.for_model(family, **{**SIZES, **changes})
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=rf"student {family}.*set training.shared_prompt: false"):
+        build(str(tmp_path), shared_prompt=True)
+
+
+@pytest.mark.usefixtures("world_of_one")
+def test_family_without_attention_but_eager_trains_plain(tmp_path):
+    changes = {"n_embd": 64, "n_layer": 2, "n_head": 4, "rotary_dim": 16}
+    config = AutoConfig.for_model("gptj", **{**SIZES, **changes})
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    build(str(tmp_path), shared_prompt=False)
+
+
+def build(folder: str, *, shared_prompt: bool) -> Learner:
+    return build_learner(
+        folder=folder,
+        vocab_size=300,
+        text_for=lambda student: cast(StudentText, None),
+        device=CPU,
+        objective=AdvDistill(),
+        optimizer=OptimizerKnobs(),
+        training=TrainingKnobs(shared_prompt=shared_prompt),
+        advantage=AdvantageKnobs(),
+    )
 
 
 def test_logits_made_in_another_way_are_refused(tmp_path, monkeypatch):

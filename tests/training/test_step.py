@@ -14,13 +14,15 @@ from transformers import AutoModelForCausalLM
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.memory import estimate_memory
+from fastdistill_ray.training.packing import packed_batch
+from fastdistill_ray.training.packing_check import probe_group
 from fastdistill_ray.training.sharding import RECOMPILE_LIMIT, compilation, prefetch_next
 from fastdistill_ray.training.step import (
     learning_rate_at,
     make_batches,
     train_step,
 )
-from fastdistill_ray.training.worker import check_student
+from fastdistill_ray.training.student import to_device
 
 pytestmark = pytest.mark.usefixtures("world_of_one")
 
@@ -63,7 +65,6 @@ def test_compiled_blocks_train_alike_whatever_the_lengths(
 ) -> None:
     learner = make_learner(folder, compile=True, activation_checkpointing=activation_checkpointing)
     with compilation(learner.training):
-        check_student(learner)
         actual = losses(learner, folder, range(3))
     np.testing.assert_allclose(actual, losses(make_learner(folder), folder, range(3)), rtol=2e-4)
 
@@ -93,7 +94,6 @@ def test_student_whose_blocks_have_no_known_class_is_refused(
 
 def test_bf16_training_follows_fp32_and_keeps_fp32_weights(folder: str) -> None:
     learner = make_learner(folder, precision="bf16")
-    check_student(learner)
     actual = losses(learner, folder, range(3))
     np.testing.assert_allclose(actual, losses(make_learner(folder), folder, range(3)), rtol=0.05)
     assert {one.dtype for one in learner.student.parameters()} == {torch.float32}
@@ -122,9 +122,12 @@ def test_gradients_of_micro_batches_are_added_without_float32_copies_of_them(
 
 def test_flex_mask_passes_through_sharded_blocks(folder: str) -> None:
     learner = make_learner(folder, precision="bf16")
-    learner.student.model.set_attn_implementation("flex_attention")
-    with torch.compiler.set_stance("force_eager"):
-        check_student(learner)
+    inputs = to_device(packed_batch([probe_group(300)], 1).inputs, learner.device)
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        expected = learner.student(inputs).logprob
+        learner.student.model.set_attn_implementation("flex_attention")
+        actual = learner.student(inputs).logprob
+    assert (actual - expected).abs().max() < 0.05
 
 
 def test_step_without_groups_trains_nothing_and_reports_zero(folder: str) -> None:

@@ -190,7 +190,7 @@ def test_chunked_logprob_of_bf16_inputs_reduces_in_float32(
 
 def test_check_packed_attention_passes_on_a_model_that_honours_the_mask(folder: str) -> None:
     student = load(folder)
-    assert check_packed_attention(student, probe_group(300), CPU, precision="fp32") < 1e-5
+    assert check_packed_attention(student, probe_group(300), CPU) < 1e-5
 
 
 def test_check_packed_attention_refuses_a_model_that_ignores_the_mask(
@@ -206,4 +206,4 @@ def test_check_packed_attention_refuses_a_model_that_ignores_the_mask(
         lambda inputs, config: {"segments": [Segment(0, inputs.input_ids.shape[1], 0, 0)]},
     )
     with pytest.raises(ValueError, match=r"training\.shared_prompt: false"):
-        check_packed_attention(student, probe_group(300), CPU, precision="fp32")
+        check_packed_attention(student, probe_group(300), CPU)
