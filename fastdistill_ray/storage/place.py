@@ -8,6 +8,7 @@ close-to-open consistency (NFS from version 3 on, mounted without `nocto` and no
 
 import contextlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from fastdistill_ray.errors import UserError
 
 BUCKETS = ("s3", "gs", "abfs", "abfss")
 HIDDEN = "."  # begins the name of a file that is still being written, on a disk
+UNFINISHED = re.compile(r"\..*\.[0-9a-f]{32}")
 
 
 class Place:
@@ -164,13 +166,13 @@ class Place:
         return found
 
     def walk(self) -> "list[Place]":
-        """Every file below a folder, sorted, but what is being written."""
+        """Every file below a folder, sorted, but what is being written and hidden folders."""
         if self.is_local:
             found = []
             for folder, folders, names in os.walk(self._path):
                 folders[:] = [name for name in folders if not name.startswith(HIDDEN)]
-                shown = (name for name in names if not name.startswith(HIDDEN))
-                found += [Place(os.path.join(folder, name)) for name in shown]
+                whole = (name for name in names if not UNFINISHED.fullmatch(name))
+                found += [Place(os.path.join(folder, name)) for name in whole]
             return sorted(found)
         infos = self._infos(recursive=True)
         return sorted(self._with_path(info.path) for info in infos if info.type == fs.FileType.File)

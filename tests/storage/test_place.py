@@ -174,8 +174,10 @@ def test_listing_goes_on_past_a_file_that_went_away_meanwhile(tmp_path):
 
 def test_what_is_being_written_is_neither_listed_nor_walked(tmp_path):
     Place(tmp_path / "x" / "whole").put("w")
-    (tmp_path / "x" / ".half.0123").write_text("h")
+    (tmp_path / "x" / f".half.{'0123' * 8}").write_text("h")
     (tmp_path / ".partly").mkdir()
     (tmp_path / ".partly" / "file").write_text("p")
-    assert [file.relative_to(Place(tmp_path)) for file in Place(tmp_path).walk()] == ["x/whole"]
+    (tmp_path / "x" / ".metadata").write_text("of a checkpoint of torch")
+    walked = [file.relative_to(Place(tmp_path)) for file in Place(tmp_path).walk()]
+    assert walked == ["x/.metadata", "x/whole"]
     assert names((Place(tmp_path) / "x").list()) == ["whole"]

@@ -8,9 +8,12 @@ from support.learner import KNOBS, losses, make_learner
 from support.models import make_tiny_model
 from transformers import AutoModelForCausalLM
 
+from fastdistill_ray.storage.folders import readable_folder
+from fastdistill_ray.storage.place import Place
 from fastdistill_ray.training.checkpoints import (
     CheckpointWriter,
     TrainProgress,
+    keep_checkpoint,
     load_checkpoint,
     load_weights,
 )
@@ -45,6 +48,23 @@ def test_training_resumed_from_a_checkpoint_has_identical_following_losses(
     second = make_learner(folder, lora=lora)
     assert load_checkpoint(second.student, second.optimizer, saved) == progress
     assert losses(second, folder, range(2, 5)) == expected
+
+
+@pytest.mark.parametrize("folder", [True], ids=["tied"], indirect=True)
+def test_checkpoint_kept_in_a_bucket_is_whole(folder: str, tmp_path: Path, bucket: str) -> None:
+    learner = make_learner(folder)
+    losses(learner, folder, range(2))
+    progress, place = TrainProgress(2, 9), Place(f"{bucket}/{tmp_path.name}/step_2")
+    CheckpointWriter().start(
+        learner.student, learner.optimizer, progress, tmp_path / "here"
+    ).result()
+    written = {file.name: file.stat().st_size for file in (tmp_path / "here").iterdir()}
+    keep_checkpoint(tmp_path / "here", place)
+    assert {file.name: file.size() for file in place.walk()} == written
+    again = make_learner(folder)
+    with readable_folder(place) as there:
+        assert load_checkpoint(again.student, again.optimizer, there) == progress
+    assert losses(again, folder, range(2, 4)) == losses(learner, folder, range(2, 4))
 
 
 @pytest.mark.parametrize("folder", [True], ids=["tied"], indirect=True)
