@@ -125,6 +125,13 @@ def test_engine_that_hangs_ends_the_stage_and_leaves_where_it_hangs(
     assert len(keys(tmp_path)) == 5
 
 
+def title_of(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it has just ended
+        return ""
+
+
 @pytest.mark.slow
 def test_actors_killed_at_random_lose_and_double_nothing(tmp_path: Path, model: str) -> None:
     """Engines and judges by turns."""
@@ -137,7 +144,7 @@ def test_actors_killed_at_random_lose_and_double_nothing(tmp_path: Path, model: 
             mine = [
                 process
                 for process in psutil.Process().children(recursive=True)
-                if title in " ".join(process.cmdline()) and process.pid not in killed
+                if title in title_of(process) and process.pid not in killed
             ]
             if mine and len(killed) < 4 and len(keys(tmp_path)) > 8 * len(killed):
                 os.kill(mine[0].pid, signal.SIGKILL)
