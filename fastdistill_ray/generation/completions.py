@@ -27,6 +27,7 @@ BUNDLES_PER_SECOND = 200  # of all actors: each costs the driver a millisecond o
 SHORTEST_INTERVAL = 0.05  # seconds between bundles of an actor
 SEAT_SECONDS = 0.2  # between looks whether another seat is wanted
 MAX_BLOCKS = 1024
+NODE_ID = "ray.io/node-id"  # a label that Ray gives every node
 
 
 class Asked(NamedTuple):
@@ -39,8 +40,14 @@ class Asked(NamedTuple):
 
 def start_dispenser(asked: Asked, most_aside: int) -> Any:
     """Handle of the actor that hands out the numbers of the requests."""
-    actor = ray.remote(num_cpus=0)(Dispenser)
+    actor = ray.remote(num_cpus=0, label_selector=drivers_node())(Dispenser)
     return actor.remote(len(asked.requests), asked.pool.workers, most_aside)
+
+
+def drivers_node() -> dict[str, str]:
+    """Labels of the node whose end is the run's end anyway: what there is one of runs on it, and on
+    no spot node."""
+    return {NODE_ID: ray.get_runtime_context().get_node_id()}
 
 
 def in_flight(spec: EngineSpec) -> int:
@@ -65,6 +72,7 @@ def completions(asked: Asked, dispenser: Any) -> ray.data.Dataset:
         batch_format="pyarrow",
         compute=TaskPoolStrategy(size=1),
         num_cpus=0,
+        label_selector=drivers_node(),
     ).map_batches(
         Asking,
         fn_constructor_kwargs={
