@@ -35,11 +35,17 @@ class EndpointEngine:
             expected_tokens=spec.sampling.n * spec.sampling.max_new_tokens,
             paid=spec.paid,
         )
+        self.running = 0  # batches; once there is none, all that was paid is durable
         self.begun: dict[str, Reply] = {}  # of problems that failed after some completions came
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
-        answers = await asyncio.gather(*(self._answer(row) for row in batch.to_pylist()))
-        self.client.ledger.sync()
+        self.running += 1
+        try:
+            answers = await asyncio.gather(*(self._answer(row) for row in batch.to_pylist()))
+        finally:
+            self.running -= 1
+            if not self.running:
+                self.client.ledger.sync()
         return with_completions(batch, answers, self.spec.model)
 
     async def _answer(self, row: dict[str, Any]) -> Reply:

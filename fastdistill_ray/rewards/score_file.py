@@ -25,9 +25,9 @@ from fastdistill_ray.rewards.assess import (
     relative_weights,
 )
 from fastdistill_ray.rewards.scorer import LLM_JUDGE
+from fastdistill_ray.storage.given import read_text
 from fastdistill_ray.storage.place import Place
-from fastdistill_ray.storage.pointer import refuse_pointer
-from fastdistill_ray.tasks.source import refuse_constant
+from fastdistill_ray.tasks.source import from_json
 from fastdistill_ray.verifiers import Judge
 
 LINES_AT_ONCE = 64  # groups of a file scored together, so that an endpoint is asked at once
@@ -140,17 +140,7 @@ def _to_score(line: dict[str, Any]) -> ToScore:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The checked lines of a score file; UserError names the file, the line and all its faults."""
-    try:
-        refuse_pointer(path)
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except IsADirectoryError as error:
-        raise UserError(f"{path}: a folder, expected a JSONL file") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    text = read_text(path)
     if not text.strip():
         raise UserError(f"{path}: the file is empty")
     lines: list[dict[str, Any]] = []
@@ -168,10 +158,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _parse_line(raw: str, where: str) -> dict[str, Any]:
-    try:
-        line = json.loads(raw, parse_constant=refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON: {error}") from error
+    line = from_json(raw, where)
     if not isinstance(line, dict):
         raise UserError(f"{where}: expected a JSON object, got {type(line).__name__}")
     faults = _line_faults(line)

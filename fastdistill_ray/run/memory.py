@@ -14,10 +14,10 @@ from fastdistill_ray.generation.knobs import EngineKnobs
 from fastdistill_ray.models import fetch_model
 from fastdistill_ray.recipe.derived import all_teachers, baselines, students
 from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.storage.room import GIB, gib
 from fastdistill_ray.storage.weights import loaded_bytes
 from fastdistill_ray.training.memory import MemoryEstimate, advice, estimate_memory
 
-GIB = 2**30
 HELD_OTHERWISE = {"quantization", "cpu_offload_gb", "hf_overrides"}  # of vLLM's arguments
 
 
@@ -76,15 +76,15 @@ def check_engine(one: Loaded, memory: float) -> None:
     weights = loaded_bytes(Path(fetch_model(one.model)), engine.dtype)
     if one.pool.gpus:
         room = memory * engine.num_devices * engine.gpu_memory_utilization
-        where = f"{engine.num_devices} x {memory / GIB:.1f} GiB of GPU memory"
+        where = f"{engine.num_devices} x {gib(memory)} of GPU memory"
         mend = f"raise {one.section}.tensor_parallel_size and {one.pool_name}.gpus"
     else:
         room = memory - engine.cpu_kv_cache_gib * GIB
-        where = f"{memory / GIB:.1f} GiB of memory, {engine.cpu_kv_cache_gib} of it for the cache"
+        where = f"{gib(memory)} of memory, {engine.cpu_kv_cache_gib} of it for the cache"
         mend = f"lower {one.pool_name}.workers, or give it nodes with more memory"
     if weights > room:
         raise UserError(
-            f"{one.pool_name}: the weights of {one.field} {one.model} are {weights / GIB:.1f} GiB, "
+            f"{one.pool_name}: the weights of {one.field} {one.model} are {gib(weights)}, "
             f"an engine has {where}; {mend}"
         )
 

@@ -67,7 +67,7 @@ def submit(verb: str, recipe: Recipe, run_dir: str, address: str, again: list[st
             try:
                 return _follow(log, cluster)
             except Stopped as stopped:
-                if cluster.is_ours and stopped.exit_code != Stopped(signal.SIGINT).exit_code:
+                if cluster.is_ours and stopped.number != signal.SIGINT:
                     _stop(cluster, log.job, recipe.training.stop_seconds)
                 raise
     except Stopped as stopped:

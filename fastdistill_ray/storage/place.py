@@ -210,12 +210,10 @@ class Place:
                 yield file
             sync(temporary)
             os.replace(temporary, self._path)
-        except OSError as error:
+        except BaseException as error:
             temporary.unlink(missing_ok=True)
-            error.filename = error.filename or self._path  # Arrow's names none
-            raise
-        except BaseException:
-            temporary.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                error.filename = error.filename or self._path  # Arrow's names none
             raise
         sync(self.local.parent)
 

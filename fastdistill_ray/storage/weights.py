@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.storage.pointer import refuse_pointer
+from fastdistill_ray.storage.given import refuse_pointer
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.records import SPLITS, Problem, Split
-from fastdistill_ray.storage.pointer import refuse_pointer
+from fastdistill_ray.storage.given import read_text, refuse_pointer
 from fastdistill_ray.tasks.base import Problems, divide
 from fastdistill_ray.tasks.knobs import TaskKnobs
 
@@ -115,10 +115,10 @@ def read_table(knobs: TaskKnobs, hub: Hub, parse: Parse) -> Problems:
 
 def read_jsonl(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields ("FILE line N", object); blank lines are skipped, anything else raises."""
-    for number, line in enumerate(_read_text(file).split("\n"), start=1):
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
         if line.strip():
             where = f"{file} line {number}"
-            yield where, _object(_from_json(line, where), where)
+            yield where, _object(from_json(line, where), where)
 
 
 def read_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -131,8 +131,8 @@ def read_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             why = (str(error).splitlines() or [""])[0]
             raise UserError(f"{file}: not a readable Parquet file: {why}") from error
         yield from ((f"{file} row {i}", row) for i, row in enumerate(table.to_pylist(), start=1))
-    elif file.suffix == ".json" and _read_text(file).lstrip().startswith("["):
-        for number, item in enumerate(_from_json(_read_text(file), str(file)), start=1):
+    elif file.suffix == ".json" and read_text(file).lstrip().startswith("["):
+        for number, item in enumerate(from_json(read_text(file), str(file)), start=1):
             where = f"{file} item {number}"
             yield where, _object(item, where)
     elif file.suffix == ".xml":
@@ -146,7 +146,7 @@ def read_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _read_xml(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Elements named Problem, their children as columns in lower case: ASDiv's own format."""
     try:
-        root = ElementTree.fromstring(_read_text(file))
+        root = ElementTree.fromstring(read_text(file))
     except ElementTree.ParseError as error:
         raise UserError(f"{file}: not XML: {error}") from error
     for number, problem in enumerate(root.iter("Problem"), start=1):
@@ -253,19 +253,9 @@ def _hub_rows(task: str, hub: Hub, split: str) -> Iterator[Row]:
         yield Row(f"{hub.id} {split} row {index + 1}", split, index, fields)
 
 
-def _read_text(file: Path) -> str:
+def from_json(text: str, where: str) -> Any:
     try:
-        refuse_pointer(file)
-        return file.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 text (byte {error.start})") from error
-
-
-def _from_json(text: str, where: str) -> Any:
-    try:
-        return json.loads(text, parse_constant=refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not JSON: {error}") from error
 
@@ -276,5 +266,5 @@ def _object(item: Any, where: str) -> dict[str, Any]:
     return item
 
 
-def refuse_constant(text: str) -> NoReturn:
+def _refuse_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not a number of JSON")

@@ -60,16 +60,17 @@ def as_in_source(
     tensors that are there.
     """
     found = {
-        name: tensor.clone()  # of its own memory: files are written by that
+        name: _of_its_own(tensor)
         for name, tensor in revert_weight_conversion(student.model, tensors).items()
     }
+    buffers = {name.removeprefix("model.") for name, _ in student.named_buffers()}
     files = {name: file for file in sorted(source.glob("*.safetensors")) for name in _names(file)}
     if not files:  # older formats
         return found
     if unknown := sorted(set(found) - set(files)):
         raise ValueError(f"{source} has no {', '.join(unknown[:3])}, {len(unknown)} in all")
     for name, file in files.items():
-        if name in tied or (name in found and name not in _buffers(student)):
+        if name in tied or (name in found and name not in buffers):
             continue
         with safe_open(file, framework="pt") as opened:
             stored = opened.get_tensor(name)
@@ -82,8 +83,9 @@ def _names(file: Path) -> list[str]:
         return list(opened.keys())
 
 
-def _buffers(student: Student) -> set[str]:
-    return {name.removeprefix("model.") for name, _ in student.named_buffers()}
+def _of_its_own(tensor: Tensor) -> Tensor:
+    """A part of a larger tensor as one by itself: files are written by memory."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def merge_adapter(weights: dict[str, Tensor], scale: float) -> dict[str, Tensor]:

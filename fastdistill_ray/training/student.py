@@ -13,9 +13,10 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from fastdistill_ray.errors import UserError
+from fastdistill_ray.models import load_config
 from fastdistill_ray.objectives.contract import Outputs
 from fastdistill_ray.training.attention import GROUPED, attention_arguments, register_grouped
 from fastdistill_ray.training.head import ChunkedLogprob
@@ -27,17 +28,11 @@ DROPOUT = "drop"  # is in every name of a rate: attention_dropout, resid_pdrop, 
 
 
 class Student(nn.Module):
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        vocab_size: int,
-        adapter_scale: float = 0.0,
-        logit_factor: float = 1.0,
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, vocab_size: int, adapter_scale: float = 0.0) -> None:
         super().__init__()
         self.model = model
         self.vocab_size = vocab_size
-        self.logit_factor = logit_factor  # of the head's logits, by the model's own forward
+        self.logit_factor = 1.0  # of the head's logits, by the model's own forward
         self.adapter_scale = adapter_scale  # LoRA's alpha / rank; 0: no adapter
 
     def forward(self, inputs: Inputs) -> Outputs:
@@ -76,7 +71,7 @@ def load_student(
 ) -> Student:
     """The model in float32 on its device, without dropout; with an adapter, only that trains."""
     register_grouped()
-    config = without_dropout(AutoConfig.from_pretrained(folder))
+    config = without_dropout(load_config(folder))
     text = config.get_text_config()
     if shared_prompt:
         attention = "flex_attention" if device.type == "cuda" else GROUPED
