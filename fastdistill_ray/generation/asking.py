@@ -88,6 +88,7 @@ class Asking:
             if rows:
                 yield bundle(pa.concat_tables(rows))
             if not running or is_abandoned:
+                self._call("leave_seat", self.me)
                 return
             taken = time.monotonic()
             ended, _ = concurrent.futures.wait(

@@ -14,6 +14,7 @@ from typing import NamedTuple
 ALONE_AFTER, ASIDE_AFTER = 2, 3  # failures of a request
 RESTARTS_PER_HOUR = 10  # of one engine; one that dies more often ends the stage
 SILENT_SECONDS = 180.0  # an actor that says nothing for so long, with its node perhaps, is gone
+SEAT_LOST_SECONDS = 10.0  # without a new seat though an engine has none
 HOUR = 3600.0
 
 
@@ -52,6 +53,8 @@ class Dispenser:
         self.aside: dict[int, str] = {}
         self.num_done = self.num_deaths = 0
         self.seats_made = self.seats_taken = 0
+        self.seat_made = clock()  # when the last was
+        self.seated: set[str] = set()  # actors
         self.starts: dict[str, list[float]] = {}  # actor -> when its engines became ready
         self.heard: dict[str, float] = {}
         self.words: dict[str, str] = {}  # the last an actor said before it died
@@ -93,17 +96,30 @@ class Dispenser:
 
     def wants_seat(self) -> bool:
         """Whether another task may wait for an actor; each takes one seat. Where nothing is left
-        to be handed out, actors without one are released."""
+        to be handed out, actors without one are released. Seats are lost with actors that die;
+        where an engine that lives gets none, there is another."""
         if not (self._num_fresh or self.again or self.alone):
             return False
+        now = self.clock()
         if self.seats_made - self.seats_taken >= self.num_seats:
-            return False
+            idle = [
+                actor
+                for actor, heard in self.heard.items()
+                if actor not in self.seated and now - heard < SEAT_LOST_SECONDS
+            ]
+            if not idle or now - self.seat_made < SEAT_LOST_SECONDS:
+                return False
         self.seats_made += 1
+        self.seat_made = now
         return True
 
     def take_seat(self, actor: str) -> None:
         self.heard[actor] = self.clock()
         self.seats_taken += 1
+        self.seated.add(actor)
+
+    def leave_seat(self, actor: str) -> None:
+        self.seated.discard(actor)
 
     def take(
         self, actor: str, done: list[int], failed: dict[int, str], want: int
@@ -183,6 +199,7 @@ class Dispenser:
     def _lost(self, actor: str) -> None:
         """An actor died with all it asked."""
         self.num_deaths += 1
+        self.seated.discard(actor)
         reason = self.words.get(actor, "the engine's process ended without a word")
         for number in sorted(self.out.pop(actor, ())):
             if self.failures[number] + 1 >= ALONE_AFTER:

@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,8 +33,12 @@ def export_student(student: Student, source: str, out: Place) -> None:
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     state = get_model_state_dict(student, options=options)
-    if dist.get_rank() > 0:
-        return
+    if dist.get_rank() == 0:
+        write_student(student, state, source, out)
+
+
+def write_student(student: Student, state: Mapping[str, Any], source: str, out: Place) -> None:
+    """As `export_student`, of the student's whole `state`."""
     # The tied head is a second name of one parameter; loaders want the tensor once.
     names = {name for name, _ in student.named_parameters()} & set(state)
     parts = {name.removeprefix("model."): cast(Tensor, state[name]).float() for name in names}
@@ -64,7 +69,7 @@ def as_in_source(
         for name, tensor in revert_weight_conversion(student.model, tensors).items()
     }
     buffers = {name.removeprefix("model.") for name, _ in student.named_buffers()}
-    files = {name: file for file in sorted(source.glob("*.safetensors")) for name in _names(file)}
+    files = _files_of_tensors(source)
     if not files:  # older formats
         return found
     if unknown := sorted(set(found) - set(files)):
@@ -78,9 +83,18 @@ def as_in_source(
     return found
 
 
-def _names(file: Path) -> list[str]:
-    with safe_open(file, framework="pt") as opened:
-        return list(opened.keys())
+def tensor_names(folder: Path) -> set[str]:
+    """Of the tensors in a folder's safetensors files; none where it has older formats."""
+    return set(_files_of_tensors(folder))
+
+
+def _files_of_tensors(folder: Path) -> dict[str, Path]:
+    """Name -> the file that holds it."""
+    found = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            found |= dict.fromkeys(opened.keys(), file)
+    return found
 
 
 def _of_its_own(tensor: Tensor) -> Tensor:

@@ -11,10 +11,11 @@ from fastdistill_ray.training.student import Student, to_device
 TOLERANCE = 2e-3  # nats; families that honour the mask stay below 1e-5
 
 
-def probe_group(vocab_size: int) -> TrainGroup:
-    """A prompt and three completions of seeded random tokens, the same on every rank."""
-    random = np.random.default_rng(0)
-    prompt, *completions = (random.integers(0, vocab_size, size) for size in (24, 16, 9, 20))
+def probe_group(vocab_size: int, first: int = 0, seed: int = 0) -> TrainGroup:
+    """A prompt and three completions of seeded random tokens from `first` on, the same on every
+    rank."""
+    random = np.random.default_rng(seed)
+    prompt, *completions = (random.integers(first, vocab_size, size) for size in (24, 16, 9, 20))
     return TrainGroup("probe", prompt, [TrainCompletion(ids, 1.0, 0.0) for ids in completions])
 
 

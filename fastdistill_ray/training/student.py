@@ -62,7 +62,8 @@ class Student(nn.Module):
             attention_mask=(inputs.group != PADDING).long(),
             use_cache=False,
         ).logits
-        logits = logits.flatten(0, 1)[inputs.sources, : self.vocab_size].float()
+        logits = logits.flatten(0, 1)[inputs.sources, : self.vocab_size]
+        logits = logits if logits.dtype == torch.float64 else logits.float()
         return logits.log_softmax(-1).gather(1, inputs.labels[:, None])[:, 0]
 
 

@@ -190,7 +190,10 @@ def test_followed_job_that_fails_gives_its_exit_code_and_ends_with_where_its_log
     joined, tmp_path
 ):
     go = tmp_path / "go"
-    job = submit(joined, tmp_path, f"until test -e {go}; do sleep 0.1; done; echo late; exit 3")
+    script = f"echo early; until test -e {go}; do sleep 0.1; done; echo late; exit 3"
+    job = submit(joined, tmp_path, script)
+    while "early" not in joined.ray_job("logs", job):
+        time.sleep(0.1)
     code = "import sys; from fastdistill_ray.run.submission import follow; "
     code += f"print('follows', flush=True); sys.exit(follow({joined.address!r}, {job!r}))"
     process = subprocess.Popen(
@@ -208,4 +211,4 @@ def test_followed_job_that_fails_gives_its_exit_code_and_ends_with_where_its_log
         "the job failed with exit code 3. Log: "
         f"RAY_AUTH_MODE=token ray job logs {job} --address {joined.address}\n"
     )
-    assert "Running entrypoint" not in printed, "what was there before is not printed"
+    assert "early" not in printed, "what was there before is not printed"

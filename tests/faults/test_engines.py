@@ -163,12 +163,16 @@ def test_actors_killed_at_random_lose_and_double_nothing(tmp_path: Path, model: 
 
 
 def test_pool_of_several_sizes_grows_and_releases_those_that_nothing_is_left_for(tmp_path, model):
-    """The last request is answered once one engine alone is left."""
-    go_on, sizes = tmp_path / "go_on", []
+    """The first two requests are answered once one engine alone is left, all others once there are
+    three."""
+    files = {size: str(tmp_path / f"engines_{size}") for size in (3, 1)}
+    waits = {f"p{number:03d}": files[1 if number < 2 else 3] for number in range(100)}
+    sizes, over = [], threading.Event()
     job = ray.get_runtime_context().get_job_id()
 
     def watch() -> None:
-        while not go_on.exists():
+        left = [3, 1]
+        while left and not over.wait(0.1):
             actors = ray._private.state.actors().values()
             alive = [
                 one
@@ -177,15 +181,16 @@ def test_pool_of_several_sizes_grows_and_releases_those_that_nothing_is_left_for
                 and (one["State"], one["JobID"]) == ("ALIVE", job)
             ]
             sizes.append(len(alive))
-            if max(sizes) == 3 and sizes[-1] == 1:
-                go_on.touch()
-            time.sleep(0.1)
+            if sizes[-1] == left[0]:
+                Path(files[left.pop(0)]).touch()
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    waits = {f"p{number:03d}": str(go_on) for number in (0, 1)}
-    result = generate(tmp_path, model, 100, workers=[1, 3], waits=waits, seconds_per_request=0.3)
-    watcher.join()
+    try:
+        result = generate(tmp_path, model, 100, workers=[1, 3], waits=waits)
+    finally:
+        over.set()
+        watcher.join()
     assert result.rows_out == 100
     assert sizes[-1] == 1 and max(sizes) == 3
 
