@@ -4,19 +4,34 @@ import hashlib
 import json
 import string
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.knobs import Knobs
 from fastdistill_ray.records import Message
+from fastdistill_ray.storage.given import read_text
 
 SYSTEM_PROMPT = (
     "Solve the user's problem. First reason step by step between <think> and </think>. Then give "
     "the result between <answer> and </answer>, with the final value or option letter inside "
     "\\boxed{}."
 )
+PLAIN = "plain"
+# `adds_bos`: whether the tokenizer begins a text with BOS.
+PLAIN_TEMPLATE = """\
+{%- if adds_bos %}{{ bos_token }}{% endif %}
+{%- for message in messages %}
+{%- if message.role == 'system' %}{{ message.content }}{{ '\\n\\n' }}
+{%- elif message.role == 'user' %}User:{{ '\\n' }}{{ message.content }}{{ '\\n\\n' }}
+{%- else %}Assistant:{{ '\\n' }}{{ message.content }}{{ eos_token }}{{ '\\n\\n' }}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}Assistant:{{ '\\n' }}{% endif %}"""
+OPEN, CLOSE = "<think>", "</think>"
+MARK = "42 is the answer"  # a turn that no template changes
 
 
 class Shot(Knobs):
@@ -27,6 +42,21 @@ class Shot(Knobs):
 class PromptKnobs(Knobs):
     system: str = Field(default=SYSTEM_PROMPT, description="System text; empty: none is sent.")
     shots: list[Shot] = Field(default=[], description="Worked examples put before the question.")
+    template: str = Field(
+        default="",
+        description="Chat template. Empty: the tokenizer's own; plain: lines 'User:' and "
+        "'Assistant:', for base models; a .jinja file, whose text stands here once a recipe is "
+        "read; else the name of one of several that the tokenizer has.",
+    )
+    template_args: dict[str, Any] = Field(
+        default={}, description="What the chat template is told, such as enable_thinking: false."
+    )
+
+    @field_validator("template")
+    @classmethod
+    def _read_file(cls, template: str) -> str:
+        is_file = template.endswith(".jinja") and "\n" not in template
+        return read_text(Path(template).expanduser()) if is_file else template
 
 
 def build_messages(question: str, knobs: PromptKnobs, options: Sequence[str] = ()) -> list[Message]:
@@ -49,24 +79,148 @@ def letter_options(options: Sequence[str]) -> list[str]:
     ]
 
 
-def render(messages: Sequence[Message], tokenizer: Any) -> list[int]:
+def render(messages: Sequence[Message], tokenizer: Any, knobs: PromptKnobs) -> list[int]:
     """Token ids up to where the assistant's turn begins; the chat template writes BOS if any."""
+    return _applied(messages, tokenizer, knobs, tokenize=True, return_dict=False)
+
+
+def written(messages: Sequence[Message], tokenizer: Any, knobs: PromptKnobs) -> str:
+    """As `render`, as text."""
+    return _applied(messages, tokenizer, knobs, tokenize=False)
+
+
+def _applied(
+    messages: Sequence[Message], tokenizer: Any, knobs: PromptKnobs, **options: Any
+) -> Any:
     from jinja2.exceptions import TemplateError  # noqa: PLC0415  comes with transformers
 
     try:
         return tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
+            list(messages),
+            **{
+                "chat_template": template_of(tokenizer, knobs),
+                "add_generation_prompt": True,
+                "adds_bos": adds_bos(tokenizer),
+                **options,
+                **knobs.template_args,
+            },
         )
-    except TemplateError as error:
+    except (TemplateError, TypeError) as error:
         roles = ", ".join(message["role"] for message in messages)
         raise UserError(
             f"model {tokenizer.name_or_path}: its chat template fails for {roles}: "
-            f"{' '.join(str(error).split())[:300]}; mend it, or set prompt.system: '' where it "
-            "takes no system text"
+            f"{' '.join(str(error).split())[:300]}; mend it, set prompt.template, or "
+            "prompt.system: '' where it takes no system text"
         ) from error
+
+
+def template_of(tokenizer: Any, knobs: PromptKnobs) -> str:
+    """The text of the template; UserError where there is none."""
+    own = tokenizer.chat_template
+    named = own if isinstance(own, dict) else {"default": own}
+    if knobs.template == PLAIN:
+        return PLAIN_TEMPLATE
+    if "{" in knobs.template:
+        return knobs.template
+    found = named.get(knobs.template or "default")
+    if not found and knobs.template:
+        raise UserError(
+            f"model {tokenizer.name_or_path}: its tokenizer has no chat template named "
+            f"{knobs.template}; prompt.template: {PLAIN}, a .jinja file, or nothing"
+        )
+    if not found:
+        raise UserError(
+            f"model {tokenizer.name_or_path}: its tokenizer has no chat template; set "
+            f"prompt.template: {PLAIN} for a base model, or a .jinja file"
+        )
+    return found
+
+
+def adds_bos(tokenizer: Any) -> bool:
+    """Whether the tokenizer begins a text with BOS by itself."""
+    return tokenizer.bos_token_id is not None and (
+        tokenizer.encode("a")[:1] == [tokenizer.bos_token_id]
+    )
+
+
+def end_of_turn(tokenizer: Any, knobs: PromptKnobs) -> int | None:
+    """The token that the template writes after what the assistant says; None: it writes none."""
+    messages: list[Message] = [
+        {"role": "user", "content": "?"},
+        {"role": "assistant", "content": MARK},
+    ]
+    options = {"add_generation_prompt": False, "tokenize": False}
+    text = _applied(messages, tokenizer, knobs, **options)
+    known = tokenizer.added_tokens_decoder
+    for token in tokenizer.encode(text.rpartition(MARK)[2], add_special_tokens=False):
+        if token in known:
+            return token
+        if tokenizer.decode([token]).strip():
+            return None
+    return None
+
+
+def opening(tokenizer: Any, knobs: PromptKnobs) -> str:
+    """What the template writes of the assistant's own words: "<think>\\n", an empty block of
+    thoughts, or nothing. A completion is read as if it began with it."""
+    text = written([{"role": "user", "content": MARK}], tokenizer, knobs).rpartition(MARK)[2]
+    return text[text.index(OPEN) :] if OPEN in text else ""
+
+
+def own_words(text: str, begun: str) -> str:
+    """What a model writes after a prompt that holds `begun` of a text already."""
+    if begun and OPEN in begun and CLOSE not in begun and not text.startswith(begun):
+        inside = text.lstrip().removeprefix(OPEN)
+        return inside.lstrip("\n") if inside != text.lstrip() else text
+    return text.removeprefix(begun)
 
 
 def template_hash(tokenizer: Any, knobs: PromptKnobs) -> str:
     """16 hex digits of all that turns a question into a prompt: chat template, system, shots."""
-    parts = [tokenizer.chat_template if tokenizer else None, knobs.model_dump(mode="json")]
+    said = knobs.model_dump(mode="json", exclude={"template", "template_args"})
+    if knobs.template_args:
+        said["template_args"] = knobs.template_args
+    parts = [template_of(tokenizer, knobs) if tokenizer else None, said]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_prompt(field: str, model: str, tokenizer: Any, knobs: PromptKnobs) -> None:
+    """What the template writes is all that it is given, once; UserError names the field."""
+    try:
+        _check_prompt(tokenizer, knobs)
+    except UserError as error:
+        said = str(error).removeprefix(f"model {tokenizer.name_or_path}: ")
+        raise UserError(f"{field}: {model}: {said}") from error
+
+
+def _check_prompt(tokenizer: Any, knobs: PromptKnobs) -> None:
+    messages = build_messages(MARK, knobs)
+    text = written(messages, tokenizer, knobs)
+    remedy = "mend it, or set prompt.template"
+    for message in messages:
+        role, content = message["role"], message["content"].strip()
+        if content in text:
+            continue
+        if role == "system":
+            raise UserError(f"its chat template leaves out the system text; {remedy}")
+        if role == "user":
+            raise UserError(f"its chat template leaves out the question; {remedy}")
+        lost = f", such as {OPEN} blocks" if OPEN in content else ""
+        raise UserError(
+            f"its chat template leaves out parts of worked examples{lost}; {remedy}, or take "
+            "examples without them"
+        )
+    ids = render(messages, tokenizer, knobs)
+    bos = tokenizer.bos_token_id
+    if adds_bos(tokenizer) and ids[:1] != [bos]:
+        raise UserError(
+            f"its chat template leaves out {tokenizer.bos_token}, with which its texts begin; "
+            f"{remedy}"
+        )
+    if bos is not None and ids[:2] == [bos, bos]:
+        raise UserError(f"its chat template writes {tokenizer.bos_token} twice; {remedy}")
+    if end_of_turn(tokenizer, knobs) is None and tokenizer.eos_token_id is None:
+        raise UserError(
+            "neither its chat template ends a turn with a token of its own nor has its tokenizer "
+            f"an EOS token, so that completions would not end; {remedy}"
+        )

@@ -115,6 +115,8 @@ REQUEST_SCHEMA = pa.schema(
         *PROBLEM_FIELDS,
         ("messages", pa.list_(MESSAGE)),
         ("prompt_token_ids", pa.list_(pa.int32())),
+        ("opening", pa.string()),  # what the prompt already holds of the assistant's own words
+        ("end_id", pa.int32()),  # token with which a turn ends; null: EOS alone
         ("template_hash", pa.string()),  # of the chat template, system text and shots
         ("seed", pa.int64()),  # completion k is drawn with seed + k
     ]

@@ -11,7 +11,6 @@ from support.models import CHAT_TEMPLATE, SPECIALS, make_tiny_model
 from transformers import LlamaForCausalLM
 
 from fastdistill_ray.models import (
-    check_chat_template,
     context_length,
     fetch_model,
     load_tokenizer,
@@ -112,7 +111,7 @@ def test_resolve_model_of_gguf_gives_the_same_model(
     reference = LlamaForCausalLM.from_pretrained(source)(ids).logits
     logits = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)(ids).logits
     torch.testing.assert_close(logits, reference, atol=0.02, rtol=0.02)  # bf16 weights
-    check_chat_template(load_tokenizer(folder), folder)
+    assert load_tokenizer(folder).chat_template
 
 
 def test_converted_model_generation_config_has_no_sampling_defaults(
@@ -146,14 +145,6 @@ def test_gguf_conversion_of_changed_file_is_made_again(
         for seed in (0, 1)
     ]
     assert folders[0] != folders[1]
-
-
-def test_check_chat_template_missing_is_refused(tiny: str) -> None:
-    tokenizer = load_tokenizer(tiny)
-    check_chat_template(tokenizer, "tiny")
-    tokenizer.chat_template = None
-    with pytest.raises(ValueError, match=r"model tiny: .*no chat template"):
-        check_chat_template(tokenizer, "tiny")
 
 
 def test_same_tokenizer_differs_by_vocabulary_and_by_end_of_turn(tiny: str, tmp_path: Path) -> None:

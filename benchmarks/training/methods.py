@@ -57,7 +57,7 @@ class Work(NamedTuple):
 
     def text(self, model: PreTrainedModel) -> StudentText:
         student = Student(model, self.vocab_size)
-        return student_text(student, load_tokenizer(self.model), self.recipe.student.prompt)
+        return student_text(student, load_tokenizer(self.model), self.recipe.student.prompt, {})
 
     def prepared(self, text: StudentText, objective: Objective) -> list[list[TrainGroup]]:
         """Steps of groups, as our own loop prepares them."""

@@ -26,7 +26,7 @@ from fastdistill_ray.generation.vllm_engine import RELOAD_COLUMN
 from fastdistill_ray.groups.aside import forget_aside, set_aside
 from fastdistill_ray.groups.ask import ask
 from fastdistill_ray.groups.store import STORE, Store
-from fastdistill_ray.models import fetch_model
+from fastdistill_ray.models import fetch_without_weights
 from fastdistill_ray.progress import Progress
 from fastdistill_ray.records import PROBLEM_FIELDS
 from fastdistill_ray.rewards import check_format
@@ -234,7 +234,7 @@ def _by_architecture(models: list[Model]) -> Iterator[list[Model]]:
     """Models whose weights fit the same engine."""
     groups: dict[str, list[Model]] = {}
     for model in models:
-        file = Path(fetch_model(model.weights)) / "config.json"
+        file = Path(fetch_without_weights(model.weights)) / "config.json"
         config = json.loads(file.read_text(encoding="utf-8"))
         kept = {key: value for key, value in config.items() if key not in IGNORED_CONFIG}
         groups.setdefault(json.dumps(kept, sort_keys=True), []).append(model)

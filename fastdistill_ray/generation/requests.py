@@ -11,7 +11,14 @@ import pyarrow as pa
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.knobs import SEED_STRIDE, TeacherKnobs
 from fastdistill_ray.models import tokenizer_of
-from fastdistill_ray.prompts import PromptKnobs, build_messages, render, template_hash
+from fastdistill_ray.prompts import (
+    PromptKnobs,
+    build_messages,
+    end_of_turn,
+    opening,
+    render,
+    template_hash,
+)
 from fastdistill_ray.records import PROBLEM_FIELDS, REQUEST_SCHEMA, Problem
 from fastdistill_ray.tasks.problem_file import ProblemFile
 
@@ -66,6 +73,10 @@ def build_requests(
     No tokenizer: whoever is asked renders the messages itself, and there are no token ids.
     """
     hashed = template_hash(tokenizer, prompt)
+    of_template = {
+        "opening": opening(tokenizer, prompt) if tokenizer else "",
+        "end_id": end_of_turn(tokenizer, prompt) if tokenizer else None,
+    }
     rows = []
     for problem in problems:
         messages = build_messages(problem.question, prompt, problem.options)
@@ -73,7 +84,8 @@ def build_requests(
             {
                 **{name: getattr(problem, name) for name, _ in PROBLEM_FIELDS},
                 "messages": messages,
-                "prompt_token_ids": render(messages, tokenizer) if tokenizer else [],
+                "prompt_token_ids": render(messages, tokenizer, prompt) if tokenizer else [],
+                **of_template,
                 "template_hash": hashed,
                 "seed": request_seed(seed, problem.problem_id),
             }

@@ -89,6 +89,7 @@ class VLLMEngine:
             top_k=sampling.top_k,
             min_p=sampling.min_p,
             stop=sampling.stop,
+            stop_token_ids=[] if row["end_id"] is None else [row["end_id"]],
             max_tokens=sampling.max_new_tokens,
             repetition_detection=loop_detection(sampling.loop_repeats),
             seed=seed if draw.temperature > 0 else None,
@@ -110,21 +111,24 @@ class VLLMEngine:
             raise FailedError(f"vLLM refuses it: {error}") from error
         assert final is not None and len(final.outputs) == draw.count
         outputs = sorted(final.outputs, key=lambda output: output.index)
-        written = [self._completion(output, seed + k) for k, output in enumerate(outputs)]
+        written = [
+            self._completion(output, row["opening"], seed + k) for k, output in enumerate(outputs)
+        ]
         return Part(written, len(row["prompt_token_ids"]))
 
-    def _completion(self, output: Any, seed: int) -> RawCompletion:
+    def _completion(self, output: Any, opening: str, seed: int) -> RawCompletion:
         token_ids = np.array(output.token_ids, dtype=np.int32)
         # The ids of a completion cut at a stop text go on past the cut.
         is_at_text = output.finish_reason == "stop" and isinstance(output.stop_reason, str)
         kept = NO_IDS if is_at_text else token_ids
-        plain = RawCompletion(output.text, kept, output.finish_reason, len(token_ids), seed)
+        text = opening + output.text
+        plain = RawCompletion(text, kept, output.finish_reason, len(token_ids), seed)
         k = self.spec.sampling.logprobs
         if not k:
             return plain
         ids, logprobs = flat_logprobs(output.logprobs, len(token_ids), k)
         text = tokenizer_of(self.spec.model).decode(token_ids, skip_special_tokens=True)
-        return plain._replace(text=text, logprob_ids=ids, logprobs=logprobs)
+        return plain._replace(text=opening + text, logprob_ids=ids, logprobs=logprobs)
 
 
 def loop_detection(repeats: int) -> Any:

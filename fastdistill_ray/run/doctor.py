@@ -22,14 +22,12 @@ from fastdistill_ray.generation.knobs import EndpointKnobs, EngineKnobs
 from fastdistill_ray.generation.requests import build_requests
 from fastdistill_ray.models import (
     check_architecture,
-    check_chat_template,
-    check_template_asks,
     context_length,
-    fetch_model,
-    load_tokenizer,
+    fetch_without_weights,
+    is_here,
     tokenizer_of,
 )
-from fastdistill_ray.prompts import PromptKnobs
+from fastdistill_ray.prompts import CLOSE, OPEN, PromptKnobs, check_prompt, opening
 from fastdistill_ray.recipe.compare import ComparedModel
 from fastdistill_ray.recipe.derived import all_teachers, baselines, students
 from fastdistill_ray.recipe.tree import Recipe
@@ -43,6 +41,7 @@ from fastdistill_ray.tasks import words_in_a_row
 from fastdistill_ray.tasks.decontamination import overlap, runs_of_words
 from fastdistill_ray.training.feed import FEED_CPUS
 from fastdistill_ray.training.trackers import tracker_packages
+from fastdistill_ray.training.trial import check_student
 
 logger = logging.getLogger(__name__)
 
@@ -81,12 +80,10 @@ def check_models(recipe: Recipe) -> None:
         if not isinstance(teacher.engine, EndpointKnobs):
             models[f"{name}.model", teacher.model] = (f"{name}.engine", teacher.engine)
     for (field, reference), (section, engine) in models.items():
-        folder = fetch_model(reference)
+        folder = fetch_without_weights(reference)
         check_architecture(folder)
-        tokenizer = load_tokenizer(folder)
-        check_chat_template(tokenizer, reference)
-        check_template_asks(tokenizer, reference)
-        check_weights(Path(folder))
+        if is_here(reference):
+            check_weights(Path(folder))
         longest = context_length(folder)
         if engine.max_model_len > longest:
             raise UserError(
@@ -95,17 +92,63 @@ def check_models(recipe: Recipe) -> None:
             )
 
 
+def check_templates(recipe: Recipe) -> None:
+    """Every model's chat template writes its prompts whole, and students begin as teachers did."""
+    openings: dict[str, str] = {}
+    for name, teacher in all_teachers(recipe).items():
+        field, prompt = f"{name}.prompt", teacher.prompt
+        if not isinstance(teacher.engine, EndpointKnobs):
+            tokenizer = tokenizer_of(teacher.model)
+            check_prompt(field, teacher.model, tokenizer, prompt)
+            openings[field] = opening(tokenizer, prompt)
+        elif prompt.template or prompt.template_args:
+            raise UserError(
+                f"{field}.template: the endpoint renders prompts by a template of its own; leave "
+                "template and template_args empty"
+            )
+    prompt = recipe.student.prompt
+    for student in students(recipe):
+        tokenizer = tokenizer_of(student.model)
+        check_prompt("student.prompt", student.model, tokenizer, prompt)
+        begun = opening(tokenizer, prompt)
+        for field, other in openings.items():
+            if CLOSE in begun and other != begun:
+                raise UserError(
+                    f"student.prompt: the chat template of {student.model} writes an empty "
+                    f"{OPEN} block itself, that of {field} does not, so that thoughts of the "
+                    "teacher would follow it; set student.prompt.template_args or template, such "
+                    "as template_args: {enable_thinking: true}"
+                )
+    for place, one in enumerate(recipe.compare.baselines):
+        if isinstance(one, ComparedModel):
+            field = f"compare.baselines.{place}.prompt"
+            check_prompt(field, one.model, tokenizer_of(one.model), one.prompt)
+
+
 def check_lengths(recipe: Recipe) -> None:
     """Texts that are trained on fit into the context of every student."""
     longest = recipe.training.max_seq_len
     for student in students(recipe):
-        context = context_length(fetch_model(student.model))
+        context = context_length(fetch_without_weights(student.model))
         if longest > context:
             raise UserError(
                 f"training.max_seq_len: {longest} is more than the context of "
                 f"{student.model_field} {student.model}, {context}; longer texts would be trained "
                 "at positions it does not know"
             )
+
+
+def check_students(recipe: Recipe) -> None:
+    """A small copy of each student passes its trial, and is trained as transformers computes it."""
+    models = {student.model: student.model_field for student in students(recipe)}
+    for model, field in models.items():
+        check_student(
+            field,
+            fetch_without_weights(model),
+            shared_prompt=recipe.training.shared_prompt,
+            lora=recipe.training.lora,
+            on_gpu=recipe.pools.student.gpus > 0,
+        )
 
 
 def check_endpoints(recipe: Recipe) -> None:

@@ -61,7 +61,10 @@ class Job:
         recipe, run = self.run.recipe, self.run
         doctor.check_packages(recipe)
         doctor.check_models(recipe)
+        doctor.check_templates(recipe)
         doctor.check_lengths(recipe)
+        if self._untrained(problems):
+            doctor.check_students(recipe)
         groups = run.stages.groups(problems["train"])
         check_not_paid_twice(run.path, groups, recipe, len(problems["train"]), self.again)
         if SET_ASIDE in self.again:
@@ -93,13 +96,19 @@ class Job:
 
     def check_trainings(self, problems: Mapping[Split, ProblemFile]) -> None:
         """UserError unless every training of this recipe is complete."""
-        for student in students(self.run.recipe):
-            for training in student.trainings:
-                stage = self.run.stages.training(training, problems["train"])
-                if not self.run.is_complete(stage):
-                    raise UserError(
-                        f"--run-dir {self.run.path}: {stage.name} is not complete; run train first"
-                    )
+        if missing := self._untrained(problems):
+            raise UserError(
+                f"--run-dir {self.run.path}: {missing[0]} is not complete; run train first"
+            )
+
+    def _untrained(self, problems: Mapping[Split, ProblemFile]) -> list[str]:
+        """Names of the trainings that are not complete."""
+        stages = [
+            self.run.stages.training(training, problems["train"])
+            for student in students(self.run.recipe)
+            for training in student.trainings
+        ]
+        return [stage.name for stage in stages if not self.run.is_complete(stage)]
 
 
 def main(job: Callable[[Job], None]) -> None:

@@ -11,7 +11,7 @@ import torch
 from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.knobs import EngineKnobs
-from fastdistill_ray.models import fetch_model
+from fastdistill_ray.models import fetch_without_weights, is_here, model_size
 from fastdistill_ray.recipe.derived import all_teachers, baselines, students
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.storage.room import GIB, gib
@@ -38,7 +38,7 @@ def check_memory(recipe: Recipe) -> dict[str, MemoryEstimate]:
     device = "cuda" if pool.gpus else "cpu"
     plans = {
         model: estimate_memory(
-            fetch_model(model),
+            fetch_without_weights(model),
             recipe.training,
             recipe.optimizer,
             workers=pool.workers,
@@ -73,7 +73,11 @@ def check_engine(one: Loaded, memory: float) -> None:
     engine = one.engine
     if HELD_OTHERWISE & set(engine.extra):
         return
-    weights = loaded_bytes(Path(fetch_model(one.model)), engine.dtype)
+    folder = fetch_without_weights(one.model)
+    if is_here(one.model):
+        weights = loaded_bytes(Path(folder), engine.dtype)
+    else:
+        weights = model_size(folder) * (4 if engine.dtype == "float32" else 2)
     if one.pool.gpus:
         room = memory * engine.num_devices * engine.gpu_memory_utilization
         where = f"{engine.num_devices} x {gib(memory)} of GPU memory"

@@ -169,6 +169,7 @@ def _train(run: RunFolder, training: Training, problems: ProblemFile) -> list[Tr
     job = TrainJob(
         model=student.model,
         prompt=recipe.student.prompt,
+        teacher_prompts={one.model: one.prompt for one in all_teachers(recipe).values()},
         objective=student.objective,
         advantage=recipe.advantage,
         optimizer=recipe.optimizer.model_copy(update={"learning_rate": rate}),

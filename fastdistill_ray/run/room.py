@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.models import fetch_model, model_size
+from fastdistill_ray.models import fetch_without_weights, model_size
 from fastdistill_ray.recipe.derived import baselines, exported_epochs, students
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.records import Split
@@ -60,7 +60,7 @@ def room_needed(run: RunFolder, problems: Mapping[Split, ProblemFile]) -> Room:
     texts = _rest(run, run.stages.groups(problems["train"]), TOKEN_BYTES * written)
     weights = checkpoints = 0.0
     for student in students(recipe):
-        size = model_size(fetch_model(student.model))
+        size = model_size(fetch_without_weights(student.model))
         exports = EXPORT_BYTES * size * max(1, len(exported_epochs(recipe)))
         for training in student.trainings:
             stage = run.stages.training(training, problems["train"])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 
+from fastdistill_ray.training.head import wide
 from fastdistill_ray.training.packing import PADDING, PROMPT, Inputs, Segment
 
 SLIDING = "sliding_attention"  # transformers' name of such layers
@@ -105,7 +106,7 @@ def grouped_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    _attention_mask: None,
+    attention_mask: None,
     *,
     segments: list[Segment],
     scaling: float,
@@ -139,7 +140,7 @@ class GroupedAttention(torch.autograd.Function):
         # As the model lays it out: [L, H, D] in memory.
         out_LHD = query_HLD.new_zeros(num_tokens, num_heads, value_NLD.shape[2])
         out_HLD = out_LHD.transpose(0, 1)
-        keys_NLD, values_NLD = key_NLD.float(), value_NLD.float()
+        keys_NLD, values_NLD = wide(key_NLD), wide(value_NLD)
         for segment in segments:
             probability_NQA, _ = _probability(query_HLD, keys_NLD, segment, scale, window, softcap)
             mixed_NQD = torch.bmm(probability_NQA, _seen(values_NLD, segment))
@@ -156,10 +157,10 @@ class GroupedAttention(torch.autograd.Function):
         segments, scale, window, softcap = ctx.constants
         num_key_heads = len(key_NLD)
         grad_query_HLD = torch.zeros_like(query_HLD)
-        keys_NLD, values_NLD = key_NLD.float(), value_NLD.float()
+        keys_NLD, values_NLD = wide(key_NLD), wide(value_NLD)
         grad_keys_NLD, grad_values_NLD = torch.zeros_like(keys_NLD), torch.zeros_like(values_NLD)
         # d softmax: p (dp - sum p dp), and that sum is grad * out.
-        inner_sum_HL1 = (grad_HLD.float() * out_HLD).sum(-1, keepdim=True)
+        inner_sum_HL1 = (wide(grad_HLD) * out_HLD).sum(-1, keepdim=True)
         for segment in segments:
             probability_NQA, cap_slope_NQA = _probability(
                 query_HLD, keys_NLD, segment, scale, window, softcap
@@ -211,7 +212,7 @@ def _probability(
 
 def _rows(query_HLD: Tensor, num_key_heads: int, segment: Segment) -> Tensor:
     """A segment's [N, Q, D]: query heads of one key head together."""
-    part_HSD = query_HLD[:, segment.start : segment.end].float()
+    part_HSD = wide(query_HLD[:, segment.start : segment.end])
     return part_HSD.reshape(num_key_heads, -1, query_HLD.shape[2])
 
 

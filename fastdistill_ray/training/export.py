@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch.distributed as dist
 from huggingface_hub import save_torch_state_dict
@@ -17,6 +17,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from fastdistill_ray.storage.folders import writable_folder
 from fastdistill_ray.storage.place import Place
+from fastdistill_ray.storage.weights import INDEX
 from fastdistill_ray.training.student import Student
 
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".index.json")
@@ -24,7 +25,17 @@ ADAPTER = "adapter"  # in an exported folder: the adapter alone, as peft loads i
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def export_student(student: Student, source: str, out: Place) -> None:
+class Chat(NamedTuple):
+    """How an exported student is spoken to, where its source does not say so itself."""
+
+    template: str = ""  # "": the source's own
+    end_id: int | None = None  # token with which a turn ends
+
+
+AS_SOURCE = Chat()
+
+
+def export_student(student: Student, source: str, out: Place, chat: Chat = AS_SOURCE) -> None:
     """Rank 0 writes full bf16 weights beside the source's own config, tokenizer and template.
 
     Names and tensors are the source's: what was not trained, buffers and parts of other modalities,
@@ -34,10 +45,12 @@ def export_student(student: Student, source: str, out: Place) -> None:
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     state = get_model_state_dict(student, options=options)
     if dist.get_rank() == 0:
-        write_student(student, state, source, out)
+        write_student(student, state, source, out, chat)
 
 
-def write_student(student: Student, state: Mapping[str, Any], source: str, out: Place) -> None:
+def write_student(
+    student: Student, state: Mapping[str, Any], source: str, out: Place, chat: Chat = AS_SOURCE
+) -> None:
     """As `export_student`, of the student's whole `state`."""
     # The tied head is a second name of one parameter; loaders want the tensor once.
     names = {name for name, _ in student.named_parameters()} & set(state)
@@ -50,7 +63,7 @@ def write_student(student: Student, state: Mapping[str, Any], source: str, out: 
     whole = as_in_source(student, halves, tied, Path(source))
     with writable_folder(out) as folder:
         save_torch_state_dict(whole, folder)
-        _copy_beside_weights(Path(source), folder)
+        _copy_beside_weights(Path(source), folder, chat)
         if student.adapter_scale:
             _save_adapter(student, parts, source, folder / ADAPTER)
 
@@ -84,8 +97,12 @@ def as_in_source(
 
 
 def tensor_names(folder: Path) -> set[str]:
-    """Of the tensors in a folder's safetensors files; none where it has older formats."""
-    return set(_files_of_tensors(folder))
+    """Of the tensors in a folder's safetensors files, or in their index where these are not there;
+    none where it has older formats."""
+    files, index = _files_of_tensors(folder), folder / INDEX
+    if not files and index.is_file():
+        return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    return set(files)
 
 
 def _files_of_tensors(folder: Path) -> dict[str, Path]:
@@ -132,7 +149,7 @@ def _save_adapter(student: Student, parts: dict[str, Tensor], source: str, out: 
     config.save_pretrained(str(out))
 
 
-def _copy_beside_weights(source: Path, out: Path) -> None:
+def _copy_beside_weights(source: Path, out: Path, chat: Chat) -> None:
     """All files but weights; the config says bf16, the generation config holds token ids only."""
     for file in source.iterdir():
         if file.is_file() and not file.name.endswith(WEIGHT_FILES):
@@ -145,4 +162,10 @@ def _copy_beside_weights(source: Path, out: Path) -> None:
     # vLLM takes sampling defaults from that file, and transformers refuses some sets of them.
     generation = json.loads(file.read_text(encoding="utf-8")) if file.exists() else config
     ids = {name: generation[name] for name in TOKEN_IDS if generation.get(name) is not None}
+    ends = ids.get("eos_token_id", [])
+    ends = ends if isinstance(ends, list) else [ends]
+    if chat.end_id is not None and chat.end_id not in ends:
+        ids["eos_token_id"] = [*ends, chat.end_id]
     (out / "generation_config.json").write_text(json.dumps(ids, indent=2), encoding="utf-8")
+    if chat.template:
+        (out / "chat_template.jinja").write_text(chat.template, encoding="utf-8")

@@ -19,7 +19,7 @@ MIN_ROWS = 1024
 
 
 class ChunkedLogprob(torch.autograd.Function):
-    """log_softmax(softcap(hidden @ weight.T + bias))[label] in float32, [K].
+    """log_softmax(softcap(hidden @ weight.T + bias))[label] in float32 or wider, [K].
 
     A chunk is a slice of the vocabulary for all rows: each weight is read, and its gradient
     written, once a pass. Backward computes the logits again; their log-normaliser is saved.
@@ -35,7 +35,7 @@ class ChunkedLogprob(torch.autograd.Function):
         softcap: float | None,
     ) -> Tensor:
         ctx.softcap = softcap
-        chosen_K = hidden_KD.new_zeros(len(hidden_KD), dtype=torch.float32)
+        chosen_K = wide(hidden_KD.new_zeros(len(hidden_KD)))
         normaliser_K = torch.full_like(chosen_K, -torch.inf)
         measure = _fused(_chosen_and_normaliser) if hidden_KD.is_cuda else _chosen_and_normaliser
         for part in _chunks(hidden_KD, weight_VD):
@@ -51,7 +51,7 @@ class ChunkedLogprob(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         (grad_K,) = grads
         hidden_KD, weight_VD, bias_V, labels_K, chosen_K, normaliser_K = ctx.saved_tensors
-        grad_KD = torch.zeros_like(hidden_KD, dtype=torch.float32)
+        grad_KD = wide(torch.zeros_like(hidden_KD))
         grad_VD = torch.empty_like(weight_VD) if ctx.needs_input_grad[1] else None
         grad_V = torch.empty_like(bias_V) if ctx.needs_input_grad[2] else None
         slopes_of = _fused(_slopes) if hidden_KD.is_cuda else _slopes
@@ -71,6 +71,11 @@ class ChunkedLogprob(torch.autograd.Function):
             if grad_V is not None:
                 grad_V[part] = slopes_KC.sum(0)
         return grad_KD.to(hidden_KD.dtype), grad_VD, grad_V, None, None
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """In float32; float64 stays, in which a student is tried."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def _chunks(hidden_KD: Tensor, weight_VD: Tensor) -> list[slice]:
@@ -93,7 +98,7 @@ def _chosen_and_normaliser(
 ) -> tuple[Tensor, Tensor]:
     """The label's logit in a chunk, 0 where it is outside; the chunk's log-normaliser: [K], [K]."""
     is_inside_K, columns_K = _columns(logits_KC, labels_K)
-    logits_KC = _capped(logits_KC.float(), softcap)
+    logits_KC = _capped(wide(logits_KC), softcap)
     chosen_K = torch.where(is_inside_K, logits_KC.gather(1, columns_K[:, None])[:, 0], 0.0)
     return chosen_K, logits_KC.logsumexp(-1)
 
@@ -109,7 +114,7 @@ def _slopes(
     """Gradient of a chunk's logits, in their precision: [K, C]."""
     dtype = logits_KC.dtype
     is_inside_K, columns_K = _columns(logits_KC, labels_K)
-    logits_KC = _capped(logits_KC.float(), softcap)
+    logits_KC = _capped(wide(logits_KC), softcap)
     cap_slope_KC = 1 - (logits_KC / softcap).square() if softcap else None
     logits_KC.sub_(normaliser_K[:, None]).exp_().mul_(-grad_K[:, None])
     if cap_slope_KC is not None:

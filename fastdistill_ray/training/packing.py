@@ -30,6 +30,7 @@ class StudentText(NamedTuple):
     has_ids_of: Callable[[str], bool]  # whether a teacher's token ids mean the same to the student
     eos_id: int  # the target after a completion that stopped by itself
     eos_ids: frozenset[int]  # ids that already end a completion
+    template: str  # the chat template, where it is not the model's own
 
 
 class TrainCompletion(NamedTuple):

@@ -19,7 +19,7 @@ from fastdistill_ray.errors import UserError
 from fastdistill_ray.models import load_config
 from fastdistill_ray.objectives.contract import Outputs
 from fastdistill_ray.training.attention import GROUPED, attention_arguments, register_grouped
-from fastdistill_ray.training.head import ChunkedLogprob
+from fastdistill_ray.training.head import ChunkedLogprob, wide
 from fastdistill_ray.training.knobs import LoraKnobs
 from fastdistill_ray.training.logit_map import logit_factor, softcap_of
 from fastdistill_ray.training.packing import PADDING, Inputs
@@ -63,8 +63,7 @@ class Student(nn.Module):
             use_cache=False,
         ).logits
         logits = logits.flatten(0, 1)[inputs.sources, : self.vocab_size]
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        return logits.log_softmax(-1).gather(1, inputs.labels[:, None])[:, 0]
+        return wide(logits).log_softmax(-1).gather(1, inputs.labels[:, None])[:, 0]
 
 
 def load_student(
@@ -74,11 +73,9 @@ def load_student(
     register_grouped()
     config = without_dropout(load_config(folder))
     text = config.get_text_config()
+    attention = plain_attention(config)
     if shared_prompt:
         attention = "flex_attention" if device.type == "cuda" else GROUPED
-    else:  # only "eager" of transformers' own has the soft cap of attention scores
-        is_capped = getattr(text, "attn_logit_softcapping", None)
-        attention = "eager" if is_capped else "sdpa"
     model = with_attention(
         lambda name: AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=torch.float32, attn_implementation=name
@@ -91,6 +88,12 @@ def load_student(
     student = student.to(device).train()
     student.logit_factor = logit_factor(model)
     return student
+
+
+def plain_attention(config: PreTrainedConfig) -> str:
+    """Of transformers' own only "eager" has the soft cap of attention scores."""
+    is_capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    return "eager" if is_capped else "sdpa"
 
 
 def with_attention(
@@ -158,7 +161,7 @@ def decoder_blocks(student: Student) -> list[nn.Module]:
     blocks = [module for module in student.modules() if type(module).__name__ in names]
     if not blocks:
         raise UserError(
-            "student.model: transformers names no decoder blocks of model type "
+            "transformers names no decoder blocks of model type "
             f"{student.model.config.model_type!r} (_no_split_modules: {sorted(names)}), so it "
             "cannot be sharded; take a model of another architecture, or another release of "
             "transformers"

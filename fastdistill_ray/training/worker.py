@@ -8,7 +8,7 @@ ranks cannot change it.
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,9 +23,17 @@ import transformers
 from ray.train import CheckpointUploadMode
 
 from fastdistill_ray.groups.steps import StepPlan
-from fastdistill_ray.models import fetch_model, load_tokenizer, same_tokenizer
+from fastdistill_ray.models import fetch_model, load_tokenizer, same_tokenizer, tokenizer_of
 from fastdistill_ray.objectives import Objective
-from fastdistill_ray.prompts import PromptKnobs, build_messages, render
+from fastdistill_ray.prompts import (
+    PromptKnobs,
+    build_messages,
+    end_of_turn,
+    opening,
+    own_words,
+    render,
+    template_of,
+)
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.storage.folders import readable_folder
 from fastdistill_ray.storage.place import Place
@@ -36,7 +44,7 @@ from fastdistill_ray.training.checkpoints import (
     load_checkpoint,
     load_weights,
 )
-from fastdistill_ray.training.export import export_student
+from fastdistill_ray.training.export import Chat, export_student
 from fastdistill_ray.training.held_out import (
     held_out_rows,
     hold_out,
@@ -64,6 +72,7 @@ class TrainJob:
 
     model: str
     prompt: PromptKnobs
+    teacher_prompts: Mapping[str, PromptKnobs]  # by model
     objective: Objective
     advantage: AdvantageKnobs
     optimizer: OptimizerKnobs
@@ -110,7 +119,7 @@ def train_rank(job: TrainJob, *, use_gpu: bool, out: Place) -> None:
             if journal and (is_saved or row["ends_epoch"]):
                 journal.sync()
             if row["ends_epoch"] and row["epoch"] + 1 in job.export_epochs:
-                export_student(learner.student, source, epoch_folder(out, row["epoch"]))
+                export(learner, source, epoch_folder(out, row["epoch"]))
             if is_saved:
                 report_checkpoint(writer, learner, progress, out)
     writer.wait()
@@ -152,9 +161,14 @@ def export_last(
     if progress.best_step:
         with readable_folder(step_folder(out, progress.best_step)) as folder:
             load_weights(learner.student, folder)
-        export_student(learner.student, source, out / f"best_step_{progress.best_step}")
+        export(learner, source, out / f"best_step_{progress.best_step}")
     elif row and not row["ends_epoch"]:
-        export_student(learner.student, source, epoch_folder(out, row["epoch"]))
+        export(learner, source, epoch_folder(out, row["epoch"]))
+
+
+def export(learner: Learner, source: str, out: Place) -> None:
+    chat = Chat(learner.text.template, learner.text.eos_id)
+    export_student(learner.student, source, out, chat)
 
 
 def epoch_folder(out: Place, epoch: int) -> Place:
@@ -196,7 +210,7 @@ def load_learner(job: TrainJob, source: str, device: torch.device) -> Learner:
     learner = build_learner(
         folder=source,
         vocab_size=len(tokenizer),
-        text_for=lambda student: student_text(student, tokenizer, job.prompt),
+        text_for=lambda student: student_text(student, tokenizer, job.prompt, job.teacher_prompts),
         device=device,
         objective=job.objective,
         advantage=job.advantage,
@@ -206,23 +220,43 @@ def load_learner(job: TrainJob, source: str, device: torch.device) -> Learner:
     return learner._replace(peak=matrix_peak(device)) if device.type == "cuda" else learner
 
 
-def student_text(student: Student, tokenizer: Any, prompt: PromptKnobs) -> StudentText:
-    """The student's prompt for a group row, and whether a teacher's token ids are its own."""
+def student_text(
+    student: Student,
+    tokenizer: Any,
+    prompt: PromptKnobs,
+    teacher_prompts: Mapping[str, PromptKnobs],
+) -> StudentText:
+    """The student's prompt for a group row, and whether a teacher's token ids are its own: where
+    one of both prompts opens the assistant's thoughts and the other does not, they are not."""
     generation = student.model.generation_config.eos_token_id
     eos_ids = generation if isinstance(generation, list) else [generation]
+    end_id = end_of_turn(tokenizer, prompt)
+    begun = opening(tokenizer, prompt)
 
     @cache
     def has_ids_of(teacher: str) -> bool:
-        return same_tokenizer(tokenizer, load_tokenizer(fetch_model(teacher)))
+        other = tokenizer_of(teacher)
+        return same_tokenizer(tokenizer, other) and (
+            opening(other, teacher_prompts.get(teacher, prompt)) == begun
+        )
+
+    def encode_text(text: str) -> list[int]:
+        # What looks like a control token in a text is text.
+        return tokenizer.encode(
+            own_words(text, begun), add_special_tokens=False, split_special_tokens=True
+        )
 
     return StudentText(
         encode_prompt=lambda row: render(
-            build_messages(row["question"], prompt, row["options"]), tokenizer
+            build_messages(row["question"], prompt, row["options"]), tokenizer, prompt
         ),
-        encode_text=lambda text: tokenizer.encode(text, add_special_tokens=False),
+        encode_text=encode_text,
         has_ids_of=has_ids_of,
-        eos_id=tokenizer.eos_token_id,
-        eos_ids=frozenset([tokenizer.eos_token_id, *eos_ids]),
+        eos_id=tokenizer.eos_token_id if end_id is None else end_id,
+        eos_ids=frozenset(
+            one for one in (tokenizer.eos_token_id, end_id, *eos_ids) if one is not None
+        ),
+        template=template_of(tokenizer, prompt) if prompt.template else "",
     )
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from fastdistill_ray.generation.dispenser import (
     RESTARTS_PER_HOUR,
+    SEAT_LOST_SECONDS,
     SILENT_SECONDS,
     Dispenser,
 )
@@ -127,6 +128,26 @@ def test_seats_are_made_as_they_are_taken():
     assert [dispenser.wants_seat() for _ in range(3)] == [True, True, False]
     dispenser.take_seat("a")
     assert [dispenser.wants_seat() for _ in range(2)] == [True, False]
+
+
+def test_engine_that_gets_no_seat_is_given_another():
+    """Two seats wait for an actor that died and never comes back."""
+    dispenser, clock = make(4)
+    assert [dispenser.wants_seat() for _ in range(2)] == [True, True]
+    dispenser.enter("a")
+    dispenser.take_seat("a")
+    assert take(dispenser, "a", [], {}, 2) == ([], [0, 1])
+    assert [dispenser.wants_seat() for _ in range(2)] == [True, False]
+    clock.now += SEAT_LOST_SECONDS
+    dispenser.beat("a")
+    assert not dispenser.wants_seat(), "it has one"
+    assert take(dispenser, "a", [0, 1], {}, 0) == ([0, 1], [])
+    dispenser.leave_seat("a")
+    assert [dispenser.wants_seat() for _ in range(2)] == [True, False], "not one after another"
+    clock.now += SEAT_LOST_SECONDS
+    assert not dispenser.wants_seat(), "nothing was heard of it"
+    dispenser.beat("a")
+    assert dispenser.wants_seat()
 
 
 @given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 4))

@@ -6,9 +6,11 @@ import re
 
 import pytest
 from support.jobs import tiny_recipe
-from support.models import make_tiny_model
+from support.models import CHAT_TEMPLATE, make_tiny_model
+from transformers import AutoConfig
 
-from fastdistill_ray.models import model_size
+from fastdistill_ray.errors import UserError
+from fastdistill_ray.models import model_size, tokenizer_of
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run import doctor
 from fastdistill_ray.run.folder import RunFolder
@@ -16,6 +18,8 @@ from fastdistill_ray.run.pipeline import prepare_problems
 from fastdistill_ray.run.room import EXPORT_BYTES, TOKEN_BYTES, room_needed
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks import load_problems
+
+SMALL_GPTJ = {"n_embd": 64, "n_layer": 2, "n_head": 4, "rotary_dim": 16}
 
 
 def recipe_with(model: str, **changes: dict) -> Recipe:
@@ -99,9 +103,53 @@ def test_models_without_template_or_with_a_short_context_are_refused(tmp_path):
         doctor.check_models(recipe_with(model, evaluation={"engine": long}))
     with pytest.raises(ValueError, match="no such file"):
         doctor.check_models(recipe_with(str(tmp_path / "none")))
+    doctor.check_templates(recipe_with(model))
     (tmp_path / "model" / "chat_template.jinja").unlink()
-    with pytest.raises(ValueError, match="no chat template"):
-        doctor.check_models(recipe_with(model))
+    tokenizer_of.cache_clear()
+    with pytest.raises(ValueError, match=r"^teacher\.prompt: .*no chat template; set prompt\.t"):
+        doctor.check_templates(recipe_with(model))
+    plain, recipe = {"prompt": {"template": "plain"}}, tiny_recipe(model)
+    both = {name: {**recipe[name], **plain} for name in ("teacher", "student")}
+    doctor.check_templates(recipe_with(model, **both))
+
+
+def test_student_whose_template_closes_thoughts_that_its_teacher_writes_is_refused(tmp_path):
+    model = make_tiny_model(str(tmp_path / "model"))
+    template = (
+        CHAT_TEMPLATE + "{% if add_generation_prompt %}<think>{{ '' if on else '</think>' }}"
+        "{% endif %}"
+    )
+    closed = {"prompt": {"template": template, "template_args": {"on": False}}}
+    tiny = tiny_recipe(model)
+    recipe = recipe_with(model, student={**tiny["student"], **closed})
+    with pytest.raises(
+        ValueError, match=r"student\.prompt: .*empty <think> block itself, that of "
+    ):
+        doctor.check_templates(recipe)
+    both = {name: {**tiny[name], **closed} for name in ("teacher", "student")}
+    doctor.check_templates(recipe_with(model, **both))
+    opened = {"prompt": {"template": template, "template_args": {"on": True}}}
+    doctor.check_templates(recipe_with(model, student={**tiny["student"], **opened}))
+
+
+def test_template_of_an_endpoint_is_refused(tmp_path):
+    model = make_tiny_model(str(tmp_path / "model"))
+    engine = {"kind": "endpoint", "url": "http://127.0.0.1:9/v1"}
+    teacher = {"model": "m", "engine": engine, "prompt": {"template": "plain"}}
+    with pytest.raises(ValueError, match=r"^teacher\.prompt\.template: the endpoint renders"):
+        doctor.check_templates(recipe_with(model, teacher=teacher))
+
+
+def test_student_that_cannot_be_trained_is_refused_before_anything_is_paid(tmp_path):
+    model = make_tiny_model(str(tmp_path / "model"))
+    doctor.check_students(recipe_with(model))
+    AutoConfig.for_model("gptj", **SMALL_GPTJ).save_pretrained(tmp_path / "gptj")
+    student = {"model": str(tmp_path / "gptj")}
+    recipe = recipe_with(model, student=student)
+    with pytest.raises(UserError, match=r"^student\.model: gptj .*training\.shared_prompt: false$"):
+        doctor.check_students(recipe)
+    plain = {"shared_prompt": False}
+    doctor.check_students(recipe_with(model, student=student, training=plain))
 
 
 def test_prompts_longer_than_the_context_are_refused_naming_the_problem(tmp_path):

@@ -118,7 +118,7 @@ def make_learner(folder: str, device: torch.device = CPU, **training: object) ->
     return build_learner(
         folder=folder,
         vocab_size=len(tokenizer),
-        text_for=lambda student: student_text(student, tokenizer, PromptKnobs(system="")),
+        text_for=lambda student: student_text(student, tokenizer, PromptKnobs(system=""), {}),
         device=device,
         objective=AdvDistill(),
         advantage=AdvantageKnobs(),

@@ -183,6 +183,7 @@ def run(
     job = TrainJob(
         model=model,
         prompt=PromptKnobs(system=""),
+        teacher_prompts={},
         objective=objective,
         advantage=AdvantageKnobs(),
         optimizer=OptimizerKnobs(learning_rate=learning_rate),

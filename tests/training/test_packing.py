@@ -29,6 +29,7 @@ TEXT = StudentText(
     has_ids_of=lambda teacher: teacher == "same",
     eos_id=EOS,
     eos_ids=frozenset([EOS, 95]),
+    template="",
 )
 
 
