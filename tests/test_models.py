@@ -2,12 +2,11 @@ import json
 import multiprocessing
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.models import CHAT_TEMPLATE, SPECIALS, make_tiny_model
+from support.models import make_tiny_model, write_gguf
 from transformers import LlamaForCausalLM
 
 from fastdistill_ray.models import (
@@ -18,22 +17,6 @@ from fastdistill_ray.models import (
     resolve_model,
     same_tokenizer,
 )
-
-GGUF_NAMES = [
-    ("model.embed_tokens", "token_embd"),
-    ("model.layers", "blk"),
-    ("model.norm", "output_norm"),
-    ("lm_head", "output"),
-    ("input_layernorm", "attn_norm"),
-    ("post_attention_layernorm", "ffn_norm"),
-    ("self_attn.o_proj", "attn_output"),
-    ("self_attn.q_proj", "attn_q"),
-    ("self_attn.k_proj", "attn_k"),
-    ("self_attn.v_proj", "attn_v"),
-    ("mlp.gate_proj", "ffn_gate"),
-    ("mlp.up_proj", "ffn_up"),
-    ("mlp.down_proj", "ffn_down"),
-]
 
 
 @pytest.fixture(scope="module")
@@ -178,51 +161,3 @@ def test_load_tokenizer_of_folder_without_one_is_refused_in_one_line(tmp_path: P
     with pytest.raises(ValueError, match="its tokenizer cannot be loaded") as error:
         load_tokenizer(str(tmp_path))
     assert "\n" not in str(error.value)
-
-
-def write_gguf(model_folder: str, file: str) -> str:
-    """A folder of `make_tiny_model` -> a llama.cpp file with fp32 weights. Returns `file`."""
-    from gguf import GGUFWriter
-
-    model = LlamaForCausalLM.from_pretrained(model_folder)
-    config = model.config
-    writer = GGUFWriter(file, "llama")
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_vocab_size(config.vocab_size)
-    _add_tokenizer(writer, model_folder)
-    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-    for name, weight in model.state_dict().items():
-        if name == "lm_head.weight" and config.tie_word_embeddings:
-            continue
-        if projection := next((key for key in heads if key in name), None):
-            # llama.cpp interleaves the two halves of rotary dimensions.
-            halves = weight.view(heads[projection], 2, -1, weight.shape[1])
-            weight = halves.transpose(1, 2).reshape(weight.shape)
-        for ours, theirs in GGUF_NAMES:
-            name = name.replace(ours, theirs)
-        writer.add_tensor(name, weight.detach().contiguous().numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return file
-
-
-def _add_tokenizer(writer: Any, model_folder: str) -> None:
-    tree = json.loads((Path(model_folder) / "tokenizer.json").read_text())
-    vocabulary = tree["model"]["vocab"]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(sorted(vocabulary, key=vocabulary.get))
-    writer.add_token_types([3 if index < len(SPECIALS) else 1 for index in range(len(vocabulary))])
-    writer.add_token_merges([" ".join(pair) for pair in tree["model"]["merges"]])
-    writer.add_bos_token_id(SPECIALS.index("<|im_start|>"))
-    writer.add_eos_token_id(SPECIALS.index("<|im_end|>"))
-    writer.add_pad_token_id(SPECIALS.index("<|endoftext|>"))
-    writer.add_chat_template(CHAT_TEMPLATE)

@@ -124,11 +124,11 @@ class AdvDistill(ObjectiveKnobs):
         """[C]: -log(1 - min(p, p_max)), p by eq. 9; no gradient above p_max."""
         if self.contrastive.average == "token":
             unlikelihood = -(-logprob.exp().clamp(max=self.p_max)).log1p()
-            return batch.sum_tokens(unlikelihood) / batch.lengths
+            return batch.mean_own_tokens(unlikelihood)
         if self.contrastive.average == "geometric":
-            probability = (batch.sum_tokens(logprob) / batch.lengths).exp()
+            probability = batch.mean_own_tokens(logprob).exp()
         else:
-            probability = batch.sum_tokens(logprob.exp()) / batch.lengths
+            probability = batch.mean_own_tokens(logprob.exp())
         return -(-probability.clamp(max=self.p_max)).log1p()
 
     def _has_cross_entropy(self, completion: Scored) -> bool:

@@ -58,6 +58,13 @@ class LossBatch(NamedTuple):
     lengths: Tensor  # [C] target tokens of each completion
     weight: Tensor  # [C]
     penalty: Tensor  # [C]
+    is_own: Tensor | None = None  # [K] 1 of the completion itself, 0 of its prompt; None: all 1
+
+    def mean_own_tokens(self, values: Tensor) -> Tensor:
+        """[K] -> [C]: the mean over each completion's own tokens, whatever else is trained."""
+        if self.is_own is None:
+            return self.sum_tokens(values) / self.lengths
+        return self.sum_tokens(values * self.is_own) / self.sum_tokens(self.is_own)
 
     def sum_tokens(self, values: Tensor) -> Tensor:
         """[K] -> [C]: the sum over each completion's target tokens.

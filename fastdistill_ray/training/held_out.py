@@ -164,12 +164,13 @@ def _trained(outputs: Outputs, loss: LossBatch) -> tuple[Outputs, LossBatch]:
         lengths=loss.lengths[is_trained],
         weight=loss.weight[is_trained],
         penalty=loss.penalty[is_trained],
+        is_own=None if loss.is_own is None else loss.is_own[is_target],
     )
 
 
 def _likelihoods(outputs: Outputs, loss: LossBatch, labels: CompletionLabels) -> dict[str, float]:
     """Sums over the correct and the wrong completions of a micro-batch."""
-    likelihood = (loss.sum_tokens(outputs.logprob) / loss.lengths).exp()
+    likelihood = loss.mean_own_tokens(outputs.logprob).exp()
     sums = {}
     for kind, is_kind in (("correct", labels.is_correct), ("wrong", labels.is_wrong)):
         is_kind = is_kind.double()

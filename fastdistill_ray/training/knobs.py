@@ -91,7 +91,10 @@ class TrainingKnobs(Knobs):
         default=8192, gt=0, description="Most tokens of one forward pass of a rank."
     )
     shared_prompt: bool = Field(default=True, description="Compute a group's prompt once.")
-    mask_prompt: bool = Field(default=True, description="No loss on prompt tokens.")
+    mask_prompt: bool = Field(
+        default=True,
+        description="No cross-entropy on prompt tokens; penalties never are of them.",
+    )
     precision: Literal["bf16", "fp32"] = Field(
         default="bf16", description="Precision of compute; weights are fp32."
     )

@@ -30,7 +30,7 @@ class StudentText(NamedTuple):
     has_ids_of: Callable[[str], bool]  # whether a teacher's token ids mean the same to the student
     eos_id: int  # the target after a completion that stopped by itself
     eos_ids: frozenset[int]  # ids that already end a completion
-    template: str  # the chat template, where it is not the model's own
+    template: str = ""  # the chat template, where it is not the model's own
 
 
 class TrainCompletion(NamedTuple):
@@ -268,7 +268,11 @@ def plain_batch(groups: list[TrainGroup], mask_prompt: bool) -> MicroBatch:
         labels.append(both[first:])
         num_tokens += len(both)
     tokens = (input_ids_RL, position_ids_RL, group_RL, completion_RL)
-    return _micro_batch(groups, tokens, sources, labels, num_tokens, [])
+    batch = _micro_batch(groups, tokens, sources, labels, num_tokens, [])
+    if mask_prompt:
+        return batch
+    own = [np.arange(1, len(prompt) + len(ids)) >= len(prompt) for prompt, ids in rows]
+    return batch._replace(loss=batch.loss._replace(is_own=np.concatenate(own).astype(np.float32)))
 
 
 def _micro_batch(

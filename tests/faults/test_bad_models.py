@@ -72,7 +72,7 @@ MODELS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         put("chat_template.jinja", "{{ messages[0].parts[0].text.strip() }}"),
         ["chat template"],
     ),
-    "template ignores": (put("chat_template.jinja", "Hello"), ["chat template", "question"]),
+    "template ignores": (put("chat_template.jinja", "Hello"), ["chat template", "leaves out"]),
     "no weights": (without("model.safetensors"), ["model.safetensors"]),
     "weights empty": (cut("model.safetensors", 0), ["model.safetensors"]),
     "weights cut in the header": (cut("model.safetensors", 100), ["model.safetensors"]),
@@ -91,6 +91,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def check(model: Path) -> None:
     recipe = Recipe.model_validate(tiny_recipe(str(model)))
     doctor.check_models(recipe)
+    doctor.check_templates(recipe)
     doctor.check_prompts(recipe, load_problems(recipe.task))
 
 

@@ -106,6 +106,23 @@ def test_advdistill_penalty_gradient_is_largest_on_confident_and_short_completio
     torch.testing.assert_close(logprob.grad, expected, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("average", ["arithmetic", "geometric", "token"])
+def test_advdistill_penalty_is_of_the_completion_whatever_is_trained_of_its_prompt(average) -> None:
+    """Two targets of a prompt, then those of the completion."""
+    own = torch.tensor([0.9, 0.5, 0.3], dtype=torch.float64)
+    both = torch.tensor([0.1, 0.2, 0.9, 0.5, 0.3], dtype=torch.float64)
+    objective, one = AdvDistill(contrastive={"average": average}), torch.ones(1).double()
+    penalties = []
+    for values, is_own in ((own, None), (both, torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0]))):
+        batch = LossBatch(
+            torch.zeros(len(values), dtype=torch.int64), len(values) * one, one, one, is_own
+        )
+        cross_entropy, penalty = objective(Outputs(values.log()), batch)
+        assert float(cross_entropy.total) == pytest.approx(float(-values.log().mean()), rel=1e-12)
+        penalties.append(float(penalty.total))
+    assert penalties[0] == pytest.approx(penalties[1], rel=1e-12)
+
+
 @pytest.mark.parametrize(("p_max", "expected"), [(0.99, 0.0), (0.999, 200.0)])
 def test_advdistill_clamp_below_the_probability_stops_the_gradient(
     p_max: float, expected: float

@@ -24,7 +24,7 @@ from support.jobs import (
     wait_for,
     write_recipe,
 )
-from support.models import make_tiny_model
+from support.models import CHAT_TEMPLATE, make_tiny_model
 from support.servers import PROMPT_TOKENS, TOKENS_EACH, ChatProcess
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -66,10 +66,17 @@ class RealEngine:
     async def _start(self, spec: EngineSpec) -> VLLMEngine:
         return VLLMEngine(spec, partial(num_correct, Judge(VerifierKnobs())))
 
-    def ask(self, seed: int = 0, **sampling) -> list[dict]:
+    def ask(
+        self,
+        seed: int = 0,
+        prompt: PromptKnobs | None = None,
+        end_id: int | None = None,
+        **sampling,
+    ) -> list[dict]:
         knobs = SamplingKnobs(**{"max_new_tokens": 24, **sampling})
         self.engine.spec = self.engine.spec._replace(sampling=knobs)
-        rows = build_requests(PROBLEMS, PromptKnobs(), self.tokenizer, seed)
+        rows = build_requests(PROBLEMS, prompt or PromptKnobs(), self.tokenizer, seed)
+        rows = [row if end_id is None else {**row, "end_id": end_id} for row in rows]
         batch = pa.Table.from_pylist(rows, schema=REQUEST_SCHEMA)
         return self.runner.run(self.engine(batch)).to_pylist()
 
@@ -122,6 +129,21 @@ def test_engine_stop_text_ends_a_completion_and_is_not_part_of_it(real):
     assert (cut["finish_reason"], whole[0]["finish_reason"]) == ("stop", "length")
     assert cut["token_ids"] == [], "the student reads the text: the ids go on past the cut"
     assert 0 < cut["num_tokens"] < 24
+
+
+def test_engine_ends_with_the_templates_token_and_its_text_begins_as_the_prompt_does(real):
+    ids = real.greedy()[0]["token_ids"]
+    end_id = ids[len(ids) // 2]
+    (cut,) = real.ask(n=1, temperature=0.0, end_id=end_id)[0]["completions"]
+    assert (cut["finish_reason"], cut["token_ids"]) == ("stop", ids[: ids.index(end_id) + 1])
+    template = CHAT_TEMPLATE + "{% if add_generation_prompt %}<think>{{ '\\n' }}{% endif %}"
+    for logprobs in (0, 2):
+        opened = real.ask(n=2, prompt=PromptKnobs(template=template), logprobs=logprobs)
+        for one in (one for row in opened for one in row["completions"]):
+            assert one["text"].startswith("<think>\n")
+            said = real.tokenizer.decode(one["token_ids"], skip_special_tokens=True)
+            assert one["text"] == "<think>\n" + said
+            assert one["num_tokens"] == len(one["token_ids"])
 
 
 def first_loop(ids: list[int], repeats: int) -> int:

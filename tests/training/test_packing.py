@@ -29,7 +29,6 @@ TEXT = StudentText(
     has_ids_of=lambda teacher: teacher == "same",
     eos_id=EOS,
     eos_ids=frozenset([EOS, 95]),
-    template="",
 )
 
 
@@ -155,6 +154,10 @@ def test_plain_batch_has_the_same_targets_and_prompt_targets_when_unmasked() -> 
     assert plain.loss.completion.tolist() == packed.loss.completion.tolist()
     unmasked = plain_batch([group], mask_prompt=False)
     assert unmasked.loss.lengths.tolist() == [6.0, 4.0, 5.0]
+    own, lengths = unmasked.loss.is_own, [3, 1, 2]
+    assert own is not None and own.sum() == sum(lengths)
+    assert unmasked.inputs.labels[own == 1].tolist() == plain.inputs.labels.tolist()
+    assert plain.loss.is_own is None
     tokens = unmasked.inputs.input_ids.reshape(-1)
     assert tokens[unmasked.inputs.sources + 1].tolist() == unmasked.inputs.labels.tolist()
 
