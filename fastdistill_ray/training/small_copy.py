@@ -23,10 +23,8 @@ NUM_CHOSEN = "num_experts_per_tok", "top_k_experts", "moe_k"
 SINGLE = "n_group", "topk_group", "n_groups", "mamba_n_groups"
 # Of recurrent layers; their inner width is `mamba_expand` times the hidden size.
 STATES = "ssm_state_size", "mamba_d_state", "mamba_chunk_size", "chunk_size"
-INNER_HEADS = (
-    *(("mamba_n_heads", "mamba_d_head"), ("mamba_num_heads", "mamba_head_dim")),
-    ("num_heads", "head_dim"),
-)
+INNER_HEADS = (("mamba_n_heads", "mamba_d_head"), ("mamba_num_heads", "mamba_head_dim"))
+RECURRENT_HEADS = ("num_heads", "head_dim")  # of models without attention
 INNER_WIDTH = "mamba_d_ssm"
 LINEAR = (
     *("linear_num_key_heads", "linear_num_value_heads"),
@@ -125,6 +123,7 @@ def _shrink_parts(text: PreTrainedConfig) -> None:
 
 
 def _shrink_heads(text: PreTrainedConfig) -> None:
+    inner_heads = INNER_HEADS
     if heads := _size(text, "num_attention_heads"):
         key_heads = _size(text, "num_key_value_heads") or heads
         head_dim = _size(text, "head_dim") or text.hidden_size // heads
@@ -134,15 +133,16 @@ def _shrink_heads(text: PreTrainedConfig) -> None:
         if _size(text, "num_key_value_heads"):
             text.num_key_value_heads = few
         text.hidden_size = text.num_attention_heads * head_dim
-    elif _size(text, "hidden_size"):  # recurrent layers alone
+    elif _size(text, "hidden_size"):
         text.hidden_size = MOST_HEADS * WIDTH
+        inner_heads = (*INNER_HEADS, RECURRENT_HEADS)
     key_heads, value_heads, *dims = (_size(text, name) for name in LINEAR)
     if key_heads and value_heads and all(dims):
         sizes = (2, 2 * min(value_heads // key_heads, 2), WINDOW, WINDOW)
         for name, size in zip(LINEAR, sizes, strict=True):
             setattr(text, name, size)
     inner = (_size(text, "mamba_expand") or _size(text, "expand") or 2) * text.hidden_size
-    for name, dim in INNER_HEADS:
+    for name, dim in inner_heads:
         if _size(text, name) and _size(text, dim):
             setattr(text, dim, WIDTH)
             setattr(text, name, inner // WIDTH)

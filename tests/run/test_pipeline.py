@@ -71,7 +71,7 @@ def overlapped(tmp_path_factory: pytest.TempPathFactory, head: str) -> Overlappe
     recipe = tiny_recipe(
         model,
         teacher={"model": model, "engine": engine},
-        sampling={"n": 2, "max_new_tokens": 192, "seed": 5},
+        sampling={"n": 2, "max_new_tokens": 64, "seed": 5},
         selection={"min_correct": 0},
         training={"overlap": True, "groups_per_step": 3},
         pools={"student": {"workers": 2, "cpus": 1.0}},

@@ -142,7 +142,8 @@ def test_engine_ends_with_the_templates_token_and_its_text_begins_as_the_prompt_
         for one in (one for row in opened for one in row["completions"]):
             assert one["text"].startswith("<think>\n")
             said = real.tokenizer.decode(one["token_ids"], skip_special_tokens=True)
-            assert one["text"] == "<think>\n" + said
+            # vLLM leaves out a letter whose last bytes are not drawn.
+            assert one["text"].removeprefix("<think>\n").rstrip("\ufffd") == said.rstrip("\ufffd")
             assert one["num_tokens"] == len(one["token_ids"])
 
 

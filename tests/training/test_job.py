@@ -298,6 +298,7 @@ def test_killed_worker_restarts_and_metrics_equal_the_quiet_run(
         assert without_measured(out / name) == without_measured(quiet / name)
 
 
+@pytest.mark.slow
 def test_training_called_again_after_a_failure_continues_from_its_checkpoint(
     quiet: Path, model: str, store: Path, tmp_path: Path
 ) -> None:
