@@ -5,7 +5,8 @@ import json
 import string
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from pydantic import Field, field_validator
 
@@ -98,11 +99,11 @@ def _applied(
         return tokenizer.apply_chat_template(
             list(messages),
             **{
+                **knobs.template_args,
                 "chat_template": template_of(tokenizer, knobs),
                 "add_generation_prompt": True,
                 "adds_bos": adds_bos(tokenizer),
                 **options,
-                **knobs.template_args,
             },
         )
     except (TemplateError, TypeError) as error:
@@ -182,6 +183,28 @@ def template_hash(tokenizer: Any, knobs: PromptKnobs) -> str:
         said["template_args"] = knobs.template_args
     parts = [template_of(tokenizer, knobs) if tokenizer else None, said]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Written(NamedTuple):
+    """What of a model's prompts is the same for all problems."""
+
+    template_hash: str
+    opening: str
+    end_id: int | None  # `end_of_turn`
+
+
+_WRITTEN: WeakKeyDictionary[Any, dict[str, Written]] = WeakKeyDictionary()
+
+
+def written_by(tokenizer: Any, knobs: PromptKnobs) -> Written:
+    """Rendered once for a tokenizer and its knobs; without a tokenizer nothing is known."""
+    hashed = template_hash(tokenizer, knobs)
+    if tokenizer is None:
+        return Written(hashed, "", None)
+    known = _WRITTEN.setdefault(tokenizer, {})
+    if hashed not in known:
+        known[hashed] = Written(hashed, opening(tokenizer, knobs), end_of_turn(tokenizer, knobs))
+    return known[hashed]
 
 
 def check_prompt(field: str, model: str, tokenizer: Any, knobs: PromptKnobs) -> None:

@@ -11,14 +11,7 @@ import pyarrow as pa
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.knobs import SEED_STRIDE, TeacherKnobs
 from fastdistill_ray.models import tokenizer_of
-from fastdistill_ray.prompts import (
-    PromptKnobs,
-    build_messages,
-    end_of_turn,
-    opening,
-    render,
-    template_hash,
-)
+from fastdistill_ray.prompts import PromptKnobs, build_messages, render, written_by
 from fastdistill_ray.records import PROBLEM_FIELDS, REQUEST_SCHEMA, Problem
 from fastdistill_ray.tasks.problem_file import ProblemFile
 
@@ -72,11 +65,7 @@ def build_requests(
 
     No tokenizer: whoever is asked renders the messages itself, and there are no token ids.
     """
-    hashed = template_hash(tokenizer, prompt)
-    of_template = {
-        "opening": opening(tokenizer, prompt) if tokenizer else "",
-        "end_id": end_of_turn(tokenizer, prompt) if tokenizer else None,
-    }
+    written = written_by(tokenizer, prompt)._asdict()
     rows = []
     for problem in problems:
         messages = build_messages(problem.question, prompt, problem.options)
@@ -85,8 +74,7 @@ def build_requests(
                 **{name: getattr(problem, name) for name, _ in PROBLEM_FIELDS},
                 "messages": messages,
                 "prompt_token_ids": render(messages, tokenizer, prompt) if tokenizer else [],
-                **of_template,
-                "template_hash": hashed,
+                **written,
                 "seed": request_seed(seed, problem.problem_id),
             }
         )
