@@ -79,7 +79,8 @@ on its attention (`training.lora.rank: 4`). *exact*: in float64 log-probabilitie
 transformers' own forward to 1e-6 and gradients to 1e-5 (most to 1e-15 and 1e-7), and an export has
 every tensor of its source, as trained. All else is refused, before anything is paid, with the
 reason shown. Where a family itself rounds to float32 and magnifies that (gemma3n), as much is
-allowed as it differs from itself when its weights are changed by 1e-14.
+allowed as it differs from itself when its weights are changed by 1e-14. Routers of
+mixtures of experts are trained without the loss that evens their choices; a run says so.
 
 Every run tries its own student so, in seconds: a family that is not in this table is exact or
 refused just the same. The table is written by `python -m benchmarks.families --markdown

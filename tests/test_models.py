@@ -12,11 +12,16 @@ from transformers import LlamaForCausalLM
 from fastdistill_ray.models import (
     context_length,
     fetch_model,
+    fetch_without_weights,
+    is_here,
     load_tokenizer,
     model_size,
     resolve_model,
     same_tokenizer,
+    tokenizer_of,
 )
+from fastdistill_ray.storage.folders import copy
+from fastdistill_ray.storage.place import Place
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +133,23 @@ def test_gguf_conversion_of_changed_file_is_made_again(
         for seed in (0, 1)
     ]
     assert folders[0] != folders[1]
+
+
+def test_model_in_a_bucket_is_downloaded_without_weights_until_these_are_asked_for(
+    bucket: str, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTDISTILL_CACHE", str(tmp_path / "cache"))
+    reference = f"{bucket}/tiny"
+    copy(Place(tiny), Place(reference))
+    small = Path(fetch_without_weights(reference))
+    assert not is_here(reference) and not list(small.glob("*.safetensors"))
+    assert tokenizer_of(reference).get_vocab() == load_tokenizer(tiny).get_vocab()
+    assert model_size(str(small)) == model_size(tiny)
+    whole = Path(fetch_model(reference))
+    assert whole != small
+    for file in Path(tiny).iterdir():
+        assert (whole / file.name).read_bytes() == file.read_bytes()
+    assert fetch_without_weights(reference) == str(whole)
 
 
 def test_same_tokenizer_differs_by_vocabulary_and_by_end_of_turn(tiny: str, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from fastdistill_ray.models import (
     context_length,
     fetch_without_weights,
     is_here,
+    router_coefficient,
     tokenizer_of,
 )
 from fastdistill_ray.prompts import CLOSE, OPEN, PromptKnobs, check_prompt, opening
@@ -142,9 +143,16 @@ def check_students(recipe: Recipe) -> None:
     """A small copy of each student passes its trial, and is trained as transformers computes it."""
     models = {student.model: student.model_field for student in students(recipe)}
     for model, field in models.items():
+        folder = fetch_without_weights(model)
+        if coefficient := router_coefficient(folder):
+            logger.warning(
+                "%s: %s is a mixture of experts; its router is trained without the loss that "
+                "evens its choices (router_aux_loss_coef: %g)",
+                *(field, model, coefficient),
+            )
         check_student(
             field,
-            fetch_without_weights(model),
+            folder,
             shared_prompt=recipe.training.shared_prompt,
             lora=recipe.training.lora,
             on_gpu=recipe.pools.student.gpus > 0,

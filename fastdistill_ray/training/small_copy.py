@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.models import load_config
+from fastdistill_ray.models import NUM_CHOSEN, NUM_EXPERTS, load_config
 
 VOCABULARY, WINDOW, WIDTH, EXPERTS, CHOSEN = 512, 16, 64, 4, 2  # of a copy; tokens see so many
 SPECIAL = 8  # ids below are special tokens of a copy, and in no text
@@ -18,8 +18,6 @@ MOST_HEADS, MOST_PARAMETERS = 4, 300_000_000
 # Added to matrices and to all else, norms, biases and sinks, so that none is without effect.
 NOISE_OF_MATRICES, NOISE = 0.05, 0.5
 WIDTHS = "intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size"
-NUM_EXPERTS = "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"
-NUM_CHOSEN = "num_experts_per_tok", "top_k_experts", "moe_k"
 SINGLE = "n_group", "topk_group", "n_groups", "mamba_n_groups"
 # Of recurrent layers; their inner width is `mamba_expand` times the hidden size.
 STATES = "ssm_state_size", "mamba_d_state", "mamba_chunk_size", "chunk_size"

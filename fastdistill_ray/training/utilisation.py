@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastdistill_ray.models import NUM_CHOSEN, NUM_EXPERTS
 from fastdistill_ray.training.packing import PADDING, PROMPT, Inputs, MicroBatch
 
+EXPERTS = ".experts."  # in the names of weights that few tokens go through
 MATRIX = 8192  # rows of the square bf16 product that says what a device can do
 
 
@@ -20,12 +22,26 @@ def num_operations(model: Any, batches: list[MicroBatch]) -> float:
     config = model.config.get_text_config()
     head = model.get_output_embeddings().weight
     outside = {id(head), id(model.get_input_embeddings().weight)}
-    blocks = sum(_per_token(weight) for weight in model.parameters() if id(weight) not in outside)
+    share = share_of_experts(config)
+    blocks = sum(
+        _per_token(weight) * (share if EXPERTS in name else 1.0)
+        for name, weight in model.named_parameters()
+        if id(weight) not in outside
+    )
     computed = sum(batch.counts["unique_tokens"] for batch in batches)
     targets = sum(batch.counts["tokens"] for batch in batches)
     pairs = sum(num_pairs(batch.inputs) for batch in batches if batch.counts["groups"])
     width = config.hidden_size * config.num_hidden_layers
     return blocks * computed + _per_token(head) * targets + 12 * width * pairs
+
+
+def share_of_experts(config: Any) -> float:
+    """Experts that a token goes through, of all that are chosen between; 1 where none are."""
+    num_experts, num_chosen = (
+        next((found for name in names if (found := getattr(config, name, None))), 0)
+        for names in (NUM_EXPERTS, NUM_CHOSEN)
+    )
+    return num_chosen / num_experts if num_experts and num_chosen else 1.0
 
 
 def _per_token(weight: Any) -> int:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from fastdistill_ray.training.packing import TrainCompletion, TrainGroup, packed_batch, plain_batch
 from fastdistill_ray.training.utilisation import num_operations, num_pairs
@@ -48,3 +48,23 @@ def test_operations_are_six_per_weight_and_token_and_twelve_per_pair(is_tied):
         parameter.requires_grad = False
     frozen = 4 * (blocks * tokens + 50 * 8 * targets) + 12 * 8 * 2 * num_pairs(batch.inputs)
     assert num_operations(model, [batch]) == frozen
+
+
+def test_experts_count_by_the_share_that_a_token_goes_through():
+    config = MixtralConfig(
+        vocab_size=20,
+        hidden_size=8,
+        intermediate_size=12,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+    )
+    with torch.device("meta"):
+        model = MixtralForCausalLM(config)
+    batch = packed_batch(GROUPS, 1)
+    tokens, targets = 10 + 4 + 6 + 3 + 5, 4 + 6 + 5
+    attention, router, norms, experts = 4 * 8 * 8, 4 * 8, 3 * 8, 2 * 3 * 8 * 12  # two of four
+    expected = 6 * (attention + router + norms + experts) * tokens + 6 * 20 * 8 * targets
+    assert num_operations(model, [batch]) == expected + 12 * 8 * num_pairs(batch.inputs)
