@@ -25,6 +25,7 @@ from fastdistill_ray.training.learner import Learner
 from fastdistill_ray.training.packing import (
     Array,
     MicroBatch,
+    Part,
     ReadGroup,
     TrainGroup,
     read_group,
@@ -83,7 +84,10 @@ def hold_out(learner: Learner, rows: list[dict[str, Any]]) -> HeldOut:
     groups = [group for group in read if group]
     labels_of = {group.group_id: label_group(group, learner.objective) for group in groups}
     batches = pack(learner, [with_every_completion(group, learner.objective) for group in groups])
-    labels = [join_labels([labels_of[name] for name in batch.group_ids]) for batch in batches]
+    labels = [
+        join_labels([part_of(labels_of[part.group_id], part) for part in batch.parts])
+        for batch in batches
+    ]
     trained = make_batches(learner, rows)
     counts = [sum(batch.counts[name] for batch in trained) for name in COUNTS]
     counts += [sum(int(label.is_correct.sum()) for label in labels)]
@@ -119,6 +123,10 @@ def label_group(group: ReadGroup, objective: Objective) -> CompletionLabels:
     is_correct = np.array([completion.is_correct for completion in group.scored])
     weights = objective.group_weights(group.scored).astype(np.float32)
     return CompletionLabels(is_correct, ~is_correct, weights)
+
+
+def part_of(labels: CompletionLabels, part: Part) -> CompletionLabels:
+    return CompletionLabels(*(array[part.first : part.first + part.size] for array in labels))
 
 
 def join_labels(groups: list[CompletionLabels]) -> CompletionLabels:

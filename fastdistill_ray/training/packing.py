@@ -7,7 +7,7 @@ shares; so targets are pairs (source position, label).
 Legend: R rows of L tokens, K target tokens, C completions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,9 +40,12 @@ class TrainCompletion(NamedTuple):
 
 
 class TrainGroup(NamedTuple):
+    """A group, or a part of one that is larger than a micro-batch."""
+
     group_id: str
     prompt_ids: np.ndarray
     completions: list[TrainCompletion]
+    first: int = 0  # place of its first completion in the group
 
 
 class Segment(NamedTuple):
@@ -70,10 +73,18 @@ class Inputs(NamedTuple):
 class MicroBatch(NamedTuple):
     inputs: Inputs
     loss: LossBatch
-    group_ids: list[str]
+    parts: list["Part"]  # in the order of the completions
     # groups, completions, tokens (trained), unique_tokens (prompts once), row_tokens (prompts with
     # every completion), computed_tokens (padding too)
     counts: dict[str, int]
+
+
+class Part(NamedTuple):
+    """Which completions of a group."""
+
+    group_id: str
+    first: int
+    size: int
 
 
 class ReadGroup(NamedTuple):
@@ -170,12 +181,14 @@ def pack_groups(
 ) -> list[MicroBatch]:
     """First fit into micro-batches of at most that many tokens, padding included.
 
-    A group is never split; one larger than the budget is a micro-batch of its own. Packed rows
-    are padded to a multiple of `multiple_of` tokens.
+    A group larger than that is split by completions, each part with the prompt; only a completion
+    that is too long by itself has a larger micro-batch. The loss is a sum over completions whose
+    coefficients are constants, so that it does not change. Packed rows are padded to a multiple of
+    `multiple_of` tokens.
     """
     size = num_packed_tokens if shared_prompt else num_padded_tokens
     bins: list[list[TrainGroup]] = []
-    for group in groups:
+    for group in (part for one in groups for part in split(one, micro_batch_tokens, size)):
         for members in bins:
             if size([*members, group]) <= micro_batch_tokens:
                 members.append(group)
@@ -185,6 +198,20 @@ def pack_groups(
     if shared_prompt:
         return [packed_batch(members, multiple_of) for members in bins]
     return [plain_batch(members, mask_prompt) for members in bins]
+
+
+def split(
+    group: TrainGroup, micro_batch_tokens: int, size: Callable[[list[TrainGroup]], int]
+) -> Iterator[TrainGroup]:
+    """The group, or parts of it that are each as large as fits."""
+    part = group._replace(completions=[])
+    for place, completion in enumerate(group.completions):
+        longer = part._replace(completions=[*part.completions, completion])
+        if part.completions and size([longer]) > micro_batch_tokens:
+            yield part
+            longer = group._replace(completions=[completion], first=place)
+        part = longer
+    yield part
 
 
 def empty_batch(shared_prompt: bool, multiple_of: int = 1) -> MicroBatch:
@@ -293,7 +320,7 @@ def _micro_batch(
         penalty=np.array([completion.penalty for completion in completions], dtype=np.float32),
     )
     counts = {
-        "groups": len(groups),
+        "groups": sum(group.first == 0 for group in groups),
         "completions": len(completions),
         "tokens": int(lengths_C.sum()),
         "unique_tokens": num_tokens,
@@ -302,4 +329,5 @@ def _micro_batch(
     }
     sources_K, labels_K = np.concatenate(sources), np.concatenate(labels)
     inputs = Inputs(*tokens_RL, sources_K, labels_K, bool(segments), segments)
-    return MicroBatch(inputs, loss, [group.group_id for group in groups], counts)
+    parts = [Part(group.group_id, group.first, len(group.completions)) for group in groups]
+    return MicroBatch(inputs, loss, parts, counts)

@@ -30,7 +30,7 @@ def num_operations(model: Any, batches: list[MicroBatch]) -> float:
     )
     computed = sum(batch.counts["unique_tokens"] for batch in batches)
     targets = sum(batch.counts["tokens"] for batch in batches)
-    pairs = sum(num_pairs(batch.inputs) for batch in batches if batch.counts["groups"])
+    pairs = sum(num_pairs(batch.inputs) for batch in batches if batch.counts["completions"])
     width = config.hidden_size * config.num_hidden_layers
     return blocks * computed + _per_token(head) * targets + 12 * width * pairs
 

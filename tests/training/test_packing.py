@@ -16,6 +16,7 @@ from fastdistill_ray.training.packing import (
     completion_ids,
     empty_batch,
     num_packed_tokens,
+    num_padded_tokens,
     pack_groups,
     packed_batch,
     plain_batch,
@@ -164,7 +165,7 @@ def test_plain_batch_has_the_same_targets_and_prompt_targets_when_unmasked() -> 
 
 @pytest.mark.parametrize("shared_prompt", [True, False])
 @pytest.mark.parametrize("budget", [1, 20, 60, 1000])
-def test_pack_groups_keeps_every_group_whole_within_the_budget(
+def test_pack_groups_splits_only_groups_that_are_larger_than_the_budget(
     shared_prompt: bool, budget: int
 ) -> None:
     random = np.random.default_rng(budget)
@@ -177,10 +178,20 @@ def test_pack_groups_keeps_every_group_whole_within_the_budget(
         len(one.token_ids) for group in groups for one in group.completions
     )
     for batch in batches:
-        assert batch.inputs.input_ids.size <= budget or batch.counts["groups"] == 1
-    if shared_prompt:
-        unique = sum(batch.counts["unique_tokens"] for batch in batches)
-        assert unique == num_packed_tokens(groups)
+        assert batch.inputs.input_ids.size <= budget or batch.counts["completions"] == 1
+    size = num_packed_tokens if shared_prompt else num_padded_tokens
+    for group in groups:
+        found: dict[int, list[int]] = {}
+        parts = 0
+        for batch in batches:
+            labels = np.split(batch.inputs.labels, np.cumsum(batch.loss.lengths)[:-1].astype(int))
+            for part in batch.parts:
+                mine, labels = labels[: part.size], labels[part.size :]
+                if part.group_id == group.group_id:
+                    found |= {part.first + i: ids.tolist() for i, ids in enumerate(mine)}
+                    parts += 1
+        assert found == {i: one.token_ids.tolist() for i, one in enumerate(group.completions)}
+        assert parts == 1 or size([group]) > budget
 
 
 @pytest.mark.parametrize("shared_prompt", [True, False])
