@@ -320,16 +320,19 @@ def _convert_gguf(file: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bars and no warnings inside; the reader of GGUF files draws its bar on stderr."""
+    """No progress bars and no messages inside; the reader of GGUF files draws its bar on stderr."""
     from transformers.utils import logging as output  # noqa: PLC0415  slow
 
     verbosity, has_bars = output.get_verbosity(), output.is_progress_bar_enabled()
+    disabled = logging.root.manager.disable
     output.set_verbosity_error()
+    logging.disable(logging.INFO)  # the hub's loggers are named by files, not by packages
     output.disable_progress_bar()
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
         output.set_verbosity(verbosity)
+        logging.disable(disabled)
         if has_bars:
             output.enable_progress_bar()

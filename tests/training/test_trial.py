@@ -1,6 +1,7 @@
 """The trial of a student: what is exact passes, whatever family it is of, and every fault that was
 seen is refused before anything is paid."""
 
+import logging
 import re
 from pathlib import Path
 
@@ -68,9 +69,12 @@ def assert_as_written(family: str, way: str) -> None:
         assert found["logprob"] < 1e-4 and found["gradient"] < 1e-2
 
 
-def test_ordinary_families_are_exact_to_rounding(tmp_path):
-    errors = check(config_of("llama", tmp_path))
+def test_ordinary_families_are_exact_to_rounding_and_nothing_is_said(tmp_path, caplog, capfd):
+    folder = config_of("llama", tmp_path)
+    caplog.set_level(logging.INFO)
+    errors = check(folder)
     assert errors.logprob < 1e-14 and errors.gradient < 1e-6
+    assert (caplog.text, capfd.readouterr().out) == ("", "")
 
 
 def refused(folder: str, match: str, **options: object) -> None:
