@@ -28,7 +28,7 @@ from fastdistill_ray.models import (
     router_coefficient,
     tokenizer_of,
 )
-from fastdistill_ray.prompts import CLOSE, OPEN, PromptKnobs, check_prompt, opening
+from fastdistill_ray.prompts import CLOSE, OPEN, PromptKnobs, check_prompt, written_by
 from fastdistill_ray.recipe.compare import ComparedModel
 from fastdistill_ray.recipe.derived import all_teachers, baselines, students
 from fastdistill_ray.recipe.tree import Recipe
@@ -101,7 +101,7 @@ def check_templates(recipe: Recipe) -> None:
         if not isinstance(teacher.engine, EndpointKnobs):
             tokenizer = tokenizer_of(teacher.model)
             check_prompt(field, teacher.model, tokenizer, prompt)
-            openings[field] = opening(tokenizer, prompt)
+            openings[field] = written_by(tokenizer, prompt).opening
         elif prompt.template or prompt.template_args:
             raise UserError(
                 f"{field}.template: the endpoint renders prompts by a template of its own; leave "
@@ -111,7 +111,7 @@ def check_templates(recipe: Recipe) -> None:
     for student in students(recipe):
         tokenizer = tokenizer_of(student.model)
         check_prompt("student.prompt", student.model, tokenizer, prompt)
-        begun = opening(tokenizer, prompt)
+        begun = written_by(tokenizer, prompt).opening
         for field, other in openings.items():
             if CLOSE in begun and other != begun:
                 raise UserError(

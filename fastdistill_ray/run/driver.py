@@ -63,8 +63,6 @@ class Job:
         doctor.check_models(recipe)
         doctor.check_templates(recipe)
         doctor.check_lengths(recipe)
-        if self._untrained(problems):
-            doctor.check_students(recipe)
         groups = run.stages.groups(problems["train"])
         check_not_paid_twice(run.path, groups, recipe, len(problems["train"]), self.again)
         if SET_ASIDE in self.again:
@@ -78,6 +76,8 @@ class Job:
         doctor.check_pools(recipe, ray.cluster_resources())
         doctor.check_labels(recipe, [node["Labels"] for node in ray.nodes() if node["Alive"]])
         doctor.check_shared_folder(run.path)
+        if self._untrained(problems):
+            doctor.check_students(recipe)  # seconds: after all that takes none
         check_engines(recipe)
         estimates = check_memory(recipe)
         self.room_needed = check_room(run, problems)

@@ -28,11 +28,10 @@ from fastdistill_ray.objectives import Objective
 from fastdistill_ray.prompts import (
     PromptKnobs,
     build_messages,
-    end_of_turn,
-    opening,
     own_words,
     render,
     template_of,
+    written_by,
 )
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.storage.folders import readable_folder
@@ -230,14 +229,13 @@ def student_text(
     one of both prompts opens the assistant's thoughts and the other does not, they are not."""
     generation = student.model.generation_config.eos_token_id
     eos_ids = generation if isinstance(generation, list) else [generation]
-    end_id = end_of_turn(tokenizer, prompt)
-    begun = opening(tokenizer, prompt)
+    _, begun, end_id = written_by(tokenizer, prompt)
 
     @cache
     def has_ids_of(teacher: str) -> bool:
         other = tokenizer_of(teacher)
         return same_tokenizer(tokenizer, other) and (
-            opening(other, teacher_prompts.get(teacher, prompt)) == begun
+            written_by(other, teacher_prompts.get(teacher, prompt)).opening == begun
         )
 
     def encode_text(text: str) -> list[int]:

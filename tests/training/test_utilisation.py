@@ -15,6 +15,7 @@ def group(name: str, prompt: int, completions: list[int]) -> TrainGroup:
 
 
 GROUPS = [group("a", 10, [4, 6]), group("b", 3, [5])]
+TOKENS, TARGETS = 10 + 4 + 6 + 3 + 5, 4 + 6 + 5
 
 
 def test_pairs_of_packed_and_padded_groups_are_those_a_token_sees():
@@ -40,13 +41,12 @@ def test_operations_are_six_per_weight_and_token_and_twelve_per_pair(is_tied):
     block = 4 * 8 * 8 + 3 * 8 * 12 + 2 * 8
     blocks = 2 * block + 8  # the last norm
     batch = packed_batch(GROUPS, 1)
-    tokens, targets = 10 + 4 + 6 + 3 + 5, 4 + 6 + 5
-    expected = 6 * blocks * tokens + 6 * 50 * 8 * targets + 12 * 8 * 2 * num_pairs(batch.inputs)
+    expected = 6 * blocks * TOKENS + 6 * 50 * 8 * TARGETS + 12 * 8 * 2 * num_pairs(batch.inputs)
     assert num_operations(model, [batch]) == expected
     assert num_operations(model, [batch, batch]) == 2 * expected
     for parameter in model.parameters():
         parameter.requires_grad = False
-    frozen = 4 * (blocks * tokens + 50 * 8 * targets) + 12 * 8 * 2 * num_pairs(batch.inputs)
+    frozen = 4 * (blocks * TOKENS + 50 * 8 * TARGETS) + 12 * 8 * 2 * num_pairs(batch.inputs)
     assert num_operations(model, [batch]) == frozen
 
 
@@ -64,7 +64,6 @@ def test_experts_count_by_the_share_that_a_token_goes_through():
     with torch.device("meta"):
         model = MixtralForCausalLM(config)
     batch = packed_batch(GROUPS, 1)
-    tokens, targets = 10 + 4 + 6 + 3 + 5, 4 + 6 + 5
     attention, router, norms, experts = 4 * 8 * 8, 4 * 8, 3 * 8, 2 * 3 * 8 * 12  # two of four
-    expected = 6 * (attention + router + norms + experts) * tokens + 6 * 20 * 8 * targets
+    expected = 6 * (attention + router + norms + experts) * TOKENS + 6 * 20 * 8 * TARGETS
     assert num_operations(model, [batch]) == expected + 12 * 8 * num_pairs(batch.inputs)
