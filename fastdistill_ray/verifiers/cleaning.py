@@ -3,6 +3,7 @@
 Nothing here knows what an answer means. Callers cap the length first.
 """
 
+import html
 import re
 import unicodedata
 
@@ -10,6 +11,27 @@ _SUPERSCRIPTS = str.maketrans(
     "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b\u207a", "0123456789-+"
 )
 _SUPERSCRIPT_RUN = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207b\u207a]+")
+_GREEK = {
+    "\u03b1": "alpha",
+    "\u03b2": "beta",
+    "\u03b3": "gamma",
+    "\u03b4": "delta",
+    "\u03b5": "epsilon",
+    "\u03b8": "theta",
+    "\u03bb": "lambda",
+    "\u03bc": "mu",
+    "\u03c1": "rho",
+    "\u03c3": "sigma",
+    "\u03c4": "tau",
+    "\u03c6": "phi",
+    "\u03c8": "psi",
+    "\u03c9": "omega",
+    "\u0393": "Gamma",
+    "\u0394": "Delta",
+    "\u03a3": "Sigma",
+    "\u03a6": "Phi",
+    "\u03a9": "Omega",
+}
 _SYMBOLS = str.maketrans(
     {
         **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\uff0d\ufe63", "-"),
@@ -41,20 +63,63 @@ _SYMBOLS = str.maketrans(
         "\u27e8": r"\langle ",
         "\u27e9": r"\rangle ",
         "\u3002": ".",
+        "\u2192": r"\to ",
+        "\u2220": r"\angle ",
+        "\u22a5": r"\perp ",
+        "\u03d5": r"\phi ",
+        "\u03f5": r"\epsilon ",
+        **{chr(0x2080 + digit): f"_{{{digit}}}" for digit in range(10)},
+        **{letter: rf"\{name} " for letter, name in _GREEK.items()},
     }
+)
+_SUBSCRIPT_RUN = re.compile("[\u2080-\u2089]{2,}")
+_CIRCLED = re.compile("([\u2460-\u2473])(?=[\u2460-\u2473])")  # numbers of statements
+_EMOJI = re.compile(
+    "[\U0001f000-\U0001f6aa\U0001f6ac-\U0001faff\u2600-\u2716\u2719-\u274b\u274f-\u2775\u2794-\u27bf\u2b00-\u2bff\ufe0f\u25a0\u25aa\u25fc\u220e"
+    "]"
 )
 _ROOT = re.compile("\u221a\\s*(\\d+|[A-Za-z]|(?=[({]))")
 _WRAPPER = re.compile(
-    r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mathrm|mathbf|mathsf|mathit|boldsymbol"
-    r"|bf|mbox|boxed|fbox|emph|operatorname\*?|underline)\s*\{([^{}]*)\}"
+    r"\\(?:text|textbf|textit|textrm|textsf|texttt|textsc|textnormal|mathrm|mathbf|mathsf|mathit"
+    r"|mathtt|mathnormal|boldsymbol|bold|bm|pmb|mbox|boxed|fbox|emph|ensuremath|operatorname\*?"
+    r"|underline|(?:textcolor|colorbox)\s*\{[^{}]*\})\s*\{((?:[^{}]|\{[^{}]*\})*)\}"
 )
 _DROPPED = re.compile(
     r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits)(?![A-Za-z])\.?"
     r"|(?<!\\)\\[!()\[\]]|\\?\$"
 )
+# Commands that say how what follows looks, or draw something beside it.
+_STYLE = re.compile(
+    r"\\(?:tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge|bf|rm|it|sf"
+    r"|tt|sc"
+    r"|em|cal|bfseries|itshape|rmfamily|sffamily|ttfamily|mathstrut|strut|scriptstyle|hfill|hfil"
+    r"|noindent|centering|checkmark|blacksquare|square|Box|qed|therefore|because|smallskip|medskip"
+    r"|nonumber|notag|color\s*\{[^{}]*\}|[hv]space\*?\s*\{[^{}]*\}|(?:tag|label)\s*\{[^{}]*\})"
+    r"(?![A-Za-z])\s*"
+)
+_ALIGNED = re.compile(
+    r"\\begin\s*\{(aligned|align\*?|gathered|gather\*?|split|equation\*?|eqnarray\*?"
+    r"|array)\}(?:\{[lcr| ]*\})?"
+    r"((?:(?!\\begin).)*?)\\end\s*\{\1\}",
+    re.DOTALL,
+)
+_HTML = re.compile(
+    r"<(b|i|u|em|strong|sub|sup|span|p|div|li|ul|ol|code|center|font|mark|small|big"
+    r"|h[1-6])(?: [^<>]*)?>"
+    r"(?=.*</\1>)|</[a-z][a-z0-9]*\s*>|<(?:br|hr|p)\s*/?>",
+    re.DOTALL | re.IGNORECASE,
+)
+_SCRIPTS = re.compile(r"(?<=[\w)])<(sup|sub)>([^<>]*)</\1>")
+_ENTITY = re.compile(r"&(?:[a-z]{2,8}|#\d{1,6}|#x[0-9a-f]{1,5});", re.IGNORECASE)
+_FENCE = re.compile(r"^\s*```[a-z]*[ \t]*\n?|\n?[ \t]*```\s*$")
+SPECIAL_TOKEN = re.compile(
+    r"<\|[^<>|\s]{1,40}\|>|<\uff5c[^<>]{1,40}\uff5c>|</?s>|<(?:eos|bos|pad|unk|end_of_turn"
+    r"|end_of_text)>"
+    r"|\[/?INST\]"
+)
 _SPACE = re.compile(r"(?<!\\)\\[,;:> ]|~|\\q?quad(?![A-Za-z])|\s+")
 _BOLD = re.compile(r"(?<![\w)*])\*\*(?!\*)(.+?)\*\*(?![\w(*])")
-_SCRIPT_BRACES = re.compile(r"([_^])\{\s*(\w|\d+)\s*\}")
+_SCRIPT_BRACES = re.compile(r"([_^])\{\s*(\w|\d+)\s*\}(?!\w)")
 _WIDE_SEPARATOR = re.compile(r"(?<=\d),\s*\\!\s*(?=\d{3})")
 _ROW_GAP = re.compile(r"(\\\\) ?\[ ?-?[\d.]+ ?[a-z]{2} ?\]")
 _LOOSE_SPACE = re.compile(r"(?<![^\W_]) | (?![^\W_])")
@@ -65,6 +130,8 @@ _REPEATING = re.compile(
 _BASE_TEN = re.compile(r"(?<=\d) ?_ ?(?:10(?!\d)|\{ ?10 ?\})")
 _HALF_DAY = re.compile(r"(?<=\d) ?([AaPp])\.?[Mm]\.?$")
 _INFIX = re.compile(r"\{([^{}]*)\\(over|choose)(?![A-Za-z])([^{}]*)\}")
+# An ellipsis is no full stop: 5,... goes on.
+_END = re.compile(r"(?:(?<!\.)\.(?!\.)|[;:\\]|,(?!\.)|\s)+$")
 _QUOTES = "\"'`"
 
 
@@ -74,10 +141,15 @@ def clean(text: str) -> str:
         return text
     if not text.isascii():
         text = _plain_unicode(text)
+    if "<" in text or "&" in text or "`" in text:
+        text = _without_markup(text)
     text = text.replace("{,}", ",").replace(r"\%", "%")
+    if "\\begin" in text:
+        text = _ALIGNED.sub(_lines, text)
+    text = _STYLE.sub("", text)
     text = _ROW_GAP.sub(r"\1", _WIDE_SEPARATOR.sub(",", text))
     text = _SPACE.sub(" ", _DROPPED.sub("", text)).strip()
-    text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
+    text = re.sub(r"\\[dtc](frac|binom)(?![A-Za-z])", r"\\\1", text)
     if "\\over" in text or "\\choose" in text:
         text = _INFIX.sub(_as_prefix, text if text.startswith("{") else f"{{{text}}}")
     text = _BOLD.sub(r"\1", text)
@@ -125,7 +197,9 @@ def _as_prefix(match: re.Match[str]) -> str:
 
 
 def _strip_outside(text: str) -> str:
-    text = text.strip().rstrip(".,;:\\").strip()
+    text = _END.sub("", text.strip()).strip()
+    if text.endswith("**") and text.count("**") % 2:  # the other half stood before a heading
+        text = text.rstrip("* ")
     if len(text) > 1 and text[0] == text[-1] and text[0] in _QUOTES + "*_":
         return text[1:-1]
     if text.startswith("{") and _closing_brace(text, 0) == len(text) - 1:
@@ -149,11 +223,32 @@ def _closing_brace(text: str, start: int) -> int:
     return -1
 
 
+def _without_markup(text: str) -> str:
+    """Without code fences, tags and entities of HTML, and tokens that end a text."""
+    text = _FENCE.sub("", SPECIAL_TOKEN.sub("", text))
+    text = _SCRIPTS.sub(lambda script: f"{'^' if script[1] == 'sup' else '_'}{{{script[2]}}}", text)
+    text = _HTML.sub("", text)
+    return _ENTITY.sub(lambda entity: html.unescape(entity.group()), text)
+
+
+def _lines(environment: re.Match[str]) -> str:
+    """The lines of an aligned environment as a list."""
+    lines = environment[2].replace("&", "").split("\\\\")
+    return ", ".join(line.strip().rstrip(",;") for line in lines if line.strip())
+
+
 def _plain_unicode(text: str) -> str:
+    text = _CIRCLED.sub(r"\1, ", text)
+    text = _EMOJI.sub("", unicodedata.normalize("NFC", text))
+    text = _SUBSCRIPT_RUN.sub(lambda run: "_{" + _plain_digits(run.group()) + "}", text)
     text = _SUPERSCRIPT_RUN.sub(lambda run: "^{" + run.group().translate(_SUPERSCRIPTS) + "}", text)
     text = text.translate(_SYMBOLS)
     text = _ROOT.sub(lambda root: r"\sqrt{" + root[1] + "}" if root[1] else r"\sqrt", text)
     return "".join(map(_plain_character, text))
+
+
+def _plain_digits(text: str) -> str:
+    return unicodedata.normalize("NFKC", text)
 
 
 def _plain_character(character: str) -> str:

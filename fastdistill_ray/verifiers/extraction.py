@@ -3,19 +3,77 @@
 One left-to-right pass with a stack finds tags and boxes, so the time is linear in the text.
 """
 
+import itertools
 import re
 from typing import NamedTuple
 
+from fastdistill_ray.records import Kind
 from fastdistill_ray.text import _BOX_START, Box, find_boxes, is_blank
+from fastdistill_ray.verifiers.cleaning import SPECIAL_TOKEN
 
 _ANSWER_TAG = re.compile(r"<(/?)(?i:answer)\s*>")
 
-_STATED = re.compile(
-    r"####|(?i:\banswers?[*_]*\s*(?:is\b|are\b|:|=))|\u7b54\u6848\s*(?:\u662f|\u4e3a|:|\uff1a)"
+# Words between "the answer" and its value: is, becomes, should be, to this problem is, :, =.
+_VERB = (
+    r"(?:\s+(?:to|for|of)\s+(?:this|the|that|our|my)\s[\w ]{1,40}?)?[\s*_]*"
+    r"(?:\b(?:is|are|was|were|be|becomes?|equals?|(?:should|must|would|will|has\s+to"
+    r"|can\s+only)\s+be"
+    r"|comes?\s+(?:out\s+)?to|turns\s+out\s+to\s+be)\b|:|\uff1a|=)"
 )
-_STATED_PADDING = re.compile(r"[\s:*_]*")
+_PADDED = (
+    r"(?:\s*(?:\b(?:equal\s+to|therefore|thus|hence|indeed|clearly|simply|then|just|also|so"
+    r"|obviously|definitely|exactly|actually|now)\b|:|\uff1a|=))*"
+)
+_NOUN = r"(?:answers?|ans|\u7b54\u6848|\u7b54)"
+_STATED = re.compile(
+    rf"####|(?<![A-Za-z])(?i:{_NOUN}(?:\s*\([^()\n]{{1,20}}\))?[*_]*{_VERB}{_PADDED})"
+    rf"|\u7b54\u6848\s*[\u662f\u4e3a]"
+    r"|(?m:^[^\w\n]*(?i:(?:the\s+)?(?:final\s+)?answer)[^\w\n]*$)"
+)
+# Of a multiple choice also: correct option: C; I choose C; \u9009 C.
+_CHOSEN = re.compile(
+    r"(?<![A-Za-z])(?i:(?:final\s+|correct\s+|right\s+|best\s+)+(?:option|choice|letter)?[*_]*"
+    rf"{_VERB}{_PADDED}|(?<![Tt]his\s)(?:option|choice)[*_]*\s*(?::|is\b){_PADDED}"
+    r"|\b(?:I|we)(?:\s+(?:would|will|\u2019ll|'ll|'d|must|should|can|therefore|thus))*\s+"
+    r"(?:pick|choose|select|chose|picked|selected|go\s+with|opt\s+for|answer)\b)"
+    r"|\u7b54\u6848\s*(?:\u5e94(?:\u8be5|\u5f53)?)?\s*(?:\u662f|\u4e3a|\u9009\u62e9?|:|\uff1a)"
+    r"|(?<!\u4e0d)\u5e94(?:\u8be5|\u5f53)?\s*\u9009\u62e9?|\u3010\u7b54\u6848\u3011|(?:\u6545"
+    r"|\u6240\u4ee5|\u56e0\u6b64|\u672c\u9898|\u6211|^"
+    r"|[\u3002\uff0c,\s])\s*\u9009\u62e9?(?!\u9879)"
+    r"|(?:\u0627\u0644\u0625\u062c\u0627\u0628\u0629"
+    r"|\u0627\u0644\u062c\u0648\u0627\u0628)"
+    r"(?:\s+\u0627\u0644\u0635\u062d\u064a\u062d\u0629)?\s*(?:\u0647\u064a)?\s*:?",
+    re.MULTILINE,
+)
+# The letter first: option C is correct; (C) is the right answer; \u9009\u9879C\u6b63\u786e.
+_CONFIRMED = re.compile(
+    r"(?<![A-Za-z'\u2019])(?i:(?:option|choice|answer|letter)\s+)?[*_\"'(\[]*([A-Z])[*_\"')\].:]*"
+    r"(?:\s[^.\n?!]{0,60}?)?\s+(?:is|seems|must\s+be|would\s+be|has\s+to\s+be|looks)\s+"
+    r"(?:(?:indeed|clearly|therefore|thus|definitely|obviously|also|most\s+likely)\s+)?"
+    r"(?:the\s+|our\s+|my\s+)?(?:(?:only|most|one)\s+)*(?:correct|right|best|appropriate|true"
+    r"|answer)\b"
+    r"|(?:\u53ea\u6709)?\s*(?:\u9009\u9879|\u7b54\u6848)?\s*([A-Z])\s*(?:\u9009\u9879"
+    r"|\u9879)?\s*(?:\u662f)?\s*(?:\u6b63\u786e|\u5bf9)(?:\u7684|\u9009\u9879|\u7b54\u6848)?"
+)
+_DENIED = re.compile(
+    r"(?i:\b(?:not|n't|never|neither|nor|if|whether|doubt|either|or|both|and|would\s+be\s+wrong"
+    r"|incorrect|wrong)\b|n[\u2019']t\b)"
+    r"|\u4e0d|\u9519|\u975e"
+)
+# Marks between a heading or colon and the value: quotes, bullets, emphasis, displayed mathematics.
+_STATED_PADDING = re.compile(
+    r"(?:[\s:\uff1a*_#$]|>(?=\s)|\\\[|\\\((?!\w\\\))|[-\u2022+](?=\s+\S)|<[a-z]+>|```[a-z]*\n)*",
+    re.IGNORECASE,
+)
 # A full stop ends the statement unless a digit follows, as in 3.5.
-_STATED_END = re.compile(r"\n|\.(?=\s|$)|\u3002|</?(?i:think|answer)\b")
+_STATED_END = re.compile(
+    r"\n|\\n(?![a-z])|\.(?=\s|$|\\n|<|\*)|\u3002|</?(?i:think|answer)\b|[!](?=\s|$)|\\\]|<\|"
+)
+_NEW_QUESTION = re.compile(
+    r"\n[#*\s]*(?:Question|Problem|Exercise|Q|Human|User|\u95ee\u9898"
+    r"|\u9898\u76ee)\s*\d*\s*[*]*[:.\uff1a]",
+    re.IGNORECASE,
+)
 _LAST_NUMBER = re.compile(r"(?:(?<![\w)])-)?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
 # The same words at the beginning of a box or block lead to the answer.
 _STATED_LEAD = re.compile(
@@ -33,6 +91,16 @@ class Extraction(NamedTuple):
     reason: str
 
 
+WHOLE = "whole response"
+CUT = "the stated answer is cut"
+MAX_OPTION = 80  # characters of an option's text after its letter
+_LETTER = re.compile(r"\W*[A-Za-z]")
+_DISPLAYED = re.compile(r"\$+[^$]+\$+|\\\(.+\\\)|\\\[.+\\\]")
+MAX_WHOLE = 200  # characters of a response that is nothing but its answer
+# A base model asked again begins to reason instead of answering.
+_BEGUN = re.compile(r"let'?s |let us |let me |we (?:need|have|can|will) |first,? ", re.IGNORECASE)
+
+
 class Rules(NamedTuple):
     """Where an answer may stand besides in a box of an answer block."""
 
@@ -41,32 +109,68 @@ class Rules(NamedTuple):
     stated_answers: bool
 
 
-def extract_answer(text: str, rules: Rules, *, is_cut: bool) -> Extraction:
+def extract_answer(text: str, rules: Rules, kind: Kind, *, is_cut: bool) -> Extraction:
     """The answer by rules 1 and 2 of the contract; `is_cut`: the token limit ended the text."""
-    found = _find_answer(text, rules, is_cut)
+    found = _find_answer(text, rules, kind, is_cut)
     lead = None if found.answer[:1].isdigit() else _STATED_LEAD.match(found.answer)
     return found._replace(answer=_after_lead(found.answer, lead.end())) if lead else found
 
 
-def _find_answer(text: str, rules: Rules, is_cut: bool) -> Extraction:
+def _find_answer(text: str, rules: Rules, kind: Kind, is_cut: bool) -> Extraction:
+    if "<|" in text or "</s>" in text:
+        text = SPECIAL_TOKEN.sub("", text)
     blocks, opened = _answer_blocks(text)
     filled = [
         content for content in (text[b.start : b.end] for b in blocks) if not is_blank(content)
     ]
     if filled:
-        return _from_block(filled[-1].strip(), rules)
+        return _from_block(filled[-1].strip(), rules, kind)
     if blocks:
         return Extraction("", "the answer block is empty")
-    if rules.boxes_outside_answer:
-        # A block that was begun and cut is not an answer, and what stands before it was not meant.
-        box = _last_box(text[opened or 0 :])
-        if box:
-            return Extraction(box, "last box")
     if opened is not None:
-        return Extraction("", "the answer block is not closed")
-    if rules.stated_answers:
-        return _stated(text, is_cut)
-    return Extraction("", "no answer")
+        # A block that was begun and cut is not an answer, and what stands before it was not meant.
+        box = _last_box(text[opened:]) if rules.boxes_outside_answer else ""
+        return Extraction(box, "last box" if box else "the answer block is not closed")
+    thought, closed, prose = text.rpartition("</think>")
+    if not closed:
+        return _from_prose(text, rules, kind, is_cut)
+    found = _from_prose(prose, rules, kind, is_cut)
+    return found if found.answer else _from_prose(thought, rules, kind, is_cut=False)
+
+
+def _from_prose(text: str, rules: Rules, kind: Kind, is_cut: bool) -> Extraction:
+    """Of a base model that goes on with questions of its own, the answer before the first."""
+    found = Extraction("", "no answer")
+    starts = [0, *(match.start() for match in _NEW_QUESTION.finditer(text)), len(text)]
+    if "<think>" in text:
+        starts = [0, len(text)]
+    for start, end in itertools.pairwise(starts):
+        found = _from_part(text[start:end], rules, kind, is_cut and end == len(text))
+        if found.answer:
+            break
+    return found
+
+
+def _from_part(text: str, rules: Rules, kind: Kind, is_cut: bool) -> Extraction:
+    if rules.boxes_outside_answer and (box := _last_box(text)):
+        return Extraction(box, "last box")
+    if not rules.stated_answers:
+        return Extraction("", "no answer")
+    found = _stated(text, kind, is_cut)
+    whole = text.strip()
+    if not found.answer and not is_cut and _is_bare(whole, kind):
+        return Extraction(whole, WHOLE)
+    return found
+
+
+def _is_bare(text: str, kind: Kind) -> bool:
+    """One line that is a number or may be a choice."""
+    if not 0 < len(text) <= MAX_WHOLE or "\n" in text or _BOX_START.search(text):
+        return False
+    if kind in ("math", "list"):
+        return _DISPLAYED.fullmatch(text) is not None
+    words = re.search(r"[^\W\d_]{2}", re.sub(r"\\[A-Za-z]+", "", text))
+    return kind == "choice" or (kind == "number" and not words)
 
 
 def _after_lead(answer: str, start: int) -> str:
@@ -105,7 +209,7 @@ def _last_box(text: str) -> str:
     return ""
 
 
-def _from_block(content: str, rules: Rules) -> Extraction:
+def _from_block(content: str, rules: Rules, kind: Kind) -> Extraction:
     box = _last_box(content)
     if box:
         return Extraction(box, "last box of the answer block")
@@ -114,25 +218,58 @@ def _from_block(content: str, rules: Rules) -> Extraction:
     if not rules.unboxed_blocks:
         return Extraction("", "the answer block has no box")
     if rules.stated_answers:
-        stated = _stated(content, is_cut=False)
+        stated = _stated(content, kind, is_cut=False)
         if stated.answer:
             return stated
     return Extraction(content, "answer block")
 
 
-def _stated(text: str, is_cut: bool) -> Extraction:
+def _stated(text: str, kind: Kind, is_cut: bool) -> Extraction:
     """The last stated answer; one that the end of a cut text ends is not complete."""
-    last: re.Match[str] | None = None
-    for match in _STATED.finditer(text):
-        last = match
-    if last is None:
-        return Extraction("", "no answer")
-    padding = _STATED_PADDING.match(text, last.end())
-    start = padding.end() if padding else last.end()
+    starts = [match.end() for match in _STATED.finditer(text)]
+    if kind == "choice":
+        starts += [match.end() for match in _CHOSEN.finditer(text)]
+    found = Extraction("", "the stated answer is empty" if starts else "no answer")
+    at = -1
+    for start in sorted(starts, reverse=True):
+        found = _stated_from(text, start, kind, is_cut)
+        if found.answer or found.reason == CUT:
+            at = start
+            break
+    if kind == "choice" and not is_cut:
+        confirmed = _confirmed(text, after=at)
+        if confirmed:
+            return Extraction(confirmed, "stated answer")
+    return found
+
+
+def _stated_from(text: str, start: int, kind: Kind, is_cut: bool) -> Extraction:
+    padding = _STATED_PADDING.match(text, start)
+    start = padding.end() if padding else start
     stop = _STATED_END.search(text, start)
     if stop is None and is_cut:
-        return Extraction("", "the stated answer is cut")
-    answer = text[start : stop.start() if stop else len(text)].strip(" \t\r\n*_")
-    if is_blank(answer) or _BOX_START.search(answer):
+        return Extraction("", CUT)
+    end = stop.start() if stop else len(text)
+    if (
+        kind == "choice" and stop and stop.group() == "." and _LETTER.fullmatch(text[start:end])
+    ):  # C. Oslo
+        further = _STATED_END.search(text, stop.end())
+        line = further.start() if further else len(text)
+        end = line if line - end < MAX_OPTION else end
+    answer = text[start:end].strip(" \t\r\n*_")
+    if is_blank(answer) or _BOX_START.search(answer) or _BEGUN.match(answer):
         return Extraction("", "the stated answer is empty")
     return Extraction(answer, "stated answer")
+
+
+def _confirmed(text: str, after: int) -> str:
+    """`C` of the last `option C is correct` that no word of its sentence denies."""
+    for match in reversed(list(_CONFIRMED.finditer(text))):
+        if match.start() < after:
+            return ""
+        begin = max(text.rfind(mark, 0, match.start()) for mark in (". ", "\n", "\u3002", "? ")) + 1
+        stop = re.compile(r"[.\u3002!?\n]").search(text, match.end())
+        sentence = text[begin : stop.end() if stop else len(text)]
+        if not _DENIED.search(sentence) and not sentence.endswith("?"):
+            return match[1] or match[2]
+    return ""

@@ -21,7 +21,8 @@ MAX_BITS = 4_000  # of a rational that is known exactly
 MAX_DEPTH = 40
 _NAME = re.compile(r"([A-Za-z])(?:_(?:(\w)|\{ ?(\w+) ?\}))?(?!['_])")
 _GREEK = re.compile(
-    r"\\(alpha|beta|gamma|delta|epsilon|theta|lambda|mu|rho|sigma|tau|phi|omega|pi)(?![A-Za-z])(?!_)"
+    r"\\(alpha|beta|gamma|delta|epsilon|theta|lambda|mu|rho|sigma|tau|phi|omega"
+    r"|pi)(?![A-Za-z])(?!_)"
 )
 _NUMBER = re.compile(r"\d+(?![.,]?\d|_)", re.ASCII)
 _TIMES = re.compile(r"\*|\\cdot(?![A-Za-z])|\\times(?![A-Za-z])")

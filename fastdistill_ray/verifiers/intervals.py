@@ -31,16 +31,26 @@ _ALL_WORDS = re.compile(
     r"(?:the set of |any |every )?(?:all |the )*(?:real numbers?|reals)(?: [a-z])?", re.IGNORECASE
 )
 _VARIABLE = re.compile(r"\\?[A-Za-z]+|[A-Za-z]_\w")
-_OPERATOR = re.compile(r"(<=|>=|<|>|\\(?:leqslant|geqslant|leq?|geq?|lt|gt|neq?)(?![A-Za-z]))")
+INEQUALITY = re.compile(r"(<=|>=|<|>|\\(?:leqslant|geqslant|leq?|geq?|lt|gt|neq?)(?![A-Za-z]))")
 _BUILDER = re.compile(
     r"\\\{ ?([A-Za-z])(?: ?\\in ?\(-\\infty ?, ?\\infty\))? ?(?:[:|]|\\(?:mid|vert)(?![A-Za-z])) ?"
     r"(.*)\\\}"
 )
 _WITHOUT = re.compile(r"\(-\\infty,\\infty\) ?(?:\\setminus|\\backslash|-|\\) ?\\\{(.*)\\\}")
+_WITHOUT_RANGE = re.compile(
+    r"\(-\\infty,\\infty\) ?(?:\\setminus|\\backslash|-"
+    r"|\\) ?([\[(])([^,\[\]()]+),([^,\[\]()]+)([\])])"
+)
+_EXCEPT = re.compile(
+    r"(?:the set of |any |every )?(?:all |the )*(?:real numbers?|reals)(?: [a-z])?,? (?:except"
+    r"|other than|but"
+    r"|excluding|without)(?: for)? (?:[a-z] ?= ?)?(.+)",
+    re.IGNORECASE,
+)
 _OR = re.compile(r" (?:or|\\lor|\\vee) | ?\\cup(?![A-Za-z]) ?")
 _AND = re.compile(r" (?:and|\\land|\\wedge) ")
-_LESS = {"<": "(", "<=": "[", r"\lt": "(", r"\le": "[", r"\leq": "[", r"\leqslant": "["}
-_MORE = {">": "(", ">=": "[", r"\gt": "(", r"\ge": "[", r"\geq": "[", r"\geqslant": "["}
+LESS = {"<": "(", "<=": "[", r"\lt": "(", r"\le": "[", r"\leq": "[", r"\leqslant": "["}
+MORE = {">": "(", ">=": "[", r"\gt": "(", r"\ge": "[", r"\geq": "[", r"\geqslant": "["}
 
 
 def as_range(text: str) -> Range | None:
@@ -50,9 +60,20 @@ def as_range(text: str) -> Range | None:
     without = _WITHOUT.fullmatch(text)
     if without:
         return _without_points("", without[1].split(","))
+    gap = _WITHOUT_RANGE.fullmatch(text)
+    if gap:
+        low, high = ")" if gap[1] == "[" else "]", "(" if gap[4] == "]" else "["
+        below, above = (
+            f"(-{_INFINITY},{gap[2].strip()}{low}",
+            f"{high}{gap[3].strip()},{_INFINITY})",
+        )
+        return Range("", rf"{below} \cup {above}")
+    besides = _EXCEPT.fullmatch(text)
+    if besides:
+        return _without_points("", re.split(r",? and |, ?", besides[1]))
     builder = _BUILDER.fullmatch(text)
     body = builder[2].strip() if builder else text
-    if not _OPERATOR.search(body):
+    if not INEQUALITY.search(body):
         return None
     parts = [_one_range(part.strip()) for part in _OR.split(body)]
     ranges = [part for part in parts if part is not None]
@@ -64,12 +85,12 @@ def as_range(text: str) -> Range | None:
 
 
 def _one_range(text: str) -> Range | None:
-    pieces = _OPERATOR.split(text)
+    pieces = INEQUALITY.split(text)
     if len(pieces) == 3 and pieces[1].startswith(r"\ne") and _VARIABLE.fullmatch(pieces[0].strip()):
         return _without_points(pieces[0].strip(), pieces[2].split(","))
     bounds: list[Bound] = []
     for part in _AND.split(text):
-        found = _bounds(_OPERATOR.split(part))
+        found = _bounds(INEQUALITY.split(part))
         if not found:
             return None
         bounds += found
@@ -87,7 +108,7 @@ def _bounds(pieces: list[str]) -> list[Bound]:
     sides, signs = [piece.strip() for piece in pieces[::2]], pieces[1::2]
     if not all(sides) or len(signs) not in (1, 2):
         return []
-    if not (all(sign in _LESS for sign in signs) or all(sign in _MORE for sign in signs)):
+    if not (all(sign in LESS for sign in signs) or all(sign in MORE for sign in signs)):
         return []
     names = [i for i, side in enumerate(sides) if _VARIABLE.fullmatch(side) and _is_name(side)]
     if len(names) != 1 or (len(signs) == 2 and names != [1]):
@@ -97,10 +118,10 @@ def _bounds(pieces: list[str]) -> list[Bound]:
     for i, sign in enumerate(signs):
         is_before = i < at  # the value stands before the variable
         value = sides[i] if is_before else sides[i + 1]
-        bracket = _LESS.get(sign) or _MORE[sign]
+        bracket = LESS.get(sign) or MORE[sign]
         if "," in value or re.search(rf"(?<![A-Za-z\\]){re.escape(sides[at])}(?![A-Za-z])", value):
             return []
-        bounds.append(Bound(sides[at], is_before == (sign in _LESS), bracket, value))
+        bounds.append(Bound(sides[at], is_before == (sign in LESS), bracket, value))
     return bounds
 
 

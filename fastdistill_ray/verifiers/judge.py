@@ -1,7 +1,6 @@
 """A completion and a reference answer -> verdict, answer and reason. See `Judge`."""
 
 import re
-import time
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, Self
@@ -11,14 +10,17 @@ from fastdistill_ray.verifiers import expressions
 from fastdistill_ray.verifiers.choices import NotAChoice, SeveralChoices, parse_choice
 from fastdistill_ray.verifiers.cleaning import comparable, unwrap
 from fastdistill_ray.verifiers.decision import CORRECT, Decision, Question
-from fastdistill_ray.verifiers.extraction import Rules, extract_answer, last_number
+from fastdistill_ray.verifiers.extraction import WHOLE, Rules, extract_answer, last_number
 from fastdistill_ray.verifiers.knobs import VerifierKnobs
 from fastdistill_ray.verifiers.numbers import (
     NotANumber,
     TooLarge,
     is_equal,
     is_several_numbers,
+    join_thousands,
     parse_number,
+    sentence_number,
+    without_option,
 )
 from fastdistill_ray.verifiers.process import ExpressionProcess
 
@@ -77,9 +79,11 @@ class Judge:
         if fault:
             return Judgement("error", "", fault)
         is_cut = finish_reason in ("length", "repetition")
-        answer, origin = extract_answer(response, self._rules, is_cut=is_cut)
+        answer, origin = extract_answer(response, self._rules, kind, is_cut=is_cut)
         if answer:
             decision = self._decide(Question(kind, reference, answer, tuple(options), tolerance))
+            if origin == WHOLE and decision.verdict != "correct":
+                answer, decision = "", Decision("unparsable", "no answer")
         else:
             decision = Decision("truncated" if is_cut else "unparsable", origin)
         if self._knobs.last_number and decision.verdict in ("unparsable", "truncated"):
@@ -123,7 +127,9 @@ class Judge:
         if known is not None:
             return known
         decision = DECIDERS[question.kind](question, self)
-        if decision.verdict != "error" and len(question.answer) <= MAX_CLEANED:
+        if decision.verdict == "timeout":  # sympy may have been filling its caches
+            decision = DECIDERS[question.kind](question, self)
+        if decision.verdict not in ("error", "timeout") and len(question.answer) <= MAX_CLEANED:
             if len(self._cache) >= MAX_CACHED:
                 self._cache.clear()
             self._cache[question] = decision
@@ -137,9 +143,8 @@ class Judge:
 
         def ask(expected: str, given: str) -> str:
             nonlocal left
-            begin = time.monotonic()
-            verdict = self._process.compare(expected, given, written, max(left, 0.001))
-            left -= time.monotonic() - begin
+            verdict, spent = self._process.compare(expected, given, written, max(left, 0.001))
+            left -= spent
             if verdict == "timeout":
                 raise TimeoutError
             return verdict
@@ -154,7 +159,7 @@ class Judge:
         except expressions.Unreadable as error:
             return Decision("unparsable", str(error))
         except TimeoutError:
-            return Decision("timeout", f"not decided in {self._knobs.time_limit:g} s")
+            return Decision("timeout", f"not decided in {self._knobs.time_limit:g} s of CPU time")
         except ChildProcessError as error:
             return Decision("error", f"the judging process failed: {error}")
 
@@ -166,10 +171,20 @@ def is_same_text(reference: str, answer: str) -> bool:
     return comparable(reference) == comparable(answer)
 
 
+def is_same_word(reference: str, answer: str) -> bool:
+    """Equal but for the case in which words are written as a whole: paris, Paris, PARIS."""
+    expected, given = comparable(reference[:MAX_CLEANED]), comparable(answer[:MAX_CLEANED])
+    if expected.casefold() != given.casefold() or len(expected) < 4:
+        return False
+    usual = (expected.lower(), expected.capitalize(), expected.title(), expected.upper())
+    return expected in usual and given in usual
+
+
 def decide_number(
     reference: str, answer: str, tolerance: Fraction | None = None
 ) -> Decision | None:
     """None when only a mathematical comparison can tell."""
+    answer = join_thousands(without_option(answer.strip()))
     is_none = is_word_none(answer)
     if is_word_none(reference):
         return CORRECT if is_none else Decision("wrong", "the reference is the word none")
@@ -186,6 +201,11 @@ def decide_number(
     except NotANumber:
         if _FUNCTION.search(answer[:MAX_CLEANED]):
             return None
+        try:
+            given = sentence_number(answer)
+        except (NotANumber, TooLarge):
+            given = None
+    if given is None:
         if is_several_numbers(answer):
             return Decision("wrong", "more than one number")
         return Decision("unparsable", "not a number")
@@ -212,7 +232,8 @@ def decide_choice(question: Question, _judge: Judge) -> Decision:
 
 
 def decide_text(question: Question, _judge: Judge) -> Decision:
-    is_same = is_same_text(question.reference, question.answer)
+    asked = question.reference, question.answer
+    is_same = is_same_text(*asked) or is_same_word(*asked)
     return CORRECT if is_same else Decision("wrong", "another text")
 
 
@@ -227,6 +248,8 @@ def decide_as_mathematics(question: Question, judge: Judge) -> Decision:
     if is_same_text(question.reference, question.answer):
         return CORRECT
     judge.start()  # meanwhile the plain cases are decided
+    if question.kind == "math" and not question.reference.lstrip().startswith("("):
+        question = question._replace(answer=without_option(question.answer, question.reference))
     return judge.decide_expression(question)
 
 

@@ -6,7 +6,7 @@ from fastdistill_ray.knobs import Knobs
 
 
 class VerifierKnobs(Knobs):
-    time_limit: float = Field(default=1.0, gt=0, description="Seconds of wall clock per answer.")
+    time_limit: float = Field(default=1.0, gt=0, description="CPU seconds per answer.")
     memory_limit_gib: float = Field(
         default=2.0, gt=0, description="Most address space of a judging worker."
     )

@@ -2,6 +2,8 @@ r"""Plain writing such as 2*sqrt(3)*x^10 as LaTeX for latex2sympy, and what it m
 
 import re
 
+from fastdistill_ray.verifiers.words import changes_value
+
 _TEXT_UNIT = re.compile(
     r"(?<=[\w)}]) ?(?:\\(?:text|mathrm|mbox|textrm) ?\{[^{}]*\}(?:\^(?:\d|\{\d\}))?|\\%|%)$"
     r"|(?<=[\d)}]) (?:(?:square|sq|cubic) )?(?:[cmk]m|ft|in|inch(?:es)?|feet|units?|miles|yards"
@@ -44,7 +46,7 @@ def depth(text: str) -> int:
 
 
 def to_latex(text: str) -> str:
-    text = _TEXT_UNIT.sub("", text)
+    text = _TEXT_UNIT.sub(_kept_unless_unit, text)
     if _TRIGONOMETRIC.search(text):
         text = _DEGREES.sub(r"(\\frac{\1 \\pi}{180})", text)
     text = _DEGREE_SIGN.sub("", text)
@@ -64,6 +66,12 @@ def to_latex(text: str) -> str:
     text = re.sub(r"\^ ?\(([^()]*)\)", r"^{\1}", text)
     text = re.sub(r"\^ ?(-?\d{2,}|-\d)", r"^{\1}", text)
     return re.sub(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])", _exact_decimal, text)
+
+
+def _kept_unless_unit(match: re.Match[str]) -> str:
+    """Words that change what stands before them are no unit."""
+    words = match.group()
+    return words if changes_value(words) or re.search(r"\d[^}\d]|\d{2}", words) else ""
 
 
 def _exact_decimal(match: re.Match[str]) -> str:

@@ -12,6 +12,16 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from fastdistill_ray.verifiers.cleaning import exact_notation, unwrap
+from fastdistill_ray.verifiers.words import (
+    BESIDE_VERBS,
+    METRIC,
+    PARTS,
+    SCALES,
+    WORD,
+    changes_value,
+    is_of_sentence,
+    read_numeral,
+)
 
 MAX_EXPRESSION = 400  # characters of an expression; a plain literal may be longer
 MAX_DIGITS = 3_000  # of a literal that becomes a quotient
@@ -40,7 +50,8 @@ class TooLarge(Exception):
 
 
 _LITERAL = re.compile(
-    r"(?P<whole>\d{1,3}(?:,\d{3})+(?![\d,])|\d{1,3}(?: \d{3})+(?! ?[\d/])|\d+(?!,\d))?"
+    r"(?P<whole>\d{1,3}(?:,\d{3})+(?![\d,])|\d{1,2}(?:,\d{2})+,\d{3}(?![\d,])|\d{1,3}(?:'\d{3})+"
+    r"(?![\d'])|\d{1,3}(?: \d{3})+(?! ?[\d/])|\d+(?!,\d))?"
     r"(?:\.(?P<part>\d*))?(?:[eE](?P<exponent>[+-]?\d{1,18})(?![\w.]))?",
     re.ASCII,
 )
@@ -49,7 +60,9 @@ _TIMES = re.compile(r" ?(?:\*(?!\*)|\\times(?![A-Za-z])|\\cdot(?![A-Za-z])|[xX](
 _OVER = re.compile(r" ?(?:/|\\div(?![A-Za-z]))")
 _CURRENCY = re.compile(
     r"[\u20ac\u00a3\u00a5\u20b9\u20a9\u00a2\u20bd\u0e3f]"
-    r"|^(?:US|USD|EUR|GBP|INR|AUD|CAD|NT|HK|CNY|RMB|RM|Rs\.?) ?(?=[-+.\d])"
+    r"|^(?:US|USD|EUR|GBP|INR|AUD|CAD|NZD|SGD|CHF|JPY|SEK|NOK|DKK|PLN|BRL|KRW|MXN|ZAR|NT|HK|CNY|RMB"
+    r"|RM|Rs\.?) ?(?=[-+.\d])"
+    r"|\\(?:euro|pounds|EUR|textsterling|texteuro|textdollar|yen|cent)(?![A-Za-z]) ?(?:\{\})?"
 )
 _LABEL = re.compile(r"[A-Za-z][A-Za-z ]{0,40}:(?=[ \d-])")
 _AND_FRACTION = re.compile(r"(?<=\d) +(?:and|&) +(?=\d+ ?/ ?\d|\\frac(?![A-Za-z]))")
@@ -71,25 +84,55 @@ _TAIL = re.compile(
 _SPACES = re.compile(" *")
 _DIGIT = re.compile(r" ?(\d)", re.ASCII)
 _DEGREES = re.compile(r" ?\^ ?\{? ?\\circ")
-_WORD = re.compile(r"[^\W\d_]+")
-_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-_UNIT_LETTERS = frozenset("mghslLAVWJNKCFTPdtM")
-# Words after a number that take back, double or change what it says.
-_NOT_UNIT_WORDS = (
-    "or and not nor but plus minus times over squared cubed half halves quarter quarters third "
-    "thirds fourth fifth sixth eighth tenth less least most more than between about approximately "
-    "roughly wrong incorrect if unless maybe perhaps either versus vs through until instead except "
-    "doubled tripled halved "
-    "pi mod infinity sin cos tan log ln exp sqrt zero one two three four five six seven eight nine "
-    "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty "
-    "forty fifty sixty seventy eighty ninety hundred thousand million billion trillion"
+_UNIT_LETTERS = frozenset("mghslLAVWJNKCFTPdt")
+# `42 dollars and 50 cents`, `3 euros 20 cents`.
+_AND_CENTS = re.compile(
+    r"(\$? ?[\d,]+) ?(?:dollars?|euros?|pounds?|bucks?|USD|EUR)?,? (?:and )?(\d{1,2}) ?(?:cents?"
+    r"|pence|c)",
+    re.IGNORECASE,
 )
-_NOT_UNITS = frozenset(_NOT_UNIT_WORDS.split())
-_HEDGE_WORDS = (
-    "never twice double triple without over under above below around almost nearly negative think "
-    "guess believe probably could may might should would exceeds only no any every"
+# `4 squared`, `half of 10`: operations in words between or beside literals.
+_SPOKEN = tuple(
+    (re.compile(rf"^{pattern}$", re.IGNORECASE), written)
+    for pattern, written in (
+        (r"half (?:a |of a )?(dozen|hundred|thousand|million|billion)", r"0.5 \1"),
+        (r"([\d.,]+) squared", r"(\1)^2"),
+        (r"([\d.,]+) cubed", r"(\1)^3"),
+        (r"([\d.,]+) factorial", r"(\1)!"),
+        (r"(?:double|twice) ([\d.,]+)", r"2*(\1)"),
+        (r"(?:triple|thrice) ([\d.,]+)", r"3*(\1)"),
+        (r"(?:half of|one half of|a half of) ([\d.,]+)", r"(\1)/2"),
+        (r"([\d.,]+) (?:over|per|divided by|out of) ([\d.,]+)", r"(\1)/(\2)"),
+        (r"([\d.,]+) (?:times|multiplied by) ([\d.,]+)", r"(\1)*(\2)"),
+        (r"([\d.,]+) plus ([\d.,]+)", r"(\1)+(\2)"),
+        (r"([\d.,]+) minus ([\d.,]+)", r"(\1)-(\2)"),
+        (r"(?:minus|negative) (\d[\d.,]*)", r"-\1"),
+        (r"(?:the )?square root of ([\d.,]+)", r"\\sqrt{\1}"),
+    )
 )
-_HEDGES = _NOT_UNITS.union(_HEDGE_WORDS.split())
+_SCIENTIFIC = re.compile(r"(?<=\d) ?[eE] ?\{ ?([+-]?\d{1,4}) ?\}")
+_WHOLE_AND_PART = re.compile(r"(\d+) and ([a-z]+ [a-z]+)", re.IGNORECASE)
+_CHOSEN = re.compile(r"\\?(max|min|gcd|lcm) ?(?:\(|\\\{)([^(){}\\]{1,200})(?:\)|\\\})")
+# The letter of an option in front of its value, `(B) 42`.
+_OPTION = re.compile(
+    r"(?:\\(?:textbf|mathbf|text|textrm|mathrm|bold|boldsymbol|bf) ?\{ ?)?(?:\([A-H]\)"
+    r"|[A-H][).]) ?\}?"
+    r"(?:[ ~]|\\[ ,;:!])*(?=[-+.(\\$]?\d|\\[a-z])"
+)
+_OPTION_OF_TEXT = re.compile(
+    r"(?:\\(?:textbf|mathbf|text|textrm|mathrm|bold|boldsymbol|bf) ?\{ ?)?(?=\(?([A-H]))"
+    r"(?:\([A-H]\)|[A-H][).]) ?\}?(?:(?:[ ~]|\\[ ,;:!])+|(?=\d|\\[a-z]))(?=[^ ])"
+)
+_FRACTION_UNIT = re.compile(
+    r"\\frac ?\{([^{}\d]*(?:\^ ?\{? ?[1-4] ?\}?)?)\} ?\{([^{}\d]*(?:\^ ?\{? ?[1-4] ?\}?)?)\}$"
+)
+_BRACKET_UNIT = re.compile(r"\[ ?([A-Za-z][A-Za-z/^23 ]*)\]$")
+_SQUARE_UNIT = re.compile(r"(?<=[A-Za-z])[23](?![\w.])")
+_DANGLING = re.compile(r"(?:^[-/.]|[-/(]|\\cdot) *$|^-(?![A-Za-z])")
+_LOOSE_THOUSANDS = re.compile(r"(?!\d+(?:, \d+)+$)\d{1,3}(?: ?, ?\d{3})+(?!\d)")
+_SENTENCE_NUMBER = re.compile(
+    r"(?<![A-Za-z0-9_.,/-])-?\d[\d,]*(?:\.\d+)?(?:/\d+)?(?![\d/^!_*=+]| ?[*=+^<>])%?"
+)
 
 
 def parse_number(text: str) -> Number:
@@ -118,8 +161,61 @@ def _short_number(text: str) -> Number:
     try:
         return _literal(text)
     except NotANumber:
-        text = exact_notation(_AND_FRACTION.sub(" ", text))
-        return _value_with_unit(_right_side(without_statement(text)))
+        text = exact_notation(_AND_FRACTION.sub(" ", _SCIENTIFIC.sub(r"e\1", text)))
+        text = _spoken(without_statement(text))
+        return _value_with_unit(_right_side(text))
+
+
+def sentence_number(text: str) -> Number:
+    """The one number of a sentence, `John spends $42 on food`; raises NotANumber.
+
+    Nothing in the sentence may deny, bound or change it.
+    """
+    if len(text) > MAX_EXPRESSION:
+        raise NotANumber
+    text = unwrap(_DOLLARS.sub("$", text))
+    found = list(_SENTENCE_NUMBER.finditer(text))
+    if len(found) != 1 or "?" in text:
+        raise NotANumber
+    before, after = text[: found[0].start()], text[found[0].end() :]
+    around = before + after
+    if not re.fullmatch(r"[^\W\d_]*(?:[^\W\d_]|[ \n'\"$%,.!()/\u20ac\u00a3-])*", around):
+        raise NotANumber
+    words = WORD.findall(around.replace("'", ""))
+    if not words or any(len(word) == 1 and word not in "aIA" and word.isascii() for word in words):
+        raise NotANumber
+    if not is_of_sentence(before, after):
+        raise NotANumber
+    value = _literal(found[0].group().rstrip("%,")) if "/" not in found[0].group() else None
+    scaled = _scale(after.strip())
+    if value is None or scaled[0] != 1:
+        return _short_number(found[0].group() + " " + (after.strip().split() or [""])[0])
+    return value
+
+
+def without_option(text: str, reference: str = "") -> str:
+    """`(B) 42` is 42: the letter of an option stands before its value, and in no reference."""
+    option = (_OPTION_OF_TEXT if reference else _OPTION).match(text.strip())
+    if not option or (reference and option[1] in reference):
+        return text
+    return text.strip()[option.end() :]
+
+
+def join_thousands(text: str) -> str:
+    """`1,234, 567` where one number is asked."""
+    return re.sub(r"[ ,]", "", text) if _LOOSE_THOUSANDS.fullmatch(text) else text
+
+
+def _spoken(text: str) -> str:
+    both = _WHOLE_AND_PART.fullmatch(text)
+    if both and (part := read_numeral(both[2])) and not part[1] and part[0] < 1:
+        return f"({both[1]}+{part[0]})"
+    cents = _AND_CENTS.fullmatch(text)
+    if cents:
+        return f"{cents[1]}.{cents[2]:0>2}"
+    for pattern, written in _SPOKEN:
+        text = pattern.sub(written, text)
+    return text
 
 
 def without_statement(text: str) -> str:
@@ -127,7 +223,8 @@ def without_statement(text: str) -> str:
     statement = _STATEMENT.match(text)
     if not statement:
         return text
-    _refuse_words(statement.group(), _HEDGES)
+    if changes_value(statement.group(), BESIDE_VERBS):
+        raise NotANumber
     return text[statement.end() :]
 
 
@@ -158,7 +255,7 @@ def _literal_value(match: re.Match[str], is_negative: bool) -> Number:
     whole, part = match["whole"] or "", match["part"] or ""
     if not whole and not part:
         raise NotANumber
-    digits = re.sub(r"[ ,]", "", whole) + part
+    digits = re.sub(r"[ ,']", "", whole) + part
     exponent = int(match["exponent"] or 0) - len(part)
     digits = digits.lstrip("0")
     exponent += len(digits) - len(digits.rstrip("0"))
@@ -178,7 +275,8 @@ def _right_side(text: str) -> str:
     """An equation's right side; its left must not commit to anything else."""
     label = _LABEL.match(text)
     if label:
-        _refuse_words(label.group())
+        if changes_value(label.group()):
+            raise NotANumber
         text = text[label.end() :].strip()
     if _COMPARISON.search(text):
         raise NotANumber
@@ -188,10 +286,13 @@ def _right_side(text: str) -> str:
             raise NotANumber
         if _is_another_literal(side.strip(), right.strip()):
             raise NotANumber  # 41 = 42 commits to neither
-        _refuse_words(side, frozenset(("or", "and", "not", "nor", "but", "if")))
+        if changes_value(side, frozenset(("or", "and", "not", "nor", "but", "if"))):
+            raise NotANumber
     right = right.strip()
-    if len(left) == 1 and re.fullmatch(r"[A-Za-z]", right) and re.search(r"\d", left[0]):
-        return left[0].strip()
+    if len(left) == 1 and re.fullmatch(r"[A-Za-z ]+", right) and re.search(r"\d", left[0]):
+        if changes_value(right):
+            raise NotANumber
+        return left[0].strip()  # 42 = x, 42 = total
     return right
 
 
@@ -202,34 +303,62 @@ def _is_another_literal(side: str, right: str) -> bool:
         return False
 
 
-def _refuse_words(text: str, words: frozenset[str] = _NOT_UNITS) -> None:
-    if words.intersection(word.lower() for word in _WORD.findall(text)):
-        raise NotANumber
-
-
 def _value_with_unit(text: str) -> Number:
     parser = _Parser(text)
     try:
         value = parser.sum()
+        tail = text[parser.position :].strip()
     except ZeroDivisionError as error:
         raise NotANumber from error
-    tail = text[parser.position :].strip()
-    scale = 0
-    while tail:
-        word = _WORD.match(tail)
-        if word is None or word.group().lower() not in _SCALES:
-            break
-        scale += _SCALES[word.group().lower()]
-        tail = tail[word.end() :].strip()
+    except NotANumber:
+        spoken = read_numeral(text)
+        if spoken is None:
+            raise
+        value, tail = spoken
+    tail = _without_same(tail, value)
+    factor, tail = _scale(tail)
     _check_unit(tail)
-    return value * 10 ** min(scale, 100)
+    return _checked(value * factor)
+
+
+def _without_same(tail: str, value: Fraction) -> str:
+    """`forty-two (42)` and `12 (twelve)` say one number twice."""
+    inside = re.match(r"\( ?([\w -]+?) ?\)$", tail)
+    if inside:
+        again = read_numeral(inside[1])
+        digits = Fraction(int(inside[1])) if inside[1].isdecimal() else None
+        if digits == value or (again and again == (value, "")):
+            return ""
+    return tail
+
+
+def _scale(tail: str) -> tuple[Fraction, str]:
+    """What the words that `tail` begins with multiply by: `dozen`, `million`, `tenths`."""
+    factor = Fraction(1)
+    while tail:
+        word = WORD.match(tail)
+        name = word.group() if word else ""
+        if name[:1] in SCALES and not name[:1].isascii() and name[1:2] not in METRIC:
+            name = name[:1]  # Chinese words are not spaced
+        by = SCALES.get(name) or SCALES.get(name.lower() if len(name) > 1 else "")
+        part = PARTS.get(name.lower())
+        if by is None and (part is None or factor != 1):
+            break
+        factor *= by or part or 1
+        tail = tail[len(name) :].strip()
+        if part:
+            break
+    return min(factor, Fraction(10) ** 100), tail
 
 
 def _check_unit(tail: str) -> None:
-    words = _WORD.findall(tail)
-    if not _TAIL.fullmatch(tail) or len(words) > 8:
+    tail = _BRACKET_UNIT.sub(r" \1", _FRACTION_UNIT.sub(r" \1/\2", tail)).strip()
+    tail = _SQUARE_UNIT.sub("", re.sub(r"\{ ?([A-Za-z]+) ?\}", r"\1", tail))
+    words = WORD.findall(tail)
+    if not _TAIL.fullmatch(tail) or len(words) > 8 or _DANGLING.search(tail):
         raise NotANumber
-    _refuse_words(tail)
+    if changes_value(tail):
+        raise NotANumber
     for word in words:
         is_variable = len(word) == 1 and word.isascii() and word not in _UNIT_LETTERS
         if is_variable or set(word) <= set("xyz"):
@@ -261,6 +390,12 @@ class _Parser:
                 break
             value = _checked(value + term if sign == "+" else value - term)
         self.depth -= 1
+        return value
+
+    def whole(self) -> Fraction:
+        value = self.sum()
+        if self.position < len(self.text.rstrip()):
+            raise NotANumber
         return value
 
     def _product(self) -> Fraction:
@@ -297,15 +432,24 @@ class _Parser:
     def _postfix(self) -> Fraction:
         value = self._atom()
         while self._peek().startswith("!") and not self._peek().startswith("!="):
-            self._take("!")
-            if value.denominator != 1 or value < 0:
+            is_double = bool(self._take("!!"))  # 5!! is 5*3*1
+            if not is_double:
+                self._take("!")
+            if value.denominator != 1 or value < 0 or self._peek().startswith("!"):
                 raise NotANumber
             if value > MAX_FACTORIAL:
                 raise TooLarge
-            value = Fraction(math.factorial(int(value)))
+            number = int(value)
+            factors = range(number, 0, -2) if is_double else range(1, number + 1)
+            value = Fraction(math.prod(factors))
         return value
 
     def _atom(self) -> Fraction:
+        if self._take("|"):
+            value = self.sum()
+            if not self._take("|"):
+                raise NotANumber
+            return abs(value)
         for opening, closing in (("(", ")"), ("[", "]"), ("{", "}")):
             if self._take(opening):
                 value = self.sum()
@@ -316,6 +460,8 @@ class _Parser:
             return _checked(self._group() / self._group())
         if self._take("\\sqrt"):
             return _root(self._group())
+        if chosen := self._match(_CHOSEN):
+            return _chosen(chosen[1], [_Parser(item).whole() for item in chosen[2].split(",")])
         return self._number()
 
     def _group(self) -> Fraction:
@@ -364,6 +510,15 @@ class _Parser:
         if match:
             self.position = match.end()
         return match
+
+
+def _chosen(name: str, values: list[Fraction]) -> Fraction:
+    if name in ("max", "min"):
+        return max(values) if name == "max" else min(values)
+    if any(value.denominator != 1 for value in values):
+        raise NotANumber
+    whole = [int(value) for value in values]
+    return Fraction(math.gcd(*whole) if name == "gcd" else math.lcm(*whole))
 
 
 def _checked(value: Fraction) -> Fraction:

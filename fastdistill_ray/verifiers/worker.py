@@ -7,6 +7,7 @@ child may be killed at any time: a new one is forked in milliseconds and says it
 import json
 import logging
 import os
+import re
 import resource
 import signal
 import sys
@@ -15,7 +16,22 @@ from typing import Any, cast
 from latex2sympy2_extended import NormalizationConfig
 from math_verify import parse, verify
 from math_verify.parser import LatexExtractionConfig
-from sympy import Basic, Expr, I, N, Rational, Symbol
+from sympy import (
+    Abs,
+    Basic,
+    Expr,
+    I,
+    Limit,
+    MatrixBase,
+    N,
+    Pow,
+    Product,
+    Rational,
+    Sum,
+    Symbol,
+    log,
+)
+from sympy.core.function import AppliedUndef
 
 RECYCLE_AFTER = 4_000  # answers: sympy's caches grow
 RECYCLED = 3  # exit status
@@ -41,7 +57,26 @@ _CONFIG = [
 def parse_latex(text: str) -> list:
     """Parsed by latex2sympy's grammar only; the reader of plain expressions would evaluate code."""
     found = parse(f"${text}$", _CONFIG, fallback_mode="no_fallback", parsing_timeout=0)
-    return [_with_plain_symbols(one) for one in found if not isinstance(one, str)]
+    return [
+        _with_plain_symbols(one)
+        for one in found
+        if not isinstance(one, str) and _names_in(text) <= _names_of(one)
+    ]
+
+
+def _names_in(text: str) -> set[str]:
+    """The letters that stand for names in a text of `names.Names`."""
+    plain = re.sub(r"\\(?:begin|end)\{[a-z]+\}|\\[A-Za-z]+", " ", text)
+    return set(re.findall(r"[A-Za-z]", plain)) - {"e", "i"}
+
+
+def _names_of(expression: Any) -> set[str]:
+    """The names that were read; where one is missing the grammar has lost a part of the text."""
+    if not isinstance(expression, Basic):
+        parts = expression.flat() if isinstance(expression, MatrixBase) else []
+        return set().union(*map(_names_of, parts))
+    symbols = {name.name for name in expression.atoms(Symbol)}
+    return symbols | {str(call.func) for call in expression.atoms(AppliedUndef)}
 
 
 def _with_plain_symbols(expression: Any) -> Any:
@@ -64,10 +99,52 @@ def compare(reference: str, answer: str, tolerance: str | None = None) -> str:
         return "bad_reference"
     if tolerance is not None and _is_within(expected[0], given[0], tolerance):
         return "equal"
+    expected, given = _evaluated(expected), _evaluated(given)
+    if _is_same(expected, given):
+        return "equal"
+    positive = _positive(expected[0], given[0])
+    if positive and _is_same(*([one[0].xreplace(positive)] for one in (expected, given))):
+        return "equal"
+    return "different"
+
+
+def _is_same(expected: list, given: list) -> bool:
     is_same = verify(
         expected, given, numeric_precision=30, allow_set_relation_comp=True, timeout_seconds=0
     )
-    return "equal" if is_same and not _is_only_close(expected[0], given[0]) else "different"
+    return is_same and not _is_only_close(expected[0], given[0])
+
+
+def _evaluated(found: list) -> list:
+    """Sums, products and limits computed; `latex.BOMB` has refused large ones."""
+    return [
+        one.doit() if isinstance(one, Basic) and one.has(Sum, Product, Limit) else one
+        for one in found
+    ]
+
+
+def _positive(first: Any, second: Any) -> dict[Symbol, Symbol]:
+    r"""Symbols that a root or logarithm demands to be positive: \sqrt{1/m} is 1/\sqrt{m}.
+
+    None of a square under a root or a modulus, where the sign is what matters.
+    """
+    if not (isinstance(first, Expr) and isinstance(second, Expr)):
+        return {}
+    demanded, free = set(), set()
+    for call in (*first.atoms(Pow, log, Abs), *second.atoms(Pow, log, Abs)):
+        if isinstance(call, Pow) and 2 * call.exp not in (1, -1):
+            continue
+        inside = cast(Any, call.args[0])
+        is_single = not isinstance(call, Abs) and all(
+            power.is_integer and power.is_odd and (base.is_Symbol or base.is_positive)
+            for base, power in inside.as_powers_dict().items()
+        )
+        names = inside.free_symbols
+        if is_single:
+            demanded |= names
+        else:
+            free |= names
+    return {name: Symbol(name.name, positive=True) for name in demanded - free}
 
 
 def _is_within(first: Any, second: Any, tolerance: str) -> bool:
@@ -102,14 +179,14 @@ def serve(time_limit: float, memory_bytes: int) -> int:
         # A killed child left the earlier ones of several: nobody waits for them any more.
         request = json.loads(line.splitlines()[-1])
         # The caller kills at its limit. Should it be gone, the kernel does, whatever sympy does.
-        signal.setitimer(signal.ITIMER_REAL, 2 * time_limit + 1)
+        signal.setitimer(signal.ITIMER_PROF, 2 * time_limit + 1)
         try:
             verdict = compare(request["reference"], request["answer"], request["tolerance"])
         except MemoryError:
             verdict = "memory"
         except Exception as error:  # noqa: BLE001  any failure of sympy on a model's text
             verdict = f"failed: {type(error).__name__}"
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         _say({"id": request["id"], "verdict": verdict})
     return RECYCLED
 
