@@ -82,6 +82,10 @@ _CASES = re.compile(r"\\begin\{cases\}(.*)\\end\{cases\}", re.DOTALL)
 _CLOCK = re.compile(r"(\d{1,2}:\d{2}) ?([AaPp]\.?[Mm]\.?)?")
 _NUMERAL = re.compile(r"\(?([0-9A-Za-z]+)\)? ?_ ?\{? ?(\d+) ?\}?")
 _LABELLED = re.compile(r"(?:\\text ?\{ ?)?[A-Z][A-Za-z]+ ?: ?\}? ?(?=[^ ])")
+_UNIT_POWER = re.compile(
+    r"(?:\\(?:text|mbox|mathrm|textrm) ?\{ ?([A-Za-z. ]+?) ?\} ?)"
+    r"\^ ?\{? ?(\d) ?\}? ?\$?$"
+)
 _MARKED_EXPONENT = re.compile(r"\^ ?\{ ?\( ?\w ?\) ?\}")  # f^{(3)} is a derivative
 _CLOSED_INFINITY = re.compile(r"\[ ?[-+]? ?\\infty|\\infty ?\]")
 _SMALL_SUM = re.compile(
@@ -144,6 +148,11 @@ def is_equal_expression(reference: str, answer: str, by: Means) -> bool:
     """Raises Unreadable when the answer is no mathematics, TimeoutError when it takes too long."""
     if len(answer) > MAX_ANSWER or len(reference) > MAX_ANSWER:
         raise Unreadable("too long to parse")
+    if _unit_powers(reference, answer) or _contradicts_itself(answer):
+        return False
+    mine, theirs = _MEMBER.match(reference), _MEMBER.match(answer)
+    if mine and theirs and mine[0] != theirs[0] and mine[0].lower() == theirs[0].lower():
+        return False  # X is another name than x
     sides = [
         _brought_together(side, _sides(_plain(answer))[0]) for side in _sides(_plain(reference))
     ]
@@ -152,6 +161,22 @@ def is_equal_expression(reference: str, answer: str, by: Means) -> bool:
         for mine, theirs in sides
         for expected, given in itertools.product(_readings(mine), _readings(theirs))
     )
+
+
+def _unit_powers(reference: str, answer: str) -> bool:
+    """Whether both end in one unit to different powers: cm^2 and cm^3."""
+    mine, theirs = _UNIT_POWER.search(reference), _UNIT_POWER.search(answer)
+    return bool(mine and theirs and mine[1] and mine[1] == theirs[1] and mine[2] != theirs[2])
+
+
+def _contradicts_itself(answer: str) -> bool:
+    r"""`2/3 \approx 5.67`: two numbers that are not near each other."""
+    sides = _sides(clean(answer))
+    numbers = [number for number in map(_number, sides) if isinstance(number, Fraction)]
+    if len(numbers) < 2:
+        return False
+    first, last = numbers[0], numbers[-1]
+    return abs(first - last) > max(abs(first), abs(last)) / 10
 
 
 def _brought_together(reference: str, answer: str) -> tuple[str, str]:
@@ -215,6 +240,8 @@ def _is_equal_list(reference: str, answer: str, by: Means) -> bool:
         is_same_shape = expected.shape == "tuple" or expected.brackets == given.brackets
         return is_same_shape and _is_same_sequence(expected.items, given.items, by)
     if "matrix" in (expected.shape, given.shape):
+        return False
+    if {"[)", "(]"} & {expected.brackets, given.brackets}:  # a half-open interval is no list
         return False
     return _is_same_collection(expected, given, by)
 

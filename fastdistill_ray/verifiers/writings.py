@@ -159,6 +159,8 @@ def renamed(reference: str, answer: str) -> str:
     """
     expected, given = _FUNCTION_OF.match(reference), _FUNCTION_OF.match(answer)
     if expected and given and expected.groups() != given.groups():
+        if expected[1].lower() == given[1].lower() and expected[1] != given[1]:
+            return answer
         rest = answer[given.end() :]
         if expected[2] != given[2]:
             if _uses(rest, expected[2]) or f"{given[1]}(" in rest:
