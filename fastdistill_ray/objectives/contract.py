@@ -17,7 +17,8 @@ from fastdistill_ray.rewards.advantages import softmax_weights
 
 Tensor = Any  # a torch.Tensor: recipes are parsed where torch is not installed
 PAPER_TAU = 0.5  # temperature of eq. 7 of arXiv 2507.00054
-Denominator = Literal["groups", "completions", "tokens", "step"]  # counts of a step; "step" is 1
+# Counts of a step; "step" is 1. "unique_tokens" are all that it computes but padding.
+Denominator = Literal["groups", "completions", "tokens", "unique_tokens", "step"]
 
 
 class ObjectiveKnobs(Knobs):
@@ -78,6 +79,7 @@ class LossBatch(NamedTuple):
 
 class Outputs(NamedTuple):
     logprob: Tensor  # [K], of the target tokens
+    router: Tensor | None = None  # loss of a mixture of experts' choices, which training adds
 
 
 class Term(NamedTuple):

@@ -51,6 +51,7 @@ def build_learner(
         vocab_size=vocab_size,
         device=device,
         shared_prompt=training.shared_prompt,
+        trains_router=training.router_loss,
         lora=training.lora,
     )
     if training.shared_prompt:

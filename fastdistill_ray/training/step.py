@@ -134,9 +134,12 @@ def backward(learner: Learner, batches: list[MicroBatch], counts: dict[str, int]
         sharded.set_requires_gradient_sync(syncs_now)
         sharded.set_reshard_after_backward(syncs_now)
         outputs = learner.student(to_device(batch.inputs, learner.device))
+        terms = learner.objective(outputs, to_device(batch.loss, learner.device))
+        if outputs.router is not None:
+            terms.append(router_term(learner.student, outputs.router, batch))
         terms = [
             term._replace(total=term.total / max(1, counts.get(term.denominator, 1)))
-            for term in learner.objective(outputs, to_device(batch.loss, learner.device))
+            for term in terms
         ]
         # FSDP2 averages gradients over ranks; the denominators already span them.
         (world_size * sum_terms(terms)).backward()
@@ -145,6 +148,12 @@ def backward(learner: Learner, batches: list[MicroBatch], counts: dict[str, int]
             totals[term.name] = term._replace(total=before + term.total.detach())
     values = sum_over_ranks([term.total.item() for term in totals.values()])
     return [term._replace(total=value) for term, value in zip(totals.values(), values, strict=True)]
+
+
+def router_term(student: Student, loss: torch.Tensor, batch: MicroBatch) -> Term:
+    """A micro-batch counts by its tokens, one that is empty not at all: the step has a mean."""
+    total = batch.counts["unique_tokens"] * loss
+    return Term("router", total, "unique_tokens", student.router_coefficient)
 
 
 def sum_terms(terms: list[Term]) -> Any:

@@ -2,7 +2,7 @@
 
 A dataset row is one optimizer step's share of a rank; all ranks see the same steps. The loss is
 normalised by counts over the whole step and all ranks, so packing, accumulation and the number of
-ranks cannot change it.
+ranks cannot change it; only the loss of a router's choices is of each micro-batch (`router.py`).
 """
 
 import logging

@@ -249,15 +249,3 @@ def test_room_of_two_seeds_is_that_of_two_trainings(tmp_path):
     assert two.weights - one.weights == EXPORT_BYTES * model_size(model)
     answers = 12 * recipe.evaluation.max_new_tokens  # of one more student to 12 problems
     assert two.texts - one.texts == TOKEN_BYTES * answers
-
-
-def test_router_that_is_trained_without_its_loss_is_said(tmp_path, caplog):
-    model = make_tiny_model(str(tmp_path / "model"))
-    sizes = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2}
-    few = {"num_hidden_layers": 2, "intermediate_size": 64, "num_local_experts": 4}
-    AutoConfig.for_model("mixtral", **sizes, **few).save_pretrained(tmp_path / "experts")
-    doctor.check_students(recipe_with(model, student={"model": str(tmp_path / "experts")}))
-    assert "student.model: " in caplog.text and "router_aux_loss_coef: 0.001" in caplog.text
-    caplog.clear()
-    doctor.check_students(recipe_with(model))
-    assert not caplog.text

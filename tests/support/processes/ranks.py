@@ -1,6 +1,6 @@
 """One of two gloo ranks: loss and whole gradients of dealt groups, as the training loop has them.
 
-python ranks.py FOLDER RANK OUT
+python ranks.py FOLDER RANK OUT [MODEL ...]
 """
 
 import itertools
@@ -50,7 +50,8 @@ def make_learner(folder: str) -> Learner:
     )
 
 
-def loss_and_gradients(learner: Learner, groups: list[TrainGroup]) -> tuple[float, dict]:
+def loss_and_gradients(learner: Learner, groups: list[TrainGroup]) -> tuple[float, dict, dict]:
+    """-> loss, gradients, terms."""
     learner.student.zero_grad()
     budget = TRAINING.micro_batch_tokens
     batches = pack_groups(groups, micro_batch_tokens=budget, shared_prompt=True, mask_prompt=True)
@@ -58,17 +59,17 @@ def loss_and_gradients(learner: Learner, groups: list[TrainGroup]) -> tuple[floa
     batches += [empty_batch(True)] * (max_over_ranks(len(batches)) - len(batches))
     terms = backward(learner, batches, dict(zip(COUNTS, map(int, counts), strict=True)))
     loss = sum(term.coefficient * term.total for term in terms)
-    return loss, {
-        name: one.grad.full_tensor() for name, one in learner.student.model.named_parameters()
-    }
+    named = learner.student.model.named_parameters()
+    gradients = {name: one.grad.full_tensor() for name, one in named}
+    return loss, gradients, {term.name: term.total for term in terms}
 
 
-def main(folder: str, rank: int, out: str) -> None:
+def main(folder: str, rank: int, out: str, *models: str) -> None:
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD_SIZE
     )
     found = {}
-    for kind, (deal, shares) in itertools.product(("tied", "untied"), DEALS.items()):
+    for kind, (deal, shares) in itertools.product(models, DEALS.items()):
         learner = make_learner(f"{folder}/{kind}")
         groups = make_groups()
         found[kind, deal] = loss_and_gradients(learner, [groups[i] for i in shares[rank]])
@@ -78,4 +79,4 @@ def main(folder: str, rank: int, out: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])
