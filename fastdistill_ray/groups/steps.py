@@ -68,7 +68,8 @@ def steps(plan: StepPlan) -> Iterator[Step]:
 
 
 def rank_rows(plan: StepPlan, rank: int, world_size: int) -> Iterator[dict[str, Any]]:
-    """One row per step with the groups at positions rank, rank + world_size, ... of its slice."""
+    """One row per step with the groups that this rank reads of it: at positions rank, rank +
+    world_size, ... Who trains them is decided once their tokens are known (training/dealing.py)."""
     reader = RowReader(Store(plan.folder))
     for step in steps(plan):
         yield {

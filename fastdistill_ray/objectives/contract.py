@@ -33,6 +33,7 @@ class ObjectiveKnobs(Knobs):
     colour: ClassVar[str]  # in plots
     terms: ClassVar[dict[str, str]]  # name of each Term -> title of its panel
     min_completions: ClassVar[int] = 1  # a group that shrinks below this is not trained on
+    trains_one: ClassVar[bool] = False  # completion of a group at most
 
 
 class Scored(NamedTuple):

@@ -144,6 +144,14 @@ def check_lengths(recipe: Recipe) -> None:
 
 def check_students(recipe: Recipe) -> None:
     """A small copy of each student passes its trial, and is trained as transformers computes it."""
+    ranks, per_step = recipe.pools.student.workers, recipe.training.groups_per_step
+    if ranks > per_step:
+        logger.warning(
+            "pools.student.workers: %d ranks share the %d groups of a step "
+            "(training.groups_per_step), which are split by completions and their prompts computed "
+            "more than once; some ranks may wait for the longest completion",
+            *(ranks, per_step),
+        )
     models = {student.model: student.model_field for student in students(recipe)}
     for model, field in models.items():
         folder = fetch_without_weights(model)

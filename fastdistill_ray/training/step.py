@@ -3,11 +3,12 @@
 Collectives here are the same in number and order on every rank, whatever groups it has.
 """
 
+import itertools
 import math
 import resource
 import time
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -17,13 +18,13 @@ from torch.distributed.tensor import DTensor
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.objectives.contract import Term
 from fastdistill_ray.training.attention import row_multiple
+from fastdistill_ray.training.dealing import deal
 from fastdistill_ray.training.knobs import OptimizerKnobs
 from fastdistill_ray.training.learner import Learner
 from fastdistill_ray.training.packing import (
     MicroBatch,
     TrainGroup,
-    empty_batch,
-    pack_groups,
+    batch_of,
     prepare_group,
 )
 from fastdistill_ray.training.student import Student, to_device
@@ -39,6 +40,9 @@ COUNTS: tuple[str, ...] = (
 )
 
 
+T = TypeVar("T")
+
+
 def train_step(learner: Learner, row: dict[str, Any], total_steps: int) -> dict[str, float]:
     """One optimizer update from all ranks' groups; UserError in place of one that is not finite."""
     start = time.perf_counter()
@@ -47,8 +51,6 @@ def train_step(learner: Learner, row: dict[str, Any], total_steps: int) -> dict[
     batches = make_batches(learner, row["groups"])
     counts = sum_over_ranks([sum(batch.counts[name] for batch in batches) for name in COUNTS])
     counts = dict(zip(COUNTS, map(int, counts), strict=True))
-    num_batches = max(1, max_over_ranks(len(batches)))
-    batches += [empty_micro_batch(learner)] * (num_batches - len(batches))
     losses = backward(learner, batches, counts)
     learning_rate = learning_rate_at(step, total_steps, learner.knobs)
     norm = clip_gradients(learner.student, learner.knobs.max_grad_norm)
@@ -64,7 +66,7 @@ def train_step(learner: Learner, row: dict[str, Any], total_steps: int) -> dict[
     seconds = time.perf_counter() - start
     used = {}
     if learner.peak:
-        operations = sum_over_ranks([num_operations(learner.student.model, batches)])[0]
+        operations = sum_over_ranks([num_operations(learner.work, batches)])[0]
         used["time/mfu"] = operations / (seconds * dist.get_world_size() * learner.peak)
     return {
         "train/loss": loss,
@@ -93,6 +95,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def make_batches(learner: Learner, rows: list[dict[str, Any]]) -> list[MicroBatch]:
+    """This rank's, of all ranks' rows; as many on every rank."""
     prepared = [
         prepare_group(
             row,
@@ -103,22 +106,36 @@ def make_batches(learner: Learner, rows: list[dict[str, Any]]) -> list[MicroBatc
         )
         for row in rows
     ]
-    return pack(learner, [group for group in prepared if group])
+    return pack(learner, gather_groups(prepared))
+
+
+def gather_groups(own: Sequence[T | None]) -> list[T]:
+    """Those of all ranks in the order of the step, of which each rank has every so manieth."""
+    shares: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(shares, own)
+    in_order = itertools.zip_longest(*shares)
+    return [group for row in in_order for group in row if group is not None]
 
 
 def pack(learner: Learner, groups: list[TrainGroup]) -> list[MicroBatch]:
+    """This rank's micro-batches of all ranks' groups; as many on every rank."""
     training = learner.training
-    return pack_groups(
+    dealt = deal(
         groups,
+        world_size=dist.get_world_size(),
         micro_batch_tokens=training.micro_batch_tokens,
         shared_prompt=training.shared_prompt,
-        mask_prompt=training.mask_prompt,
-        multiple_of=row_multiple(learner.device),
+        work=learner.work,
     )
-
-
-def empty_micro_batch(learner: Learner) -> MicroBatch:
-    return empty_batch(learner.training.shared_prompt, row_multiple(learner.device))
+    return [
+        batch_of(
+            members,
+            shared_prompt=training.shared_prompt,
+            mask_prompt=training.mask_prompt,
+            multiple_of=row_multiple(learner.device),
+        )
+        for members in dealt[dist.get_rank()]
+    ]
 
 
 def backward(learner: Learner, batches: list[MicroBatch], counts: dict[str, int]) -> list[Term]:
@@ -190,15 +207,7 @@ def learning_rate_at(step: int, total_steps: int, knobs: OptimizerKnobs) -> floa
 
 
 def sum_over_ranks(values: Sequence[float]) -> list[float]:
-    return _reduce(values, dist.ReduceOp.SUM)
-
-
-def max_over_ranks(value: int) -> int:
-    return int(_reduce([value], dist.ReduceOp.MAX)[0])
-
-
-def _reduce(values: Sequence[float], operation: Any) -> list[float]:
     device = "cpu" if "gloo" in dist.get_backend_config() else "cuda"
     tensor = torch.tensor(values, dtype=torch.float64, device=device)
-    dist.all_reduce(tensor, operation)
+    dist.all_reduce(tensor)
     return tensor.tolist()

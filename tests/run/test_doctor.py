@@ -11,6 +11,7 @@ from transformers import AutoConfig
 
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.models import model_size, tokenizer_of
+from fastdistill_ray.recipe.checks import combination_errors
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run import doctor
 from fastdistill_ray.run.folder import RunFolder
@@ -249,3 +250,23 @@ def test_room_of_two_seeds_is_that_of_two_trainings(tmp_path):
     assert two.weights - one.weights == EXPORT_BYTES * model_size(model)
     answers = 12 * recipe.evaluation.max_new_tokens  # of one more student to 12 problems
     assert two.texts - one.texts == TOKEN_BYTES * answers
+
+
+def test_more_ranks_than_completions_are_refused_and_than_groups_are_said(tmp_path, caplog):
+    model = make_tiny_model(str(tmp_path / "model"))
+
+    def recipe_of(ranks: int, **changes: object) -> Recipe:
+        training = {"groups_per_step": 4}
+        return recipe_with(
+            model, training=training, pools={"student": {"workers": ranks}}, **changes
+        )
+
+    doctor.check_students(recipe_of(4))
+    assert not caplog.text
+    doctor.check_students(recipe_of(5))
+    assert "pools.student.workers: 5 ranks share the 4 groups of a step" in caplog.text
+    assert recipe_of(4).sampling.most == 4
+    assert not combination_errors(recipe_of(16))
+    for ranks, kind in ((17, "advdistill"), (5, "sft")):
+        (error,) = combination_errors(recipe_of(ranks, objective={"kind": kind}))
+        assert error.startswith(f"pools.student.workers: {ranks} ranks, and a step of {kind} has")

@@ -10,6 +10,7 @@ import torch
 from support.experts import COEFFICIENT, exact_loss, exact_model, make_experts
 from support.jobs import tiny_recipe
 from support.learner import CPU, make_learner, make_row
+from support.packing import pack_groups
 from support.processes.ranks import DEALS, WORLD_SIZE, make_groups
 from transformers import AutoConfig
 
@@ -21,7 +22,7 @@ from fastdistill_ray.training import student as student_module
 from fastdistill_ray.training import trial
 from fastdistill_ray.training.knobs import LoraKnobs, OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.memory import estimate_memory
-from fastdistill_ray.training.packing import pack_groups, packed_batch, plain_batch, prepare_group
+from fastdistill_ray.training.packing import packed_batch, plain_batch, prepare_group
 from fastdistill_ray.training.packing_check import probe_group
 from fastdistill_ray.training.step import COUNTS, backward
 from fastdistill_ray.training.student import Student, load_student, to_device

@@ -4,10 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from support.learner import assert_same, reference_advdistill
 from support.models import make_tiny_model
-from support.processes.ranks import DEALS, WORLD_SIZE, make_groups
+from support.processes.ranks import DEALS, DEALT, WORLD_SIZE, make_groups
 
 
 def test_two_ranks_with_uneven_groups_equal_a_naive_float64_reference(tmp_path: Path) -> None:
@@ -23,6 +24,7 @@ def test_two_ranks_with_uneven_groups_equal_a_naive_float64_reference(tmp_path: 
     assert [rank.wait() for rank in ranks] == [0] * WORLD_SIZE
     found = torch.load(out)
     expected = {kind: reference_advdistill(str(tmp_path / kind), make_groups()) for kind in kinds}
-    assert len(found) == 2 * len(DEALS)
-    for (kind, _deal), (loss, gradients, _terms) in found.items():
+    assert len(found) == 2 * (len(DEALS) + 1)
+    for (kind, deal), (loss, gradients, _terms, share) in found.items():
         assert_same((loss, gradients), expected[kind], 1e-5)
+        assert deal != DEALT or share == pytest.approx(0.5, abs=0.1)
