@@ -103,7 +103,10 @@ def _balance(
 ) -> Dealt:
     """Into as few rounds of a micro-batch on each rank as they fit."""
     ordered = sorted(pieces, key=lambda piece: -_work(piece, work))
-    rounds = max(1, -(-sum(piece.size for piece in pieces) // (world_size * budget)))
+    size = sum(piece.size for piece in pieces)
+    # A completion larger than a micro-batch has one alone: never more of them than pieces.
+    least = min(-(-size // (world_size * budget)), -(-len(pieces) // world_size))
+    rounds = max(1, least)
     while True:
         dealt = _fill(ordered, rounds * world_size, budget, shared_prompt, work)
         if dealt:
