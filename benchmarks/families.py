@@ -79,8 +79,10 @@ on its attention (`training.lora.rank: 4`). *exact*: in float64 log-probabilitie
 transformers' own forward to 1e-6 and gradients to 1e-5 (most to 1e-15 and 1e-7), and an export has
 every tensor of its source, as trained. All else is refused, before anything is paid, with the
 reason shown. Where a family itself rounds to float32 and magnifies that (gemma3n), as much is
-allowed as it differs from itself when its weights are changed by 1e-14. Routers of
-mixtures of experts are trained without the loss that evens their choices; a run says so.
+allowed as it differs from itself when its weights are changed by 1e-14. Mixtures of
+experts whose family has a loss that evens their routers' choices are trained with it
+(`training.router_loss`), and its value (to 1e-5) and gradients (to 1e-4) are held against
+transformers' own; a run says where it is not trained.
 
 Every run tries its own student so, in seconds: a family that is not in this table is exact or
 refused just the same. The table is written by `python -m benchmarks.families --markdown
@@ -96,7 +98,9 @@ def verdict(family: str, way: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         AutoConfig.for_model(family, **FAMILIES.get(family, {})).save_pretrained(folder)
         try:
-            errors = check_student("student.model", folder, on_gpu=False, **WAYS[way])
+            errors = check_student(
+                "student.model", folder, trains_router=True, on_gpu=False, **WAYS[way]
+            )
         except UserError as error:
             return {"verdict": reason(str(error), family)}
     return {"verdict": EXACT, **errors._asdict()}

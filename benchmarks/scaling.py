@@ -3,7 +3,8 @@
     python -m benchmarks.scaling [--json FILE] [--repeats N]
 
 The same steps of uneven groups are trained by 1, 2 and 4 ranks. Overhead is CPU time over that of
-one rank, which other work on the machine hardly changes; wall time gains only up to its cores.
+one rank, which other work on the machine hardly changes; wall time gains only up to its cores. Then
+how busy up to 64 ranks are is simulated (`dealing.py`).
 """
 
 import json
@@ -20,6 +21,7 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks import dealing
 from benchmarks.harness import make_parser, write_json
 from fastdistill_ray.objectives import AdvDistill
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
@@ -51,6 +53,8 @@ def main() -> None:
                 found[world_size].append({**ranks[0], "cpu_seconds": cpu})
     result = summarize(found)
     print_table(result)
+    result["dealing"] = dealing.simulate()
+    dealing.print_table(result["dealing"])
     write_json(arguments.json, result)
 
 
@@ -108,7 +112,7 @@ def make_learner(folder: str) -> Learner:
 
 
 def make_row(step: int, rank: int, world_size: int) -> dict[str, Any]:
-    """The rank's share of a step's groups, dealt as training deals them."""
+    """The rank's share of a step's groups as its feed reads them."""
     random = np.random.default_rng(step)
     groups = []
     for number in range(GROUPS_PER_STEP):

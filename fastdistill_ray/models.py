@@ -36,6 +36,7 @@ WEIGHTS = "*.safetensors"
 # What configs call the experts that a router chooses between, and how many it chooses.
 NUM_EXPERTS = "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"
 NUM_CHOSEN = "num_experts_per_tok", "top_k_experts", "moe_k"
+ROUTER_COEFFICIENTS = "router_aux_loss_coef", "aux_loss_coef"
 MODEL_FILES = ["*.json", WEIGHTS, "*.jinja", "*.txt", "*.model", "*.tiktoken"]
 
 
@@ -171,11 +172,13 @@ def context_length(path: str) -> int:
     return config.max_position_embeddings
 
 
-def router_coefficient(path: str) -> float:
+def router_coefficient(config: Any) -> float:
     """Weight of the loss that keeps a router's choices even; 0: no router, or none is wanted."""
-    config = load_config(path).get_text_config()
-    has_router = any(getattr(config, name, None) for name in NUM_EXPERTS)
-    return float(getattr(config, "router_aux_loss_coef", None) or 0.0) if has_router else 0.0
+    text = config.get_text_config()
+    has_router = any(getattr(text, name, None) for name in NUM_EXPERTS)
+    named = (getattr(text, name, None) for name in ROUTER_COEFFICIENTS)
+    has_router = has_router and getattr(text, "is_moe", True)  # doge may have experts, or none
+    return float(next(filter(None, named), 0.0)) if has_router else 0.0
 
 
 def model_size(path: str) -> int:

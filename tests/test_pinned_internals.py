@@ -27,10 +27,6 @@ SIGNATURES = [
         )
     ),
     (
-        *("training.feed", "ray.train", "DataConfig.configure"),
-        "(self, datasets, world_size, worker_handles, worker_node_ids, **kwargs)",
-    ),
-    (
         *("training.job", "ray.train", "UserCallback.after_exception"),
         "(self, run_context, worker_exceptions)",
     ),

@@ -54,23 +54,37 @@ class Step(NamedTuple):
     locations: list[Location]
 
 
-def steps(plan: StepPlan) -> Iterator[Step]:
-    """All steps in order; waits for groups that are still being written."""
-    store = Store(plan.folder)
+def steps(plan: StepPlan, first: int = 0) -> Iterator[Step]:
+    """The steps from `first` on, in order; waits for groups that are still being written."""
+    store, index = Store(plan.folder), None
     step = 0
     for epoch in range(plan.epochs):
-        arrivals = _arriving(store) if plan.follow and epoch == 0 else _shuffled(store, plan, epoch)
-        for chunk, ends_epoch in _chunks(arrivals, plan.groups_per_step):
-            yield Step(step, epoch, ends_epoch, chunk)
-            step += 1
+        if plan.follow and epoch == 0:
+            groups = _arriving(store)
+        else:
+            index = _trained(store, plan) if index is None else index
+            in_epoch = -(-index.num_rows // plan.groups_per_step)
+            skipped = min(max(0, first - step), in_epoch)
+            groups = _shuffled(index, plan, epoch, skipped * plan.groups_per_step)
+            step += skipped
+        for chunk, ends_epoch in _chunks(groups, plan.groups_per_step):
             if step == plan.max_steps:
                 return
+            if step >= first:
+                yield Step(step, epoch, ends_epoch, chunk)
+            step += 1
+        if step == plan.max_steps:
+            return
 
 
-def rank_rows(plan: StepPlan, rank: int, world_size: int) -> Iterator[dict[str, Any]]:
-    """One row per step with the groups at positions rank, rank + world_size, ... of its slice."""
+def rank_rows(
+    plan: StepPlan, rank: int, world_size: int, first: int = 0
+) -> Iterator[dict[str, Any]]:
+    """One row per step from `first` on, with the groups that this rank reads of it: at positions
+    rank, rank + world_size, ... Who trains them is decided once their tokens are known
+    (training/dealing.py)."""
     reader = RowReader(Store(plan.folder))
-    for step in steps(plan):
+    for step in steps(plan, first):
         yield {
             "step": step.step,
             "epoch": step.epoch,
@@ -94,11 +108,15 @@ def _arriving(store: Store) -> Iterator[Location]:
             time.sleep(POLL_SECONDS)
 
 
-def _shuffled(store: Store, plan: StepPlan, epoch: int) -> Iterator[Location]:
+def _trained(store: Store, plan: StepPlan) -> pa.Table:
+    """The index of a complete store without its held-out groups."""
     wait_until_complete(store)
     index = read_index(store)
-    index = index.filter(pc.invert(held_out(index["key"], plan.held_out, plan.seed)))
-    order = np.random.default_rng([plan.seed, epoch]).permutation(index.num_rows)
+    return index.filter(pc.invert(held_out(index["key"], plan.held_out, plan.seed)))
+
+
+def _shuffled(index: pa.Table, plan: StepPlan, epoch: int, first: int) -> Iterator[Location]:
+    order = np.random.default_rng([plan.seed, epoch]).permutation(index.num_rows)[first:]
     for start in range(0, len(order), INDEX_ROWS):
         for row in index.take(order[start : start + INDEX_ROWS]).to_pylist():
             yield Location(**row)

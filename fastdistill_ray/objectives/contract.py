@@ -17,7 +17,8 @@ from fastdistill_ray.rewards.advantages import softmax_weights
 
 Tensor = Any  # a torch.Tensor: recipes are parsed where torch is not installed
 PAPER_TAU = 0.5  # temperature of eq. 7 of arXiv 2507.00054
-Denominator = Literal["groups", "completions", "tokens", "step"]  # counts of a step; "step" is 1
+# Counts of a step; "step" is 1. "unique_tokens" are all that it computes but padding.
+Denominator = Literal["groups", "completions", "tokens", "unique_tokens", "step"]
 
 
 class ObjectiveKnobs(Knobs):
@@ -32,6 +33,7 @@ class ObjectiveKnobs(Knobs):
     colour: ClassVar[str]  # in plots
     terms: ClassVar[dict[str, str]]  # name of each Term -> title of its panel
     min_completions: ClassVar[int] = 1  # a group that shrinks below this is not trained on
+    trains_one: ClassVar[bool] = False  # completion of a group at most
 
 
 class Scored(NamedTuple):
@@ -78,6 +80,7 @@ class LossBatch(NamedTuple):
 
 class Outputs(NamedTuple):
     logprob: Tensor  # [K], of the target tokens
+    router: Tensor | None = None  # loss of a mixture of experts' choices, which training adds
 
 
 class Term(NamedTuple):

@@ -22,6 +22,7 @@ class Sft(ObjectiveKnobs):
     described: ClassVar[str] = "SFT on best completion"
     colour: ClassVar[str] = "#4a7bc8"
     terms: ClassVar[dict[str, str]] = {"ce": "Cross-entropy"}
+    trains_one: ClassVar[bool] = True
 
     kind: Literal["sft"] = "sft"
     best_of: Literal["reward", "first_correct"] = Field(

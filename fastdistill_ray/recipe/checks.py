@@ -148,8 +148,24 @@ def training_errors(recipe: Recipe) -> list[str]:
             "training.compile: without GPUs every packed batch would be compiled anew; set "
             "training.shared_prompt: false or training.compile: false"
         )
+    errors += _idle_ranks(recipe)
     if training.cpu_offload and not recipe.pools.student.gpus:
         errors.append(
             "training.cpu_offload: there is no GPU memory to save; set pools.student.gpus or false"
         )
     return errors
+
+
+def _idle_ranks(recipe: Recipe) -> list[str]:
+    """A step is dealt to ranks by completions."""
+    ranks, per_step = recipe.pools.student.workers, recipe.training.groups_per_step
+    for student in students(recipe):
+        in_group = min(recipe.sampling.most, student.group_size or recipe.sampling.most)
+        most = per_step * (1 if student.objective.trains_one else in_group)
+        if ranks > most:
+            return [
+                f"pools.student.workers: {ranks} ranks, and a step of {student.name} has at most "
+                f"{most} completions to train, so that some would never have any; lower it, or "
+                f"raise training.groups_per_step = {per_step}"
+            ]
+    return []

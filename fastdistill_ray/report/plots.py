@@ -56,6 +56,7 @@ TERMS = {name: title for one in OBJECTIVES.values() for name, title in one.terms
 TRAINING_PANELS = {
     "train/loss": "Loss",
     **{f"loss/{name}": title for name, title in TERMS.items()},
+    "loss/router": "Evenness of a router's choices",
     "train/learning_rate": "Learning rate",
 }
 HELD_OUT_PANELS = {

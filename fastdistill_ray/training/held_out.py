@@ -33,9 +33,8 @@ from fastdistill_ray.training.packing import (
 )
 from fastdistill_ray.training.step import (
     COUNTS,
-    empty_micro_batch,
+    gather_groups,
     make_batches,
-    max_over_ranks,
     pack,
     sum_over_ranks,
 )
@@ -81,11 +80,13 @@ def hold_out(learner: Learner, rows: list[dict[str, Any]]) -> HeldOut:
         )
         for row in rows
     ]
-    groups = [group for group in read if group]
+    groups = gather_groups(read)
     labels_of = {group.group_id: label_group(group, learner.objective) for group in groups}
     batches = pack(learner, [with_every_completion(group, learner.objective) for group in groups])
     labels = [
         join_labels([part_of(labels_of[part.group_id], part) for part in batch.parts])
+        if batch.counts["completions"]
+        else NO_LABELS
         for batch in batches
     ]
     trained = make_batches(learner, rows)
@@ -95,9 +96,7 @@ def hold_out(learner: Learner, rows: list[dict[str, Any]]) -> HeldOut:
     names = (*COUNTS, "correct", "wrong")
     totals = dict(zip(names, map(int, sum_over_ranks(counts)), strict=True))
     check_watched(totals, learner.training.held_out)
-    missing = max_over_ranks(len(batches)) - len(batches)
-    batches += [empty_micro_batch(learner)] * missing
-    return HeldOut(batches, labels + [NO_LABELS] * missing, totals)
+    return HeldOut(batches, labels, totals)
 
 
 def check_watched(totals: dict[str, int], knobs: HeldOutKnobs) -> None:

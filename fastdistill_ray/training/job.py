@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import ray.train
 import ray.train.torch
@@ -22,7 +22,6 @@ from fastdistill_ray.errors import UserError
 from fastdistill_ray.run_files import STOP, StageResult
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.storage.room import causes
-from fastdistill_ray.training.feed import RankStreams
 from fastdistill_ray.training.knobs import TrainingKnobs
 from fastdistill_ray.training.worker import CHECKPOINTS, TrainJob, run_worker
 
@@ -144,10 +143,6 @@ def _trainer(job: TrainJob, pool: PoolKnobs, out: Place) -> TorchTrainer:
     resources = {"CPU": pool.cpus, "memory": pool.memory_gib * 2**30, **pool.resources}
     return TorchTrainer(
         partial(run_worker, job, use_gpu=use_gpu, out=out),
-        # Ray Train wants a dataset here; RankStreams ignores it and builds one for each rank at
-        # every start of the workers.
-        datasets={"train": cast(Any, _no_dataset)},
-        dataset_config=RankStreams(job.plan),
         torch_config=TorchConfig(backend=_backend(use_gpu, job.training)),
         scaling_config=ray.train.ScalingConfig(
             num_workers=pool.workers,
@@ -195,10 +190,6 @@ def _backend(use_gpu: bool, training: TrainingKnobs) -> str:
         return "gloo"
     # With cpu_offload the gradients, and the all-reduce of their norm, are on the CPU.
     return "cpu:gloo,cuda:nccl" if training.cpu_offload else "nccl"
-
-
-def _no_dataset() -> None:
-    return None
 
 
 def _count_rows(metrics: Place, planned_steps: int) -> StageResult:

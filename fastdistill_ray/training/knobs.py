@@ -95,6 +95,10 @@ class TrainingKnobs(Knobs):
         default=True,
         description="No cross-entropy on prompt tokens; penalties never are of them.",
     )
+    router_loss: bool = Field(
+        default=True,
+        description="Train a mixture of experts' even choices too, by its config's coefficient.",
+    )
     precision: Literal["bf16", "fp32"] = Field(
         default="bf16", description="Precision of compute; weights are fp32."
     )

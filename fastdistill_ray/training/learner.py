@@ -8,11 +8,13 @@ import torch
 
 from fastdistill_ray.objectives import Objective
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
+from fastdistill_ray.training.dealing import Work
 from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.packing import StudentText
 from fastdistill_ray.training.packing_check import check_packed_attention, probe_group
 from fastdistill_ray.training.sharding import shard_student
 from fastdistill_ray.training.student import Student, load_student
+from fastdistill_ray.training.utilisation import work_of
 
 
 class Learner(NamedTuple):
@@ -26,6 +28,7 @@ class Learner(NamedTuple):
     advantage: AdvantageKnobs
     knobs: OptimizerKnobs
     training: TrainingKnobs
+    work: Work
     peak: float = 0.0  # operations per second of the device; 0: not measured
 
 
@@ -51,6 +54,7 @@ def build_learner(
         vocab_size=vocab_size,
         device=device,
         shared_prompt=training.shared_prompt,
+        trains_router=training.router_loss,
         lora=training.lora,
     )
     if training.shared_prompt:
@@ -65,6 +69,7 @@ def build_learner(
         advantage=advantage,
         knobs=optimizer,
         training=training,
+        work=work_of(student.model),
     )
 
 

@@ -24,6 +24,7 @@ from fastdistill_ray.training.packing import (
     packed_batch,
     plain_batch,
 )
+from fastdistill_ray.training.router import trained_coefficient
 from fastdistill_ray.training.student import (
     Student,
     decoder_blocks,
@@ -144,7 +145,9 @@ def _student(folder: str, training: TrainingKnobs, lora: LoraKnobs) -> Student:
         config.model_type,
         GROUPED if training.shared_prompt else "sdpa",
     )
-    return Student(prepare_model(model, lora), config.get_text_config().vocab_size)
+    student = Student(prepare_model(model, lora), config.get_text_config().vocab_size)
+    student.router_coefficient = trained_coefficient(config) if training.router_loss else 0.0
+    return student
 
 
 def _saved_bytes(student: Student, training: TrainingKnobs) -> int:

@@ -171,20 +171,13 @@ def completion_ids(completion: dict[str, Any], teacher: str, text: StudentText) 
     return ids
 
 
-def pack_groups(
-    groups: list[TrainGroup],
-    *,
-    micro_batch_tokens: int,
-    shared_prompt: bool,
-    mask_prompt: bool,
-    multiple_of: int = 1,
-) -> list[MicroBatch]:
-    """First fit into micro-batches of at most that many tokens, padding included.
+def first_fit(
+    groups: list[TrainGroup], micro_batch_tokens: int, shared_prompt: bool
+) -> list[list[TrainGroup]]:
+    """Micro-batches of at most that many tokens, padding included.
 
     A group larger than that is split by completions, each part with the prompt; only a completion
-    that is too long by itself has a larger micro-batch. The loss is a sum over completions whose
-    coefficients are constants, so that it does not change. Packed rows are padded to a multiple of
-    `multiple_of` tokens.
+    that is too long by itself has a larger micro-batch.
     """
     size = num_packed_tokens if shared_prompt else num_padded_tokens
     bins: list[list[TrainGroup]] = []
@@ -195,9 +188,16 @@ def pack_groups(
                 break
         else:
             bins.append([group])
-    if shared_prompt:
-        return [packed_batch(members, multiple_of) for members in bins]
-    return [plain_batch(members, mask_prompt) for members in bins]
+    return bins
+
+
+def batch_of(
+    groups: list[TrainGroup], *, shared_prompt: bool, mask_prompt: bool, multiple_of: int = 1
+) -> MicroBatch:
+    """Packed rows are padded to a multiple of `multiple_of` tokens."""
+    if not groups:
+        return empty_batch(shared_prompt, multiple_of)
+    return packed_batch(groups, multiple_of) if shared_prompt else plain_batch(groups, mask_prompt)
 
 
 def split(

@@ -3,11 +3,12 @@
 Collectives here are the same in number and order on every rank, whatever groups it has.
 """
 
+import itertools
 import math
 import resource
 import time
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -17,13 +18,13 @@ from torch.distributed.tensor import DTensor
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.objectives.contract import Term
 from fastdistill_ray.training.attention import row_multiple
+from fastdistill_ray.training.dealing import deal
 from fastdistill_ray.training.knobs import OptimizerKnobs
 from fastdistill_ray.training.learner import Learner
 from fastdistill_ray.training.packing import (
     MicroBatch,
     TrainGroup,
-    empty_batch,
-    pack_groups,
+    batch_of,
     prepare_group,
 )
 from fastdistill_ray.training.student import Student, to_device
@@ -39,6 +40,9 @@ COUNTS: tuple[str, ...] = (
 )
 
 
+T = TypeVar("T")
+
+
 def train_step(learner: Learner, row: dict[str, Any], total_steps: int) -> dict[str, float]:
     """One optimizer update from all ranks' groups; UserError in place of one that is not finite."""
     start = time.perf_counter()
@@ -47,8 +51,6 @@ def train_step(learner: Learner, row: dict[str, Any], total_steps: int) -> dict[
     batches = make_batches(learner, row["groups"])
     counts = sum_over_ranks([sum(batch.counts[name] for batch in batches) for name in COUNTS])
     counts = dict(zip(COUNTS, map(int, counts), strict=True))
-    num_batches = max(1, max_over_ranks(len(batches)))
-    batches += [empty_micro_batch(learner)] * (num_batches - len(batches))
     losses = backward(learner, batches, counts)
     learning_rate = learning_rate_at(step, total_steps, learner.knobs)
     norm = clip_gradients(learner.student, learner.knobs.max_grad_norm)
@@ -64,7 +66,7 @@ def train_step(learner: Learner, row: dict[str, Any], total_steps: int) -> dict[
     seconds = time.perf_counter() - start
     used = {}
     if learner.peak:
-        operations = sum_over_ranks([num_operations(learner.student.model, batches)])[0]
+        operations = sum_over_ranks([num_operations(learner.work, batches)])[0]
         used["time/mfu"] = operations / (seconds * dist.get_world_size() * learner.peak)
     return {
         "train/loss": loss,
@@ -93,6 +95,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def make_batches(learner: Learner, rows: list[dict[str, Any]]) -> list[MicroBatch]:
+    """This rank's, of all ranks' rows; as many on every rank."""
     prepared = [
         prepare_group(
             row,
@@ -103,22 +106,36 @@ def make_batches(learner: Learner, rows: list[dict[str, Any]]) -> list[MicroBatc
         )
         for row in rows
     ]
-    return pack(learner, [group for group in prepared if group])
+    return pack(learner, gather_groups(prepared))
+
+
+def gather_groups(own: Sequence[T | None]) -> list[T]:
+    """Those of all ranks in the order of the step, of which each rank has every so manieth."""
+    shares: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(shares, own)
+    in_order = itertools.zip_longest(*shares)
+    return [group for row in in_order for group in row if group is not None]
 
 
 def pack(learner: Learner, groups: list[TrainGroup]) -> list[MicroBatch]:
+    """This rank's micro-batches of all ranks' groups; as many on every rank."""
     training = learner.training
-    return pack_groups(
+    dealt = deal(
         groups,
+        world_size=dist.get_world_size(),
         micro_batch_tokens=training.micro_batch_tokens,
         shared_prompt=training.shared_prompt,
-        mask_prompt=training.mask_prompt,
-        multiple_of=row_multiple(learner.device),
+        work=learner.work,
     )
-
-
-def empty_micro_batch(learner: Learner) -> MicroBatch:
-    return empty_batch(learner.training.shared_prompt, row_multiple(learner.device))
+    return [
+        batch_of(
+            members,
+            shared_prompt=training.shared_prompt,
+            mask_prompt=training.mask_prompt,
+            multiple_of=row_multiple(learner.device),
+        )
+        for members in dealt[dist.get_rank()]
+    ]
 
 
 def backward(learner: Learner, batches: list[MicroBatch], counts: dict[str, int]) -> list[Term]:
@@ -134,9 +151,12 @@ def backward(learner: Learner, batches: list[MicroBatch], counts: dict[str, int]
         sharded.set_requires_gradient_sync(syncs_now)
         sharded.set_reshard_after_backward(syncs_now)
         outputs = learner.student(to_device(batch.inputs, learner.device))
+        terms = learner.objective(outputs, to_device(batch.loss, learner.device))
+        if outputs.router is not None:
+            terms.append(router_term(learner.student, outputs.router, batch))
         terms = [
             term._replace(total=term.total / max(1, counts.get(term.denominator, 1)))
-            for term in learner.objective(outputs, to_device(batch.loss, learner.device))
+            for term in terms
         ]
         # FSDP2 averages gradients over ranks; the denominators already span them.
         (world_size * sum_terms(terms)).backward()
@@ -145,6 +165,12 @@ def backward(learner: Learner, batches: list[MicroBatch], counts: dict[str, int]
             totals[term.name] = term._replace(total=before + term.total.detach())
     values = sum_over_ranks([term.total.item() for term in totals.values()])
     return [term._replace(total=value) for term, value in zip(totals.values(), values, strict=True)]
+
+
+def router_term(student: Student, loss: torch.Tensor, batch: MicroBatch) -> Term:
+    """A micro-batch counts by its tokens, one that is empty not at all: the step has a mean."""
+    total = batch.counts["unique_tokens"] * loss
+    return Term("router", total, "unique_tokens", student.router_coefficient)
 
 
 def sum_terms(terms: list[Term]) -> Any:
@@ -181,15 +207,7 @@ def learning_rate_at(step: int, total_steps: int, knobs: OptimizerKnobs) -> floa
 
 
 def sum_over_ranks(values: Sequence[float]) -> list[float]:
-    return _reduce(values, dist.ReduceOp.SUM)
-
-
-def max_over_ranks(value: int) -> int:
-    return int(_reduce([value], dist.ReduceOp.MAX)[0])
-
-
-def _reduce(values: Sequence[float], operation: Any) -> list[float]:
     device = "cpu" if "gloo" in dist.get_backend_config() else "cuda"
     tensor = torch.tensor(values, dtype=torch.float64, device=device)
-    dist.all_reduce(tensor, operation)
+    dist.all_reduce(tensor)
     return tensor.tolist()

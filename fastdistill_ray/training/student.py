@@ -23,6 +23,7 @@ from fastdistill_ray.training.head import ChunkedLogprob, wide
 from fastdistill_ray.training.knobs import LoraKnobs
 from fastdistill_ray.training.logit_map import logit_factor, softcap_of
 from fastdistill_ray.training.packing import PADDING, Inputs
+from fastdistill_ray.training.router import router_loss, trained_coefficient
 
 DROPOUT = "drop"  # is in every name of a rate: attention_dropout, resid_pdrop, layerdrop
 
@@ -34,14 +35,22 @@ class Student(nn.Module):
         self.vocab_size = vocab_size
         self.logit_factor = 1.0  # of the head's logits, by the model's own forward
         self.adapter_scale = adapter_scale  # LoRA's alpha / rank; 0: no adapter
+        self.router_coefficient = 0.0  # of the loss of its routers' choices; 0: there is none
 
     def forward(self, inputs: Inputs) -> Outputs:
-        hidden = self.model.get_decoder()(
+        shown = {"output_router_logits": True} if self.router_coefficient else {}
+        found = self.model.get_decoder()(
             input_ids=inputs.input_ids,
             position_ids=inputs.position_ids,
             use_cache=False,
             **attention_arguments(inputs, self.model.config.get_text_config()),
-        ).last_hidden_state
+            **shown,
+        )
+        router = None
+        if self.router_coefficient:
+            is_token_N = (inputs.group != PADDING).flatten()
+            router = router_loss(self.model, found.get("router_logits"), is_token_N)
+        hidden = found.last_hidden_state
         head = cast(nn.Linear, self.model.get_output_embeddings())
         weight, bias = head.weight, head.bias
         if len(weight) > self.vocab_size:  # the slice's backward copies the gradient once more
@@ -53,7 +62,7 @@ class Student(nn.Module):
             hidden = hidden * self.logit_factor
             bias = None if bias is None else bias * self.logit_factor
         softcap = softcap_of(self.model.config)
-        return Outputs(ChunkedLogprob.apply(hidden, weight, bias, inputs.labels, softcap))
+        return Outputs(ChunkedLogprob.apply(hidden, weight, bias, inputs.labels, softcap), router)
 
     def reference_logprob(self, inputs: Inputs) -> Tensor:
         """The same [K] from the model's own forward and full logits; plain layout only."""
@@ -67,7 +76,13 @@ class Student(nn.Module):
 
 
 def load_student(
-    folder: str, *, vocab_size: int, device: torch.device, shared_prompt: bool, lora: LoraKnobs
+    folder: str,
+    *,
+    vocab_size: int,
+    device: torch.device,
+    shared_prompt: bool,
+    trains_router: bool,
+    lora: LoraKnobs,
 ) -> Student:
     """The model in float32 on its device, without dropout; with an adapter, only that trains."""
     register_grouped()
@@ -87,6 +102,7 @@ def load_student(
     student = Student(prepare_model(model, lora), min(vocab_size, text.vocab_size), scale)
     student = student.to(device).train()
     student.logit_factor = logit_factor(model)
+    student.router_coefficient = trained_coefficient(config) if trains_router else 0.0
     return student
 
 

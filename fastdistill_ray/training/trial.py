@@ -8,11 +8,12 @@ differs.
 import contextlib
 import copy
 import re
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -24,8 +25,9 @@ from fastdistill_ray.models import load_config, quiet_transformers
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.training.export import tensor_names, write_student
 from fastdistill_ray.training.knobs import LoraKnobs
-from fastdistill_ray.training.packing import packed_batch, plain_batch
+from fastdistill_ray.training.packing import PADDING, TrainGroup, packed_batch, plain_batch
 from fastdistill_ray.training.packing_check import probe_group
+from fastdistill_ray.training.router import LOSS
 from fastdistill_ray.training.small_copy import (
     NOISE_OF_MATRICES,
     SPECIAL,
@@ -56,13 +58,20 @@ class Errors(NamedTuple):
 
 
 TOLERANCE = Errors(1e-6, 1e-5)
+TOLERANCE_OF_ROUTER = Errors(1e-5, 1e-4)
 NOISE_FACTOR, MOST = 10.0, Errors(1e-4, 1e-2)
 
 
 def check_student(
-    field: str, folder: str, *, shared_prompt: bool, lora: LoraKnobs, on_gpu: bool
+    field: str,
+    folder: str,
+    *,
+    shared_prompt: bool,
+    trains_router: bool,
+    lora: LoraKnobs,
+    on_gpu: bool,
 ) -> Errors:
-    """Log-probabilities, loss, gradients and export of a copy are those of transformers itself;
+    """Log-probabilities, losses, gradients and export of a copy are those of transformers itself;
     UserError naming `field` where one is not.
 
     `folder`: the student's; of its weights only the names are read.
@@ -80,12 +89,13 @@ def check_student(
         except UserError as error:
             raise UserError(f"{field}: {error}") from error
         _check_names(field, folder, source)
+        options = {"trains_router": trains_router, "lora": lora, "on_gpu": on_gpu}
         try:
-            return _try(field, source, shared_prompt=shared_prompt, lora=lora, on_gpu=on_gpu)
+            return _try(field, source, shared_prompt=shared_prompt, **options)
         except UserError as error:
             if not shared_prompt or str(error).startswith("training."):
                 raise
-            _try(field, source, shared_prompt=False, lora=lora, on_gpu=on_gpu)
+            _try(field, source, shared_prompt=False, **options)
             remedy = "; set training.shared_prompt: false"
             raise UserError(f"{str(error).removesuffix(remedy)}{remedy}") from error
 
@@ -101,7 +111,15 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(num_threads)
 
 
-def _try(field: str, source: Path, *, shared_prompt: bool, lora: LoraKnobs, on_gpu: bool) -> Errors:
+def _try(
+    field: str,
+    source: Path,
+    *,
+    shared_prompt: bool,
+    trains_router: bool,
+    lora: LoraKnobs,
+    on_gpu: bool,
+) -> Errors:
     config = load_config(str(source))
     kind, vocabulary = config.model_type, config.get_text_config().vocab_size
     layout = "packed groups" if shared_prompt else "padded rows"
@@ -109,7 +127,12 @@ def _try(field: str, source: Path, *, shared_prompt: bool, lora: LoraKnobs, on_g
         if shared_prompt and on_gpu:
             AutoModelForCausalLM.from_config(config, attn_implementation="flex_attention")
         student = load_student(
-            str(source), vocab_size=vocabulary, device=CPU, shared_prompt=shared_prompt, lora=lora
+            str(source),
+            vocab_size=vocabulary,
+            device=CPU,
+            shared_prompt=shared_prompt,
+            trains_router=trains_router,
+            lora=lora,
         ).eval()  # an adapter's dropout would differ
         decoder_blocks(student)
         student.double().model.config.get_text_config()._experts_implementation = "eager"
@@ -117,6 +140,8 @@ def _try(field: str, source: Path, *, shared_prompt: bool, lora: LoraKnobs, on_g
         exact = _exact(source, lora)
         exact.load_state_dict(student.model.state_dict())
         errors = _errors(student, exact, shared_prompt)
+        if student.router_coefficient:
+            _check_router(student, exact, shared_prompt)
     except UserError as error:
         is_of_a_field = str(error).startswith("training.")
         where = "" if is_of_a_field else f"{field}: {kind} on {layout}: "
@@ -157,8 +182,7 @@ def _move(student: Student) -> None:
 
 def _errors(student: Student, exact: PreTrainedModel, shared_prompt: bool) -> Errors:
     """Of two groups whose tokens are weighted differently."""
-    vocabulary = student.vocab_size
-    groups = [probe_group(vocabulary, SPECIAL), probe_group(vocabulary, SPECIAL, seed=1)]
+    vocabulary, groups = student.vocab_size, _two_groups(student)
     plain = to_device(plain_batch(groups, mask_prompt=True).inputs, CPU)
     given = to_device(packed_batch(groups, 1).inputs, CPU) if shared_prompt else plain
     exact_K, wanted = _gradients(exact, Student(exact, vocabulary).reference_logprob(plain))
@@ -177,6 +201,41 @@ def _errors(student: Student, exact: PreTrainedModel, shared_prompt: bool) -> Er
             f"{found.logprob:.1g} of the largest, a gradient by {found.gradient:.1g}"
         )
     return found
+
+
+def _check_router(student: Student, exact: PreTrainedModel, shared_prompt: bool) -> None:
+    """The loss of the routers' choices and its gradients; UserError where one is not as it is by
+    transformers' own function, which sums in float32."""
+    groups = _two_groups(student)
+    rows = plain_batch(groups, mask_prompt=True).inputs
+    given = to_device(packed_batch(groups, 1).inputs if shared_prompt else rows, CPU)
+    mask_RL = torch.from_numpy(rows.group != PADDING)
+    asked = {"input_ids": torch.from_numpy(rows.input_ids), "attention_mask": mask_RL.long()}
+    asked |= {"use_cache": False, "output_router_logits": True}
+    if shared_prompt:  # a prompt counts with the first of its completions
+        row = 0
+        for group in groups:
+            mask_RL[row + 1 : row + len(group.completions), : len(group.prompt_ids)] = False
+            row += len(group.completions)
+        logits = exact.get_decoder()(**asked).router_logits
+        loss_of = getattr(sys.modules[type(exact).__module__], LOSS)
+        wanted = loss_of(logits, exact.num_experts, exact.num_experts_per_tok, mask_RL)
+    else:
+        wanted = exact(**asked).aux_loss
+    expected = _gradients(exact, wanted[None])
+    found = _compared(
+        *expected, *_gradients(student.model, cast(Tensor, student(given).router)[None])
+    )
+    if not found.are_within(TOLERANCE_OF_ROUTER):
+        raise UserError(
+            f"the loss of its router's choices is not what transformers computes, it differs by "
+            f"{found.logprob:.1g} of itself, a gradient by {found.gradient:.1g}; set "
+            "training.router_loss: false"
+        )
+
+
+def _two_groups(student: Student) -> list[TrainGroup]:
+    return [probe_group(student.vocab_size, SPECIAL, seed=seed) for seed in range(2)]
 
 
 def _shake(model: PreTrainedModel) -> None:

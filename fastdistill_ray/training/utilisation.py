@@ -11,14 +11,14 @@ import numpy as np
 import torch
 
 from fastdistill_ray.models import NUM_CHOSEN, NUM_EXPERTS
+from fastdistill_ray.training.dealing import Work
 from fastdistill_ray.training.packing import PADDING, PROMPT, Inputs, MicroBatch
 
 EXPERTS = ".experts."  # in the names of weights that few tokens go through
 MATRIX = 8192  # rows of the square bf16 product that says what a device can do
 
 
-def num_operations(model: Any, batches: list[MicroBatch]) -> float:
-    """Floating-point operations of the training of these micro-batches."""
+def work_of(model: Any) -> Work:
     config = model.config.get_text_config()
     head = model.get_output_embeddings().weight
     outside = {id(head), id(model.get_input_embeddings().weight)}
@@ -28,11 +28,16 @@ def num_operations(model: Any, batches: list[MicroBatch]) -> float:
         for name, weight in model.named_parameters()
         if id(weight) not in outside
     )
+    width = config.hidden_size * config.num_hidden_layers
+    return Work(token=blocks, target=_per_token(head), pair=12 * width)
+
+
+def num_operations(work: Work, batches: list[MicroBatch]) -> float:
+    """Floating-point operations of the training of these micro-batches."""
     computed = sum(batch.counts["unique_tokens"] for batch in batches)
     targets = sum(batch.counts["tokens"] for batch in batches)
     pairs = sum(num_pairs(batch.inputs) for batch in batches if batch.counts["completions"])
-    width = config.hidden_size * config.num_hidden_layers
-    return blocks * computed + _per_token(head) * targets + 12 * width * pairs
+    return work.token * computed + work.target * targets + work.pair * pairs
 
 
 def share_of_experts(config: Any) -> float:

@@ -2,7 +2,7 @@
 
 A dataset row is one optimizer step's share of a rank; all ranks see the same steps. The loss is
 normalised by counts over the whole step and all ranks, so packing, accumulation and the number of
-ranks cannot change it.
+ranks cannot change it; only the loss of a router's choices is of each micro-batch (`router.py`).
 """
 
 import logging
@@ -44,6 +44,7 @@ from fastdistill_ray.training.checkpoints import (
     load_weights,
 )
 from fastdistill_ray.training.export import Chat, export_student
+from fastdistill_ray.training.feed import rank_dataset
 from fastdistill_ray.training.held_out import (
     held_out_rows,
     hold_out,
@@ -100,7 +101,7 @@ def train_rank(job: TrainJob, *, use_gpu: bool, out: Place) -> None:
     writer = CheckpointWriter(is_async=job.optimizer.kind == "adamw")
     row, is_saved = None, True
     with watch_stop(out) as is_told:
-        for row in rows_after(progress.step):
+        for row in rows_from(job.plan, progress.step):
             if is_stopped(progress, knobs):
                 break
             if is_told():
@@ -178,11 +179,10 @@ def step_folder(out: Place, step: int) -> Place:
     return out / CHECKPOINTS / f"step_{step}"
 
 
-def rows_after(step: int) -> Iterator[dict[str, Any]]:
+def rows_from(plan: StepPlan, step: int) -> Iterator[dict[str, Any]]:
     """This rank's rows of the steps from `step` on."""
-    shard = ray.train.get_dataset_shard("train")
-    assert shard is not None, "RankStreams gives every rank one"
-    yield from (row for row in step_rows(shard) if row["step"] >= step)
+    ranks = dist.get_rank(), dist.get_world_size()
+    yield from step_rows(rank_dataset(plan, *ranks, step).iterator())
 
 
 def step_rows(shard: ray.data.DataIterator) -> Iterator[dict[str, Any]]:

@@ -59,7 +59,14 @@ def compiled_as_in_training() -> Iterator[None]:
 @pytest.fixture
 def student(tmp_path: Path) -> Student:
     folder = make_tiny_model(str(tmp_path / "model"))
-    return load_student(folder, vocab_size=10**6, device=CUDA, shared_prompt=True, lora=LoraKnobs())
+    return load_student(
+        folder,
+        vocab_size=10**6,
+        device=CUDA,
+        shared_prompt=True,
+        trains_router=True,
+        lora=LoraKnobs(),
+    )
 
 
 def test_packed_flex_attention_equals_padded_rows_in_loss_and_gradient(student: Student) -> None:

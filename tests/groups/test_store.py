@@ -9,7 +9,14 @@ from support.groups import make_completion, make_group, make_table, write_store
 
 from fastdistill_ray.groups.compaction import merge_files, replace_log, small_runs
 from fastdistill_ray.groups.log import LOG, SupersededError
-from fastdistill_ray.groups.steps import StepPlan, num_steps, rank_rows, read_index, steps
+from fastdistill_ray.groups.steps import (
+    RowReader,
+    StepPlan,
+    num_steps,
+    rank_rows,
+    read_index,
+    steps,
+)
 from fastdistill_ray.groups.store import DAMAGED, Location, LogFollower, Store
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.training.held_out import held_out_rows
@@ -192,6 +199,28 @@ def test_held_out_groups_are_a_seeded_share_that_no_step_trains(tmp_path, world_
     assert sorted(row["problem_id"] for row in other) != held_out
     assert held_out_rows(plan._replace(held_out=0.0), 0, 1) == []
     assert len(held_out_rows(plan._replace(held_out=0.001), 0, 1)) == 1
+
+
+@pytest.mark.parametrize("follow", [False, True])
+@pytest.mark.parametrize("max_steps", [None, 7])
+def test_rows_begin_at_a_step_and_none_before_it_is_read(tmp_path, monkeypatch, follow, max_steps):
+    fill(tmp_path, [f"p{i:02d}" for i in range(11)], per_file=3)
+    finish(tmp_path)
+    plan = StepPlan(str(tmp_path), 4, 3, max_steps, seed=3, follow=follow)
+    rows = list(rank_rows(plan, 1, 2))
+    assert len(rows) == (max_steps or 9)
+    given = RowReader.read
+    read: list[str] = []
+
+    def counted(self: RowReader, location: Location) -> dict:
+        read.append(location.key)
+        return given(self, location)
+
+    monkeypatch.setattr(RowReader, "read", counted)
+    for first in range(len(rows) + 1):
+        read.clear()
+        assert list(rank_rows(plan, 1, 2, first)) == rows[first:]
+        assert len(read) == sum(len(row["groups"]) for row in rows[first:])
 
 
 def test_steps_order_is_seeded_and_differs_between_epochs(tmp_path):

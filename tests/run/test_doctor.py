@@ -11,6 +11,7 @@ from transformers import AutoConfig
 
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.models import model_size, tokenizer_of
+from fastdistill_ray.recipe.checks import combination_errors
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run import doctor
 from fastdistill_ray.run.folder import RunFolder
@@ -251,13 +252,21 @@ def test_room_of_two_seeds_is_that_of_two_trainings(tmp_path):
     assert two.texts - one.texts == TOKEN_BYTES * answers
 
 
-def test_router_that_is_trained_without_its_loss_is_said(tmp_path, caplog):
+def test_more_ranks_than_completions_are_refused_and_than_groups_are_said(tmp_path, caplog):
     model = make_tiny_model(str(tmp_path / "model"))
-    sizes = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2}
-    few = {"num_hidden_layers": 2, "intermediate_size": 64, "num_local_experts": 4}
-    AutoConfig.for_model("mixtral", **sizes, **few).save_pretrained(tmp_path / "experts")
-    doctor.check_students(recipe_with(model, student={"model": str(tmp_path / "experts")}))
-    assert "student.model: " in caplog.text and "router_aux_loss_coef: 0.001" in caplog.text
-    caplog.clear()
-    doctor.check_students(recipe_with(model))
+
+    def recipe_of(ranks: int, **changes: object) -> Recipe:
+        training = {"groups_per_step": 4}
+        return recipe_with(
+            model, training=training, pools={"student": {"workers": ranks}}, **changes
+        )
+
+    doctor.check_students(recipe_of(4))
     assert not caplog.text
+    doctor.check_students(recipe_of(5))
+    assert "pools.student.workers: 5 ranks share the 4 groups of a step" in caplog.text
+    assert recipe_of(4).sampling.most == 4
+    assert not combination_errors(recipe_of(16))
+    for ranks, kind in ((17, "advdistill"), (5, "sft")):
+        (error,) = combination_errors(recipe_of(ranks, objective={"kind": kind}))
+        assert error.startswith(f"pools.student.workers: {ranks} ranks, and a step of {kind} has")

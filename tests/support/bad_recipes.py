@@ -77,6 +77,11 @@ FIELDS: list[tuple[str, dict[str, Any], list[str]]] = [
         {"optimizer": {"learning_rate": 0}},
         ["optimizer.learning_rate", "greater than 0"],
     ),
+    (
+        "more ranks than completions",
+        {"pools": {"student": {"workers": 64}}, "training": {"groups_per_step": 4}},
+        ["pools.student.workers", "64 ranks", "training.groups_per_step"],
+    ),
     ("epochs half", {"training": {"epochs": 1.5}}, ["training.epochs", "1.5"]),
     ("epochs none", {"training": {"epochs": 0}}, ["training.epochs", "0"]),
     ("epochs yes", {"training": {"epochs": True}}, ["training", "epochs", "true or false"]),

@@ -57,7 +57,12 @@ FAMILIES = {
 
 def load(folder: str, vocab_size: int = 10**6, shared_prompt: bool = True) -> Student:
     return load_student(
-        folder, vocab_size=vocab_size, device=CPU, shared_prompt=shared_prompt, lora=LoraKnobs()
+        folder,
+        vocab_size=vocab_size,
+        device=CPU,
+        shared_prompt=shared_prompt,
+        trains_router=True,
+        lora=LoraKnobs(),
     )
 
 

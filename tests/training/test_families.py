@@ -186,10 +186,16 @@ def test_adapter_of_fused_experts_is_refused_and_one_of_attention_is_exported_wh
     source = str(tmp_path / "s")
     lora = LoraKnobs(rank=2, target_modules=".*(experts|q_proj).*")
     with pytest.raises(UserError, match=r"training\.lora\.target_modules: "):
-        load_student(source, vocab_size=300, device=CPU, shared_prompt=True, lora=lora)
+        load_adapted(source, lora)
     lora = LoraKnobs(rank=2, target_modules=".*(q_proj|o_proj)")
-    student = load_student(source, vocab_size=300, device=CPU, shared_prompt=True, lora=lora)
+    student = load_adapted(source, lora)
     export_student(student, source, Place(tmp_path / "out"))
     exported, before = tensors_in(tmp_path / "out"), tensors_in(Path(source))
     assert set(exported) == set(before)
     assert all(torch.equal(exported[name], tensor) for name, tensor in before.items())
+
+
+def load_adapted(source: str, lora: LoraKnobs) -> Student:
+    return load_student(
+        source, vocab_size=300, device=CPU, shared_prompt=True, trains_router=True, lora=lora
+    )

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from support.groups import make_completion
 from support.groups import make_group as make_group_row
+from support.packing import pack_groups
 
 from fastdistill_ray.objectives import AdvDistill, Sft
 from fastdistill_ray.rewards.advantages import AdvantageKnobs, group_advantages, softmax_weights
@@ -17,7 +18,6 @@ from fastdistill_ray.training.packing import (
     empty_batch,
     num_packed_tokens,
     num_padded_tokens,
-    pack_groups,
     packed_batch,
     plain_batch,
     prepare_group,

@@ -17,6 +17,7 @@ from support.learner import (
     reference_advdistill,
 )
 from support.models import make_tiny_model
+from support.packing import pack_groups
 from support.processes.ranks import make_groups
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -27,7 +28,6 @@ from fastdistill_ray.training.packing import (
     Segment,
     TrainCompletion,
     TrainGroup,
-    pack_groups,
     packed_batch,
     plain_batch,
 )

@@ -40,6 +40,7 @@ def check(folder: str, *, shared_prompt: bool = True, lora: LoraKnobs | None = N
         "student.model",
         folder,
         shared_prompt=shared_prompt,
+        trains_router=True,
         lora=lora or LoraKnobs(),
         on_gpu=False,
     )
@@ -147,7 +148,7 @@ def test_quantised_weights_are_refused(tmp_path):
 
 def test_family_without_flex_attention_is_refused_where_the_student_has_gpus(tmp_path):
     folder = config_of("olmoe", tmp_path)
-    options = {"shared_prompt": True, "lora": LoraKnobs()}
+    options = {"shared_prompt": True, "trains_router": True, "lora": LoraKnobs()}
     check_student("student.model", folder, on_gpu=False, **options)
     with pytest.raises(UserError, match=r"olmoe.*flex_attention.*; set training.shared_prompt: f"):
         check_student("student.model", folder, on_gpu=True, **options)

@@ -6,7 +6,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from fastdistill_ray.training.packing import TrainCompletion, TrainGroup, packed_batch, plain_batch
-from fastdistill_ray.training.utilisation import num_operations, num_pairs
+from fastdistill_ray.training.utilisation import num_operations, num_pairs, work_of
 
 
 def group(name: str, prompt: int, completions: list[int]) -> TrainGroup:
@@ -42,12 +42,12 @@ def test_operations_are_six_per_weight_and_token_and_twelve_per_pair(is_tied):
     blocks = 2 * block + 8  # the last norm
     batch = packed_batch(GROUPS, 1)
     expected = 6 * blocks * TOKENS + 6 * 50 * 8 * TARGETS + 12 * 8 * 2 * num_pairs(batch.inputs)
-    assert num_operations(model, [batch]) == expected
-    assert num_operations(model, [batch, batch]) == 2 * expected
+    assert num_operations(work_of(model), [batch]) == expected
+    assert num_operations(work_of(model), [batch, batch]) == 2 * expected
     for parameter in model.parameters():
         parameter.requires_grad = False
     frozen = 4 * (blocks * TOKENS + 50 * 8 * TARGETS) + 12 * 8 * 2 * num_pairs(batch.inputs)
-    assert num_operations(model, [batch]) == frozen
+    assert num_operations(work_of(model), [batch]) == frozen
 
 
 def test_experts_count_by_the_share_that_a_token_goes_through():
@@ -66,4 +66,4 @@ def test_experts_count_by_the_share_that_a_token_goes_through():
     batch = packed_batch(GROUPS, 1)
     attention, router, norms, experts = 4 * 8 * 8, 4 * 8, 3 * 8, 2 * 3 * 8 * 12  # two of four
     expected = 6 * (attention + router + norms + experts) * TOKENS + 6 * 20 * 8 * TARGETS
-    assert num_operations(model, [batch]) == expected + 12 * 8 * num_pairs(batch.inputs)
+    assert num_operations(work_of(model), [batch]) == expected + 12 * 8 * num_pairs(batch.inputs)

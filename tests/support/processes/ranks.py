@@ -1,6 +1,6 @@
 """One of two gloo ranks: loss and whole gradients of dealt groups, as the training loop has them.
 
-python ranks.py FOLDER RANK OUT
+python ranks.py FOLDER RANK OUT [MODEL ...]
 """
 
 import itertools
@@ -15,11 +15,21 @@ from fastdistill_ray.objectives import AdvDistill
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.learner import Learner, build_learner
-from fastdistill_ray.training.packing import TrainCompletion, TrainGroup, empty_batch, pack_groups
-from fastdistill_ray.training.step import COUNTS, backward, max_over_ranks, sum_over_ranks
+from fastdistill_ray.training.packing import (
+    MicroBatch,
+    TrainCompletion,
+    TrainGroup,
+    batch_of,
+    empty_batch,
+    first_fit,
+)
+from fastdistill_ray.training.step import COUNTS, backward, gather_groups, pack, sum_over_ranks
 
 WORLD_SIZE = 2
-DEALS = {"uneven": [[0, 2], [1]], "one rank has none": [[0, 1, 2], []]}  # groups by rank
+# Groups by rank, by hand: the ranks then have as many micro-batches by empty ones.
+DEALS = {"uneven": [[0, 2], [1]], "one rank has none": [[0, 1, 2], []]}
+NUM_BATCHES = 2  # of the fullest rank
+DEALT = "as training deals them"
 TRAINING = TrainingKnobs(precision="fp32", micro_batch_tokens=40)
 
 
@@ -50,32 +60,43 @@ def make_learner(folder: str) -> Learner:
     )
 
 
-def loss_and_gradients(learner: Learner, groups: list[TrainGroup]) -> tuple[float, dict]:
+def batches_of(groups: list[TrainGroup]) -> list[MicroBatch]:
+    bins = first_fit(groups, TRAINING.micro_batch_tokens, True)
+    batches = [batch_of(members, shared_prompt=True, mask_prompt=True) for members in bins]
+    return batches + [empty_batch(True)] * (NUM_BATCHES - len(batches))
+
+
+def loss_and_gradients(
+    learner: Learner, batches: list[MicroBatch]
+) -> tuple[float, dict, dict, float]:
+    """-> loss, gradients, terms, share of the tokens that this rank computes."""
     learner.student.zero_grad()
-    budget = TRAINING.micro_batch_tokens
-    batches = pack_groups(groups, micro_batch_tokens=budget, shared_prompt=True, mask_prompt=True)
     counts = sum_over_ranks([sum(batch.counts[name] for batch in batches) for name in COUNTS])
-    batches += [empty_batch(True)] * (max_over_ranks(len(batches)) - len(batches))
     terms = backward(learner, batches, dict(zip(COUNTS, map(int, counts), strict=True)))
     loss = sum(term.coefficient * term.total for term in terms)
-    return loss, {
-        name: one.grad.full_tensor() for name, one in learner.student.model.named_parameters()
-    }
+    named = learner.student.model.named_parameters()
+    gradients = {name: one.grad.full_tensor() for name, one in named}
+    own = sum(batch.counts["unique_tokens"] for batch in batches)
+    totals = {term.name: term.total for term in terms}
+    return loss, gradients, totals, own / counts[COUNTS.index("unique_tokens")]
 
 
-def main(folder: str, rank: int, out: str) -> None:
+def main(folder: str, rank: int, out: str, *models: str) -> None:
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD_SIZE
     )
     found = {}
-    for kind, (deal, shares) in itertools.product(("tied", "untied"), DEALS.items()):
-        learner = make_learner(f"{folder}/{kind}")
-        groups = make_groups()
-        found[kind, deal] = loss_and_gradients(learner, [groups[i] for i in shares[rank]])
+    for kind, deal in itertools.product(models, (*DEALS, DEALT)):
+        learner, groups = make_learner(f"{folder}/{kind}"), make_groups()
+        if deal == DEALT:
+            batches = pack(learner, gather_groups(groups[rank::WORLD_SIZE]))
+        else:
+            batches = batches_of([groups[i] for i in DEALS[deal][rank]])
+        found[kind, deal] = loss_and_gradients(learner, batches)
     if rank == 0:
         torch.save(found, out)
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])

@@ -1,0 +1,19 @@
+"""Groups in the micro-batches of one rank."""
+
+from fastdistill_ray.training.packing import MicroBatch, TrainGroup, batch_of, first_fit
+
+
+def pack_groups(
+    groups: list[TrainGroup],
+    *,
+    micro_batch_tokens: int,
+    shared_prompt: bool,
+    mask_prompt: bool,
+    multiple_of: int = 1,
+) -> list[MicroBatch]:
+    return [
+        batch_of(
+            members, shared_prompt=shared_prompt, mask_prompt=mask_prompt, multiple_of=multiple_of
+        )
+        for members in first_fit(groups, micro_batch_tokens, shared_prompt)
+    ]
