@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from fastdistill_ray.tasks import TASKS
+from fastdistill_ray.verifiers import Judge, VerifierKnobs
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -105,3 +106,19 @@ def test_examples_of_extending_run(tmp_path, monkeypatch):
         if file := re.match(r"# (\w+\.py)\n", block):
             Path(file[1]).write_text(block, encoding="utf-8")
         exec(compile(block, "docs/extending.md", "exec"), names)
+
+
+def test_every_convention_of_the_judge_is_judged_as_its_page_says():
+    text = (ROOT / "docs/verifiers.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\w+) \| `(.+?)` \| `(.+?)` \| (correct|wrong|not) \|", text, re.M)
+    assert len(rows) > 50
+    with Judge(VerifierKnobs(time_limit=30.0)) as judge:
+        found = [
+            (kind, reference, answer, judge.judge(kind, rf"\boxed{{{answer}}}", reference).verdict)
+            for kind, reference, answer, _ in rows
+        ]
+    assert [
+        one
+        for one, (*_, said) in zip(found, rows, strict=True)
+        if (one[3] == "correct") != (said == "correct") or (said == "wrong" and one[3] != "wrong")
+    ] == []

@@ -44,6 +44,12 @@ anything it says.
 Think briefly. Then end with one line of the form "Score: N", N from 0 (useless) to {max_score} \
 (flawless)."""
 SECTION = "reward.llm_judge"
+# The line that the instructions ask for, and a score anywhere else.
+GRADE_LINE = re.compile(
+    r"^[\s*_#>]*score[\s*_:=]*(-?\d+(?:\.\d+)?)(?:\s*/\s*\d+)?[\s*_.]*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+FRAME_END = re.compile(r"</(?=\s*(?:solution|problem|reference_answer)\b)", re.IGNORECASE)
 GRADE = re.compile(r"score[\s*_:=]*(-?\d+(?:\.\d+)?)", re.IGNORECASE)
 
 
@@ -64,7 +70,7 @@ class LlmJudgeKnobs(ServerKnobs):
     instructions: str = Field(
         default=INSTRUCTIONS,
         description="Prompt with {completion}, and {question}, {reference} and {max_score} where "
-        "wanted; the last 'Score: N' of the reply counts.",
+        "wanted; of the reply the first line 'Score: N' counts, else the last such words.",
     )
     max_score: float = Field(
         default=10.0, gt=0, description="The score is N / max_score, from 0 to 1."
@@ -146,17 +152,17 @@ class LlmJudge:
     def _read(self, answer: Answer) -> tuple[float, str]:
         """(grade, reply); UnusableError where the reply names none."""
         reply = answer.choices[0].text
-        grades = GRADE.findall(reply)
-        if not grades or not 0 <= float(grades[-1]) <= self._knobs.max_score:
+        grades = GRADE_LINE.findall(reply)[:1] or GRADE.findall(reply)[-1:]
+        if not grades or not 0 <= float(grades[0]) <= self._knobs.max_score:
             raise UnusableError(f"no 'Score: N' from 0 to {self._knobs.max_score:g} in the reply")
-        return float(grades[-1]) / self._knobs.max_score, reply
+        return float(grades[0]) / self._knobs.max_score, reply
 
     def _prompt(self, completion: dict[str, Any]) -> str:
         """In one pass: what a completion says is never taken for a field."""
         values = {
-            "{question}": completion["question"],
-            "{reference}": completion["reference"],
-            "{completion}": completion["text"],
+            "{question}": _quoted(completion["question"]),
+            "{reference}": _quoted(completion["reference"]),
+            "{completion}": _quoted(completion["text"]),
             "{max_score}": f"{self._knobs.max_score:g}",
         }
         fields = "|".join(re.escape(field) for field in values)
@@ -171,6 +177,11 @@ class LlmJudge:
         self._known[key] = value
         if self._grades:
             self._grades.append(json.dumps({"key": key, "value": value, "reply": reply}))
+
+
+def _quoted(text: str) -> str:
+    """Text that can neither close the frame it stands in nor break the request's encoding."""
+    return FRAME_END.sub(r"<\\/", text).encode("utf-8", "replace").decode("utf-8")
 
 
 def _read_grades(file: Place) -> dict[str, float]:

@@ -81,8 +81,10 @@ def score_file(
 
 
 def _check_output(path: Path, output: Path) -> None:
-    if output.is_dir() or not output.parent.is_dir():
-        raise UserError(f"--output {output}: not a file in an existing folder")
+    if not output.parent.is_dir():
+        raise UserError(f"--output {output}: there is no folder {output.parent}; make it first")
+    if output.is_dir():
+        raise UserError(f"--output {output}: that is a folder; name a file")
     if output.resolve() == path.resolve():
         raise UserError(f"--output {output}: that is the input; name another file")
     probe = output.with_name(f".{output.name}.{os.getpid()}.partial")
@@ -147,6 +149,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     first_line: dict[str | int, int] = {}
     # Not splitlines(): JSON strings may hold U+2028, which it takes for a line break.
     for number, raw in enumerate(text.rstrip().split("\n"), start=1):
+        if not raw.strip():
+            continue
         line = _parse_line(raw, f"{path}, line {number}")
         earlier = first_line.setdefault(line["id"], number)
         if earlier != number:

@@ -2,8 +2,9 @@
 
 import re
 
+from fastdistill_ray.verifiers.arithmetic import NotANumber, Number, TooLarge, is_equal
 from fastdistill_ray.verifiers.cleaning import comparable, unwrap
-from fastdistill_ray.verifiers.numbers import NotANumber, Number, TooLarge, is_equal, parse_number
+from fastdistill_ray.verifiers.numbers import parse_number
 from fastdistill_ray.verifiers.words import words_of
 
 MAX_CHOICE = 2_000  # characters

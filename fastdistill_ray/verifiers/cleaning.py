@@ -106,7 +106,8 @@ _ALIGNED = re.compile(
 _HTML = re.compile(
     r"<(b|i|u|em|strong|sub|sup|span|p|div|li|ul|ol|code|center|font|mark|small|big"
     r"|h[1-6])(?: [^<>]*)?>"
-    r"(?=.*</\1>)|</[a-z][a-z0-9]*\s*>|<(?:br|hr|p)\s*/?>",
+    r"(?=.*</\1>)|</(?:b|i|u|em|strong|sub|sup|span|p|div|li|ul|ol|code|center|font|h[1-6])\s*>"
+    r"|<(?:br|hr|p)\s*/?>",
     re.DOTALL | re.IGNORECASE,
 )
 _SCRIPTS = re.compile(r"(?<=[\w)])<(sup|sub)>([^<>]*)</\1>")

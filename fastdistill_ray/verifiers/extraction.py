@@ -32,14 +32,14 @@ _STATED = re.compile(
 )
 # Of a multiple choice also: correct option: C; I choose C; \u9009 C.
 _CHOSEN = re.compile(
-    r"(?<![A-Za-z])(?i:(?:final\s+|correct\s+|right\s+|best\s+)+(?:option|choice|letter)?[*_]*"
+    r"(?<![A-Za-z])(?i:(?:final\s+|correct\s+|right\s+|best\s+){1,4}(?:option|choice|letter)?[*_]*"
     rf"{_VERB}{_PADDED}|(?<![Tt]his\s)(?:option|choice)[*_]*\s*(?::|is\b){_PADDED}"
     r"|\b(?:I|we)(?:\s+(?:would|will|\u2019ll|'ll|'d|must|should|can|therefore|thus))*\s+"
     r"(?:pick|choose|select|chose|picked|selected|go\s+with|opt\s+for|answer)\b)"
     r"|\u7b54\u6848\s*(?:\u5e94(?:\u8be5|\u5f53)?)?\s*(?:\u662f|\u4e3a|\u9009\u62e9?|:|\uff1a)"
     r"|(?<!\u4e0d)\u5e94(?:\u8be5|\u5f53)?\s*\u9009\u62e9?|\u3010\u7b54\u6848\u3011|(?:\u6545"
     r"|\u6240\u4ee5|\u56e0\u6b64|\u672c\u9898|\u6211|^"
-    r"|[\u3002\uff0c,\s])\s*\u9009\u62e9?(?!\u9879)"
+    r"|[\u3002\uff0c,\s]) ?\u9009\u62e9?(?!\u9879)"
     r"|(?:\u0627\u0644\u0625\u062c\u0627\u0628\u0629"
     r"|\u0627\u0644\u062c\u0648\u0627\u0628)"
     r"(?:\s+\u0627\u0644\u0635\u062d\u064a\u062d\u0629)?\s*(?:\u0647\u064a)?\s*:?",
@@ -47,13 +47,13 @@ _CHOSEN = re.compile(
 )
 # The letter first: option C is correct; (C) is the right answer; \u9009\u9879C\u6b63\u786e.
 _CONFIRMED = re.compile(
-    r"(?<![A-Za-z'\u2019])(?i:(?:option|choice|answer|letter)\s+)?[*_\"'(\[]*([A-Z])[*_\"')\].:]*"
-    r"(?:\s[^.\n?!]{0,60}?)?\s+(?:is|seems|must\s+be|would\s+be|has\s+to\s+be|looks)\s+"
+    r"(?<![A-Za-z'\u2019])(?i:(?:option|choice|answer|letter)\s{1,3})?[*_\"'(\[]{0,5}([A-Z])[*_\"')\].:]{0,6}"
+    r"(?: [^.\n?!]{0,60}?)? (?:is|seems|must\s+be|would\s+be|has\s+to\s+be|looks)\s+"
     r"(?:(?:indeed|clearly|therefore|thus|definitely|obviously|also|most\s+likely)\s+)?"
     r"(?:the\s+|our\s+|my\s+)?(?:(?:only|most|one)\s+)*(?:correct|right|best|appropriate|true"
     r"|answer)\b"
-    r"|(?:\u53ea\u6709)?\s*(?:\u9009\u9879|\u7b54\u6848)?\s*([A-Z])\s*(?:\u9009\u9879"
-    r"|\u9879)?\s*(?:\u662f)?\s*(?:\u6b63\u786e|\u5bf9)(?:\u7684|\u9009\u9879|\u7b54\u6848)?"
+    r"|(?:\u53ea\u6709)? ?(?:\u9009\u9879|\u7b54\u6848)? ?([A-Z]) ?(?:\u9009\u9879"
+    r"|\u9879)? ?(?:\u662f)? ?(?:\u6b63\u786e|\u5bf9)(?:\u7684|\u9009\u9879|\u7b54\u6848)?"
 )
 _DENIED = re.compile(
     r"(?i:\b(?:not|n't|never|neither|nor|if|whether|doubt|either|or|both|and|would\s+be\s+wrong"
@@ -70,8 +70,8 @@ _STATED_END = re.compile(
     r"\n|\\n(?![a-z])|\.(?=\s|$|\\n|<|\*)|\u3002|</?(?i:think|answer)\b|[!](?=\s|$)|\\\]|<\|"
 )
 _NEW_QUESTION = re.compile(
-    r"\n[#*\s]*(?:Question|Problem|Exercise|Q|Human|User|\u95ee\u9898"
-    r"|\u9898\u76ee)\s*\d*\s*[*]*[:.\uff1a]",
+    r"\n[#* ]{0,8}(?:Question|Problem|Exercise|Q|Human|User|\u95ee\u9898"
+    r"|\u9898\u76ee) ?\d{0,6} ?[*]{0,3}[:.\uff1a]",
     re.IGNORECASE,
 )
 _LAST_NUMBER = re.compile(r"(?:(?<![\w)])-)?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
@@ -93,6 +93,7 @@ class Extraction(NamedTuple):
 
 WHOLE = "whole response"
 CUT = "the stated answer is cut"
+MAX_TRIED = 50  # statements, from the last
 MAX_OPTION = 80  # characters of an option's text after its letter
 _LETTER = re.compile(r"\W*[A-Za-z]")
 _DISPLAYED = re.compile(r"\$+[^$]+\$+|\\\(.+\\\)|\\\[.+\\\]")
@@ -231,7 +232,7 @@ def _stated(text: str, kind: Kind, is_cut: bool) -> Extraction:
         starts += [match.end() for match in _CHOSEN.finditer(text)]
     found = Extraction("", "the stated answer is empty" if starts else "no answer")
     at = -1
-    for start in sorted(starts, reverse=True):
+    for start in sorted(starts, reverse=True)[:MAX_TRIED]:
         found = _stated_from(text, start, kind, is_cut)
         if found.answer or found.reason == CUT:
             at = start
@@ -264,7 +265,7 @@ def _stated_from(text: str, start: int, kind: Kind, is_cut: bool) -> Extraction:
 
 def _confirmed(text: str, after: int) -> str:
     """`C` of the last `option C is correct` that no word of its sentence denies."""
-    for match in reversed(list(_CONFIRMED.finditer(text))):
+    for match in list(_CONFIRMED.finditer(text))[: -MAX_TRIED - 1 : -1]:
         if match.start() < after:
             return ""
         begin = max(text.rfind(mark, 0, match.start()) for mark in (". ", "\n", "\u3002", "? ")) + 1

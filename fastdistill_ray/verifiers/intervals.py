@@ -8,7 +8,9 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from fastdistill_ray.verifiers.numbers import NotANumber, TooLarge, parse_number
+from fastdistill_ray.verifiers.arithmetic import NotANumber, TooLarge
+from fastdistill_ray.verifiers.cleaning import unwrap
+from fastdistill_ray.verifiers.numbers import parse_number
 
 
 class Range(NamedTuple):
@@ -68,7 +70,7 @@ def as_range(text: str) -> Range | None:
             f"{high}{gap[3].strip()},{_INFINITY})",
         )
         return Range("", rf"{below} \cup {above}")
-    besides = _EXCEPT.fullmatch(text)
+    besides = _EXCEPT.fullmatch(unwrap(text)) if "real" in text else None
     if besides:
         return _without_points("", re.split(r",? and |, ?", besides[1]))
     builder = _BUILDER.fullmatch(text)

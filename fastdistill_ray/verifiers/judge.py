@@ -7,15 +7,13 @@ from typing import Any, Self
 
 from fastdistill_ray.records import KINDS, Judgement, Kind
 from fastdistill_ray.verifiers import expressions
+from fastdistill_ray.verifiers.arithmetic import NotANumber, TooLarge, is_equal
 from fastdistill_ray.verifiers.choices import NotAChoice, SeveralChoices, parse_choice
 from fastdistill_ray.verifiers.cleaning import comparable, unwrap
 from fastdistill_ray.verifiers.decision import CORRECT, Decision, Question
 from fastdistill_ray.verifiers.extraction import WHOLE, Rules, extract_answer, last_number
 from fastdistill_ray.verifiers.knobs import VerifierKnobs
 from fastdistill_ray.verifiers.numbers import (
-    NotANumber,
-    TooLarge,
-    is_equal,
     is_several_numbers,
     join_thousands,
     parse_number,

@@ -111,7 +111,7 @@ class ExpressionProcess:
         except BrokenPipeError:
             self._restart()
             return "died", 0.0
-        # A busy machine gives it little of each second: only its own time counts, while it computes.
+        # A busy machine gives it little of each second: only its own time counts.
         deadline = time.monotonic() + _PATIENCE * (seconds + 1)
         while spent < seconds and time.monotonic() < deadline:
             message = self._receive(max(seconds - spent, 0.01))

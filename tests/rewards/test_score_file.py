@@ -168,6 +168,16 @@ def test_score_file_duplicate_id_names_both_lines(tmp_path: Path) -> None:
         score(tmp_path, [line, {**line, "id": "b"}, line])
 
 
+def test_score_file_blank_lines_are_passed_over(tmp_path: Path) -> None:
+    line = json.dumps({"id": 1, "kind": "number", "gold": "42", "response": "42"})
+    source = tmp_path / "in.jsonl"
+    source.write_text(f"{line}\n\n  \n{line.replace('1,', '2,', 1)}\n")
+    summary = score_file(
+        source, tmp_path / "out.jsonl", reward=PATIENT, advantage=AdvantageKnobs(), tau=0.5
+    )
+    assert summary.num_lines == 2
+
+
 def test_score_file_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nowhere\.jsonl: no such file"):
         score_file(

@@ -4,7 +4,7 @@ import pytest
 
 from fastdistill_ray.rewards import RewardKnobs, Scorer, check_format
 from fastdistill_ray.rewards.scorer import Answered
-from fastdistill_ray.rewards.template import FormatKnobs
+from fastdistill_ray.rewards.template import FormatKnobs, format_score
 
 WHOLE = "<think>\n6*7\n</think>\n<answer>\\boxed{42}</answer>"
 
@@ -23,7 +23,7 @@ def scores_of(text: str, knobs: RewardKnobs) -> dict[str, float | None]:
     [
         (WHOLE, (True, True, True), True, True),
         (f"\n {WHOLE} \n", (True, True, True), True, True),
-        ("<think></think><answer>So \\boxed{4}.</answer>", (True, True, True), True, True),
+        ("<think> </think><answer>So \\boxed{4}.</answer>", (False, True, True), False, False),
         (f"{WHOLE} done", (True, True, True), False, True),
         (f"Hi {WHOLE}", (True, True, True), False, True),
         ("<think>a</think> \\boxed{4} <answer>4</answer>", (True, True, True), False, True),
@@ -48,3 +48,9 @@ def test_format_parts_and_whole_by_mode(
     assert check_format(text, "lenient").whole == lenient
     knobs = RewardKnobs(format=FormatKnobs(mode="parts"))
     assert scores_of(text, knobs)["format"] == pytest.approx(sum(parts) / 3)
+
+
+def test_empty_think_keeps_the_format_only_where_it_may() -> None:
+    text = "<think></think><answer>\\boxed{4}</answer>"
+    assert format_score(text, FormatKnobs()) == 0.0
+    assert format_score(text, FormatKnobs(empty_think=True)) == 1.0

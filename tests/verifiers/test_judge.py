@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
+import psutil
 import pytest
 import sympy
 from hypothesis import given, settings
@@ -21,8 +22,9 @@ from hypothesis import strategies as st
 from fastdistill_ray.records import VERDICTS
 from fastdistill_ray.text import find_boxes
 from fastdistill_ray.verifiers import Judge, VerifierKnobs, fingerprints
+from fastdistill_ray.verifiers.arithmetic import NotANumber, TooLarge, is_equal
 from fastdistill_ray.verifiers.extraction import last_number
-from fastdistill_ray.verifiers.numbers import NotANumber, TooLarge, is_equal, parse_number
+from fastdistill_ray.verifiers.numbers import parse_number
 
 CASES = [
     json.loads(line)
@@ -219,6 +221,27 @@ def test_worker_killed_is_replaced(victim: str) -> None:
         assert worker._process is not None
         os.kill(worker._child if victim == "child" else worker._process.pid, signal.SIGKILL)
         assert judge.judge("math", boxed(r"\sin y+\sin y"), r"2\sin y").verdict == "correct"
+
+
+def test_time_that_the_machine_gives_to_others_does_not_count() -> None:
+    with Judge(VerifierKnobs(time_limit=1.0)) as judge:
+        assert judge.judge("math", boxed(r"\sin x+\sin x"), r"2\sin x").verdict == "correct"
+        [server] = psutil.Process().children()[-1:]
+        [child] = server.children()
+        child.suspend()
+        waker = threading.Timer(2.5, child.resume)  # more than the limit, none of it computing
+        waker.start()
+        assert judge.judge("math", boxed(r"\cos x+\cos x"), r"2\cos x").verdict == "correct"
+        waker.join()
+
+
+def test_timeout_is_tried_again_and_not_remembered() -> None:
+    with Judge(VerifierKnobs(time_limit=0.01)) as judge:
+        hard = boxed(r"(\sin x+\cos y+1)^{40}-\tan x")
+        reference = r"(\sin x+\cos y+1)^{40}+\tan y"
+        assert judge.judge("math", hard, reference).verdict == "timeout"
+        judge._knobs = VerifierKnobs(time_limit=60.0)
+        assert judge.judge("math", hard, reference).verdict != "timeout"
 
 
 def test_worker_dies_with_its_parent() -> None:
