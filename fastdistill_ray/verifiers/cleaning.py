@@ -74,10 +74,12 @@ _SYMBOLS = str.maketrans(
 )
 _SUBSCRIPT_RUN = re.compile("[\u2080-\u2089]{2,}")
 _CIRCLED = re.compile("([\u2460-\u2473])(?=[\u2460-\u2473])")  # numbers of statements
-_EMOJI = re.compile(
-    "[\U0001f000-\U0001f6aa\U0001f6ac-\U0001faff\u2600-\u2716\u2719-\u274b\u274f-\u2775\u2794-\u27bf\u2b00-\u2bff\ufe0f\u25a0\u25aa\u25fc\u220e"
-    "]"
+_DECORATION = (
+    "[\\s\ufe0f\u2600-\u2604\u2607-\u265f\u2670-\u2714\u271a-\u274b\u274f-\u2775\u2798-\u27bf\u2794"
+    "\u2b00-\u2bff\u25a0\u25aa\u25fc\u220e\U0001f000-\U0001f6aa\U0001f6ac-\U0001faff]+"
 )
+_CHECK_MARKS = str.maketrans("", "", "\u2611\u2705\u2713\u2714")
+_DECORATED = re.compile(f"^{_DECORATION}|{_DECORATION}$")
 _ROOT = re.compile("\u221a\\s*(\\d+|[A-Za-z]|(?=[({]))")
 _WRAPPER = re.compile(
     r"\\(?:text|textbf|textit|textrm|textsf|texttt|textsc|textnormal|mathrm|mathbf|mathsf|mathit"
@@ -224,6 +226,13 @@ def _closing_brace(text: str, start: int) -> int:
     return -1
 
 
+def undecorated(text: str) -> str:
+    """Without emoji and marks around it; what is nothing else stays as it is."""
+    if text.isascii():
+        return text
+    return _DECORATED.sub("", text.translate(_CHECK_MARKS)) or text
+
+
 def _without_markup(text: str) -> str:
     """Without code fences, tags and entities of HTML, and tokens that end a text."""
     text = _FENCE.sub("", SPECIAL_TOKEN.sub("", text))
@@ -240,7 +249,7 @@ def _lines(environment: re.Match[str]) -> str:
 
 def _plain_unicode(text: str) -> str:
     text = _CIRCLED.sub(r"\1, ", text)
-    text = _EMOJI.sub("", unicodedata.normalize("NFC", text))
+    text = unicodedata.normalize("NFC", text)
     text = _SUBSCRIPT_RUN.sub(lambda run: "_{" + _plain_digits(run.group()) + "}", text)
     text = _SUPERSCRIPT_RUN.sub(lambda run: "^{" + run.group().translate(_SUPERSCRIPTS) + "}", text)
     text = text.translate(_SYMBOLS)

@@ -81,6 +81,8 @@ def is_equal_expression(reference: str, answer: str, by: Means) -> bool:
     """Raises Unreadable when the answer is no mathematics, TimeoutError when it takes too long."""
     if len(answer) > MAX_ANSWER or len(reference) > MAX_ANSWER:
         raise Unreadable("too long to parse")
+    if not plain_text(answer):
+        raise Unreadable("nothing of it is mathematics")
     if unit_powers(reference, answer) or contradicts_itself(answer):
         return False
     mine, theirs = MEMBER.match(reference), MEMBER.match(answer)

@@ -9,7 +9,7 @@ from fastdistill_ray.records import KINDS, Judgement, Kind
 from fastdistill_ray.verifiers import expressions
 from fastdistill_ray.verifiers.arithmetic import NotANumber, TooLarge, is_equal
 from fastdistill_ray.verifiers.choices import NotAChoice, SeveralChoices, parse_choice
-from fastdistill_ray.verifiers.cleaning import comparable, unwrap
+from fastdistill_ray.verifiers.cleaning import comparable, undecorated, unwrap
 from fastdistill_ray.verifiers.decision import CORRECT, Decision, Question
 from fastdistill_ray.verifiers.extraction import WHOLE, Rules, extract_answer, last_number
 from fastdistill_ray.verifiers.knobs import VerifierKnobs
@@ -121,6 +121,8 @@ class Judge:
         return ""
 
     def _decide(self, question: Question) -> Decision:
+        if question.kind in ("number", "math", "choice"):  # of a text they may be a part
+            question = question._replace(answer=undecorated(question.answer))
         known = self._cache.get(question)
         if known is not None:
             return known
@@ -166,7 +168,8 @@ def is_same_text(reference: str, answer: str) -> bool:
     """Equal after normalising white space, `$` and wrappers."""
     if max(len(reference), len(answer)) > MAX_CLEANED:
         return reference.split() == answer.split()
-    return comparable(reference) == comparable(answer)
+    form = comparable(reference)
+    return form == comparable(answer) and (form != "" or reference.strip() == answer.strip())
 
 
 def is_same_word(reference: str, answer: str) -> bool:

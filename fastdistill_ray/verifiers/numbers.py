@@ -18,7 +18,7 @@ from fastdistill_ray.verifiers.arithmetic import (
 )
 from fastdistill_ray.verifiers.cleaning import exact_notation, unwrap
 from fastdistill_ray.verifiers.words import (
-    BESIDE_VERBS,
+    BEFORE_VALUES,
     METRIC,
     PARTS,
     SCALES,
@@ -180,7 +180,7 @@ def without_statement(text: str) -> str:
     statement = _STATEMENT.match(text)
     if not statement:
         return text
-    if changes_value(statement.group(), BESIDE_VERBS):
+    if changes_value(statement.group(), BEFORE_VALUES):
         raise NotANumber
     return text[statement.end() :]
 
@@ -195,7 +195,7 @@ def _right_side(text: str) -> str:
     """An equation's right side; its left must not commit to anything else."""
     label = _LABEL.match(text)
     if label:
-        if changes_value(label.group()):
+        if changes_value(label.group(), BEFORE_VALUES):
             raise NotANumber
         text = text[label.end() :].strip()
     if _COMPARISON.search(text):

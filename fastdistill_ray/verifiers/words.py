@@ -13,7 +13,7 @@ _SCALE_WORDS = {
     144: "gross grosses",
     10: "tens \u5341",
     100: "hundred hundreds \u767e",
-    10**3: "thousand thousands grand k \u5343",
+    10**3: "thousand thousands k \u5343",
     10**4: "myriad myriads \u4e07 \u842c",
     10**5: "lakh lakhs lac lacs",
     10**6: "million millions mln mn mio M",
@@ -82,9 +82,13 @@ _VERBS = frozenset(_VERBS_TEXT.split())
 _SECOND_VALUES = frozenset((*_NUMERALS, *SCALES, *PARTS)) - {"k", "M"}
 NOT_UNITS = _OPERATIONS | _DENIALS | _VERBS | _SECOND_VALUES
 BESIDE_VERBS = NOT_UNITS - _VERBS
+# Names of what a value is: `Remainder: 5`, `The base is 3 cm`.
+_NAMES_TEXT = "remainder root power base exponent multiple multiples inverse reciprocal"
+_NAMES = frozenset(_NAMES_TEXT.split())
+BEFORE_VALUES = BESIDE_VERBS - _NAMES - frozenset(("minimum", "maximum"))
 # What may stand in a sentence before or after its one number without changing it.
 _BEFORE_TEXT = "so and but when both"
-_BEFORE = BESIDE_VERBS - frozenset(_BEFORE_TEXT.split())
+_BEFORE = BESIDE_VERBS - _NAMES - frozenset(_BEFORE_TEXT.split())
 _AFTER_TEXT = "more times over and but so"
 _AFTER = BESIDE_VERBS - frozenset(_AFTER_TEXT.split())
 DENYING = _OPERATIONS | _DENIALS
