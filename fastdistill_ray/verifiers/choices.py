@@ -86,6 +86,9 @@ def parse_choice(text: str, options: tuple[str, ...]) -> str:
         raise NotAChoice
     answer = unwrap(_CHINESE_MARK.sub(r"\1. ", text)).strip("* \"'")
     letters = LETTERS[: len(options)] if options else LETTERS
+    letter = _bare_letter(answer, letters)
+    if letter:  # also where an option's text is another letter
+        return letter
     texts = [_option_text(option, LETTERS[i]) for i, option in enumerate(options[:26])]
     same = _matching(answer, texts)
     if same:
@@ -95,9 +98,9 @@ def parse_choice(text: str, options: tuple[str, ...]) -> str:
     answer = answer[_lead(answer) :].strip("* \"'")
     if len(answer) == 1 and answer in "\u0627\u0623\u0628\u062c\u062f":
         answer = answer.translate(_ARABIC)
-    bare = answer.strip("()[]. :*!\"'")
-    if len(bare) == 1 and bare.upper() in letters:
-        return bare.upper()
+    letter = _bare_letter(answer, letters)
+    if letter:
+        return letter
     same = _matching(answer.strip("()\"'!"), texts)
     if same:
         return LETTERS[same[0]]
@@ -106,6 +109,12 @@ def parse_choice(text: str, options: tuple[str, ...]) -> str:
         raise NotAChoice
     _check_rest(rest, letter, texts, is_marked=marked)
     return letter
+
+
+def _bare_letter(answer: str, letters: str) -> str:
+    """`C`, `(c)`, `C!`; "" when there is more or no such letter."""
+    bare = answer.strip("()[]. :*!\"'").upper()
+    return bare if len(bare) == 1 and bare in letters else ""
 
 
 def _lead(answer: str) -> int:

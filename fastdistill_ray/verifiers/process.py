@@ -62,9 +62,9 @@ class ExpressionProcess:
         with self._lock:
             if self._process is None:
                 return
-            self._kill_child()
-            self._process.kill()
+            self._process.kill()  # first, or it would fork an heir of the child
             self._process.wait()
+            self._kill_child()
             for pipe in (self._process.stdin, self._process.stdout):
                 if pipe:
                     pipe.close()

@@ -133,7 +133,6 @@ RESPONSES: list[tuple[str, bytes | None, list[str]]] = [
     ("empty", b"", ["in.jsonl", "empty"]),
     ("not utf-8", b'{"id": "caf\xe9"}\n', ["in.jsonl", "UTF-8"]),
     ("no json", lines(GOOD) + b"x\n", ["in.jsonl", "line 2", "not JSON"]),
-    ("blank line", lines(GOOD) + b"\n" + lines({**GOOD, "id": 2}), ["in.jsonl", "line 2"]),
     ("a list", lines([GOOD]), ["line 1", "object"]),
     ("lfs", LFS, ["in.jsonl", "git lfs pull"]),
     ("no fields", lines({}), ["line 1", "id: missing", "kind: missing", "gold: missing"]),
