@@ -63,8 +63,7 @@ _BECAUSE = re.compile(
     r"[,;: (-]*(?:(?:because|since|as|due to|for) +|\u56e0\u4e3a)\w", re.IGNORECASE
 )
 _DENIED = re.compile(
-    r"(?:not|no|never|except|neither|~|!|\\neg|\\lnot|\\sim|\u4e0d|\u975e)\b|[~!\u00ac]|\\neg"
-    r"|\\lnot|\\sim|\u4e0d|\u975e",
+    r"(?:not|no|never|except|neither)\b|[~!\u00ac\u4e0d\u975e]|\\(?:neg|lnot|sim)",
     re.IGNORECASE,
 )
 _DENIED_BY_SIGN = re.compile("[\u4e0d\u9519\u975e\u6216\u2717\u2718\u274c\u274e]")
@@ -181,9 +180,8 @@ def _mentions_another(rest: str, texts: list[str], own: int) -> bool:
     for i, option in enumerate(texts):
         text = unwrap(option[:MAX_CHOICE]).strip(" .")
         is_part = text.casefold() in own_text
-        if i != own and len(text) > 1 and not is_part and _find(text, rest):
-            return True
-        if i != own and len(text) == 1 and text.isdigit() and not is_part and _find(text, rest):
+        is_telling = len(text) > 1 or text.isdigit()  # a letter may be a word's
+        if i != own and is_telling and not is_part and _find(text, rest):
             return True
     return False
 

@@ -81,17 +81,16 @@ def is_equal_expression(reference: str, answer: str, by: Means) -> bool:
     """Raises Unreadable when the answer is no mathematics, TimeoutError when it takes too long."""
     if len(answer) > MAX_ANSWER or len(reference) > MAX_ANSWER:
         raise Unreadable("too long to parse")
-    if not plain_text(answer):
+    given = plain_text(answer)
+    if not given:
         raise Unreadable("nothing of it is mathematics")
     if unit_powers(reference, answer) or contradicts_itself(answer):
         return False
     mine, theirs = MEMBER.match(reference), MEMBER.match(answer)
     if mine and theirs and mine[0] != theirs[0] and mine[0].lower() == theirs[0].lower():
         return False  # X is another name than x
-    sides = [
-        brought_together(side, sides_of(plain_text(answer))[0])
-        for side in sides_of(plain_text(reference))
-    ]
+    side = sides_of(given)[0]
+    sides = [brought_together(expected, side) for expected in sides_of(plain_text(reference))]
     return any(
         _is_equal(expected, said, by)
         for mine, theirs in sides
@@ -291,15 +290,15 @@ def _is_equal_atom(reference: str, answer: str, by: Means) -> bool:
 
 
 def _ask(reference: str, answer: str, by: Means) -> bool:
-    question = to_latex(answer)
+    asked, question = to_latex(reference), to_latex(answer)
     if len(re.findall(r"[{(\[]", question)) > MAX_BRACES * 4 or depth(question) > MAX_BRACES:
         raise Unreadable("nested too deeply")
     if BOMB.search(_SMALL_SUM.sub("", question)):
         raise Unreadable("refused: too large to evaluate, or a sum, product or integral")
-    if BOMB.search(_SMALL_SUM.sub("", to_latex(reference))):
+    if BOMB.search(_SMALL_SUM.sub("", asked)):
         return False
-    has_marks = _MARKED_EXPONENT.search(question) or _MARKED_EXPONENT.search(to_latex(reference))
-    same = None if has_marks else is_identical(to_latex(reference), question)
+    has_marks = _MARKED_EXPONENT.search(question) or _MARKED_EXPONENT.search(asked)
+    same = None if has_marks else is_identical(asked, question)
     if same or (same is False and not by.tolerance):
         return same
     names = Names()
@@ -308,7 +307,7 @@ def _ask(reference: str, answer: str, by: Means) -> bool:
     except Lost as error:
         raise Unreadable(f"not read: {error}") from error
     try:
-        expected = names.replaced(to_latex(reference))
+        expected = names.replaced(asked)
     except Lost:
         return False
     verdict = by.ask(expected, given)

@@ -85,7 +85,7 @@ def brought_together(reference: str, answer: str) -> tuple[str, str]:
     answer = renamed(reference, answer)
     mine, theirs = congruence(reference), congruence(answer)
     if mine and theirs:
-        return _congruences(mine, theirs) or (reference, answer)
+        return _congruences(mine, theirs)
     if theirs:
         answer = theirs[1]
     elif mine and not RELATION.search(answer):
@@ -97,10 +97,9 @@ def brought_together(reference: str, answer: str) -> tuple[str, str]:
     return reference, answer
 
 
-def _congruences(
-    reference: tuple[str, str, str], answer: tuple[str, str, str]
-) -> tuple[str, str] | None:
-    """Of the same name and modulus: the residues, where both are integers."""
+def _congruences(reference: tuple[str, str, str], answer: tuple[str, str, str]) -> tuple[str, str]:
+    """The residues, where both are integers between 0 and the modulus; 0 and 1 where the names or
+    moduli differ."""
     (name, residue, modulus), (other, given, given_modulus) = reference, answer
     if comparable(modulus) != comparable(given_modulus) or comparable(name) != comparable(other):
         return "0", "1"
