@@ -5,12 +5,15 @@ scored, kept, stored, sharded and trained on as one. Lengths are tokens, times a
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 import pyarrow as pa
 
-Kind = Literal["number", "math", "choice", "text", "list"]
-KINDS: tuple[Kind, ...] = ("number", "math", "choice", "text", "list")
+# Kinds of answer that a file may name; of kind scored are problems whose data set judges itself.
+WrittenKind = Literal["number", "math", "choice", "text", "list"]
+WRITTEN_KINDS: tuple[WrittenKind, ...] = get_args(WrittenKind)
+Kind = Literal[WrittenKind, "scored"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 Verdict = Literal["correct", "wrong", "unparsable", "truncated", "timeout", "error"]
 VERDICTS: tuple[Verdict, ...] = (
     "correct",
@@ -37,6 +40,8 @@ class Problem:
     None: exact. It is absolute: where a data set tolerates a share, its loader multiplies that with
     the size of the reference, of a list with that of its smallest item.
 
+    `scorer` is what kind scored is judged by, in place of the reference: see `verifiers/scored.py`.
+
     Problems made from one another, such as variants of one question, share a `cluster`; empty: this
     one has no such others. Only what is said of evaluated problems depends on it.
     """
@@ -50,6 +55,7 @@ class Problem:
     options: list[str] = field(default_factory=list)
     tolerance: float | None = None
     cluster: str = ""
+    scorer: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,7 @@ PROBLEM_FIELDS = [
     ("kind", pa.string()),
     ("options", pa.list_(pa.string())),
     ("tolerance", pa.float64()),  # null: exact
+    ("scorer", pa.string()),
 ]
 PROBLEM_SCHEMA = pa.schema([*PROBLEM_FIELDS, ("cluster", pa.string())])
 # What an engine is asked: a problem rendered for one model.
@@ -154,6 +161,7 @@ class GroupRow(TypedDict):
     kind: Kind
     options: list[str]
     tolerance: float | None
+    scorer: str
     messages: list[Message]
     template_hash: str
     prompt_num_tokens: int

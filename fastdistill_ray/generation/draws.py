@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 from fastdistill_ray.errors import FailedError
 from fastdistill_ray.generation.knobs import SamplingKnobs
 from fastdistill_ray.generation.outputs import NOTHING, RawCompletion, Reply
+from fastdistill_ray.text import find_tags
+
+CLOSING = "</answer>"
 
 
 class Draw(NamedTuple):
@@ -64,7 +67,7 @@ async def reply_to(
         parts = [part for part in came if isinstance(part, Part)]
         cost += sum(part.cost for part in parts)
         prompt_num_tokens = next((part.prompt_num_tokens for part in parts), prompt_num_tokens)
-        fresh = _in_order(asked, came)
+        fresh = [_with_closed_answer(one, sampling.stop) for one in _in_order(asked, came)]
         done += fresh
         for failure in came:
             if isinstance(failure, FailedError):
@@ -74,6 +77,16 @@ async def reply_to(
         if sampling.max_n:
             num_correct += await asyncio.to_thread(count_correct, row, fresh)
     return Reply(done, prompt_num_tokens, cost)
+
+
+def _with_closed_answer(completion: RawCompletion, stop: list[str]) -> RawCompletion:
+    """A stop text that closes the answer block belongs to it; one that ended by itself has ids."""
+    is_at_text = completion.finish_reason == "stop" and len(completion.token_ids) == 0
+    if not is_at_text or CLOSING not in stop:
+        return completion
+    last = [tag for tag in find_tags(completion.text) if tag.name == "answer"][-1:]
+    is_open = last and not last[0].is_closing
+    return completion._replace(text=completion.text + CLOSING) if is_open else completion
 
 
 def _in_order(asked: list[Draw], came: Sequence[Part | BaseException]) -> list[RawCompletion]:

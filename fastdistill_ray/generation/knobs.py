@@ -148,7 +148,9 @@ class SamplingKnobs(Knobs):
         default=0.0, ge=0, le=1, description="Least probability, relative to the likeliest token's."
     )
     stop: list[Annotated[str, Field(min_length=1)]] = Field(
-        default=[], description="Texts that end a completion; they are not part of it."
+        default=[],
+        description="Texts that end a completion; they are not part of it, but for an </answer> "
+        "that closes an answer block.",
     )
     max_new_tokens: int = Field(default=2048, gt=0, description="Most tokens of a completion.")
     loop_repeats: LoopRepeats = 0

@@ -35,6 +35,7 @@ from fastdistill_ray.verifiers import Judge
 
 Rows = list[dict[str, Any]]
 ASKED = ("problem_id", "question", "options")  # what a teacher is asked depends on
+JUDGED_BY = ("reference", "kind", "tolerance", "scorer")
 
 
 class Source(NamedTuple):
@@ -149,7 +150,7 @@ def _renewed(
     """Rows of problems that were mended since are judged again, the others as said."""
     problems = [wanted[row["problem_id"]] for row in rows]
     mended = [
-        {**row, "reference": one.reference, "kind": one.kind, "tolerance": one.tolerance}
+        {**row, **{name: getattr(one, name) for name in JUDGED_BY}}
         for row, one in zip(rows, problems, strict=True)
     ]
     is_mended = [after != row for after, row in zip(mended, rows, strict=True)]

@@ -27,6 +27,7 @@ class ToScore(NamedTuple):
     responses: list[Response]
     tolerance: float | None = None
     question: str = ""
+    scorer: str = ""
 
 
 class Assessed(NamedTuple):
@@ -77,6 +78,7 @@ def judge_group(group: ToScore, judge: Judge) -> list[Judgement]:
             group.options,
             response.finish_reason,
             tolerance=group.tolerance,
+            scorer=group.scorer,
         )
         for response in group.responses
     ]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.records import KINDS
+from fastdistill_ray.records import WRITTEN_KINDS
 from fastdistill_ray.rewards import RewardKnobs, Scorer
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.rewards.assess import (
@@ -180,8 +180,8 @@ def _line_faults(line: dict[str, Any]) -> list[str]:
         faults.append("id: expected a string or an integer")
     if "kind" not in line:
         faults.append("kind: missing")
-    elif line["kind"] not in KINDS:
-        faults.append(f"kind: {line['kind']!r} is none of {', '.join(KINDS)}")
+    elif line["kind"] not in WRITTEN_KINDS:
+        faults.append(f"kind: {line['kind']!r} is none of {', '.join(WRITTEN_KINDS)}")
     faults += _text_faults(line, "gold")
     faults += _text_faults({"question": "", **line}, "question")
     if "response" in line and "responses" in line:

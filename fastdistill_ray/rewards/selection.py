@@ -111,6 +111,7 @@ def judge_rows(
             ],
             row["tolerance"],
             row["question"],
+            row["scorer"],
         )
         for row in rows
     ]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.records import KINDS, SPLITS, Kind, Problem, Split
+from fastdistill_ray.records import SPLITS, WRITTEN_KINDS, Problem, Split, WrittenKind
 from fastdistill_ray.tasks.base import Problems, divide, require_text
 from fastdistill_ray.tasks.knobs import JsonlField, TaskKnobs
 from fastdistill_ray.tasks.source import read_rows
@@ -67,12 +67,12 @@ def _renamed(row: dict[str, Any], columns: dict[JsonlField, str], where: str) ->
     return fields
 
 
-def _parse(row: dict[str, Any], default_kind: Kind, where: str) -> Problem:
+def _parse(row: dict[str, Any], default_kind: WrittenKind, where: str) -> Problem:
     reference = _reference_text(row.get("answer"))
     require_text({**row, "answer": reference}, ("question", "answer"), where)
     kind, options = row.get("kind", default_kind), row.get("options") or []
-    if kind not in KINDS:
-        raise UserError(f"{where}: kind {kind!r} is not one of {', '.join(KINDS)}")
+    if kind not in WRITTEN_KINDS:
+        raise UserError(f"{where}: kind {kind!r} is not one of {', '.join(WRITTEN_KINDS)}")
     if not isinstance(options, list) or not all(isinstance(item, str) for item in options):
         raise UserError(f"{where}: options must be a list of texts")
     if len(options) > len(string.ascii_uppercase):
@@ -100,7 +100,7 @@ def _reference_text(answer: object) -> object:
     return answer
 
 
-def _tolerance(given: object, kind: Kind, where: str) -> float | None:
+def _tolerance(given: object, kind: WrittenKind, where: str) -> float | None:
     if given is None:
         return None
     number = math.nan

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from fastdistill_ray.knobs import Knobs
-from fastdistill_ray.records import Kind
+from fastdistill_ray.records import WrittenKind
 
 JsonlField = Literal["question", "answer", "kind", "options", "tolerance", "id", "split", "cluster"]
 
@@ -57,7 +57,7 @@ class TaskKnobs(Knobs):
     columns: dict[JsonlField, str] = Field(
         default={}, description="jsonl: columns of the file by field; a dot goes into an object."
     )
-    kind: Kind = Field(
+    kind: WrittenKind = Field(
         default="number", description="jsonl: kind of answer of problems that name none."
     )
     settings: dict[str, Any] = Field(

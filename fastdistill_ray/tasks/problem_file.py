@@ -24,8 +24,10 @@ def content_digest(problem: Problem | Mapping[str, Any]) -> str:
     """Digest of what makes a problem: where it is equal, a completion of one serves the other."""
     fields = problem if isinstance(problem, Mapping) else vars(problem)
     names = ("problem_id", "question", "reference", "kind")
-    options = [*(fields["options"] or []), repr(fields["tolerance"])]
-    return text_digest([*(fields[name] for name in names), *options])
+    judged_by = [*(fields["options"] or []), repr(fields["tolerance"])]
+    if fields["scorer"]:
+        judged_by.append(fields["scorer"])
+    return text_digest([*(fields[name] for name in names), *judged_by])
 
 
 def write_problems(problems: list[Problem], file: Place) -> None:

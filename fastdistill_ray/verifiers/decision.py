@@ -11,6 +11,7 @@ class Question(NamedTuple):
     answer: str
     options: tuple[str, ...]
     tolerance: float | None
+    scorer: str = ""
 
 
 class Decision(NamedTuple):

@@ -20,8 +20,10 @@ from fastdistill_ray.verifiers.numbers import (
     sentence_number,
     without_option,
 )
-from fastdistill_ray.verifiers.process import ExpressionProcess
+from fastdistill_ray.verifiers.process import JudgingProcess
+from fastdistill_ray.verifiers.scored import Scorers
 
+EXPRESSIONS = "fastdistill_ray.verifiers.worker"
 MAX_CLEANED = 2_000  # characters; a longer text is compared as it stands
 MAX_CACHED = 100_000  # decisions
 MAX_SHOWN = 1_000  # characters of an answer that are kept in a judgement
@@ -39,7 +41,8 @@ class Judge:
     def __init__(self, knobs: VerifierKnobs) -> None:
         self._knobs = knobs
         self._rules = Rules(knobs.unboxed_blocks, knobs.boxes_outside_answer, knobs.stated_answers)
-        self._process = ExpressionProcess(knobs.time_limit, int(knobs.memory_limit_gib * 2**30))
+        self._process = self._process_of(EXPRESSIONS)
+        self.scorers = Scorers(self._process_of, knobs.time_limit)
         self._cache: dict[Question, Decision] = {}
 
     def __enter__(self) -> Self:
@@ -50,6 +53,7 @@ class Judge:
 
     def close(self) -> None:
         self._process.close()
+        self.scorers.close()
 
     def start(self) -> None:
         """Start the sympy process, which takes a moment, without waiting for it."""
@@ -68,18 +72,21 @@ class Judge:
         finish_reason: str = "stop",
         *,
         tolerance: float | None = None,
+        scorer: str = "",
     ) -> Judgement:
         """The verdict by the contract of judging; an unusable reference gives "error".
 
-        Numbers of the kinds number, math and list may be `tolerance` off, inclusive.
+        Numbers of the kinds number, math and list may be `tolerance` off, inclusive; kind scored is
+        judged by its `scorer` (see `scored.py`).
         """
         fault = self.reference_error(kind, reference, options)
         if fault:
             return Judgement("error", "", fault)
         is_cut = finish_reason in ("length", "repetition")
         answer, origin = extract_answer(response, self._rules, kind, is_cut=is_cut)
+        asked = Question(kind, reference, answer, tuple(options), tolerance, scorer)
         if answer:
-            decision = self._decide(Question(kind, reference, answer, tuple(options), tolerance))
+            decision = self._decide(asked)
             if origin == WHOLE and decision.verdict != "correct":
                 answer, decision = "", Decision("unparsable", "no answer")
         else:
@@ -88,8 +95,7 @@ class Judge:
             number = last_number(response)
             if number:
                 answer, origin = number, "last number"
-                asked = Question(kind, reference, answer, tuple(options), tolerance)
-                decision = self._decide(asked)
+                decision = self._decide(asked._replace(answer=answer))
         if not answer:
             return Judgement(decision.verdict, answer="", reason=decision.reason)
         return Judgement(decision.verdict, answer[:MAX_SHOWN], f"{origin}: {decision.reason}")
@@ -103,6 +109,7 @@ class Judge:
             row["options"],
             finish_reason,
             tolerance=row["tolerance"],
+            scorer=row["scorer"],
         )
 
     def reference_error(
@@ -135,6 +142,10 @@ class Judge:
             self._cache[question] = decision
         return decision
 
+    def _process_of(self, module: str, *arguments: str) -> JudgingProcess:
+        memory_bytes = int(self._knobs.memory_limit_gib * 2**30)
+        return JudgingProcess(module, self._knobs.time_limit, memory_bytes, *arguments)
+
     def decide_expression(self, question: Question) -> Decision:
         """As mathematics, with the help of the sympy process."""
         tolerance = tolerance_of(question)
@@ -143,7 +154,8 @@ class Judge:
 
         def ask(expected: str, given: str) -> str:
             nonlocal left
-            verdict, spent = self._process.compare(expected, given, written, max(left, 0.001))
+            asked = {"reference": expected, "answer": given, "tolerance": written}
+            verdict, spent = self._process.ask(asked, max(left, 0.001))
             left -= spent
             if verdict == "timeout":
                 raise TimeoutError
@@ -266,4 +278,5 @@ DECIDERS: dict[Kind, Callable[[Question, Judge], Decision]] = {
     "list": decide_as_mathematics,
     "choice": decide_choice,
     "text": decide_text,
+    "scored": lambda question, judge: judge.scorers.decide(question),
 }

@@ -1,4 +1,4 @@
-"""The caller's side of the sympy process: starts it late, limits its time, replaces it."""
+"""The caller's side of a judging process: starts it late, limits its time, replaces it."""
 
 import contextlib
 import itertools
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -19,12 +20,18 @@ _PATIENCE = 60  # wall clock per CPU second, after which one that does not compu
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-class ExpressionProcess:
-    """One long-lived process that compares LaTeX expressions; usable from any thread."""
+class JudgingProcess:
+    """One long-lived process of a module that calls `serving.serve_forever`.
 
-    def __init__(self, time_limit: float, memory_bytes: int) -> None:
-        self._time_limit = time_limit
-        self._memory_bytes = memory_bytes
+    The module is given the time limit, the memory limit and `arguments`; usable from any thread.
+    """
+
+    def __init__(self, module: str, time_limit: float, memory_bytes: int, *arguments: str) -> None:
+        self._command = [
+            # -P: no module of the current folder may stand in for one of the library's.
+            *(sys.executable, "-P", "-m", module),
+            *(str(time_limit), str(memory_bytes), *arguments),
+        ]
         self._process: subprocess.Popen[bytes] | None = None
         self._child = 0  # process id of the one that answers; 0: not ready
         self._buffer = b""
@@ -40,15 +47,12 @@ class ExpressionProcess:
         with self._lock:
             self._start()
 
-    def compare(
-        self, reference: str, answer: str, tolerance: str | None, seconds: float
-    ) -> tuple[str, float]:
+    def ask(self, request: Mapping[str, str | None], seconds: float) -> tuple[str, float]:
         """The worker's verdict, or "timeout" after `seconds` of its CPU time, or "died" when it
         dies of it twice; and the CPU seconds it took.
 
         Starting and waiting for another thread's answer do not count.
         """
-        request = {"reference": reference, "answer": answer, "tolerance": tolerance}
         with self._lock:
             self._make_ready()
             verdict, spent = self._ask(request, seconds)
@@ -75,15 +79,12 @@ class ExpressionProcess:
             return
         path = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
-            # -P: no module of the current folder may stand in for one of the library's.
-            [
-                *(sys.executable, "-P", "-m", "fastdistill_ray.verifiers.worker"),
-                *(str(self._time_limit), str(self._memory_bytes)),
-            ],
+            self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
+            # One thread computes; tables for those of a large machine would not fit the limit.
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path), "OPENBLAS_NUM_THREADS": "1"},
             start_new_session=True,  # an interrupt at the terminal is the caller's to handle
         )
 
@@ -104,7 +105,7 @@ class ExpressionProcess:
             self._restart()
         raise RuntimeError("the judging process does not start; see its message on stderr")
 
-    def _ask(self, request: dict[str, str | None], seconds: float) -> tuple[str, float]:
+    def _ask(self, request: Mapping[str, str | None], seconds: float) -> tuple[str, float]:
         number, before, spent = next(self._ids), self._cpu_seconds(), 0.0
         try:
             os.write(self._stdin(), json.dumps({"id": number, **request}).encode() + b"\n")

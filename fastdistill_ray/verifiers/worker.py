@@ -1,15 +1,7 @@
-"""The process that parses with sympy: `python -m fastdistill_ray.verifiers.worker LIMIT BYTES`.
+"""The process that parses with sympy: `python -m fastdistill_ray.verifiers.worker LIMIT BYTES`."""
 
-It imports math-verify once and forks a child that answers one JSON line with one JSON line. The
-child may be killed at any time: a new one is forked in milliseconds and says its process id first.
-"""
-
-import json
 import logging
-import os
 import re
-import resource
-import signal
 import sys
 from typing import Any, cast
 
@@ -33,8 +25,9 @@ from sympy import (
 )
 from sympy.core.function import AppliedUndef
 
+from fastdistill_ray.verifiers.serving import serve_forever
+
 RECYCLE_AFTER = 4_000  # answers: sympy's caches grow
-RECYCLED = 3  # exit status
 # sympy imports and fills its tables at first use, about a second, which children inherit.
 _WARM_UP = (
     (r"\frac{x}{2}+\sqrt{3}", r"\frac12x+3^{1/2}"),
@@ -168,59 +161,16 @@ def _is_only_close(first: Any, second: Any) -> bool:
     return bool(ratio.is_number and ratio.is_finite and abs(ratio - 1) > 1e-20)
 
 
-def serve(time_limit: float, memory_bytes: int) -> int:
-    """Answers lines until the input ends (0) or it is time for a fresh process."""
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    _say({"pid": os.getpid()})
-    for _ in range(RECYCLE_AFTER):
-        line = _read_line()
-        if not line:
-            return 0
-        # A killed child left the earlier ones of several: nobody waits for them any more.
-        request = json.loads(line.splitlines()[-1])
-        # The caller kills at its limit. Should it be gone, the kernel does, whatever sympy does.
-        signal.setitimer(signal.ITIMER_PROF, 2 * time_limit + 1)
-        try:
-            verdict = compare(request["reference"], request["answer"], request["tolerance"])
-        except MemoryError:
-            verdict = "memory"
-        except Exception as error:  # noqa: BLE001  any failure of sympy on a model's text
-            verdict = f"failed: {type(error).__name__}"
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        _say({"id": request["id"], "verdict": verdict})
-    return RECYCLED
-
-
-def _read_line() -> bytes:
-    """A whole line, read unbuffered.
-
-    Bytes that a killed child has not read must stay in the pipe for the child forked after it.
-    """
-    line = b""
-    while not line.endswith(b"\n"):
-        piece = os.read(0, 65536)
-        if not piece:
-            return b""
-        line += piece
-    return line
-
-
-def _say(message: dict) -> None:
-    os.write(1, json.dumps(message).encode() + b"\n")
-
-
 def main() -> None:
-    time_limit, memory_bytes = float(sys.argv[1]), int(sys.argv[2])
     logging.disable(logging.WARNING)
     for reference, answer in _WARM_UP:
         compare(reference, answer)
-    while True:
-        child = os.fork()
-        if child == 0:
-            os._exit(serve(time_limit, memory_bytes))
-        _, status = os.waitpid(child, 0)
-        if os.WIFEXITED(status) and os.WEXITSTATUS(status) != RECYCLED:
-            os._exit(0)
+    serve_forever(
+        lambda asked: compare(asked["reference"], asked["answer"], asked["tolerance"]),
+        time_limit=float(sys.argv[1]),
+        memory_bytes=int(sys.argv[2]),
+        recycle_after=RECYCLE_AFTER,
+    )
 
 
 if __name__ == "__main__":

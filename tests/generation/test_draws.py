@@ -3,12 +3,14 @@
 import asyncio
 from functools import partial
 
+import numpy as np
 import pytest
 from support.requests import completion, request
 
 from fastdistill_ray.generation.asking import num_correct
 from fastdistill_ray.generation.draws import Draw, Part, draws, reply_to
 from fastdistill_ray.generation.knobs import SamplingKnobs
+from fastdistill_ray.generation.outputs import RawCompletion
 from fastdistill_ray.verifiers import Judge, VerifierKnobs
 
 
@@ -47,3 +49,31 @@ def test_reply_draws_rounds_until_enough_are_correct(right, enough, rounds):
     assert firsts == [0, 2, 4, 6][:rounds]
     assert [one.seed for one in found.completions] == list(range(min(2 * rounds, 7)))
     assert (found.prompt_num_tokens, found.cost) == (3, 0.5 * rounds)
+
+
+@pytest.mark.parametrize(
+    ("text", "ids", "finish_reason", "stop", "written"),
+    [
+        ("<think>a</think><answer>7", [], "stop", ["</answer>"], "</answer>"),
+        ("<answer>6</answer><answer>7", [], "stop", ["</answer>", "Q:"], "</answer>"),
+        ("<answer>7</answer> and so on", [], "stop", ["</answer>", "on"], ""),
+        ("7", [], "stop", ["</answer>"], ""),
+        ("<answer>7", [], "length", ["</answer>"], ""),
+        ("<answer>7", [5, 6], "stop", ["</answer>"], ""),  # it ended by itself
+        ("<answer>7", [], "stop", ["Q:"], ""),
+    ],
+)
+def test_stop_text_that_closes_the_answer_is_part_of_it(text, ids, finish_reason, stop, written):
+    raw = RawCompletion(text, np.array(ids, np.int32), finish_reason, 3, 0)
+
+    async def ask(_row: dict, _draw: Draw) -> Part:
+        return Part([raw], 3)
+
+    with Judge(VerifierKnobs()) as judge:
+        sampling = SamplingKnobs(n=1, stop=stop)
+        found = asyncio.run(reply_to(request(0), sampling, ask, partial(num_correct, judge)))
+        (one,) = found.completions
+        assert one.text == text + written
+        if written:
+            judged = judge.judge("number", one.text, "7", finish_reason=one.finish_reason)
+            assert judged.verdict == "correct"

@@ -12,7 +12,7 @@ import pytest
 from fastdistill_ray.rewards import RewardKnobs
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.rewards.score_file import ScoreSummary, score_file
-from fastdistill_ray.verifiers.process import ExpressionProcess
+from fastdistill_ray.verifiers.process import JudgingProcess
 
 PATIENT = RewardKnobs(verifier={"time_limit": 200.0})
 WHOLE = "<think>t</think><answer>\\boxed{%s}</answer>"
@@ -191,10 +191,10 @@ def test_score_file_missing_file_is_named(tmp_path: Path) -> None:
 def test_score_file_numbers_are_judged_here_and_fast(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_process(_self: ExpressionProcess) -> None:
+    def no_process(_self: JudgingProcess) -> None:
         pytest.fail("a number asks the process of expressions")
 
-    monkeypatch.setattr(ExpressionProcess, "_start", no_process)
+    monkeypatch.setattr(JudgingProcess, "_start", no_process)
     lines = [
         {"id": i, "kind": "number", "gold": str(i), "response": "so " * 100 + WHOLE % i}
         for i in range(2_000)

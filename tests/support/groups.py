@@ -41,6 +41,7 @@ def make_group(problem_id: str, completions: Sequence[dict], **fields: Any) -> d
         "kind": "number",
         "options": [],
         "tolerance": None,
+        "scorer": "",
         "messages": [],
         "template_hash": "",
         "prompt_num_tokens": 5,

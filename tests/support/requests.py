@@ -20,6 +20,7 @@ def request(number: int, reference: str = "7") -> dict:
         "kind": "number",
         "reference": reference,
         "tolerance": None,
+        "scorer": "",
         "options": [],
         "messages": [{"role": "user", "content": "?"}],
         "prompt_token_ids": [1, 2, 3],
