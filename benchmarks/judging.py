@@ -1,6 +1,7 @@
-"""Answers judged per CPU-second, beside math-verify alone, TRL's and open-r1's reward functions.
+"""Answers judged per CPU-second, beside math-verify alone, TRL's, open-r1's and verl's functions.
 
     python -m benchmarks.judging [--data FOLDER] [--json FILE] [--completions 5000] [--run RUN]
+        [--verl FOLDER]
 
 gsm8k: real completions of the four models of GSM8K's example_model_solutions.jsonl, their last line
 "A: 18" written as the paper's format asks, so that all methods find it; right and wrong as labelled
@@ -8,17 +9,26 @@ there. gsm8k_groups: the same, each problem's four as a group. math: solutions o
 right, in another right writing, another problem's or with a digit changed; every (reference,
 answer) once, so that no cache helps. math_groups: eight completions of a problem, its solution with
 answers drawn from the right one, a right writing and two wrong ones, as a teacher repeats itself.
-run_groups: the groups of a finished run (--run), as they are. Imports and starting the judging
-process are not counted, CPU time of that process is.
+faults: the cases of tests/verifiers/judging_cases.jsonl whose answer is a number or mathematics;
+ours was mended until it judged them as labelled, so they say how the others fare. run_groups: the
+groups of a finished run (--run), as they are. Imports and starting the judging process are not
+counted, CPU time of that process is.
+
+verl is read from a folder, for its own needs would replace half of what is installed:
+`pip install --no-deps --target FOLDER verl==0.9.1 pylatexenc`. verl_prime begins with prm800k's
+grader, which is also asked alone, with the last box.
 """
 
 import json
 import os
 import random
 import re
+import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import psutil
@@ -34,7 +44,12 @@ from fastdistill_ray.verifiers import Judge, VerifierKnobs
 
 GSM8K = "gsm8k/example_model_solutions.jsonl"
 MATH = ("math/train.parquet", "math/test.parquet")
+FAULTS = Path(__file__).resolve().parent.parent / "tests/verifiers/judging_cases.jsonl"
+VERL = "verl.utils.reward_score"
 MODELS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
+
+
+PLAIN = {"kind", "response", "reference", "verdict"}  # no options, tolerance or settings
 
 
 class Case(NamedTuple):
@@ -57,14 +72,19 @@ def main() -> None:
     parser.add_argument("--data", default=os.environ.get("FASTDISTILL_DATA", ""))
     parser.add_argument("--completions", type=int, default=5_000, help="of each set, at most")
     parser.add_argument("--run", default="", help="also the groups of this run folder")
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--verl", default="", help="also verl's graders, from this folder")
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS))
     arguments = parser.parse_args()
+    if arguments.verl:
+        make_verl_importable(Path(arguments.verl))
+    others = [name for name in METHODS if arguments.verl or name not in OF_VERL]
+    methods = arguments.methods or others
     sets = read_sets(Path(arguments.data), arguments.completions)
     if arguments.run:
         sets["run_groups"] = run_groups(Path(arguments.run), arguments.completions)
     rows, differences = [], {}
     for name, cases in sets.items():
-        found = {method: METHODS[method](cases) for method in arguments.methods}
+        found = {method: METHODS[method](cases) for method in methods}
         rows += table(name, cases, found)
         if {"ours", "math_verify"} <= set(found):
             differences[name] = list_differences(cases, found["ours"], found["math_verify"])
@@ -95,7 +115,17 @@ def read_sets(data: Path, limit: int) -> dict[str, list[Case]]:
         "gsm8k_groups": gsm8k[:limit],
         "math": math_singles(solved, limit),
         "math_groups": math_groups(solved, limit),
+        "faults": faults(limit),
     }
+
+
+def faults(limit: int) -> list[Case]:
+    lines = [json.loads(line) for line in FAULTS.read_text(encoding="utf-8").splitlines()]
+    return [
+        Case(line["kind"], line["response"], line["reference"], line["verdict"] == "correct")
+        for line in lines
+        if line["kind"] in ("number", "math") and set(line) == PLAIN
+    ][:limit]
 
 
 def last_box(text: str) -> str:
@@ -233,11 +263,44 @@ def open_r1_reward(cases: list[Case]) -> Measured:
     return timed(cases, judge_one)
 
 
+def make_verl_importable(folder: Path) -> None:
+    """Without the files of its packages, which import what a grader has no use for."""
+    sys.path.append(str(folder))
+    for name in ("verl", "verl.utils", VERL):
+        package = ModuleType(name)
+        package.__path__ = [str(folder / name.replace(".", "/"))]
+        sys.modules[name] = package
+
+
+def verl_math(cases: list[Case]) -> Measured:
+    """The package's function for MATH."""
+    grader = import_module(f"{VERL}.math_reward")
+    return timed(cases, lambda case: (grader.compute_score(case.text, case.reference) == 1, ""))
+
+
+def verl_prime(cases: list[Case]) -> Measured:
+    """The package's function for NuminaMath."""
+    grader = import_module(f"{VERL}.prime_math")
+    return timed(cases, lambda case: (bool(grader.compute_score(case.text, case.reference)[0]), ""))
+
+
+def prm800k(cases: list[Case]) -> Measured:
+    """`grade_answer` of its grader, which verl carries."""
+    grader = import_module(f"{VERL}.prime_math")
+    return timed(
+        cases, lambda case: (bool(grader.grade_answer(last_box(case.text), case.reference)), "")
+    )
+
+
+OF_VERL = ("verl_math", "verl_prime", "prm800k")
 METHODS: dict[str, Callable[[list[Case]], Measured]] = {
     "ours": ours,
     "math_verify": math_verify_alone,
     "trl": trl_reward,
     "open_r1": open_r1_reward,
+    "verl_math": verl_math,
+    "verl_prime": verl_prime,
+    "prm800k": prm800k,
 }
 
 
@@ -245,13 +308,13 @@ def table(name: str, cases: list[Case], found: dict[str, Measured]) -> list[dict
     rows = []
     for method, measured in found.items():
         known = [i for i, case in enumerate(cases) if case.is_right is not None]
-        against_labels = sum(measured.verdicts[i] != cases[i].is_right for i in known)
         row: dict[str, Any] = {"set": name, "method": method, "answers": len(cases)}
         row["cpu_seconds"] = round(measured.cpu_seconds, 2)
         row["answers_per_cpu_second"] = round(len(cases) / measured.cpu_seconds)
         if "ours" in found:
             row["ours_is_faster"] = round(measured.cpu_seconds / found["ours"].cpu_seconds, 1)
-        row["against_labels"] = against_labels
+        row["accepted_wrong"] = sum(measured.verdicts[i] and not cases[i].is_right for i in known)
+        row["refused_right"] = sum(not measured.verdicts[i] and cases[i].is_right for i in known)
         rows.append(row)
     return rows
 
