@@ -47,7 +47,7 @@ _TAG = re.compile(r"<(/?)(think|answer)\s*>", re.IGNORECASE)
 
 _BLANK = re.compile(r"(?:\\[,;:! ]|[\s${}~*])*+")
 
-_BOX_START = re.compile(r"(?<!\\)\\++(?:boxed|fbox)")
+BOX_START = re.compile(r"(?<!\\)\\++(?:boxed|fbox)")
 
 
 class Tag(NamedTuple):
@@ -83,7 +83,7 @@ def find_tags(text: str) -> list[Tag]:
 
 def find_boxes(text: str) -> list[Box]:
     """All complete boxes in order of their ends; a box never spans a tag."""
-    first = _BOX_START.search(text)
+    first = BOX_START.search(text)
     boxes: list[Box] = []
     open_braces: list[int] = []  # start of a box's content, or -1 for a plain brace
     for match in _TOKEN.finditer(text, first.start()) if first else ():

@@ -5,7 +5,7 @@ import re
 from fastdistill_ray.verifiers.arithmetic import NotANumber, Number, TooLarge, is_equal
 from fastdistill_ray.verifiers.cleaning import comparable, unwrap
 from fastdistill_ray.verifiers.numbers import parse_number
-from fastdistill_ray.verifiers.words import words_of
+from fastdistill_ray.verifiers.words import TAKING_BACK, words_of
 
 MAX_CHOICE = 2_000  # characters
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -46,12 +46,11 @@ _TRAILING = re.compile(
     r"\)?[.! ]*",
     re.DOTALL,
 )
-_DENIAL_WORDS = (
-    "not no never nor neither wrong incorrect false untrue invalid mistaken isnt cannot wont "
-    "doesnt wasnt arent except unless if either or maybe perhaps possibly rejected excluded "
-    "impossible unlikely eliminated eliminate nope but however although both all none"
+_SEVERAL_TEXT = (
+    "nor neither except unless if either or maybe perhaps possibly eliminate nope but however "
+    "although both all"
 )
-_DENIALS = frozenset(_DENIAL_WORDS.split())
+_DENIALS = TAKING_BACK | frozenset(_SEVERAL_TEXT.split())
 _CONFIRMING = re.compile(
     r"[, ]*(?:(?:is|seems|must be|would be) )?(?:(?:indeed|clearly|definitely) )?(?:the )?"
     r"(?:only |best |most |final |correct |right |true )*"

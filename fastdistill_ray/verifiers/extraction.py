@@ -8,7 +8,7 @@ import re
 from typing import NamedTuple
 
 from fastdistill_ray.records import Kind
-from fastdistill_ray.text import _BOX_START, Box, find_boxes, is_blank
+from fastdistill_ray.text import BOX_START, Box, find_boxes, is_blank
 from fastdistill_ray.verifiers.cleaning import SPECIAL_TOKEN
 
 _ANSWER_TAG = re.compile(r"<(/?)(?i:answer)\s*>")
@@ -81,6 +81,7 @@ _STATED_LEAD = re.compile(
     r"(?:(?:final|correct|right)\s+)*answers?\s*(?:is\b|are\b|:|=)\s*:?\s*\}?",
     re.IGNORECASE,
 )
+_BETWEEN_BOXES = re.compile(r"\}[\s$.,;:*]*(?:(?:and|or)[\s$*]*)?\\{1,2}(?:boxed|fbox)\s*\{")
 _PLAIN_BOX = re.compile(r"\\boxed\{([^{}<\\]*)\}")
 
 
@@ -103,11 +104,12 @@ _BEGUN = re.compile(r"let'?s |let us |let me |we (?:need|have|can|will) |first,?
 
 
 class Rules(NamedTuple):
-    """Where an answer may stand besides in a box of an answer block."""
+    """Where an answer may stand besides in one box of an answer block."""
 
     unboxed_blocks: bool
     boxes_outside_answer: bool
     stated_answers: bool
+    several_boxes: bool
 
 
 def extract_answer(text: str, rules: Rules, kind: Kind, *, is_cut: bool) -> Extraction:
@@ -130,7 +132,7 @@ def _find_answer(text: str, rules: Rules, kind: Kind, is_cut: bool) -> Extractio
         return Extraction("", "the answer block is empty")
     if opened is not None:
         # A block that was begun and cut is not an answer, and what stands before it was not meant.
-        box = _last_box(text[opened:]) if rules.boxes_outside_answer else ""
+        box = _last_box(text[opened:], rules, kind) if rules.boxes_outside_answer else ""
         return Extraction(box, "last box" if box else "the answer block is not closed")
     thought, closed, prose = text.rpartition("</think>")
     if not closed:
@@ -153,7 +155,7 @@ def _from_prose(text: str, rules: Rules, kind: Kind, is_cut: bool) -> Extraction
 
 
 def _from_part(text: str, rules: Rules, kind: Kind, is_cut: bool) -> Extraction:
-    if rules.boxes_outside_answer and (box := _last_box(text)):
+    if rules.boxes_outside_answer and (box := _last_box(text, rules, kind)):
         return Extraction(box, "last box")
     if not rules.stated_answers:
         return Extraction("", "no answer")
@@ -166,7 +168,7 @@ def _from_part(text: str, rules: Rules, kind: Kind, is_cut: bool) -> Extraction:
 
 def _is_bare(text: str, kind: Kind) -> bool:
     """One line that is a number or may be a choice."""
-    if not 0 < len(text) <= MAX_WHOLE or "\n" in text or _BOX_START.search(text):
+    if not 0 < len(text) <= MAX_WHOLE or "\n" in text or BOX_START.search(text):
         return False
     if kind in ("math", "list"):
         return _DISPLAYED.fullmatch(text) is not None
@@ -201,20 +203,24 @@ def _answer_blocks(text: str) -> tuple[list[Box], int | None]:
     return blocks, opened
 
 
-def _last_box(text: str) -> str:
+def _last_box(text: str, rules: Rules, kind: Kind) -> str:
     if plain := _PLAIN_BOX.fullmatch(text):  # most answers; a third faster than the walk
         return "" if is_blank(plain[1]) else plain[1].strip()
-    for box in reversed(find_boxes(text)):
-        if not is_blank(text[box.start : box.end]):
-            return text[box.start : box.end].strip()
-    return ""
+    filled = [box for box in find_boxes(text) if not is_blank(text[box.start : box.end])]
+    last = filled[-1:]
+    if rules.several_boxes and kind == "list":
+        for before, after in reversed(list(itertools.pairwise(filled))):
+            if not _BETWEEN_BOXES.fullmatch(text[before.end : after.start]):
+                break
+            last.insert(0, before)
+    return ", ".join(text[box.start : box.end].strip() for box in last)
 
 
 def _from_block(content: str, rules: Rules, kind: Kind) -> Extraction:
-    box = _last_box(content)
+    box = _last_box(content, rules, kind)
     if box:
         return Extraction(box, "last box of the answer block")
-    if _BOX_START.search(content):
+    if BOX_START.search(content):
         return Extraction("", "the box in the answer block is empty or not closed")
     if not rules.unboxed_blocks:
         return Extraction("", "the answer block has no box")
@@ -258,7 +264,7 @@ def _stated_from(text: str, start: int, kind: Kind, is_cut: bool) -> Extraction:
         line = further.start() if further else len(text)
         end = line if line - end < MAX_OPTION else end
     answer = text[start:end].strip(" \t\r\n*_")
-    if is_blank(answer) or _BOX_START.search(answer) or _BEGUN.match(answer):
+    if is_blank(answer) or BOX_START.search(answer) or _BEGUN.match(answer):
         return Extraction("", "the stated answer is empty")
     return Extraction(answer, "stated answer")
 

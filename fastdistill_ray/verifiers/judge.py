@@ -40,7 +40,12 @@ class Judge:
 
     def __init__(self, knobs: VerifierKnobs) -> None:
         self._knobs = knobs
-        self._rules = Rules(knobs.unboxed_blocks, knobs.boxes_outside_answer, knobs.stated_answers)
+        self._rules = Rules(
+            knobs.unboxed_blocks,
+            knobs.boxes_outside_answer,
+            knobs.stated_answers,
+            knobs.several_boxes,
+        )
         self._process = self._process_of(EXPRESSIONS)
         self.scorers = Scorers(self._process_of, knobs.time_limit)
         self._cache: dict[Question, Decision] = {}

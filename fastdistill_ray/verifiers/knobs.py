@@ -21,6 +21,11 @@ class VerifierKnobs(Knobs):
         default=True,
         description="Without an <answer> block, accept the last complete box of the text.",
     )
+    several_boxes: bool = Field(
+        default=False,
+        description="Of kind list, boxes at the end with nothing but punctuation or 'and' between "
+        "them are the items of one list.",
+    )
     last_number: bool = Field(
         default=False, description="Without any of these, the last number (evaluation only)."
     )

@@ -67,16 +67,19 @@ _OPERATIONS_TEXT = (
     "if when whenever though although however unlike whereas so"
 )
 _OPERATIONS = frozenset(_OPERATIONS_TEXT.split())
-_DENIALS_TEXT = (
-    "not never no none nobody cannot cant wont isnt wasnt arent dont doesnt didnt couldnt "
-    "shouldnt wouldnt wrong incorrect incorrectly false falsely untrue invalid mistaken "
-    "mistake error erroneous impossible unlikely unknown undefined undetermined nonsense "
-    "rejected refuted disproved doubtful dubious unsure uncertain guess guessing guessed joke "
-    "kidding ruled eliminated excluded discarded dismissed refute lambda def return print "
+_TAKING_BACK_TEXT = (
+    "not never no none cannot wont isnt wasnt arent doesnt wrong incorrect false untrue invalid "
+    "mistaken impossible unlikely rejected eliminated excluded"
+)
+TAKING_BACK = frozenset(_TAKING_BACK_TEXT.split())
+_DOUBTS_TEXT = (
+    "nobody cant dont didnt couldnt shouldnt wouldnt incorrectly falsely mistake error erroneous "
+    "unknown undefined undetermined nonsense refuted disproved doubtful dubious unsure uncertain "
+    "guess guessing guessed joke kidding ruled discarded dismissed refute lambda def return print "
     "import low high any every anything nothing too hardly barely could might may can think "
     "thinks believe believes suppose assume estimate estimated why"
 )
-_DENIALS = frozenset(_DENIALS_TEXT.split())
+_DENIALS = TAKING_BACK | frozenset(_DOUBTS_TEXT.split())
 _VERBS_TEXT = "is was are were be been will would shall should must has have had do"
 _VERBS = frozenset(_VERBS_TEXT.split())
 _SECOND_VALUES = frozenset((*_NUMERALS, *SCALES, *PARTS)) - {"k", "M"}
@@ -92,17 +95,15 @@ _BEFORE = BESIDE_VERBS - _NAMES - frozenset(_BEFORE_TEXT.split())
 _AFTER_TEXT = "more times over and but so"
 _AFTER = BESIDE_VERBS - frozenset(_AFTER_TEXT.split())
 DENYING = _OPERATIONS | _DENIALS
-_CHINESE_CHANGES = re.compile(
-    "[\u4e0d\u6216\u975e\u9519\u8bef\u6ca1\u65e0\u672a\u7ea6\u500d]|\u5de6\u53f3"
-    "|\u4ee5[\u4e0a\u4e0b\u5185\u5916]"
-    "|[\u5927\u5c0f\u591a\u5c11]\u4e8e|\u81f3[\u5c11\u591a]|\u8d85\u8fc7|\u8fdb\u5236"
-    "|\u53ef\u80fd|\u5927\u6982|\u51e0"
-)
-_CHINESE_DENIES = re.compile(
+_CHINESE_DENIES_TEXT = (
     "\u4e0d\u662f|\u4e0d\u5bf9|\u4e0d\u6b63|\u4e0d\u5230|[\u6216\u975e\u9519\u8bef\u7ea6\u500d]"
     "|\u5de6\u53f3|\u4ee5[\u4e0a\u4e0b]"
     "|[\u5927\u5c0f\u591a\u5c11]\u4e8e|\u81f3[\u5c11\u591a]|\u8d85\u8fc7|\u8fdb\u5236"
     "|\u53ef\u80fd|\u5927\u6982|\u51e0"
+)
+_CHINESE_DENIES = re.compile(_CHINESE_DENIES_TEXT)
+_CHINESE_CHANGES = re.compile(
+    _CHINESE_DENIES_TEXT + "|[\u4e0d\u6ca1\u65e0\u672a]|\u4ee5[\u5185\u5916]"
 )
 _SPLIT = re.compile(r"[ -]+")
 _DIGITS = {

@@ -1,13 +1,16 @@
 """The score file: both line forms, its count law, its faults, its speed."""
 
 import json
+import random
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.answers import draw_case, draw_spoilt
 
 from fastdistill_ray.rewards import RewardKnobs
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
@@ -213,3 +216,43 @@ def test_scoring_import_loads_no_heavy_library() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_file_is_judged_alike_twice_while_eight_others_are_busy(tmp_path: Path) -> None:
+    """With the limit of every recipe: a second of CPU time, whatever the clock says."""
+    rng = random.Random(3)
+    cases = [draw(rng) for _ in range(5_000) for draw in (draw_case, draw_spoilt)]
+    source = write(
+        tmp_path / "in.jsonl",
+        [
+            {
+                "id": i,
+                "kind": case.kind,
+                "gold": case.reference,
+                "response": case.response,
+                "options": list(case.options),
+            }
+            for i, case in enumerate(cases)
+        ],
+    )
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(8)]
+    try:
+        for name in ("first", "second"):
+            score_file(
+                source,
+                tmp_path / name,
+                reward=RewardKnobs(),
+                advantage=AdvantageKnobs(),
+                tau=0.5,
+            )
+    finally:
+        for one in busy:
+            one.kill()
+            one.wait()
+    assert (tmp_path / "first").read_text() == (tmp_path / "second").read_text()
+    lines = (tmp_path / "first").read_text().splitlines()
+    verdicts = Counter(json.loads(line)["verdict"] for line in lines)
+    assert verdicts.total() == 10_000 and not verdicts["error"]
+    assert verdicts["timeout"] < 10, "spoilt formulas alone, which take a second of computing"

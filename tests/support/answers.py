@@ -62,8 +62,7 @@ class Case(NamedTuple):
 
 
 def draw_case(rng: Rng) -> Case:
-    makers = (_number, _number, _surd, _polynomial, _collection, _choice, _hedged, _no_answer)
-    return rng.choice(makers)(rng)
+    return rng.choice(MAKERS)(rng)
 
 
 def draw_spoilt(rng: Rng) -> Case:
@@ -358,6 +357,82 @@ def _no_answer(rng: Rng) -> Case:
         )
     )
     return Case("number", right, response, False)
+
+
+SCALES = {"dozen": 12, "thousand": 1000, "k": 1000, "lakh": 10**5, "million": 10**6}
+SCALES |= {"crore": 10**7, "\u4e07": 10**4, "\u4ebf": 10**8}
+ONES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+
+
+def _scaled(rng: Rng) -> Case:
+    """A word of scale multiplies and is no unit."""
+    count, (word, scale) = rng.randint(2, 99), rng.choice(list(SCALES.items()))
+    reference = rng.choice((count, count * scale, count * scale, count * scale + 1))
+    space = " " if word.isascii() and len(word) > 1 else ""
+    answer = f"{count}{space}{word}"
+    decoy = str(reference) if reference != count * scale else str(reference + 7)
+    return _case("number", str(reference), answer, decoy, reference == count * scale, rng)
+
+
+def _in_words(rng: Rng) -> Case:
+    hundreds, tens, ones = rng.randint(1, 9), rng.randint(2, 9), rng.randint(1, 9)
+    joint = rng.choice((" and ", " "))
+    words = f"{ONES[hundreds]} hundred{joint}{TENS[tens - 2]}{rng.choice('- ')}{ONES[ones]}"
+    value = 100 * hundreds + 10 * tens + ones
+    reference = rng.choice((value, value, 100 * hundreds, 10 * tens + ones, ones))
+    return _case("number", str(reference), words, str(value + 1), reference == value, rng)
+
+
+def _changed_by_words(rng: Rng) -> Case:
+    """The right number with a word that takes it back, bounds it or makes another number of it."""
+    right = str(rng.randint(2, 9999))
+    answer = rng.choice(
+        (
+            *(f"not {right}", f"{right} is wrong", f"fewer than {right}", f"below {right}"),
+            *(f"at least {right}", f"{right} or {int(right) + 1}", f"{right} cannot be right"),
+            *(f"{right} minus 1", f"twice {right}", f"{right}!!", f"{right}\\cdot", f"{right}-"),
+            *(f"lambda: {right}", f"{right}_{{8}}", f"{right} in base 8", f"{right} dozen"),
+            *(f"\u4e0d\u662f{right}", f"{right}\u4ee5\u4e0a", f"1/{right}", f"{right}\\pi"),
+        )
+    )
+    return Case(rng.choice(("number", "math")), right, rf"\boxed{{{answer}}}", False)
+
+
+def _stated_choice(rng: Rng) -> Case:
+    """A choice in the wordings of models, taken back or not."""
+    right, given = rng.choice("ABCD"), rng.choice("ABCD")
+    other = rng.choice([letter for letter in "ABCD" if letter != given])
+    agreeing = (
+        *("option {0} is correct.", "The correct answer is ({0}).", "I choose {0}.", "\u9009{0}"),
+        *("Answer: {0}", "{0}", "**Final Answer**\n{0}", "\\boxed{{{0}}}, not {1}"),
+        *("<answer>{0} (not {1})</answer>", "\u7b54\u6848\u662f{0}", "so the answer is {0}"),
+    )
+    denying = (
+        *("\\boxed{{{0} or {1}}}", "\\boxed{{{0}. {1}}}", "<answer>{0} - wrong</answer>"),
+        *("<answer>not {0}</answer>", "\\boxed{{{0}, {1}}}", "option {0} is not correct."),
+        *("<answer>{0} is not the answer</answer>", "\u4e0d\u9009{0}", "\\boxed{{\\neg {0}}}"),
+    )
+    is_denied = rng.random() < 0.4
+    form = rng.choice(denying if is_denied else agreeing)
+    return Case("choice", right, form.format(given, other), right == given and not is_denied)
+
+
+def _named(rng: Rng) -> Case:
+    """Names that differ by case, prime, subscript or a transpose are other names."""
+    a, b = rng.sample(("x", "X", "r", "R", "n", "N", "x_1", "x_{2}", "f'", "A^T", "k"), 2)
+    form = rng.choice((r"\sqrt{%s^2-%s^2}", "%s-2%s", r"\frac{%s}{%s+1}", "%s(%s+3)", "%s+5-%s"))
+    if "^T" in a + b or "f'" in a + b:
+        form = rng.choice(("%s-2%s", "%s+5-%s"))
+    reference = form % (a, b)
+    answer = form % rng.choice(((a, b), (b, a), (a, a), (b, b)))
+    return Case("math", reference, rf"\boxed{{{answer}}}", answer == reference)
+
+
+MAKERS = (
+    *(_number, _number, _surd, _polynomial, _collection, _choice, _hedged, _no_answer),
+    *(_scaled, _in_words, _changed_by_words, _stated_choice, _named),
+)
 
 
 def python_value(text: str) -> Fraction | None:

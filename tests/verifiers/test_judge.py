@@ -244,6 +244,16 @@ def test_timeout_is_not_remembered() -> None:
         assert judge.judge("math", hard, reference).verdict != "timeout"
 
 
+def test_timeout_is_tried_once_more() -> None:
+    asked = []
+    with Judge(VerifierKnobs(time_limit=0.01)) as judge:
+        ask = judge._process.ask
+        judge._process.ask = lambda request, seconds: asked.append(seconds) or ask(request, seconds)
+        hard, reference = boxed(r"(\sin x+\cos y+1)^{40}-\tan x"), r"(\sin x+\cos y+1)^{40}+\tan y"
+        assert judge.judge("math", hard, reference).verdict == "timeout"
+    assert asked == [0.01, 0.01]
+
+
 def test_worker_dies_with_its_parent() -> None:
     script = (
         "import os, signal\n"
@@ -301,6 +311,25 @@ def test_switch_of_extraction_rule_changes_verdict(
 ) -> None:
     with Judge(VerifierKnobs(**knobs)) as judge:
         assert judge.judge("number", response, "42").verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("response", "several", "verdict"),
+    [
+        (r"\boxed{1}, \boxed{2} and $\boxed{3}$.", True, "correct"),
+        (r"<answer>\boxed{3}, \boxed{2}, \boxed{1}</answer>", True, "correct"),
+        (r"\boxed{7}, I mean: \boxed{1}, \boxed{2}, \boxed{3}", True, "correct"),
+        (r"\boxed{1}, \boxed{2}", True, "wrong"),
+        (r"\boxed{1} so \boxed{2} so \boxed{3}", True, "wrong"),
+        (r"\boxed{1, 2, 3}", True, "correct"),
+        (r"\boxed{1}, \boxed{2} and $\boxed{3}$.", False, "wrong"),
+    ],
+)
+def test_several_boxes_are_one_list_where_asked_for(response, several, verdict) -> None:
+    with Judge(VerifierKnobs(several_boxes=several)) as judge:
+        assert judge.judge("list", response, "1, 2, 3").verdict == verdict
+        if several:
+            assert judge.judge("number", r"\boxed{1}, \boxed{2}", "2").verdict == "correct"
 
 
 def test_last_number_keeps_sign_and_separators() -> None:
