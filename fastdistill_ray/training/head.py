@@ -37,9 +37,9 @@ class ChunkedLogprob(torch.autograd.Function):
         ctx.softcap = softcap
         chosen_K = wide(hidden_KD.new_zeros(len(hidden_KD)))
         normaliser_K = torch.full_like(chosen_K, -torch.inf)
-        measure = _fused(_chosen_and_normaliser) if hidden_KD.is_cuda else _chosen_and_normaliser
-        for part in _chunks(hidden_KD, weight_VD):
-            logits_KC = nn.functional.linear(hidden_KD, weight_VD[part], _part(bias_V, part))
+        measure = fused(_chosen_and_normaliser) if hidden_KD.is_cuda else _chosen_and_normaliser
+        for part in slices(hidden_KD, weight_VD):
+            logits_KC = nn.functional.linear(hidden_KD, weight_VD[part], part_of(bias_V, part))
             chosen_here_K, normaliser_here_K = measure(logits_KC, labels_K - part.start, softcap)
             del logits_KC
             chosen_K += chosen_here_K
@@ -54,13 +54,13 @@ class ChunkedLogprob(torch.autograd.Function):
         grad_KD = wide(torch.zeros_like(hidden_KD))
         grad_VD = torch.empty_like(weight_VD) if ctx.needs_input_grad[1] else None
         grad_V = torch.empty_like(bias_V) if ctx.needs_input_grad[2] else None
-        slopes_of = _fused(_slopes) if hidden_KD.is_cuda else _slopes
+        slopes_of = fused(_slopes) if hidden_KD.is_cuda else _slopes
         # d logprob / d logits = onehot - softmax
         at_label_K = grad_K * (1 - (chosen_K - normaliser_K).exp())
         if ctx.softcap:
             at_label_K *= 1 - (chosen_K / ctx.softcap).square()
-        for part in _chunks(hidden_KD, weight_VD):
-            logits_KC = nn.functional.linear(hidden_KD, weight_VD[part], _part(bias_V, part))
+        for part in slices(hidden_KD, weight_VD):
+            logits_KC = nn.functional.linear(hidden_KD, weight_VD[part], part_of(bias_V, part))
             slopes_KC = slopes_of(
                 logits_KC, labels_K - part.start, normaliser_K, grad_K, at_label_K, ctx.softcap
             )
@@ -78,18 +78,19 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-def _chunks(hidden_KD: Tensor, weight_VD: Tensor) -> list[slice]:
+def slices(hidden_KD: Tensor, weight_VD: Tensor, kept: int = 1) -> list[slice]:
+    """Of the vocabulary; `kept`: how many of [K, C] in float32 are held at once."""
     rows = max(len(hidden_KD), MIN_ROWS)
-    size = max(1, CHUNK_BYTES[weight_VD.device.type] // (4 * rows))
+    size = max(1, CHUNK_BYTES[weight_VD.device.type] // (4 * rows * kept))
     vocabulary = len(weight_VD)
     return [slice(start, min(start + size, vocabulary)) for start in range(0, vocabulary, size)]
 
 
-def _part(bias_V: Tensor | None, part: slice) -> Tensor | None:
+def part_of(bias_V: Tensor | None, part: slice) -> Tensor | None:
     return None if bias_V is None else bias_V[part]
 
 
-def _capped(logits: Tensor, softcap: float | None) -> Tensor:
+def capped(logits: Tensor, softcap: float | None) -> Tensor:
     return softcap * torch.tanh(logits / softcap) if softcap else logits
 
 
@@ -98,7 +99,7 @@ def _chosen_and_normaliser(
 ) -> tuple[Tensor, Tensor]:
     """The label's logit in a chunk, 0 where it is outside; the chunk's log-normaliser: [K], [K]."""
     is_inside_K, columns_K = _columns(logits_KC, labels_K)
-    logits_KC = _capped(wide(logits_KC), softcap)
+    logits_KC = capped(wide(logits_KC), softcap)
     chosen_K = torch.where(is_inside_K, logits_KC.gather(1, columns_K[:, None])[:, 0], 0.0)
     return chosen_K, logits_KC.logsumexp(-1)
 
@@ -114,7 +115,7 @@ def _slopes(
     """Gradient of a chunk's logits, in their precision: [K, C]."""
     dtype = logits_KC.dtype
     is_inside_K, columns_K = _columns(logits_KC, labels_K)
-    logits_KC = _capped(wide(logits_KC), softcap)
+    logits_KC = capped(wide(logits_KC), softcap)
     cap_slope_KC = 1 - (logits_KC / softcap).square() if softcap else None
     logits_KC.sub_(normaliser_K[:, None]).exp_().mul_(-grad_K[:, None])
     if cap_slope_KC is not None:
@@ -132,6 +133,6 @@ def _columns(logits_KC: Tensor, labels_K: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @cache
-def _fused(function: Callable[..., Any]) -> Callable[..., Any]:
+def fused(function: Callable[..., Any]) -> Callable[..., Any]:
     """One pass over the logits instead of one per operation."""
     return torch.compile(function, dynamic=True)
