@@ -57,54 +57,49 @@ def picks(student: Readout, ids_KM: Tensor, temperature: float = 1.0) -> tuple[T
     return _Picks.apply(*student[:3], ids_KM, student.softcap, temperature)
 
 
-def terms_of(measure: Measure) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """(log p, log q) -> f, whose sum is the divergence, and q df/dq up to a multiple of q, which
-    the softmax takes out. Both are finite where p or q underflow."""
-    kind, alpha = measure.kind, measure.alpha
+class Terms(NamedTuple):
+    """Of a slice; w is q df/dq up to a multiple of q, which the softmax takes out."""
 
-    def forward_kl(lp: Tensor, lq: Tensor) -> tuple[Tensor, Tensor]:
-        p = lp.exp()
-        return p * (lp - lq), -p
+    f_KC: Tensor | None  # whose sum over the vocabulary is the divergence
+    w_KC: Tensor
+    q_KC: Tensor
 
-    def reverse_kl(lp: Tensor, lq: Tensor) -> tuple[Tensor, Tensor]:
-        f = lq.exp() * (lq - lp)
-        return f, f
 
-    def skew_kl(lp: Tensor, lq: Tensor) -> tuple[Tensor, Tensor]:
-        ratio = lp - _mixed(lp, lq, alpha)
-        return lp.exp() * ratio, (alpha - 1) * lq.exp() * ratio.expm1()
-
-    def skew_reverse_kl(lp: Tensor, lq: Tensor) -> tuple[Tensor, Tensor]:
-        ratio = lq - _mixed(lq, lp, alpha)
-        q = lq.exp()
-        return q * ratio, q * (ratio - alpha * ratio.expm1())
-
-    def jsd(lp: Tensor, lq: Tensor) -> tuple[Tensor, Tensor]:
-        mixed = _mixed(lp, lq, alpha)
-        of_q = (1 - alpha) * lq.exp() * (lq - mixed)
-        return alpha * lp.exp() * (lp - mixed) + of_q, of_q
-
-    def tvd(lp: Tensor, lq: Tensor) -> tuple[Tensor, Tensor]:
-        q = lq.exp()
-        difference = q - lp.exp()
-        return 0.5 * difference.abs(), 0.5 * q * difference.sign()
-
-    return {
-        "forward_kl": forward_kl,
-        "reverse_kl": reverse_kl,
-        "skew_kl": skew_kl,
-        "skew_reverse_kl": skew_reverse_kl,
-        "jsd": jsd,
-        "tvd": tvd,
-    }[kind]
+def terms_of(kind: Kind, alpha: float, lp: Tensor, lq: Tensor, *, needs_f: bool) -> Terms:
+    """From log p and log q, [K, C]; finite where p or q underflow."""
+    q = lq.exp()
+    match kind:
+        case "forward_kl":
+            p = lp.exp()
+            return Terms(p * (lp - lq) if needs_f else None, -p, q)
+        case "reverse_kl":
+            w = (lq - lp).mul_(q)
+            return Terms(w, w, q)
+        case "skew_kl":
+            ratio = lp - _mixed(lp, lq, alpha)
+            f = lp.exp().mul_(ratio) if needs_f else None
+            return Terms(f, ratio.expm1_().mul_(q).mul_(alpha - 1), q)
+        case "skew_reverse_kl":
+            ratio = lq - _mixed(lq, lp, alpha)
+            f = q * ratio if needs_f else None
+            return Terms(f, (ratio - ratio.expm1().mul_(alpha)).mul_(q), q)
+        case "jsd":
+            mixed = _mixed(lp, lq, alpha)
+            w = (lq - mixed).mul_(q).mul_(1 - alpha)
+            f = lp.exp().mul_(lp - mixed).mul_(alpha).add_(w) if needs_f else None
+            return Terms(f, w, q)
+        case "tvd":
+            difference = q - lp.exp()
+            f = difference.abs().mul_(0.5) if needs_f else None
+            return Terms(f, difference.sign_().mul_(q).mul_(0.5), q)
 
 
 def _mixed(first: Tensor, second: Tensor, share: float) -> Tensor:
     """log(share e^first + (1 - share) e^second); of equals exactly these."""
     difference = second - first
-    of_smaller = (1 - share) + (2 * share - 1) * (difference > 0).to(difference.dtype)
-    larger = torch.maximum(first, second)
-    return larger + (of_smaller * (-difference.abs()).expm1()).log1p()
+    of_smaller = (difference > 0).to(difference.dtype).mul_(2 * share - 1).add_(1 - share)
+    of_smaller *= difference.abs_().neg_().expm1_()
+    return of_smaller.log1p_().add_(torch.maximum(first, second))
 
 
 class _Divergence(torch.autograd.Function):
@@ -191,11 +186,15 @@ class _Picks(torch.autograd.Function):
         for part in slices(student.hidden_KD, student.weight_VD):
             raw_KC = _raw(student, part)
             logits_KC = capped(wide(raw_KC), ctx.softcap)
-            slopes_KC = (logits_KC / ctx.temperature - rest_K[:, None]).exp_()
-            slopes_KC *= others_K[:, None]
+            if ctx.temperature != 1:
+                logits_KC = logits_KC / ctx.temperature
+            cap_slope_KC = _cap_slope(logits_KC, ctx.softcap, ctx.temperature)
+            slopes_KC = logits_KC.sub_(rest_K[:, None]).exp_().mul_(others_K[:, None])
             at, columns = _inside(ids_KM, part)
             slopes_KC[at[0], columns] = at_picked_KM[at]
-            slopes_KC = _of_raw(slopes_KC, logits_KC, ctx.softcap, ctx.temperature)
+            slopes_KC /= ctx.temperature
+            if cap_slope_KC is not None:
+                slopes_KC *= cap_slope_KC
             gradient.add(part, slopes_KC.to(raw_KC.dtype))
         return *gradient.found(), None, None, None
 
@@ -263,7 +262,8 @@ def _grow_sum(
         own_KC, other_KC, before_K, after_K = teacher_KC, student_KC, teacher_K, teacher_new_K
     else:
         own_KC, other_KC, before_K, after_K = student_KC, teacher_KC, student_K, student_new_K
-    here_K = ((own_KC - after_K[:, None]).exp() * (own_KC - other_KC)).sum(-1)
+    difference_KC = own_KC - other_KC
+    here_K = own_KC.sub_(after_K[:, None]).exp_().mul_(difference_KC).sum(-1)
     return student_new_K, teacher_new_K, value_K * (before_K - after_K).exp() + here_K
 
 
@@ -276,8 +276,10 @@ def _sums(
     measure: Measure,
 ) -> tuple[Tensor, Tensor]:
     student_KC, teacher_KC = _logits(student_KC, teacher_KC, caps, measure)
-    f_KC, w_KC = terms_of(measure)(teacher_KC - teacher_K[:, None], student_KC - student_K[:, None])
-    return f_KC.sum(-1), w_KC.sum(-1)
+    lp_KC, lq_KC = teacher_KC.sub_(teacher_K[:, None]), student_KC.sub_(student_K[:, None])
+    found = terms_of(measure.kind, measure.alpha, lp_KC, lq_KC, needs_f=True)
+    assert found.f_KC is not None
+    return found.f_KC.sum(-1), found.w_KC.sum(-1)
 
 
 def _divergence_slopes(
@@ -293,11 +295,12 @@ def _divergence_slopes(
     """Gradient of a slice of the head's output, in its precision: [K, C]."""
     dtype = student_KC.dtype
     student_KC, teacher_KC = _logits(student_KC, teacher_KC, caps, measure)
-    lq_KC = student_KC - student_K[:, None]
-    _, w_KC = terms_of(measure)(teacher_KC - teacher_K[:, None], lq_KC)
-    slopes_KC = (w_KC - lq_KC.exp() * slope_K[:, None]) * grad_K[:, None]
-    logits_KC = student_KC * measure.temperature
-    return _of_raw(slopes_KC, logits_KC, caps[0], measure.temperature).to(dtype)
+    cap_slope_KC = _cap_slope(student_KC, caps[0], measure.temperature)
+    lp_KC, lq_KC = teacher_KC.sub_(teacher_K[:, None]), student_KC.sub_(student_K[:, None])
+    _, w_KC, q_KC = terms_of(measure.kind, measure.alpha, lp_KC, lq_KC, needs_f=False)
+    slopes_KC = w_KC.addcmul_(q_KC, slope_K[:, None], value=-1)
+    slopes_KC *= (grad_K / measure.temperature)[:, None]
+    return (slopes_KC if cap_slope_KC is None else slopes_KC * cap_slope_KC).to(dtype)
 
 
 def _logits(
@@ -310,13 +313,10 @@ def _logits(
     return student_KC / measure.temperature, teacher_KC / measure.temperature
 
 
-def _of_raw(
-    slopes_KC: Tensor, logits_KC: Tensor, softcap: float | None, temperature: float
-) -> Tensor:
-    """From the gradient of logits / temperature that of what the head gives."""
-    if temperature != 1:
-        slopes_KC = slopes_KC / temperature
-    return slopes_KC * (1 - (logits_KC / softcap).square()) if softcap else slopes_KC
+def _cap_slope(logits_KC: Tensor, softcap: float | None, temperature: float) -> Tensor | None:
+    """Of logits / temperature under a cap, their slope by what the head gives, times temperature;
+    None: 1."""
+    return 1 - (logits_KC * (temperature / softcap)).square() if softcap else None
 
 
 def _raw(side: Readout, part: slice) -> Tensor:
