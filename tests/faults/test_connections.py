@@ -87,6 +87,7 @@ def fastdistill(recipe: Path, said: Path, environment: dict[str, str]) -> subpro
         )
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_the_job_on_a_head_that_was_there_and_says_how_to_see_and_stop_it(
     joined, tmp_path
 ):

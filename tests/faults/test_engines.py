@@ -115,6 +115,7 @@ def test_engine_that_does_not_start_ends_the_stage_in_one_line(tmp_path: Path, m
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_engine_that_hangs_ends_the_stage_and_leaves_where_it_hangs(
     tmp_path: Path, model: str
 ) -> None:
@@ -162,6 +163,7 @@ def test_actors_killed_at_random_lose_and_double_nothing(tmp_path: Path, model: 
     assert result.set_aside == {}
 
 
+@pytest.mark.slow
 def test_pool_of_several_sizes_grows_and_releases_those_that_nothing_is_left_for(tmp_path, model):
     """The first two requests are answered once one engine alone is left, all others once there are
     three."""

@@ -90,6 +90,7 @@ def test_pools_land_on_the_nodes_their_resources_and_labels_name(tmp_path, nodes
     assert later == {("TrainWorker", "b"), ("Asking", "b"), ("RowWriter", "a")}
 
 
+@pytest.mark.slow
 def test_run_folder_that_a_node_does_not_see_is_refused(tmp_path, nodes):
     if subprocess.run(["unshare", "-m", "true"], check=False).returncode:
         pytest.skip("a node of its own mounts needs root")

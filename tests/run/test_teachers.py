@@ -310,6 +310,7 @@ def read_groups(folder: Path) -> list[dict]:
     return [row for file in files for row in pq.read_table(file).to_pylist()]
 
 
+@pytest.mark.slow
 def test_two_teachers_one_of_whom_dies_keep_what_is_paid_for_and_go_on(tmp_path, head):
     """429s, 5xx, torn answers; the server is killed, the run ends with one line; a second run has
     every group once, each from one teacher, and the key is nowhere."""
