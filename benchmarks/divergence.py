@@ -135,6 +135,7 @@ def one_of(arguments: argparse.Namespace, size: str, kind: str, way: str) -> dic
 
 
 def measured(arguments: argparse.Namespace) -> dict[str, Any]:
+    torch.set_num_threads(1)  # threads that wait for one another take CPU time too
     (size,), (kind,), (way,) = arguments.sizes, arguments.kinds, arguments.ways
     vocabulary, width = map(int, size.split("x"))
     device = torch.device(arguments.device)

@@ -99,6 +99,17 @@ def _by_seed(trials: list[Trial]) -> list[list[Trial]]:
     return [list(alike) for by in ends.values() for alike in zip(*by.values(), strict=True)]
 
 
+def _means(
+    trials: list[Trial], validated: Mapping[str, Place]
+) -> Iterator[tuple[list[Trial], float | None]]:
+    """Trials that differ by seed alone, and the mean of their accuracies."""
+    for name in dict.fromkeys(trial.student for trial in trials):
+        for alike in _by_seed([trial for trial in trials if trial.student == name]):
+            found = [_score(trial, validated)[0] for trial in alike]
+            known = [score for score in found if score is not None]
+            yield alike, sum(known) / len(known) if len(known) == len(alike) else None
+
+
 def _score(trial: Trial, validated: Mapping[str, Place]) -> tuple[float | None, int]:
     """(strict accuracy on validation problems, their number)"""
     if not validated:
@@ -116,6 +127,7 @@ def write_choice(
     out: Place,
 ) -> None:
     lines = []
+    means = {trial: mean for group, mean in _means(trials, validated) for trial in group}
     for trial in trials:
         accuracy, num_problems = _score(trial, validated)
         lines.append(
@@ -125,6 +137,7 @@ def write_choice(
                 "seed": trial.seed,
                 "epoch": trial.epoch,
                 "validation_accuracy": accuracy,
+                "mean_accuracy": means[trial],  # over seeds, by which trials are chosen
                 "num_problems": num_problems,
                 "seconds": trial.seconds,
                 "trained_tokens": trial.trained_tokens,

@@ -33,7 +33,15 @@ class ObjectiveKnobs(Knobs):
     colour: ClassVar[str]  # in plots
     terms: ClassVar[dict[str, str]]  # name of each Term -> title of its panel
     min_completions: ClassVar[int] = 1  # a group that shrinks below this is not trained on
-    trains_one: ClassVar[bool] = False  # completion of a group at most
+
+    @property
+    def trains_one(self) -> bool:
+        """Whether it trains one completion of a group at most."""
+        return False
+
+    def describe(self) -> str:
+        """What a table calls it with these knobs."""
+        return self.described
 
 
 class Scored(NamedTuple):

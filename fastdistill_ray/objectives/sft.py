@@ -1,4 +1,4 @@
-"""SFT on the best completion of each group: the paper's baseline."""
+"""SFT on the best completion of each group, the paper's baseline, or on more of them."""
 
 from typing import ClassVar, Literal
 
@@ -22,21 +22,39 @@ class Sft(ObjectiveKnobs):
     described: ClassVar[str] = "SFT on best completion"
     colour: ClassVar[str] = "#4a7bc8"
     terms: ClassVar[dict[str, str]] = {"ce": "Cross-entropy"}
-    trains_one: ClassVar[bool] = True
 
     kind: Literal["sft"] = "sft"
+    on: Literal["best", "correct", "all"] = Field(
+        default="best",
+        description="Completions of a group that are trained on, all alike: the best correct one, "
+        "all correct ones (rejection sampling), or wrong ones too.",
+    )
     best_of: Literal["reward", "first_correct"] = Field(
         default="reward",
-        description="Which correct completion is trained on; ties of reward: the shortest.",
+        description="Which correct completion is the best; ties of reward: the shortest.",
     )
     normalize: Literal["token", "sequence"] = Field(
         default="token",
         description="Mean over a step's tokens, or over its completions' token means.",
     )
 
+    @property
+    def trains_one(self) -> bool:
+        return self.on == "best"
+
+    def describe(self) -> str:
+        return {
+            "best": self.described,
+            "correct": "SFT on correct completions",
+            "all": "SFT on all completions",
+        }[self.on]
+
     def targets(self, completions: list[Scored]) -> list[Target]:
-        """The best correct completion; a group without one contributes nothing."""
+        """A group without a correct completion contributes nothing, but where all are trained."""
         correct = [index for index, one in enumerate(completions) if one.is_correct]
+        if self.on != "best":
+            chosen = correct if self.on == "correct" else range(len(completions))
+            return [Target(index, 1.0, 0.0) for index in chosen]
         if not correct:
             return []
         if self.best_of == "first_correct":

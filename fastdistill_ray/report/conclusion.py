@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from fastdistill_ray.evaluation.statistics import Difference, Estimate
-from fastdistill_ray.objectives import OBJECTIVES
+from fastdistill_ray.objectives import OBJECTIVES, AnyObjective
 from fastdistill_ray.report.reading import Results, baseline_names, student_entries
 
 LEVEL = 0.05
@@ -60,11 +60,18 @@ def model_label(model: str, recipe: dict[str, Any]) -> str:
 
 def _student_label(name: str, entry: dict[str, Any]) -> str:
     """By what sets it apart from the recipe's own: model and completions per group."""
-    parts = [OBJECTIVES[entry["kind"]].described]
+    parts = [_objective(entry).describe()]
     parts += [os.path.basename(entry["model"].rstrip("/"))] if entry["model"] else []
     parts += [f"{entry['group_size']} completions"] if entry["group_size"] else []
     is_plain = len(parts) == 1 and name != entry["kind"]
     return f"{parts[0]} ({name})" if is_plain else ", ".join(parts)
+
+
+def _objective(entry: dict[str, Any]) -> AnyObjective:
+    """Of a student's entry, which holds other fields too; unset ones have their defaults."""
+    objective = OBJECTIVES[entry["kind"]]
+    names = [field.alias or name for name, field in objective.model_fields.items()]
+    return objective.model_validate({name: entry[name] for name in names if name in entry})
 
 
 def _compared_label(entry: dict[str, Any], recipe: dict[str, Any]) -> str:

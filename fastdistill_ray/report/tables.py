@@ -259,24 +259,30 @@ def difference_blocks(run: Contents) -> list[Block]:
 
 
 def trial_blocks(run: Contents) -> list[Block]:
+    has_seeds = _has_seeds(run)
     rows = [
         [
             model_cell(run, trial["student"]),
             f"{trial['learning_rate']:g}",
-            *([] if trial["seed"] is None else [str(trial["seed"])]),
+            *([str(trial["seed"])] if has_seeds else []),
             str(trial["epoch"]),
             percent(trial["validation_accuracy"]),
+            *([percent(trial["mean_accuracy"])] if has_seeds else []),
             f"{trial['num_problems']:,}",
             *_cost_cells(trial),
             "chosen" if trial["chosen"] else "",
         ]
         for trial in run.trials
     ]
-    seed = ["Seed"] if any(trial["seed"] is not None for trial in run.trials) else []
-    header = ["Student", "Learning rate", *seed, "Epochs", "Validation accuracy %", "Problems"]
+    seed, mean = (["Seed"], ["Mean over seeds %"]) if has_seeds else ([], [])
+    header = ["Student", "Learning rate", *seed, "Epochs", "Validation accuracy %", *mean]
     caption = f"{_selection(run)}Tokens and seconds count training up to that epoch."
-    table = Table([*header, "Trained tokens", "Training s", ""], rows, caption)
+    table = Table([*header, "Problems", "Trained tokens", "Training s", ""], rows, caption)
     return [table] if rows else []
+
+
+def _has_seeds(run: Contents) -> bool:
+    return any(trial.get("seed") is not None for trial in run.trials)
 
 
 def _selection(run: Contents) -> str:
@@ -288,7 +294,7 @@ def _selection(run: Contents) -> str:
     most = max(tried.values(), default=0)
     if most < 2 or run.trials[0]["validation_accuracy"] is None:
         return ""
-    seeds = ", averaged over seeds" if any(t["seed"] is not None for t in run.trials) else ""
+    seeds = ", averaged over seeds" if _has_seeds(run) else ""
     return (
         f"Learning rate and epochs of every student were chosen by strict accuracy{seeds} on "
         f"validation problems. The best of {most} trials on {run.trials[0]['num_problems']:,} "

@@ -23,8 +23,8 @@ class VerifierKnobs(Knobs):
     )
     several_boxes: bool = Field(
         default=False,
-        description="Of kind list, boxes at the end with nothing but punctuation or 'and' between "
-        "them are the items of one list.",
+        description="Boxes at the end with nothing but punctuation or 'and' between them are the "
+        "items of one list, where the answer is of kind list.",
     )
     last_number: bool = Field(
         default=False, description="Without any of these, the last number (evaluation only)."

@@ -69,6 +69,8 @@ def test_choose_among_seeds_takes_the_rate_and_epoch_that_is_best_on_average(tmp
         (5e-5, 2)
     }
     assert [line["seed"] for line in written] == [1, 1, 7, 7, 1, 1, 7, 7]
+    ends = [line["mean_accuracy"] for line in written if line["epoch"] == 2]
+    assert ends == [0.5, 0.5, 0.625, 0.625]
 
 
 def test_results_of_a_student_are_the_mean_of_its_seeds_and_its_interval_is_over_both(tmp_path):
