@@ -54,8 +54,8 @@ class Problem:
     kind: Kind
     options: list[str] = field(default_factory=list)
     tolerance: float | None = None
-    cluster: str = ""
     scorer: str = ""
+    cluster: str = ""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,10 @@ def test_jsonl_reads_all_its_fields(tmp_path: Path) -> None:
         "train": [Problem(f"jsonl/{digest}", "jsonl", "train", "1 + 1?", "2", "number")],
         "validation": [],
         "test": [
-            Problem("7", "jsonl", "test", "Which?", "B", "choice", ["red", "blue"], None, "colours")
+            Problem(
+                *("7", "jsonl", "test", "Which?", "B", "choice", ["red", "blue"]),
+                cluster="colours",
+            )
         ],
         "ood": [Problem("r", "jsonl", "ood", "Roots?", "1, -2.5", "list")],
     }
