@@ -71,7 +71,8 @@ def terms_of(kind: Kind, alpha: float, lp: Tensor, lq: Tensor, *, needs_f: bool)
     match kind:
         case "forward_kl":
             p = lp.exp()
-            return Terms(p * (lp - lq) if needs_f else None, -p, q)
+            f = p * (lp - lq) if needs_f else None
+            return Terms(f, p.neg_(), q)
         case "reverse_kl":
             w = (lq - lp).mul_(q)
             return Terms(w, w, q)
@@ -256,15 +257,17 @@ def _grow_sum(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Also the mean difference of the logits under one of both, scaled as its normaliser grows."""
     student_KC, teacher_KC = _logits(student_KC, teacher_KC, caps, measure)
-    student_new_K = torch.logaddexp(student_K, student_KC.logsumexp(-1))
-    teacher_new_K = torch.logaddexp(teacher_K, teacher_KC.logsumexp(-1))
-    if measure.kind == "forward_kl":
-        own_KC, other_KC, before_K, after_K = teacher_KC, student_KC, teacher_K, teacher_new_K
-    else:
-        own_KC, other_KC, before_K, after_K = student_KC, teacher_KC, student_K, student_new_K
+    is_forward = measure.kind == "forward_kl"
+    own_KC, other_KC = (teacher_KC, student_KC) if is_forward else (student_KC, teacher_KC)
+    before_K, other_K = (teacher_K, student_K) if is_forward else (student_K, teacher_K)
+    other_K = torch.logaddexp(other_K, other_KC.logsumexp(-1))
     difference_KC = own_KC - other_KC
-    here_K = own_KC.sub_(after_K[:, None]).exp_().mul_(difference_KC).sum(-1)
-    return student_new_K, teacher_new_K, value_K * (before_K - after_K).exp() + here_K
+    most_K = own_KC.amax(-1)
+    own_KC.sub_(most_K[:, None]).exp_()
+    own_K = torch.logaddexp(before_K, most_K + own_KC.sum(-1).log())
+    here_K = difference_KC.mul_(own_KC).sum(-1) * (most_K - own_K).exp()
+    value_K = value_K * (before_K - own_K).exp() + here_K
+    return (other_K, own_K, value_K) if is_forward else (own_K, other_K, value_K)
 
 
 def _sums(
