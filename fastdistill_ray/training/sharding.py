@@ -59,7 +59,7 @@ def shard_student(student: Student, training: TrainingKnobs, device: torch.devic
         add_gradients_in_slices(student)
     if device.type == "cuda" and world_size > 1:
         prefetch_next(cast(list[FSDPModule], blocks))  # as fully_shard has made them
-    register_fsdp_forward_method(student, "reference_logprob")
+    register_fsdp_forward_method(student, "logits_of_head")
 
 
 @contextlib.contextmanager
@@ -85,6 +85,13 @@ def prefetch_next(blocks: list[FSDPModule]) -> None:
     for block, successor in pairwise(blocks):
         block.set_modules_to_forward_prefetch([successor])
         successor.set_modules_to_backward_prefetch([block])
+
+
+def reshard(student: torch.nn.Module) -> None:
+    """No gathered weights stay behind a forward without a backward."""
+    for module in student.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def add_gradients_in_slices(student: Student) -> None:

@@ -104,6 +104,16 @@ def test_logprobs_are_those_of_the_models_own_forward_in_float64(folder, shared_
     assert (own - expected).abs().max() < 2e-5 * expected.abs().max()
 
 
+def test_weights_and_buffers_are_read_as_transformers_reads_them_to_the_bit(folder):
+    read = load(folder, shared_prompt=False).model
+    expected = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    found = dict([*read.state_dict().items(), *read.named_buffers()])
+    wanted = dict([*expected.state_dict().items(), *expected.named_buffers()])
+    assert set(found) == set(wanted)
+    for name, tensor in wanted.items():
+        assert torch.equal(found[name], tensor), name
+
+
 @pytest.mark.usefixtures("world_of_one")
 def test_export_of_an_untrained_model_is_its_source_to_the_bit(folder, tmp_path):
     export_student(load(folder), folder, Place(tmp_path / "out"))
