@@ -14,7 +14,7 @@ from fastdistill_ray.training.loading import fill
 from fastdistill_ray.training.logit_map import logit_factor
 from fastdistill_ray.training.packing import StudentText
 from fastdistill_ray.training.packing_check import check_small_copy
-from fastdistill_ray.training.sharding import reshard, shard_student
+from fastdistill_ray.training.sharding import hold_frozen, reshard, shard_student
 from fastdistill_ray.training.student import Student, empty_student
 from fastdistill_ray.training.utilisation import work_of
 
@@ -61,6 +61,7 @@ def build_learner(
         trains_router=training.router_loss,
         lora=training.lora,
     )
+    hold_frozen(student, training)
     shard_student(student, training, device)
     fill(student, weights, torch.device("cpu") if training.cpu_offload else device)
     student.logit_factor = logit_factor(student, device)

@@ -97,9 +97,10 @@ def estimate_memory(
     on_device = 0 if training.cpu_offload else 1
     weights, trained = on_device * counts.all // workers, on_device * counts.trained // workers
     moments = MOMENTS[optimizer.kind]
-    counted = 4 * weights + (4 + moments) * trained + gathered + activations + logits
+    held = 4 * trained + width * (weights - trained)  # a frozen base as it computes
+    counted = held + (4 + moments) * trained + gathered + activations + logits
     return MemoryEstimate(
-        weights=4 * weights,
+        weights=held,
         gradients=4 * trained,
         optimizer=moments * trained,
         gathered=gathered,

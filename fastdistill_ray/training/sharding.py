@@ -30,8 +30,16 @@ ADDED_AT_ONCE = 2**20  # numbers
 RECOMPILE_LIMIT = 64
 
 
+def hold_frozen(student: Student, training: TrainingKnobs) -> None:
+    """An adapter's base in the precision of compute, to which it would be rounded at every use."""
+    if training.precision == "bf16":
+        for parameter in student.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.bfloat16()
+
+
 def shard_student(student: Student, training: TrainingKnobs, device: torch.device) -> None:
-    """FSDP2 per decoder block, then the rest; weights and reductions stay float32."""
+    """FSDP2 per decoder block, then the rest; trained weights and reductions stay float32."""
     if training.activation_checkpointing:
         student.model.gradient_checkpointing_enable({"use_reentrant": False})
     world_size = dist.get_world_size()

@@ -9,15 +9,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.experts import make_experts
-from support.learner import load
+from support.learner import load, losses, make_learner
 from support.models import make_tiny_model
 from transformers import AutoModelForCausalLM
 
 from fastdistill_ray.errors import UserError
+from fastdistill_ray.storage.place import Place
+from fastdistill_ray.training.export import export_student
 from fastdistill_ray.training.knobs import LoraKnobs
 from fastdistill_ray.training.student import prepare_model
 
 SCRIPT = Path(__file__).parents[1] / "support" / "processes" / "loading.py"
+EXPORTS = "bf16-True", "bf16-False"
 
 
 def read_by(world_size: int, folder: Path, *models: str, lora: int = 0) -> dict[str, dict]:
@@ -55,6 +58,31 @@ def test_adapter_on_two_ranks_is_the_one_that_peft_draws_on_a_whole_model(tmp_pa
     expected = prepare_model(model, LoraKnobs(rank=4))
     assert any(tensor.any() for name, tensor in found.items() if "lora_A" in name)
     assert_equal(found, expected)
+
+
+@pytest.mark.usefixtures("world_of_one")
+def test_base_of_an_adapter_in_bf16_trains_and_exports_to_the_digit_as_one_in_fp32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_tiny_model(str(tmp_path / "model"))
+    AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
+    lora, found, kinds = LoraKnobs(rank=4), [], []
+    for precision, is_held in (("bf16", True), ("bf16", False), ("fp32", True)):
+        with monkeypatch.context() as patch:
+            if not is_held:
+                patch.setattr("fastdistill_ray.training.learner.hold_frozen", lambda *_: None)
+            learner = make_learner(folder, lora=lora, precision=precision)
+        out = tmp_path / f"{precision}-{is_held}"
+        found.append(losses(learner, folder, range(3)))
+        export_student(learner.student, folder, Place(out))
+        parameters = list(learner.student.parameters())
+        assert {one.dtype for one in parameters if one.requires_grad} == {torch.float32}
+        kinds.append({one.dtype for one in parameters if not one.requires_grad})
+    assert kinds == [{torch.bfloat16}, {torch.float32}, {torch.float32}]
+    assert found[0] == found[1] != found[2]
+    held, whole = (load_file(tmp_path / name / "model.safetensors") for name in EXPORTS)
+    assert set(held) == set(whole)
+    assert all(torch.equal(held[name], whole[name]) for name in whole)
 
 
 @pytest.mark.parametrize("is_same", [True, False])

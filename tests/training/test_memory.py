@@ -119,6 +119,8 @@ def test_estimate_counts_weights_and_optimizer_and_shares_them_among_ranks(folde
         folder, TrainingKnobs(lora={"rank": 4}), OptimizerKnobs(), workers=1, device="cuda"
     )
     assert lora.optimizer < one.optimizer / 20
+    adapter = 8 * 4 * (2 * (384 + 384) + 2 * (384 + 128) + 3 * (384 + 1024))
+    assert lora.weights == 2 * PARAMETERS + 4 * adapter, "a frozen base is held in bf16"
     small = OptimizerKnobs(kind="adamw8bit")
     offloaded = TrainingKnobs(cpu_offload=True)
     assert estimate_memory(folder, TrainingKnobs(), small, workers=1, device="cuda").optimizer == (
