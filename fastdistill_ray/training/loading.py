@@ -75,16 +75,17 @@ def empty_model(
 
 
 def fill(student: Any, weights: Weights, device: torch.device) -> None:
-    """Every tensor of a `Student` on meta has its values, or this rank's part of them; all others
-    stay."""
+    """Every tensor of a `Student` that the files hold has its values, or this rank's part of them;
+    all others stay. UserError where one is still on meta."""
     tensors, targets = {}, {}
     made: dict[int, Tensor] = {}  # tensors that are tied stay one
     for name, tensor in student.state_dict(keep_vars=True).items():
-        if tensor.is_meta:
+        target = tensor
+        if tensor.is_meta:  # a few families draw some of theirs elsewhere
             target = made.setdefault(id(tensor), _empty_like(tensor, device))
             tensors[name] = target
-            targets[name.removeprefix(PREFIX).replace(".base_layer.", ".")] = target
-    missing = {id(target): name for name, target in targets.items()}
+        targets[name.removeprefix(PREFIX).replace(".base_layer.", ".")] = target
+    missing = {id(target): name.removeprefix(PREFIX) for name, target in tensors.items()}
     for name, source in weights.tensors(student.model):
         if name in targets:
             _copy(name, targets[name], source)

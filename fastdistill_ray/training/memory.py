@@ -85,7 +85,8 @@ def estimate_memory(
         activations = counts.num_blocks * tokens * hidden * width + activations // counts.num_blocks
     chunk = min(CHUNK_BYTES[device], 4 * tokens * student.vocab_size)
     logits = chunk + chunk // 2  # in float32 and once more in bf16; on CUDA three times in bf16
-    is_streamed = device == "cuda" and workers > 1  # a block, the next one, and the root
+    shards = workers // training.replicas
+    is_streamed = device == "cuda" and shards > 1  # a block, the next one, and the root
     gathered = width * (2 * counts.block + counts.root if is_streamed else counts.all)
     if not is_streamed and workers > 1:
         gathered += 4 * counts.trained  # reduced once a step
@@ -95,7 +96,7 @@ def estimate_memory(
     gathered += max(0, reduced - activations - logits)
     # Weights, gradients and moments rest in host memory with cpu_offload.
     on_device = 0 if training.cpu_offload else 1
-    weights, trained = on_device * counts.all // workers, on_device * counts.trained // workers
+    weights, trained = on_device * counts.all // shards, on_device * counts.trained // shards
     moments = MOMENTS[optimizer.kind]
     held = 4 * trained + width * (weights - trained)  # a frozen base as it computes
     counted = held + (4 + moments) * trained + gathered + activations + logits
@@ -207,6 +208,6 @@ def advice(estimate: MemoryEstimate, available: float, device: str) -> str:
     if device == "cpu":
         return "set training.lora.rank, or give pools.student nodes with more memory"
     return (
-        "raise pools.student.workers (weights are shared among them), or set "
+        "raise pools.student.workers (weights are shared among them and training.replicas), or set "
         "training.cpu_offload: true, optimizer.kind: adamw8bit or training.lora.rank"
     )

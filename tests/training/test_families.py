@@ -66,6 +66,7 @@ FAMILIES = {
     "gpt_neox": {"hidden_dropout": 0.3},
     "gemma4_text": {"hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": 300},
     "apertus": {},
+    "diffllama": {},
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "qwen3_moe": {"num_experts": 4, "decoder_sparse_step": 1, **MOE},
     "glm4_moe": {"n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 1, **MOE},

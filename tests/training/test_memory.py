@@ -115,6 +115,9 @@ def test_estimate_counts_weights_and_optimizer_and_shares_them_among_ranks(folde
     )
     assert four.weights * 4 == one.weights
     assert four.activations == one.activations
+    copies = TrainingKnobs(replicas=2)
+    pairs = estimate_memory(folder, copies, OptimizerKnobs(), workers=4, device="cuda")
+    assert (pairs.weights, pairs.optimizer) == (one.weights // 2, one.optimizer // 2)
     lora = estimate_memory(
         folder, TrainingKnobs(lora={"rank": 4}), OptimizerKnobs(), workers=1, device="cuda"
     )
