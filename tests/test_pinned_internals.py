@@ -39,6 +39,41 @@ SIGNATURES = [
         *("FSDPParam.accumulate_unsharded_grad_if_needed", "(self)"),
     ),
     ("training.sharding", "torch.distributed.fsdp", "FSDPModule._get_fsdp_state", "(self)"),
+    *(
+        ("training.loading", module, name, signature)
+        for module, name, signature in (
+            (
+                *("transformers.core_model_loading", "rename_source_key"),
+                "(source_key, weight_renamings, weight_converters, base_model_prefix=None, "
+                "meta_state_dict=None, reverse=False)",
+            ),
+            (
+                *("transformers.core_model_loading", "WeightConverter.add_tensor"),
+                "(self, target_key, source_key, source_pattern, future)",
+            ),
+            (
+                *("transformers.core_model_loading", "WeightConverter.convert"),
+                "(self, layer_name, model=None, config=None, hf_quantizer=None, loading_info=None)",
+            ),
+            (
+                *("transformers.conversion_mapping", "get_model_conversion_mapping"),
+                "(model, key_mapping=None, hf_quantizer=None, add_legacy=True)",
+            ),
+            (
+                *("transformers", "PreTrainedModel._move_missing_keys_from_meta_to_device"),
+                "(self, missing_keys, device_map, device_mesh, hf_quantizer)",
+            ),
+            ("transformers", "PreTrainedModel._initialize_missing_keys", "(self, is_quantized)"),
+            (
+                *("transformers", "PreTrainedModel.tie_weights"),
+                "(self, missing_keys=None, recompute_mapping=True)",
+            ),
+            (
+                *("torch.distributed.tensor._utils", "compute_local_shape_and_global_offset"),
+                "(global_shape, mesh, placements, skip_offset=False)",
+            ),
+        )
+    ),
     (
         *("generation.vllm_executor", "vllm.v1.executor.multiproc_executor"),
         *("MultiprocExecutor._init_executor", "(self)"),

@@ -149,6 +149,11 @@ def training_errors(recipe: Recipe) -> list[str]:
             "training.shared_prompt: false or training.compile: false"
         )
     errors += _idle_ranks(recipe)
+    if recipe.pools.student.workers % training.replicas:
+        errors.append(
+            f"training.replicas: {recipe.pools.student.workers} pools.student.workers cannot be "
+            f"divided among {training.replicas} copies"
+        )
     if training.cpu_offload and not recipe.pools.student.gpus:
         errors.append(
             "training.cpu_offload: there is no GPU memory to save; set pools.student.gpus or false"

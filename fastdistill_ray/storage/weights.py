@@ -13,7 +13,7 @@ INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 def check_weights(folder: Path) -> None:
     """UserError names the file that is missing, cut off or none. Older .bin files are taken as
     they are."""
-    for file in _files(folder):
+    for file in weight_files(folder):
         _check_file(file)
 
 
@@ -22,7 +22,7 @@ def loaded_bytes(folder: Path, dtype: str) -> int:
     bytes is converted, other formats stay as they are."""
     each = {"float32": 4}.get(dtype, 2)
     total = 0
-    for file in _files(folder):
+    for file in weight_files(folder):
         header, _ = _header(file)
         for tensor in header.values():
             first, last = tensor.get("data_offsets", (0, 0))
@@ -31,7 +31,7 @@ def loaded_bytes(folder: Path, dtype: str) -> int:
     return total or sum(file.stat().st_size for file in folder.glob("*.bin"))
 
 
-def _files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """UserError where there are none."""
     if (folder / INDEX).is_file():
         try:

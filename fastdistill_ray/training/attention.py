@@ -28,6 +28,11 @@ def register_grouped() -> None:
     AttentionInterface.register(GROUPED, grouped_attention)
 
 
+def packed_attention(device: torch.device) -> str:
+    """What packed groups are given on that device, by its name in transformers."""
+    return "flex_attention" if device.type == "cuda" else GROUPED
+
+
 def row_multiple(device: torch.device) -> int:
     """Tokens that the length of a packed row on that device is a multiple of."""
     return FLEX_BLOCK if device.type == "cuda" else 1

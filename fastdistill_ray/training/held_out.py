@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.distributed.fsdp import FSDPModule
 
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.groups.steps import RowReader, StepPlan, held_out, read_index
@@ -31,6 +30,7 @@ from fastdistill_ray.training.packing import (
     read_group,
     train_group,
 )
+from fastdistill_ray.training.sharding import reshard
 from fastdistill_ray.training.step import (
     COUNTS,
     gather_groups,
@@ -200,13 +200,6 @@ def _means(totals: dict[str, float]) -> dict[str, float]:
     if "likelihood_correct" in means and "likelihood_wrong" in means:
         means["likelihood_gap"] = means["likelihood_correct"] - means["likelihood_wrong"]
     return means
-
-
-def reshard(student: torch.nn.Module) -> None:
-    """No gathered weights stay behind a forward without a backward."""
-    for module in student.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
 
 
 def mark_best(

@@ -100,7 +100,14 @@ class TrainingKnobs(Knobs):
         description="Train a mixture of experts' even choices too, by its config's coefficient.",
     )
     precision: Literal["bf16", "fp32"] = Field(
-        default="bf16", description="Precision of compute; weights are fp32."
+        default="bf16",
+        description="Precision of compute and of an adapter's frozen base; other weights are fp32.",
+    )
+    replicas: int = Field(
+        default=1,
+        ge=1,
+        description="Copies of the student, each sharded over as many ranks as the others; more "
+        "take more memory, and gather weights among fewer ranks.",
     )
     activation_checkpointing: bool = Field(
         default=False, description="Recompute each block in backward."

@@ -10,10 +10,12 @@ from fastdistill_ray.objectives import Objective
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.training.dealing import Work
 from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
+from fastdistill_ray.training.loading import fill
+from fastdistill_ray.training.logit_map import logit_factor
 from fastdistill_ray.training.packing import StudentText
-from fastdistill_ray.training.packing_check import check_packed_attention, probe_group
-from fastdistill_ray.training.sharding import shard_student
-from fastdistill_ray.training.student import Student, load_student
+from fastdistill_ray.training.packing_check import check_small_copy
+from fastdistill_ray.training.sharding import hold_frozen, reshard, shard_student
+from fastdistill_ray.training.student import Student, empty_student
 from fastdistill_ray.training.utilisation import work_of
 
 
@@ -48,8 +50,10 @@ def build_learner(
     `vocab_size` is the tokenizer's: log-probabilities are over as many of the head's rows.
     UserError when packed groups would not be computed as the model's own rows are.
     """
+    if training.shared_prompt:
+        check_small_copy(folder, device)
     torch.manual_seed(training.seed)  # a new adapter is the same on every rank
-    student = load_student(
+    student, weights = empty_student(
         folder,
         vocab_size=vocab_size,
         device=device,
@@ -57,9 +61,11 @@ def build_learner(
         trains_router=training.router_loss,
         lora=training.lora,
     )
-    if training.shared_prompt:
-        check_packed_attention(student, probe_group(student.vocab_size), device)
+    hold_frozen(student, training)
     shard_student(student, training, device)
+    fill(student, weights, torch.device("cpu") if training.cpu_offload else device)
+    student.logit_factor = logit_factor(student, device)
+    reshard(student)
     return Learner(
         student=student,
         optimizer=build_optimizer(student, optimizer),

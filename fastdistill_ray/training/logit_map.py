@@ -6,10 +6,10 @@ model's own forward.
 """
 
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from fastdistill_ray.errors import UserError
@@ -17,31 +17,33 @@ from fastdistill_ray.errors import UserError
 FACTORS = ("logits_scaling", "logit_scale", "lm_head_multiplier")
 SOFTCAP = "final_logit_softcapping"
 PROBE_TOKENS = 4
-TOLERANCE = 1e-3  # of the largest logit; factors of families differ by more
+# Of the largest logit; factors of families differ by more.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 2e-2}
 
 
 def softcap_of(config: Any) -> float | None:
     return getattr(config.get_text_config(), SOFTCAP, None)
 
 
-def logit_factor(model: PreTrainedModel) -> float:
-    """UserError where the model's logits are not its head's, times a factor of its config."""
-    ids = torch.arange(1, 1 + PROBE_TOKENS, device=model.device)[None]
+def logit_factor(student: Any, device: torch.device) -> float:
+    """UserError where the model's logits are not its head's, times a factor of its config; all
+    ranks of a sharded student ask at once."""
+    ids = torch.arange(1, 1 + PROBE_TOKENS, device=device)[None]
+    model: PreTrainedModel = student.model
     config = model.config.get_text_config()
     attention, is_training = config._attn_implementation, model.training
     config._attn_implementation = "eager"
     model.eval()
     try:
-        with torch.no_grad():
-            hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-            raw = cast(nn.Linear, model.get_output_embeddings())(hidden).float()
-            own = model(input_ids=ids, use_cache=False).logits.float()
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            raw, own = student.logits_of_head(ids)
     finally:
         config._attn_implementation = attention
         model.train(is_training)
-    cap = softcap_of(config)
+    cap, tolerance = softcap_of(config), TOLERANCE[raw.dtype]
     for factor in _candidates(config):
-        if _is_near(_capped(factor * raw, cap), own):
+        difference = (_capped(factor * raw.float(), cap) - own.float()).abs().max()
+        if difference <= tolerance * own.abs().max():
             return factor
     raise UserError(
         f"student {model.config.model_type}: its logits are not those of its head, times a factor "
@@ -60,7 +62,3 @@ def _candidates(config: Any) -> Iterator[float]:
 
 def _capped(logits: Tensor, cap: float | None) -> Tensor:
     return cap * torch.tanh(logits / cap) if cap else logits
-
-
-def _is_near(first: Tensor, second: Tensor) -> bool:
-    return bool((first - second).abs().max() <= TOLERANCE * second.abs().max())

@@ -2,7 +2,8 @@
 
 The student's own forward runs on tensors without data, and what autograd would keep of it is
 summed: no formula of an architecture. Numbers are bytes at the fullest moment, which is the end of
-a forward pass with the gradients of earlier micro-batches at hand.
+a forward pass with the gradients of earlier micro-batches at hand. Loading takes less: a rank reads
+its own shard, a few rows at a time.
 """
 
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM
 
-from fastdistill_ray.models import load_config
+from fastdistill_ray.models import NUM_EXPERTS, load_config
 from fastdistill_ray.training.attention import GROUPED, register_grouped
 from fastdistill_ray.training.head import CHUNK_BYTES
 from fastdistill_ray.training.knobs import LoraKnobs, OptimizerKnobs, TrainingKnobs
@@ -74,9 +75,7 @@ def estimate_memory(
     folder: str, training: TrainingKnobs, optimizer: OptimizerKnobs, *, workers: int, device: str
 ) -> MemoryEstimate:
     """What a rank of `workers` takes on "cpu" or "cuda"; only config.json of the folder is read."""
-    with FakeTensorMode(allow_non_fake_inputs=True):  # an adapter adds next to nothing
-        student = _student(folder, training, LoraKnobs())
-        activations = _saved_bytes(student, training)
+    student, activations = _activations(folder, training)
     with torch.device("meta"):
         counts = _count(_student(folder, training, training.lora))
     width = 2 if training.precision == "bf16" else 4
@@ -86,7 +85,8 @@ def estimate_memory(
         activations = counts.num_blocks * tokens * hidden * width + activations // counts.num_blocks
     chunk = min(CHUNK_BYTES[device], 4 * tokens * student.vocab_size)
     logits = chunk + chunk // 2  # in float32 and once more in bf16; on CUDA three times in bf16
-    is_streamed = device == "cuda" and workers > 1  # a block, the next one, and the root
+    shards = workers // training.replicas
+    is_streamed = device == "cuda" and shards > 1  # a block, the next one, and the root
     gathered = width * (2 * counts.block + counts.root if is_streamed else counts.all)
     if not is_streamed and workers > 1:
         gathered += 4 * counts.trained  # reduced once a step
@@ -96,11 +96,12 @@ def estimate_memory(
     gathered += max(0, reduced - activations - logits)
     # Weights, gradients and moments rest in host memory with cpu_offload.
     on_device = 0 if training.cpu_offload else 1
-    weights, trained = on_device * counts.all // workers, on_device * counts.trained // workers
+    weights, trained = on_device * counts.all // shards, on_device * counts.trained // shards
     moments = MOMENTS[optimizer.kind]
-    counted = 4 * weights + (4 + moments) * trained + gathered + activations + logits
+    held = 4 * trained + width * (weights - trained)  # a frozen base as it computes
+    counted = held + (4 + moments) * trained + gathered + activations + logits
     return MemoryEstimate(
-        weights=4 * weights,
+        weights=held,
         gradients=4 * trained,
         optimizer=moments * trained,
         gathered=gathered,
@@ -110,6 +111,17 @@ def estimate_memory(
         runtime=RUNTIME[device],
         micro_batch_tokens=tokens,
     )
+
+
+def _activations(folder: str, training: TrainingKnobs) -> tuple[Student, int]:
+    """A student without data or adapter, which adds next to nothing, and what it keeps."""
+    text, halves = load_config(folder).get_text_config(), 1
+    if training.precision == "fp32" and any(getattr(text, name, None) for name in NUM_EXPERTS):
+        # Without data torch knows the experts' products in bf16 alone: half as many bytes.
+        training, halves = training.model_copy(update={"precision": "bf16"}), 2
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        student = _student(folder, training, LoraKnobs())
+        return student, _saved_bytes(student, training, halves)
 
 
 class _Counts(NamedTuple):
@@ -150,15 +162,18 @@ def _student(folder: str, training: TrainingKnobs, lora: LoraKnobs) -> Student:
     return student
 
 
-def _saved_bytes(student: Student, training: TrainingKnobs) -> int:
-    """What autograd keeps of a forward pass over one micro-batch, weights apart."""
+def _saved_bytes(student: Student, training: TrainingKnobs, halves: int) -> int:
+    """What autograd keeps of a forward pass over one micro-batch, weights apart; what is in bf16
+    counts `halves` times."""
     weights = {weight.untyped_storage()._cdata for weight in student.parameters()}
     saved: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in weights:
-            saved[storage._cdata] = storage.nbytes()
+            saved[storage._cdata] = storage.nbytes() * (
+                halves if tensor.dtype == torch.bfloat16 else 1
+            )
         return tensor
 
     inputs = to_device(_micro_batch(training), torch.device("cpu"))
@@ -193,6 +208,6 @@ def advice(estimate: MemoryEstimate, available: float, device: str) -> str:
     if device == "cpu":
         return "set training.lora.rank, or give pools.student nodes with more memory"
     return (
-        "raise pools.student.workers (weights are shared among them), or set "
+        "raise pools.student.workers (weights are shared among them and training.replicas), or set "
         "training.cpu_offload: true, optimizer.kind: adamw8bit or training.lora.rank"
     )

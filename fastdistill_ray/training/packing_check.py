@@ -2,11 +2,27 @@
 
 import numpy as np
 import torch
+from transformers import AutoModelForCausalLM
 
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.training.attention import row_multiple, short_window
+from fastdistill_ray.models import load_config, quiet_transformers
+from fastdistill_ray.training.attention import (
+    packed_attention,
+    register_grouped,
+    row_multiple,
+    short_window,
+)
+from fastdistill_ray.training.knobs import LoraKnobs
+from fastdistill_ray.training.logit_map import logit_factor
 from fastdistill_ray.training.packing import TrainCompletion, TrainGroup, packed_batch, plain_batch
-from fastdistill_ray.training.student import Student, to_device
+from fastdistill_ray.training.small_copy import SPECIAL, small_copy
+from fastdistill_ray.training.student import (
+    Student,
+    prepare_model,
+    to_device,
+    with_attention,
+    without_dropout,
+)
 
 TOLERANCE = 2e-3  # nats; families that honour the mask stay below 1e-5
 
@@ -17,6 +33,26 @@ def probe_group(vocab_size: int, first: int = 0, seed: int = 0) -> TrainGroup:
     random = np.random.default_rng(seed)
     prompt, *completions = (random.integers(first, vocab_size, size) for size in (24, 16, 9, 20))
     return TrainGroup("probe", prompt, [TrainCompletion(ids, 1.0, 0.0) for ids in completions])
+
+
+def check_small_copy(folder: str, device: torch.device) -> None:
+    """As `check_packed_attention`, of a small random copy of the student, which every rank holds
+    whole."""
+    register_grouped()
+    with quiet_transformers():
+        copy = small_copy(without_dropout(load_config(folder)))
+        model = with_attention(
+            lambda name: AutoModelForCausalLM.from_config(
+                copy.config, dtype=torch.float32, attn_implementation=name
+            ),
+            copy.config.model_type,
+            packed_attention(device),
+        )
+    model.load_state_dict(copy.state_dict())
+    vocabulary = copy.config.get_text_config().vocab_size
+    student = Student(prepare_model(model, LoraKnobs()), vocabulary).to(device)
+    student.logit_factor = logit_factor(student, device)
+    check_packed_attention(student, probe_group(vocabulary, SPECIAL), device)
 
 
 def check_packed_attention(student: Student, group: TrainGroup, device: torch.device) -> float:

@@ -10,7 +10,7 @@ from typing import cast
 import torch
 import torch.distributed as dist
 from torch._C._dynamo import eval_frame
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
     FSDPModule,
@@ -30,11 +30,19 @@ ADDED_AT_ONCE = 2**20  # numbers
 RECOMPILE_LIMIT = 64
 
 
+def hold_frozen(student: Student, training: TrainingKnobs) -> None:
+    """An adapter's base in the precision of compute, to which it would be rounded at every use."""
+    if training.precision == "bf16":
+        for parameter in student.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.bfloat16()
+
+
 def shard_student(student: Student, training: TrainingKnobs, device: torch.device) -> None:
-    """FSDP2 per decoder block, then the rest; weights and reductions stay float32."""
+    """FSDP2 per decoder block, then the rest; trained weights and reductions stay float32."""
     if training.activation_checkpointing:
         student.model.gradient_checkpointing_enable({"use_reentrant": False})
-    world_size = dist.get_world_size()
+    num_shards = dist.get_world_size() // training.replicas
     offload = OffloadPolicy()
     if training.cpu_offload:
         offload = CPUOffloadPolicy(pin_memory=device.type == "cuda")
@@ -44,10 +52,10 @@ def shard_student(student: Student, training: TrainingKnobs, device: torch.devic
     )
     shard = partial(
         fully_shard,
-        mesh=init_device_mesh(device.type, (world_size,)),
+        mesh=_mesh(training.replicas, device),
         mp_policy=policy,
         offload_policy=offload,
-        reshard_after_forward=world_size > 1,
+        reshard_after_forward=num_shards > 1,
     )
     blocks = decoder_blocks(student)
     for block in blocks:
@@ -57,9 +65,18 @@ def shard_student(student: Student, training: TrainingKnobs, device: torch.devic
     shard(student)
     if device.type == "cpu":
         add_gradients_in_slices(student)
-    if device.type == "cuda" and world_size > 1:
+    if device.type == "cuda" and num_shards > 1:
         prefetch_next(cast(list[FSDPModule], blocks))  # as fully_shard has made them
-    register_fsdp_forward_method(student, "reference_logprob")
+    register_fsdp_forward_method(student, "logits_of_head")
+
+
+def _mesh(replicas: int, device: torch.device) -> DeviceMesh:
+    """Neighbouring ranks, which nodes share, hold one copy."""
+    world_size = dist.get_world_size()
+    if replicas == 1:
+        return init_device_mesh(device.type, (world_size,))
+    sizes, names = (replicas, world_size // replicas), ("replicas", "shards")
+    return init_device_mesh(device.type, sizes, mesh_dim_names=names)
 
 
 @contextlib.contextmanager
@@ -85,6 +102,13 @@ def prefetch_next(blocks: list[FSDPModule]) -> None:
     for block, successor in pairwise(blocks):
         block.set_modules_to_forward_prefetch([successor])
         successor.set_modules_to_backward_prefetch([block])
+
+
+def reshard(student: torch.nn.Module) -> None:
+    """No gathered weights stay behind a forward without a backward."""
+    for module in student.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def add_gradients_in_slices(student: Student) -> None:

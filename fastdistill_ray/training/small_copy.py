@@ -40,9 +40,10 @@ PERIODS = (
 TOKEN_ID = re.compile(r"token_(id|index)$")
 
 
-def write_small_copy(config: PreTrainedConfig, out: Path) -> None:
+def small_copy(config: PreTrainedConfig, out: Path | None = None) -> PreTrainedModel:
     """Random weights and buffers in bf16, as checkpoints are; the smallest copy that is a model:
-    families differ in which sizes go together."""
+    families differ in which sizes go together. Where `out` is given it is written there, which
+    transformers does on the first rank alone."""
     kind, reasons = config.model_type, []
     for is_narrow, is_shallow in ((True, True), (True, False), (False, True)):
         try:
@@ -59,9 +60,10 @@ def write_small_copy(config: PreTrainedConfig, out: Path) -> None:
                         noise = NOISE_OF_MATRICES if tensor.ndim > 1 else NOISE
                         tensor.add_(noise * torch.randn(tensor.shape).to(tensor.dtype))
                     model(input_ids=torch.arange(SPECIAL, SPECIAL + 4)[None], use_cache=False)
-            model.save_pretrained(out)
-            load_config(str(out))
-            return
+            if out:
+                model.save_pretrained(out)
+                load_config(str(out))
+            return model
         except Exception as error:  # noqa: BLE001  sizes that do not go together, of any family
             reasons.append(one_line(error))
     raise UserError(f"no small copy of {kind} can be made to try it: {reasons[0]}")

@@ -6,25 +6,34 @@ vocabulary of the tokenizer (a model's head is often padded beyond it).
 """
 
 from collections.abc import Callable
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.models import load_config
 from fastdistill_ray.objectives.contract import Outputs
-from fastdistill_ray.training.attention import GROUPED, attention_arguments, register_grouped
+from fastdistill_ray.training.attention import (
+    GROUPED,
+    attention_arguments,
+    packed_attention,
+    register_grouped,
+)
 from fastdistill_ray.training.head import ChunkedLogprob, wide
 from fastdistill_ray.training.knobs import LoraKnobs
+from fastdistill_ray.training.loading import Weights, empty_model, fill
 from fastdistill_ray.training.logit_map import logit_factor, softcap_of
 from fastdistill_ray.training.packing import PADDING, Inputs
 from fastdistill_ray.training.router import router_loss, trained_coefficient
 
+T = TypeVar("T")
 DROPOUT = "drop"  # is in every name of a rate: attention_dropout, resid_pdrop, layerdrop
 
 
@@ -64,6 +73,12 @@ class Student(nn.Module):
         softcap = softcap_of(self.model.config)
         return Outputs(ChunkedLogprob.apply(hidden, weight, bias, inputs.labels, softcap), router)
 
+    def logits_of_head(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The head's and the model's own, of the hidden states of the same tokens."""
+        hidden = self.model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+        own = self.model(input_ids=ids, use_cache=False).logits
+        return cast(nn.Linear, self.model.get_output_embeddings())(hidden), own
+
     def reference_logprob(self, inputs: Inputs) -> Tensor:
         """The same [K] from the model's own forward and full logits; plain layout only."""
         logits = self.model(
@@ -75,6 +90,32 @@ class Student(nn.Module):
         return wide(logits).log_softmax(-1).gather(1, inputs.labels[:, None])[:, 0]
 
 
+def empty_student(
+    folder: str,
+    *,
+    vocab_size: int,
+    device: torch.device,
+    shared_prompt: bool,
+    trains_router: bool,
+    lora: LoraKnobs,
+) -> tuple[Student, Weights]:
+    """For that device, in float32 and without dropout; with an adapter, only that trains. All but
+    the adapter is on the meta device until `fill`; its logits' factor is then to be found."""
+    register_grouped()
+    config = without_dropout(load_config(folder))
+    text = config.get_text_config()
+    attention = plain_attention(config)
+    if shared_prompt:
+        attention = packed_attention(device)
+    model, weights = with_attention(
+        lambda name: empty_model(config, Path(folder), name), config.model_type, attention
+    )
+    scale = lora.alpha / lora.rank if lora.rank > 0 else 0.0
+    student = Student(prepare_model(model, lora), min(vocab_size, text.vocab_size), scale)
+    student.router_coefficient = trained_coefficient(config) if trains_router else 0.0
+    return student.train(), weights
+
+
 def load_student(
     folder: str,
     *,
@@ -84,25 +125,18 @@ def load_student(
     trains_router: bool,
     lora: LoraKnobs,
 ) -> Student:
-    """The model in float32 on its device, without dropout; with an adapter, only that trains."""
-    register_grouped()
-    config = without_dropout(load_config(folder))
-    text = config.get_text_config()
-    attention = plain_attention(config)
-    if shared_prompt:
-        attention = "flex_attention" if device.type == "cuda" else GROUPED
-    model = with_attention(
-        lambda name: AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=torch.float32, attn_implementation=name
-        ),
-        config.model_type,
-        attention,
+    """A whole one, on its device."""
+    student, weights = empty_student(
+        folder,
+        vocab_size=vocab_size,
+        device=device,
+        shared_prompt=shared_prompt,
+        trains_router=trains_router,
+        lora=lora,
     )
-    scale = lora.alpha / lora.rank if lora.rank > 0 else 0.0
-    student = Student(prepare_model(model, lora), min(vocab_size, text.vocab_size), scale)
-    student = student.to(device).train()
-    student.logit_factor = logit_factor(model)
-    student.router_coefficient = trained_coefficient(config) if trains_router else 0.0
+    fill(student, weights, device)
+    student.to(device)
+    student.logit_factor = logit_factor(student, device)
     return student
 
 
@@ -112,9 +146,7 @@ def plain_attention(config: PreTrainedConfig) -> str:
     return "eager" if is_capped else "sdpa"
 
 
-def with_attention(
-    build: Callable[[str], PreTrainedModel], kind: str, attention: str
-) -> PreTrainedModel:
+def with_attention(build: Callable[[str], T], kind: str, attention: str) -> T:
     """`build` with that attention, or with "eager" where a family has not the one of transformers'
     own; UserError where it has not the one that packed groups need."""
     try:
@@ -153,6 +185,7 @@ def prepare_model(model: PreTrainedModel, lora: LoraKnobs) -> PreTrainedModel:
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
     )
+    draws = torch.get_rng_state()
     try:
         adapted = cast(PreTrainedModel, inject_adapter_in_model(adapter, model))
     except ValueError as error:
@@ -164,7 +197,20 @@ def prepare_model(model: PreTrainedModel, lora: LoraKnobs) -> PreTrainedModel:
                 "layer, as fused experts are not, and could not be merged into an export; name "
                 "others, such as '.*(q_proj|k_proj|v_proj|o_proj)'"
             )
+    if model.device.type == "meta":
+        torch.set_rng_state(draws)
+        _draw_adapter(adapted, lora.rank)
     return adapted
+
+
+def _draw_adapter(model: PreTrainedModel, rank: int) -> None:
+    """The values that peft drew, and dropped where it moved the adapter to the layer on meta."""
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            width_out, width_in = cast(nn.Linear, module.get_base_layer()).weight.shape
+            module.lora_A["default"] = nn.Linear(width_in, rank, bias=False)
+            module.lora_B["default"] = nn.Linear(rank, width_out, bias=False)
+            module.reset_lora_parameters("default", True)
 
 
 def decoder_blocks(student: Student) -> list[nn.Module]:

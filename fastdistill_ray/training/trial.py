@@ -32,7 +32,7 @@ from fastdistill_ray.training.small_copy import (
     NOISE_OF_MATRICES,
     SPECIAL,
     one_line,
-    write_small_copy,
+    small_copy,
 )
 from fastdistill_ray.training.student import (
     Student,
@@ -85,7 +85,7 @@ def check_student(
     with tempfile.TemporaryDirectory() as work, quiet_transformers(), _one_thread():
         source = Path(work) / "source"
         try:
-            write_small_copy(config, source)
+            small_copy(config, source)
         except UserError as error:
             raise UserError(f"{field}: {error}") from error
         _check_names(field, folder, source)
@@ -135,6 +135,7 @@ def _try(
             lora=lora,
         ).eval()  # an adapter's dropout would differ
         decoder_blocks(student)
+        _check_loading(student, source)
         student.double().model.config.get_text_config()._experts_implementation = "eager"
         _move(student)
         exact = _exact(source, lora)
@@ -155,6 +156,25 @@ def _try(
     except Exception as error:  # whatever another's code raises
         raise UserError(f"{field}: {kind} cannot be exported: {one_line(error)}") from error
     return errors
+
+
+def _check_loading(student: Student, source: Path) -> None:
+    """Every parameter and buffer is what transformers reads, to the bit; UserError where not."""
+    kind = student.model.config.model_type
+    read = with_attention(
+        lambda name: AutoModelForCausalLM.from_pretrained(
+            source, dtype=torch.float32, attn_implementation=name
+        ),
+        kind,
+        plain_attention(student.model.config),
+    )
+    found = {
+        name.replace(".base_layer.", "."): tensor
+        for name, tensor in [*student.model.state_dict().items(), *student.model.named_buffers()]
+    }
+    for name, tensor in [*read.state_dict().items(), *read.named_buffers()]:
+        if name not in found or not torch.equal(found[name], tensor):
+            raise UserError(f"{name} is not read from its files as transformers reads it")
 
 
 def _exact(folder: Path, lora: LoraKnobs) -> PreTrainedModel:

@@ -86,6 +86,7 @@ def test_recipe_gsm8k_is_the_papers_run():
         ("--training.held_out.patience=2", "set training.held_out.best_metric"),
         ("--training.held_out.share=0.6", "training.held_out.share"),
         ("--training.compile=true", "set training.shared_prompt: false"),
+        ("--training.replicas=2", "training.replicas: 1 pools.student.workers cannot be divided"),
         ("--training.cpu_offload=true", "set pools.student.gpus or false"),
         ("--tracking.wandb_mode=later", "tracking.wandb_mode"),
         ("--name=a b", "name"),

@@ -66,6 +66,7 @@ FAMILIES = {
     "gpt_neox": {"hidden_dropout": 0.3},
     "gemma4_text": {"hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": 300},
     "apertus": {},
+    "diffllama": {},
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "qwen3_moe": {"num_experts": 4, "decoder_sparse_step": 1, **MOE},
     "glm4_moe": {"n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 1, **MOE},
@@ -102,6 +103,16 @@ def test_logprobs_are_those_of_the_models_own_forward_in_float64(folder, shared_
     ).eval()
     expected = Student(exact, 300).reference_logprob(plain)
     assert (own - expected).abs().max() < 2e-5 * expected.abs().max()
+
+
+def test_weights_and_buffers_are_read_as_transformers_reads_them_to_the_bit(folder):
+    read = load(folder, shared_prompt=False).model
+    expected = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    found = dict([*read.state_dict().items(), *read.named_buffers()])
+    wanted = dict([*expected.state_dict().items(), *expected.named_buffers()])
+    assert set(found) == set(wanted)
+    for name, tensor in wanted.items():
+        assert torch.equal(found[name], tensor), name
 
 
 @pytest.mark.usefixtures("world_of_one")

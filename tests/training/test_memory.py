@@ -4,14 +4,25 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
-from support.learner import MEASURE, TOLERANCE
+import torch
+from support.experts import make_experts
+from support.learner import CPU, MEASURE, TOLERANCE, load
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fastdistill_ray.training.job import allocator
 from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.memory import MemoryEstimate, advice, estimate_memory
+from fastdistill_ray.training.packing import (
+    TrainCompletion,
+    TrainGroup,
+    packed_batch,
+    plain_batch,
+)
+from fastdistill_ray.training.student import to_device
 
 SHAPE = {
     "vocab_size": 8000,
@@ -63,6 +74,37 @@ def test_estimate_is_near_the_measured_peak_of_a_fresh_process(folder: str, knob
     assert estimate.total - estimate.runtime == pytest.approx(taken, rel=TOLERANCE), estimate
 
 
+@pytest.mark.parametrize("shared_prompt", [True, False])
+def test_activations_of_experts_in_fp32_are_near_what_autograd_keeps(
+    tmp_path: Path, shared_prompt: bool
+) -> None:
+    """On real tensors; torch knows the experts' products without data in bf16 alone."""
+    knobs = TrainingKnobs(
+        precision="fp32", micro_batch_tokens=900, shared_prompt=shared_prompt, router_loss=False
+    )
+    source = make_experts(str(tmp_path))
+    estimate = estimate_memory(source, knobs, OptimizerKnobs(), workers=1, device="cpu")
+    student = load(source, shared_prompt=shared_prompt)
+    student.router_coefficient = 0.0
+    weights = {one.untyped_storage().data_ptr() for one in student.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    length = 900 // (9 if shared_prompt else 16)
+    ids = np.full(length, 7)
+    group = TrainGroup("", ids, [TrainCompletion(ids, 1.0, 0.0)] * 8)
+    batch = packed_batch([group], 1) if shared_prompt else plain_batch([group], True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        outputs = student(to_device(batch.inputs, CPU))
+    assert outputs.logprob.requires_grad
+    assert estimate.activations == pytest.approx(sum(kept.values()), rel=TOLERANCE)
+
+
 def test_estimate_counts_weights_and_optimizer_and_shares_them_among_ranks(folder: str) -> None:
     one, four = (
         estimate_memory(folder, TrainingKnobs(), OptimizerKnobs(), workers=workers, device="cuda")
@@ -73,10 +115,15 @@ def test_estimate_counts_weights_and_optimizer_and_shares_them_among_ranks(folde
     )
     assert four.weights * 4 == one.weights
     assert four.activations == one.activations
+    copies = TrainingKnobs(replicas=2)
+    pairs = estimate_memory(folder, copies, OptimizerKnobs(), workers=4, device="cuda")
+    assert (pairs.weights, pairs.optimizer) == (one.weights // 2, one.optimizer // 2)
     lora = estimate_memory(
         folder, TrainingKnobs(lora={"rank": 4}), OptimizerKnobs(), workers=1, device="cuda"
     )
     assert lora.optimizer < one.optimizer / 20
+    adapter = 8 * 4 * (2 * (384 + 384) + 2 * (384 + 128) + 3 * (384 + 1024))
+    assert lora.weights == 2 * PARAMETERS + 4 * adapter, "a frozen base is held in bf16"
     small = OptimizerKnobs(kind="adamw8bit")
     offloaded = TrainingKnobs(cpu_offload=True)
     assert estimate_memory(folder, TrainingKnobs(), small, workers=1, device="cuda").optimizer == (

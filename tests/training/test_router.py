@@ -119,7 +119,10 @@ def test_two_ranks_train_the_mean_over_all_their_micro_batches(tmp_path: Path) -
     script = str(Path(__file__).parents[1] / "support" / "processes" / "ranks.py")
     ranks = [
         subprocess.Popen(
-            [sys.executable, script, str(tmp_path), str(rank), str(out), "experts"],
+            [
+                *(sys.executable, script, str(tmp_path), str(rank), str(out)),
+                *(str(WORLD_SIZE), "1", "experts"),
+            ]
         )
         for rank in range(WORLD_SIZE)
     ]

@@ -85,7 +85,7 @@ def refused(folder: str, match: str, **options: object) -> None:
 
 
 def test_factor_of_the_logits_that_is_left_out_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(student, "logit_factor", lambda model: 1.0)
+    monkeypatch.setattr(student, "logit_factor", lambda student, device: 1.0)
     refused(config_of("granite", tmp_path), "student.model: granite on p.* transformers computes")
 
 

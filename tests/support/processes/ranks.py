@@ -1,6 +1,6 @@
-"""One of two gloo ranks: loss and whole gradients of dealt groups, as the training loop has them.
+"""One of several gloo ranks: loss and whole gradients of dealt groups, as training has them.
 
-python ranks.py FOLDER RANK OUT [MODEL ...]
+python ranks.py FOLDER RANK OUT WORLD_SIZE REPLICAS [MODEL ...]
 """
 
 import itertools
@@ -46,7 +46,7 @@ def make_groups() -> list[TrainGroup]:
     return groups
 
 
-def make_learner(folder: str) -> Learner:
+def make_learner(folder: str, replicas: int = 1) -> Learner:
     unused: Any = None
     return build_learner(
         folder=folder,
@@ -56,7 +56,7 @@ def make_learner(folder: str) -> Learner:
         objective=AdvDistill(),
         advantage=AdvantageKnobs(),
         optimizer=OptimizerKnobs(),
-        training=TRAINING,
+        training=TRAINING.model_copy(update={"replicas": replicas}),
     )
 
 
@@ -81,17 +81,17 @@ def loss_and_gradients(
     return loss, gradients, totals, own / counts[COUNTS.index("unique_tokens")]
 
 
-def main(folder: str, rank: int, out: str, *models: str) -> None:
+def main(folder: str, rank: int, out: str, world_size: int, replicas: int, *models: str) -> None:
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD_SIZE
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size
     )
     found = {}
     for kind, deal in itertools.product(models, (*DEALS, DEALT)):
-        learner, groups = make_learner(f"{folder}/{kind}"), make_groups()
+        learner, groups = make_learner(f"{folder}/{kind}", replicas), make_groups()
         if deal == DEALT:
-            batches = pack(learner, gather_groups(groups[rank::WORLD_SIZE]))
+            batches = pack(learner, gather_groups(groups[rank::world_size]))
         else:
-            batches = batches_of([groups[i] for i in DEALS[deal][rank]])
+            batches = batches_of([groups[i] for i in dict(enumerate(DEALS[deal])).get(rank, [])])
         found[kind, deal] = loss_and_gradients(learner, batches)
     if rank == 0:
         torch.save(found, out)
@@ -99,4 +99,5 @@ def main(folder: str, rank: int, out: str, *models: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])
+    rank, out, world_size, replicas, *models = sys.argv[2:]
+    main(sys.argv[1], int(rank), out, int(world_size), int(replicas), *models)
