@@ -4,10 +4,10 @@
         [--sizes 49152x576 151936x896] [--kinds forward_kl jsd ...] [--ways ours trl full]
 
 Each way takes the same bf16 hidden states and heads, runs forward and backward with a coefficient
-per position in a process of its own, and is timed in CPU seconds (on a GPU in seconds). Memory is
-the peak beyond the inputs, gradients included. `trl` is the operator of trl 1.16 (the extra
-`bench`), which knows three kinds; `full` computes float32 logits of both sides at once; `picks` are
-64 ids with the exact rest beside their own `full`.
+per position in a process of its own, and is timed in CPU seconds of one thread (on a GPU in
+seconds). Memory is the peak beyond the inputs, gradients included. `trl` is the operator of trl
+1.16 (the extra `bench`), which knows three kinds; `full` computes float32 logits of both sides at
+once; `picks` are 64 ids with the exact rest beside their own `full`.
 """
 
 import argparse
