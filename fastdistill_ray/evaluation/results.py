@@ -80,12 +80,12 @@ def choose(trials: list[Trial], validated: Mapping[str, Place]) -> dict[str, Tri
 
     `validated`: folder of each trial's answers; without any there is one rate and epoch of each.
     """
-    scores = {trial: _score(trial, validated)[0] or 0.0 for trial in trials}
+    means = list(_means(trials, {trial: _score(trial, validated)[0] for trial in trials}))
     chosen = {}
     for name in dict.fromkeys(trial.student for trial in trials):
-        alike = _by_seed([trial for trial in trials if trial.student == name])
+        alike = [one for one in means if one[0][0].student == name]
         assert validated or len(alike) == 1, alike
-        first, *further = max(alike, key=lambda group: sum(scores[trial] for trial in group))
+        first, *further = max(alike, key=lambda one: one[1] or 0.0)[0]
         chosen[name] = first
         chosen |= {seed_name(name, trial.seed or 0): trial for trial in further}
     return chosen
@@ -100,13 +100,12 @@ def _by_seed(trials: list[Trial]) -> list[list[Trial]]:
 
 
 def _means(
-    trials: list[Trial], validated: Mapping[str, Place]
+    trials: list[Trial], scores: Mapping[Trial, float | None]
 ) -> Iterator[tuple[list[Trial], float | None]]:
     """Trials that differ by seed alone, and the mean of their accuracies."""
     for name in dict.fromkeys(trial.student for trial in trials):
         for alike in _by_seed([trial for trial in trials if trial.student == name]):
-            found = [_score(trial, validated)[0] for trial in alike]
-            known = [score for score in found if score is not None]
+            known = [score for trial in alike if (score := scores[trial]) is not None]
             yield alike, sum(known) / len(known) if len(known) == len(alike) else None
 
 
@@ -127,9 +126,10 @@ def write_choice(
     out: Place,
 ) -> None:
     lines = []
-    means = {trial: mean for group, mean in _means(trials, validated) for trial in group}
-    for trial in trials:
-        accuracy, num_problems = _score(trial, validated)
+    scores = {trial: _score(trial, validated) for trial in trials}
+    accuracies = {trial: accuracy for trial, (accuracy, _) in scores.items()}
+    means = {trial: mean for group, mean in _means(trials, accuracies) for trial in group}
+    for trial, (accuracy, num_problems) in scores.items():
         lines.append(
             {
                 "student": trial.student,

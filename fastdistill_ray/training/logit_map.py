@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from fastdistill_ray.errors import UserError
+from fastdistill_ray.training.head import capped
 
 FACTORS = ("logits_scaling", "logit_scale", "lm_head_multiplier")
 SOFTCAP = "final_logit_softcapping"
@@ -42,7 +42,7 @@ def logit_factor(student: Any, device: torch.device) -> float:
         model.train(is_training)
     cap, tolerance = softcap_of(config), TOLERANCE[raw.dtype]
     for factor in _candidates(config):
-        difference = (_capped(factor * raw.float(), cap) - own.float()).abs().max()
+        difference = (capped(factor * raw.float(), cap) - own.float()).abs().max()
         if difference <= tolerance * own.abs().max():
             return factor
     raise UserError(
@@ -58,7 +58,3 @@ def _candidates(config: Any) -> Iterator[float]:
             yield from (float(value), 1 / float(value))
     if base := getattr(config, "dim_model_base", None):  # MiniCPM
         yield base / config.hidden_size
-
-
-def _capped(logits: Tensor, cap: float | None) -> Tensor:
-    return cap * torch.tanh(logits / cap) if cap else logits
