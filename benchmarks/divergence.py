@@ -23,7 +23,9 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from benchmarks.harness import make_parser, print_rows, run_fresh, write_json
-from fastdistill_ray.training.operators import Measure, Readout, divergence, picks
+from fastdistill_ray.objectives.contract import Measure
+from fastdistill_ray.training.head import Readout
+from fastdistill_ray.training.operators import divergence, picks
 
 BETA = {"forward_kl": 0.0, "reverse_kl": 1.0, "jsd": 0.5}  # TRL's names
 ALPHA = {"jsd": 0.5}

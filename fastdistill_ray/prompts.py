@@ -60,6 +60,13 @@ class PromptKnobs(Knobs):
         return read_text(Path(template).expanduser()) if is_file else template
 
 
+class Prompted(NamedTuple):
+    """A model and the prompt it is asked with."""
+
+    model: str
+    prompt: PromptKnobs
+
+
 def build_messages(question: str, knobs: PromptKnobs, options: Sequence[str] = ()) -> list[Message]:
     """System text (unless empty), worked examples, question; options are lines "A. text"."""
     messages: list[Message] = []

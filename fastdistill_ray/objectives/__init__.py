@@ -1,8 +1,9 @@
 """What the student minimises. Tensors come in through arguments: no module here imports torch.
 
-An objective takes per-token log-probabilities and returns sums with named denominators
-(`contract.Term`); dividing by the global denominator happens once, in the training loop. All that
-reports, errors and plots call an objective stands on its class; OBJECTIVES finds it by its kind.
+An objective says what it needs (`contract.Needs`), takes what the models say of each token and
+returns sums with named denominators (`contract.Term`); dividing by the global denominator happens
+once, in the training loop. All that reports, errors and plots call an objective stands on its
+class; OBJECTIVES finds it by its kind.
 """
 
 from typing import Annotated, get_args
@@ -10,9 +11,18 @@ from typing import Annotated, get_args
 from pydantic import Field
 
 from fastdistill_ray.objectives.advdistill import AdvDistill
+from fastdistill_ray.objectives.distribution import (
+    ForwardKl,
+    Jsd,
+    ReverseKl,
+    SkewKl,
+    SkewReverseKl,
+    Tvd,
+)
+from fastdistill_ray.objectives.dpo import Dpo
 from fastdistill_ray.objectives.sft import Sft
 
-AnyObjective = AdvDistill | Sft
+AnyObjective = AdvDistill | Sft | ForwardKl | ReverseKl | SkewKl | SkewReverseKl | Jsd | Tvd | Dpo
 Objective = Annotated[AnyObjective, Field(discriminator="kind")]
 OBJECTIVES: dict[str, type[AnyObjective]] = {
     objective.model_fields["kind"].default: objective for objective in get_args(AnyObjective)

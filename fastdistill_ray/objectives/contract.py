@@ -1,11 +1,12 @@
-"""What an objective is given and what it returns; later objectives follow the same calls.
+"""What an objective needs, what it is given and what it returns.
 
-`targets` turns a scored group into coefficients, once, in numpy; calling the objective turns the
-student's log-probabilities into `Term`s; `group_weights` says how much a completion counts in the
-weighted likelihoods of held-out groups, which decide nothing. The training loop divides each term
-by the count of its denominator over the whole step and all ranks, so packing cannot change the
-loss.
-Legend: K target tokens and C completions of a micro-batch. Everything is float32.
+`needs` says what there must be beside the student's log-probabilities of the targets, so that a
+recipe that cannot give it is refused before any work; `targets` turns a scored group into
+coefficients, once, in numpy; calling the objective turns what the models say into `Term`s;
+`group_weights` says how much a completion counts in the weighted likelihoods of held-out groups,
+which decide nothing. The training loop divides each term by the count of its denominator over the
+whole step and all ranks, so packing cannot change the loss.
+Legend: K target tokens, C completions and G groups of a micro-batch. Everything is float32.
 """
 
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -19,6 +20,29 @@ Tensor = Any  # a torch.Tensor: recipes are parsed where torch is not installed
 PAPER_TAU = 0.5  # temperature of eq. 7 of arXiv 2507.00054
 # Counts of a step; "step" is 1. "unique_tokens" are all that it computes but padding.
 Denominator = Literal["groups", "completions", "tokens", "unique_tokens", "step"]
+# Of p, the frozen model's, and q, the student's: KL(p, q); KL(q, p); KL(p, a p + (1 - a) q);
+# KL(q, a q + (1 - a) p); a KL(p, m) + (1 - a) KL(q, m) with m = a p + (1 - a) q; half the L1.
+Divergence = Literal["forward_kl", "reverse_kl", "skew_kl", "skew_reverse_kl", "jsd", "tvd"]
+
+
+class Measure(NamedTuple):
+    """How two distributions over the vocabulary are compared at every target token."""
+
+    kind: Divergence
+    alpha: float = 0.5  # of the mixtures, between 0 and 1; other kinds have none
+    temperature: float = 1.0  # of both sides
+
+
+class Needs(NamedTuple):
+    """What an objective's loss is made of beside the log-probabilities of the targets."""
+
+    # A model beside the student in every worker that does not train: the recipe's teacher with its
+    # own prompt, or the student as it begins.
+    frozen: Literal["", "teacher", "student"] = ""
+    # Of the frozen model's distributions and the student's; none: its log-probabilities instead.
+    measure: Measure | None = None
+    # Completions of a group are compared with each other, so that one micro-batch has all of them.
+    whole_groups: bool = False
 
 
 class ObjectiveKnobs(Knobs):
@@ -33,6 +57,10 @@ class ObjectiveKnobs(Knobs):
     colour: ClassVar[str]  # in plots
     terms: ClassVar[dict[str, str]]  # name of each Term -> title of its panel
     min_completions: ClassVar[int] = 1  # a group that shrinks below this is not trained on
+
+    @property
+    def needs(self) -> Needs:
+        return Needs()
 
     @property
     def trains_one(self) -> bool:
@@ -68,6 +96,7 @@ class LossBatch(NamedTuple):
     lengths: Tensor  # [C] target tokens of each completion
     weight: Tensor  # [C]
     penalty: Tensor  # [C]
+    group: Tensor  # [C] int64, which group of the micro-batch a completion is of
     is_own: Tensor | None = None  # [K] 1 of the completion itself, 0 of its prompt; None: all 1
 
     def mean_own_tokens(self, values: Tensor) -> Tensor:
@@ -85,10 +114,18 @@ class LossBatch(NamedTuple):
         sums = doubles.new_zeros(len(self.lengths)).index_add(0, self.completion, doubles)
         return sums.to(values.dtype)
 
+    def sum_completions(self, values: Tensor) -> Tensor:
+        """[C] -> [C], of which the first G are the sums over each group; the others are 0."""
+        return values.new_zeros(len(values)).index_add(0, self.group, values)
+
 
 class Outputs(NamedTuple):
-    logprob: Tensor  # [K], of the target tokens
+    """What the models say of the target tokens."""
+
+    logprob: Tensor  # [K], by the student
     router: Tensor | None = None  # loss of a mixture of experts' choices, which training adds
+    divergence: Tensor | None = None  # [K], by `Needs.measure`
+    frozen_logprob: Tensor | None = None  # [K], by the frozen model where nothing is measured
 
 
 class Term(NamedTuple):

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from fastdistill_ray.objectives.choice import On, chosen
 from fastdistill_ray.objectives.contract import (
     PAPER_TAU,
     LossBatch,
@@ -24,7 +25,7 @@ class Sft(ObjectiveKnobs):
     terms: ClassVar[dict[str, str]] = {"ce": "Cross-entropy"}
 
     kind: Literal["sft"] = "sft"
-    on: Literal["best", "correct", "all"] = Field(
+    on: On = Field(
         default="best",
         description="Completions of a group that are trained on, all alike: the best correct one, "
         "all correct ones (rejection sampling), or wrong ones too.",
@@ -51,16 +52,11 @@ class Sft(ObjectiveKnobs):
 
     def targets(self, completions: list[Scored]) -> list[Target]:
         """A group without a correct completion contributes nothing, but where all are trained."""
-        correct = [index for index, one in enumerate(completions) if one.is_correct]
-        if self.on != "best":
-            chosen = correct if self.on == "correct" else range(len(completions))
-            return [Target(index, 1.0, 0.0) for index in chosen]
-        if not correct:
-            return []
-        if self.best_of == "first_correct":
-            return [Target(correct[0], 1.0, 0.0)]
-        best = min(correct, key=lambda i: (-completions[i].reward, completions[i].num_tokens, i))
-        return [Target(best, 1.0, 0.0)]
+        if self.on == "best" and self.best_of == "first_correct":
+            places = chosen("correct", completions)[:1]
+        else:
+            places = chosen(self.on, completions)
+        return [Target(place, 1.0, 0.0) for place in places]
 
     def group_weights(self, completions: list[Scored]) -> np.ndarray:
         """SFT has no weights of its own: those of the paper, for curves that can be compared."""

@@ -148,7 +148,7 @@ def training_errors(recipe: Recipe) -> list[str]:
             "training.compile: without GPUs every packed batch would be compiled anew; set "
             "training.shared_prompt: false or training.compile: false"
         )
-    errors += _idle_ranks(recipe)
+    errors += _idle_ranks(recipe) + _frozen_errors(recipe)
     if recipe.pools.student.workers % training.replicas:
         errors.append(
             f"training.replicas: {recipe.pools.student.workers} pools.student.workers cannot be "
@@ -158,6 +158,30 @@ def training_errors(recipe: Recipe) -> list[str]:
         errors.append(
             "training.cpu_offload: there is no GPU memory to save; set pools.student.gpus or false"
         )
+    return errors
+
+
+def _frozen_errors(recipe: Recipe) -> list[str]:
+    """What an objective that needs a model beside the student cannot be given."""
+    errors = []
+    for student in students(recipe):
+        needed, kind = student.objective.needs.frozen, student.objective.kind
+        if needed == "teacher" and recipe.teacher.is_remote:
+            errors.append(
+                f"{student.section}.kind: {kind} learns from the teacher's distributions, which "
+                "an endpoint does not give; take a model that is at hand as teacher, or a kind "
+                "that learns from its texts, such as sft or advdistill"
+            )
+        elif needed == "teacher" and recipe.teachers:
+            errors.append(
+                f"{student.section}.kind: {kind} learns from the distributions of one teacher; "
+                "set teachers: []"
+            )
+        if needed and not recipe.training.mask_prompt:
+            errors.append(
+                f"training.mask_prompt: false trains the prompts' own tokens, which {kind} of "
+                f"{student.section} does not compare; set it to true"
+            )
     return errors
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from fastdistill_ray.evaluation.knobs import Model
 from fastdistill_ray.generation.knobs import TeacherKnobs
 from fastdistill_ray.objectives import Objective
+from fastdistill_ray.prompts import Prompted
 from fastdistill_ray.recipe.compare import ComparedModel
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.rewards.selection import Judging
@@ -90,6 +91,27 @@ def all_teachers(recipe: Recipe) -> dict[str, TeacherKnobs]:
     """The recipe's section of each teacher -> the teacher, `teacher` first."""
     further = {f"teachers.{i}": teacher for i, teacher in enumerate(recipe.teachers)}
     return {"teacher": recipe.teacher, **further}
+
+
+def frozen_model(recipe: Recipe, student: StudentSpec) -> Prompted | None:
+    """The model that the student's objective needs beside it in training, if any."""
+    match student.objective.needs.frozen:
+        case "teacher":
+            return Prompted(recipe.teacher.model, recipe.teacher.prompt)
+        case "student":
+            return Prompted(student.model, recipe.student.prompt)
+    return None
+
+
+def trained_models(recipe: Recipe) -> dict[str, str]:
+    """Models that students begin as -> the model that any of their objectives needs beside it."""
+    found: dict[str, str] = {}
+    for student in students(recipe):
+        frozen = frozen_model(recipe, student)
+        # Of teacher and student the teacher, mostly the larger one.
+        if not found.get(student.model) or student.objective.needs.frozen == "teacher":
+            found[student.model] = frozen.model if frozen else ""
+    return found
 
 
 def judging_of(recipe: Recipe) -> Judging:

@@ -25,8 +25,6 @@ from fastdistill_ray.models import (
     context_length,
     fetch_without_weights,
     is_here,
-    load_config,
-    router_coefficient,
     tokenizer_of,
 )
 from fastdistill_ray.prompts import CLOSE, OPEN, PromptKnobs, check_prompt, written_by
@@ -42,10 +40,7 @@ from fastdistill_ray.storage.weights import check_weights
 from fastdistill_ray.tasks import words_in_a_row
 from fastdistill_ray.tasks.decontamination import overlap, runs_of_words
 from fastdistill_ray.training.feed import FEED_CPUS
-from fastdistill_ray.training.knobs import TrainingKnobs
-from fastdistill_ray.training.router import trained_coefficient
 from fastdistill_ray.training.trackers import tracker_packages
-from fastdistill_ray.training.trial import check_student
 
 logger = logging.getLogger(__name__)
 
@@ -140,44 +135,6 @@ def check_lengths(recipe: Recipe) -> None:
                 f"{student.model_field} {student.model}, {context}; longer texts would be trained "
                 "at positions it does not know"
             )
-
-
-def check_students(recipe: Recipe) -> None:
-    """A small copy of each student passes its trial, and is trained as transformers computes it."""
-    ranks, per_step = recipe.pools.student.workers, recipe.training.groups_per_step
-    if ranks > per_step:
-        logger.warning(
-            "pools.student.workers: %d ranks share the %d groups of a step "
-            "(training.groups_per_step), which are split by completions and their prompts computed "
-            "more than once; some ranks may wait for the longest completion",
-            *(ranks, per_step),
-        )
-    models = {student.model: student.model_field for student in students(recipe)}
-    for model, field in models.items():
-        folder = fetch_without_weights(model)
-        _say_router_loss(f"{field}: {model}", folder, recipe.training)
-        check_student(
-            field,
-            folder,
-            shared_prompt=recipe.training.shared_prompt,
-            trains_router=recipe.training.router_loss,
-            lora=recipe.training.lora,
-            on_gpu=recipe.pools.student.gpus > 0,
-        )
-
-
-def _say_router_loss(student: str, folder: str, training: TrainingKnobs) -> None:
-    config = load_config(folder)
-    coefficient = router_coefficient(config)
-    if coefficient and not (training.router_loss and trained_coefficient(config)):
-        logger.warning(
-            "%s is a mixture of experts that is trained without the loss that evens its choices "
-            "(its config's coefficient: %g): %s",
-            *(student, coefficient),
-            "transformers has none of its family"
-            if training.router_loss
-            else "training.router_loss is false",
-        )
 
 
 def check_endpoints(recipe: Recipe) -> None:

@@ -26,7 +26,7 @@ from fastdistill_ray.errors import UserError
 from fastdistill_ray.recipe.derived import students
 from fastdistill_ray.recipe.loading import load_recipe
 from fastdistill_ray.records import Split
-from fastdistill_ray.run import doctor
+from fastdistill_ray.run import doctor, student_checks
 from fastdistill_ray.run.folder import RunFolder, place_of_run
 from fastdistill_ray.run.lease import lease
 from fastdistill_ray.run.memory import check_engines, check_memory
@@ -62,6 +62,7 @@ class Job:
         doctor.check_packages(recipe)
         doctor.check_models(recipe)
         doctor.check_templates(recipe)
+        student_checks.check_frozen(recipe)
         doctor.check_lengths(recipe)
         groups = run.stages.groups(problems["train"])
         check_not_paid_twice(run.path, groups, recipe, len(problems["train"]), self.again)
@@ -77,7 +78,7 @@ class Job:
         doctor.check_labels(recipe, [node["Labels"] for node in ray.nodes() if node["Alive"]])
         doctor.check_shared_folder(run.path)
         if self._untrained(problems):
-            doctor.check_students(recipe)  # seconds: after all that takes none
+            student_checks.check_students(recipe)  # seconds: after all that takes none
         check_engines(recipe)
         estimates = check_memory(recipe)
         self.room_needed = check_room(run, problems)

@@ -12,7 +12,7 @@ from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.knobs import EngineKnobs
 from fastdistill_ray.models import fetch_without_weights, is_here, model_size
-from fastdistill_ray.recipe.derived import all_teachers, baselines, students
+from fastdistill_ray.recipe.derived import all_teachers, baselines, students, trained_models
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.storage.room import GIB, gib
 from fastdistill_ray.storage.weights import loaded_bytes
@@ -43,8 +43,9 @@ def check_memory(recipe: Recipe) -> dict[str, MemoryEstimate]:
             recipe.optimizer,
             workers=pool.workers,
             device=device,
+            frozen=fetch_without_weights(frozen) if frozen else "",
         )
-        for model in dict.fromkeys(student.model for student in students(recipe))
+        for model, frozen in trained_models(recipe).items()
     }
     available = None if recipe.pools.autoscaling else memory_of(pool)
     for model, plan in plans.items():

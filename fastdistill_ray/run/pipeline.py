@@ -31,6 +31,7 @@ from fastdistill_ray.recipe.derived import (
     all_teachers,
     baselines,
     exported_epochs,
+    frozen_model,
     judging_of,
     students,
 )
@@ -171,6 +172,7 @@ def _train(run: RunFolder, training: Training, problems: ProblemFile) -> list[Tr
         prompt=recipe.student.prompt,
         teacher_prompts={one.model: one.prompt for one in all_teachers(recipe).values()},
         objective=student.objective,
+        frozen=frozen_model(recipe, student),
         advantage=recipe.advantage,
         optimizer=recipe.optimizer.model_copy(update={"learning_rate": rate}),
         training=knobs,

@@ -10,7 +10,7 @@ from pydantic_core import PydanticUndefined
 from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.generation.knobs import SamplingKnobs
 from fastdistill_ray.knobs import models_in
-from fastdistill_ray.recipe.derived import all_teachers, students
+from fastdistill_ray.recipe.derived import all_teachers, students, trained_models
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run.paid import price
 from fastdistill_ray.tasks.sizes import count_problems
@@ -73,10 +73,10 @@ def _memory_lines(recipe: Recipe) -> list[str]:
     """What training takes of a rank, of every student whose config.json is on this machine."""
     from fastdistill_ray.models import folder_at_hand  # noqa: PLC0415
 
-    models = {student.model: folder_at_hand(student.model) for student in students(recipe)}
     lines = []
-    for model, folder in models.items():
-        if folder is None:
+    for model, frozen in trained_models(recipe).items():
+        folder, beside = folder_at_hand(model), folder_at_hand(frozen) if frozen else ""
+        if folder is None or beside is None:
             lines.append(f"memory     of {model} not known: the model is not on this machine yet")
             continue
         from fastdistill_ray.training.memory import estimate_memory  # noqa: PLC0415  loads torch
@@ -84,7 +84,12 @@ def _memory_lines(recipe: Recipe) -> list[str]:
         pool = recipe.pools.student
         device = "cuda" if pool.gpus else "cpu"
         plan = estimate_memory(
-            folder, recipe.training, recipe.optimizer, workers=pool.workers, device=device
+            folder,
+            recipe.training,
+            recipe.optimizer,
+            workers=pool.workers,
+            device=device,
+            frozen=beside,
         )
         lines.append(f"memory     {model}: {plan.describe()}")
     return lines

@@ -67,6 +67,9 @@ class Stages:
             "student.model": model_identity(student.model),
             "groups": self._id(self.groups_of(student, problems)),
         }
+        if student.objective.needs.frozen == "teacher":
+            sections["teacher.prompt"] = recipe.teacher.prompt
+            inputs["teacher.model"] = self._teachers["teacher.model"]
         paths = {"objective": student.section, "student.model": student.model_field}
         return Stage(TRAIN, training.label, sections, inputs, paths)
 

@@ -3,8 +3,9 @@
 Pure numpy, and the same on every rank. Ranks gather weights for one micro-batch at a time,
 together, so that a step takes the sum over its micro-batches of the rank with the most work in
 each. Groups go to the micro-batch with the least work, the largest first; where one is too large
-for that, it is split by completions, and its prompt is computed once more. A completion is never
-split. The loss is a sum over completions whose coefficients are constants, so it does not change.
+for that, it is split by completions, and its prompt is computed once more, unless its completions
+are compared with each other. A completion is never split. The loss is a sum over completions whose
+coefficients are constants, so it does not change.
 """
 
 from typing import NamedTuple
@@ -60,10 +61,12 @@ def deal(
     micro_batch_tokens: int,
     shared_prompt: bool,
     work: Work,
+    whole: bool = False,
 ) -> list[list[list[TrainGroup]]]:
-    """The parts of groups in each micro-batch of each rank; some of the last may be empty."""
+    """The parts of groups in each micro-batch of each rank, or whole groups; some of the last may
+    be empty."""
     if world_size == 1:
-        bins = first_fit(groups, micro_batch_tokens, shared_prompt)
+        bins = first_fit(groups, micro_batch_tokens, shared_prompt, whole)
         return [bins or [[]]]
     size = num_packed_tokens if shared_prompt else num_padded_tokens
 
@@ -71,7 +74,7 @@ def deal(
         pieces = [
             _piece(part, place, shared_prompt)
             for place, group in enumerate(groups)
-            for part in split(group, int(limit), size)
+            for part in split(group, int(limit), size, whole)
         ]
         return _balance(pieces, world_size, micro_batch_tokens, shared_prompt, work)
 

@@ -5,7 +5,7 @@ Legend: K target tokens, D hidden, V vocabulary of the tokenizer, C of its colum
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,15 @@ CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
 # Rows assumed when a chunk's width is computed, so that a short batch does not get one huge chunk:
 # the CPU's matmul copies the weight slice it reads.
 MIN_ROWS = 1024
+
+
+class Readout(NamedTuple):
+    """What makes logits: softcap(hidden @ weight.T + bias)."""
+
+    hidden_KD: Tensor
+    weight_VD: Tensor
+    bias_V: Tensor | None = None
+    softcap: float | None = None
 
 
 class ChunkedLogprob(torch.autograd.Function):

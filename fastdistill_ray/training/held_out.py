@@ -33,6 +33,7 @@ from fastdistill_ray.training.packing import (
 from fastdistill_ray.training.sharding import reshard
 from fastdistill_ray.training.step import (
     COUNTS,
+    compute,
     gather_groups,
     make_batches,
     pack,
@@ -57,6 +58,7 @@ class HeldOut(NamedTuple):
     counts: dict[str, int]  # what training would divide by, over all ranks
 
 
+PER_TARGET = ("logprob", "divergence", "frozen_logprob")  # of an objective's outputs
 NO_LABELS = CompletionLabels(np.zeros(1, bool), np.zeros(1, bool), np.zeros(1, np.float32))
 
 
@@ -140,7 +142,7 @@ def validate(learner: Learner, groups: HeldOut) -> dict[str, float]:
     terms: dict[str, Any] = {}
     with torch.no_grad():
         for batch, labels in zip(groups.batches, groups.labels, strict=True):
-            outputs = learner.student(to_device(batch.inputs, learner.device))
+            outputs = compute(learner, batch)
             loss = to_device(batch.loss, learner.device)
             sums.update(_likelihoods(outputs, loss, to_device(labels, learner.device)))
             for term in learner.objective(*_trained(outputs, loss)):
@@ -166,11 +168,17 @@ def _trained(outputs: Outputs, loss: LossBatch) -> tuple[Outputs, LossBatch]:
     is_trained = (loss.weight != 0) | (loss.penalty != 0)
     is_target = is_trained[loss.completion]
     place = is_trained.cumsum(0) - 1
-    return outputs._replace(logprob=outputs.logprob[is_target]), LossBatch(
+    kept = {
+        name: values[is_target]
+        for name in PER_TARGET
+        if (values := getattr(outputs, name)) is not None
+    }
+    return outputs._replace(**kept), LossBatch(
         completion=place[loss.completion[is_target]],
         lengths=loss.lengths[is_trained],
         weight=loss.weight[is_trained],
         penalty=loss.penalty[is_trained],
+        group=loss.group[is_trained].unique(return_inverse=True)[1],
         is_own=None if loss.is_own is None else loss.is_own[is_target],
     )
 

@@ -9,6 +9,7 @@ import torch
 from fastdistill_ray.objectives import Objective
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.training.dealing import Work
+from fastdistill_ray.training.frozen import Frozen, build_frozen
 from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.loading import fill
 from fastdistill_ray.training.logit_map import logit_factor
@@ -31,6 +32,7 @@ class Learner(NamedTuple):
     knobs: OptimizerKnobs
     training: TrainingKnobs
     work: Work
+    frozen: Frozen | None = None  # what the objective needs beside the student
     peak: float = 0.0  # operations per second of the device; 0: not measured
 
 
@@ -44,10 +46,12 @@ def build_learner(
     optimizer: OptimizerKnobs,
     training: TrainingKnobs,
     advantage: AdvantageKnobs,
+    frozen: str = "",
 ) -> Learner:
     """The model of the folder on its device, sharded over the ranks; all ranks call this at once.
 
     `vocab_size` is the tokenizer's: log-probabilities are over as many of the head's rows.
+    `frozen`: the folder of the model beside it that the objective needs, if any.
     UserError when packed groups would not be computed as the model's own rows are.
     """
     if training.shared_prompt:
@@ -66,6 +70,9 @@ def build_learner(
     fill(student, weights, torch.device("cpu") if training.cpu_offload else device)
     student.logit_factor = logit_factor(student, device)
     reshard(student)
+    beside = None
+    if frozen:
+        beside = build_frozen(frozen, student.vocab_size, training, device)
     return Learner(
         student=student,
         optimizer=build_optimizer(student, optimizer),
@@ -76,6 +83,7 @@ def build_learner(
         knobs=optimizer,
         training=training,
         work=work_of(student.model),
+        frozen=beside,
     )
 
 

@@ -52,6 +52,7 @@ class MemoryEstimate(NamedTuple):
     gathered: int  # copies of weights in compute precision, gradients before they are reduced
     activations: int
     logits: int  # of one chunk
+    frozen: int  # the model beside the student: its share of the weights, and what is gathered
     slack: int
     runtime: int
     micro_batch_tokens: int
@@ -72,9 +73,16 @@ class MemoryEstimate(NamedTuple):
 
 
 def estimate_memory(
-    folder: str, training: TrainingKnobs, optimizer: OptimizerKnobs, *, workers: int, device: str
+    folder: str,
+    training: TrainingKnobs,
+    optimizer: OptimizerKnobs,
+    *,
+    workers: int,
+    device: str,
+    frozen: str = "",
 ) -> MemoryEstimate:
-    """What a rank of `workers` takes on "cpu" or "cuda"; only config.json of the folder is read."""
+    """What a rank of `workers` takes on "cpu" or "cuda", with the model of the folder `frozen`
+    beside the student, if any; of the folders only config.json is read."""
     student, activations = _activations(folder, training)
     with torch.device("meta"):
         counts = _count(_student(folder, training, training.lora))
@@ -99,7 +107,8 @@ def estimate_memory(
     weights, trained = on_device * counts.all // shards, on_device * counts.trained // shards
     moments = MOMENTS[optimizer.kind]
     held = 4 * trained + width * (weights - trained)  # a frozen base as it computes
-    counted = held + (4 + moments) * trained + gathered + activations + logits
+    beside = _frozen_bytes(frozen, training, shards, is_streamed) if frozen else 0
+    counted = held + (4 + moments) * trained + gathered + activations + logits + beside
     return MemoryEstimate(
         weights=held,
         gradients=4 * trained,
@@ -107,10 +116,23 @@ def estimate_memory(
         gathered=gathered,
         activations=activations,
         logits=logits,
+        frozen=beside,
         slack=int(SLACK[device] * counted),
         runtime=RUNTIME[device],
         micro_batch_tokens=tokens,
     )
+
+
+def _frozen_bytes(folder: str, training: TrainingKnobs, shards: int, is_streamed: bool) -> int:
+    """Its forward keeps nothing, and what a block of it takes is less than what the student's
+    blocks keep."""
+    with torch.device("meta"):
+        counts = _count(_student(folder, training, LoraKnobs()))
+    width = 2 if training.precision == "bf16" else 4
+    weights = 0 if training.cpu_offload else counts.all // shards
+    if is_streamed:
+        return width * (weights + 2 * counts.block + counts.root)
+    return width * (weights + (counts.all if shards > 1 else 0))
 
 
 def _activations(folder: str, training: TrainingKnobs) -> tuple[Student, int]:

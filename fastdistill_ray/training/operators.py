@@ -7,33 +7,16 @@ Legend: K positions, D hidden, E the teacher's, V vocabulary, C of its columns i
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from fastdistill_ray.training.head import capped, fused, part_of, slices, wide
+from fastdistill_ray.objectives.contract import Divergence, Measure
+from fastdistill_ray.training.head import Readout, capped, fused, part_of, slices, wide
 
-# Of p, the teacher's, and q, the student's: KL(p, q); KL(q, p); KL(p, a p + (1 - a) q);
-# KL(q, a q + (1 - a) p); a KL(p, m) + (1 - a) KL(q, m) with m = a p + (1 - a) q; half the L1.
-Kind = Literal["forward_kl", "reverse_kl", "skew_kl", "skew_reverse_kl", "jsd", "tvd"]
 Caps = tuple[float | None, float | None]  # of the student's and the teacher's logits
 ONE_PASS = ("forward_kl", "reverse_kl")  # linear in the logits under one of the normalisers
-
-
-class Readout(NamedTuple):
-    """What makes logits: softcap(hidden @ weight.T + bias)."""
-
-    hidden_KD: Tensor
-    weight_VD: Tensor
-    bias_V: Tensor | None = None
-    softcap: float | None = None
-
-
-class Measure(NamedTuple):
-    kind: Kind
-    alpha: float = 0.5  # of the mixtures, between 0 and 1; other kinds have none
-    temperature: float = 1.0  # of both sides
 
 
 def divergence(student: Readout, teacher: Readout, measure: Measure) -> Tensor:
@@ -65,7 +48,7 @@ class Terms(NamedTuple):
     q_KC: Tensor
 
 
-def terms_of(kind: Kind, alpha: float, lp: Tensor, lq: Tensor, *, needs_f: bool) -> Terms:
+def terms_of(kind: Divergence, alpha: float, lp: Tensor, lq: Tensor, *, needs_f: bool) -> Terms:
     """From log p and log q, [K, C]; finite where p or q underflow."""
     q = lq.exp()
     match kind:

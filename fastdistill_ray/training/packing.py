@@ -30,6 +30,8 @@ class StudentText(NamedTuple):
     has_ids_of: Callable[[str], bool]  # whether a teacher's token ids mean the same to the student
     eos_id: int  # the target after a completion that stopped by itself
     eos_ids: frozenset[int]  # ids that already end a completion
+    # The prompt of a frozen model that has one of its own.
+    encode_frozen_prompt: Callable[[dict[str, Any]], list[int]] | None = None
     template: str = ""  # the chat template, where it is not the model's own
 
 
@@ -46,6 +48,7 @@ class TrainGroup(NamedTuple):
     prompt_ids: np.ndarray
     completions: list[TrainCompletion]
     first: int = 0  # place of its first completion in the group
+    frozen_prompt_ids: np.ndarray | None = None  # where it is not prompt_ids
 
 
 class Segment(NamedTuple):
@@ -75,8 +78,10 @@ class MicroBatch(NamedTuple):
     loss: LossBatch
     parts: list["Part"]  # in the order of the completions
     # groups, completions, tokens (trained), unique_tokens (prompts once), row_tokens (prompts with
-    # every completion), computed_tokens (padding too)
+    # every completion), computed_tokens (padding too), frozen_tokens (unique ones that a frozen
+    # model would read)
     counts: dict[str, int]
+    frozen: Inputs | None = None  # the same targets after a frozen model's own prompts
 
 
 class Part(NamedTuple):
@@ -94,6 +99,7 @@ class ReadGroup(NamedTuple):
     prompt_ids: list[int]
     token_ids: list[list[int]]  # of each completion
     scored: list[Scored]  # the same completions
+    frozen_prompt_ids: list[int] | None  # of a frozen model that has one of its own
 
 
 def read_group(
@@ -126,7 +132,8 @@ def read_group(
             is_correct, kept, group_advantages(rewards, advantage), strict=True
         )
     ]
-    return ReadGroup(row["problem_id"], prompt, [ids for _, ids in kept], scored)
+    frozen = text.encode_frozen_prompt(row) if text.encode_frozen_prompt else None
+    return ReadGroup(row["problem_id"], prompt, [ids for _, ids in kept], scored, frozen)
 
 
 def train_group(group: ReadGroup, targets: list[Target]) -> TrainGroup:
@@ -134,7 +141,9 @@ def train_group(group: ReadGroup, targets: list[Target]) -> TrainGroup:
         TrainCompletion(np.array(group.token_ids[target.index]), target.weight, target.penalty)
         for target in targets
     ]
-    return TrainGroup(group.group_id, np.array(group.prompt_ids), completions)
+    frozen = None if group.frozen_prompt_ids is None else np.array(group.frozen_prompt_ids)
+    prompt = np.array(group.prompt_ids)
+    return TrainGroup(group.group_id, prompt, completions, frozen_prompt_ids=frozen)
 
 
 def prepare_group(
@@ -172,16 +181,17 @@ def completion_ids(completion: dict[str, Any], teacher: str, text: StudentText) 
 
 
 def first_fit(
-    groups: list[TrainGroup], micro_batch_tokens: int, shared_prompt: bool
+    groups: list[TrainGroup], micro_batch_tokens: int, shared_prompt: bool, whole: bool = False
 ) -> list[list[TrainGroup]]:
     """Micro-batches of at most that many tokens, padding included.
 
-    A group larger than that is split by completions, each part with the prompt; only a completion
-    that is too long by itself has a larger micro-batch.
+    A group larger than that is split by completions, each part with the prompt, but where groups
+    are to stay whole; only what is too long by itself has a larger micro-batch.
     """
     size = num_packed_tokens if shared_prompt else num_padded_tokens
     bins: list[list[TrainGroup]] = []
-    for group in (part for one in groups for part in split(one, micro_batch_tokens, size)):
+    parts = (part for one in groups for part in split(one, micro_batch_tokens, size, whole))
+    for group in parts:
         for members in bins:
             if size([*members, group]) <= micro_batch_tokens:
                 members.append(group)
@@ -197,13 +207,28 @@ def batch_of(
     """Packed rows are padded to a multiple of `multiple_of` tokens."""
     if not groups:
         return empty_batch(shared_prompt, multiple_of)
-    return packed_batch(groups, multiple_of) if shared_prompt else plain_batch(groups, mask_prompt)
+    if shared_prompt:
+        batch = packed_batch(groups, multiple_of)
+    else:
+        batch = plain_batch(groups, mask_prompt)
+    if all(group.frozen_prompt_ids is None for group in groups):
+        return batch
+    others = [group._replace(prompt_ids=group.frozen_prompt_ids) for group in groups]
+    frozen = packed_batch(others, multiple_of) if shared_prompt else plain_batch(others, True)
+    counts = batch.counts | {"frozen_tokens": frozen.counts["unique_tokens"]}
+    return batch._replace(frozen=frozen.inputs, counts=counts)
 
 
 def split(
-    group: TrainGroup, micro_batch_tokens: int, size: Callable[[list[TrainGroup]], int]
+    group: TrainGroup,
+    micro_batch_tokens: int,
+    size: Callable[[list[TrainGroup]], int],
+    whole: bool = False,
 ) -> Iterator[TrainGroup]:
-    """The group, or parts of it that are each as large as fits."""
+    """The group, or parts of it that are each as large as fits where it need not be whole."""
+    if whole:
+        yield group
+        return
     part = group._replace(completions=[])
     for place, completion in enumerate(group.completions):
         longer = part._replace(completions=[*part.completions, completion])
@@ -318,6 +343,7 @@ def _micro_batch(
         lengths=lengths_C.astype(np.float32),
         weight=np.array([completion.weight for completion in completions], dtype=np.float32),
         penalty=np.array([completion.penalty for completion in completions], dtype=np.float32),
+        group=np.repeat(np.arange(len(groups)), [len(group.completions) for group in groups]),
     )
     counts = {
         "groups": sum(group.first == 0 for group in groups),
@@ -326,6 +352,7 @@ def _micro_batch(
         "unique_tokens": num_tokens,
         "row_tokens": sum(row_lengths(groups)),
         "computed_tokens": tokens_RL[0].size,
+        "frozen_tokens": num_tokens,
     }
     sources_K, labels_K = np.concatenate(sources), np.concatenate(labels)
     inputs = Inputs(*tokens_RL, sources_K, labels_K, bool(segments), segments)

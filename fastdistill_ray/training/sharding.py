@@ -24,13 +24,13 @@ from torch.distributed.fsdp import (
 from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
 
 from fastdistill_ray.training.knobs import TrainingKnobs
-from fastdistill_ray.training.student import Student, decoder_blocks
+from fastdistill_ray.training.student import CausalModel, decoder_blocks
 
 ADDED_AT_ONCE = 2**20  # numbers
 RECOMPILE_LIMIT = 64
 
 
-def hold_frozen(student: Student, training: TrainingKnobs) -> None:
+def hold_frozen(student: CausalModel, training: TrainingKnobs) -> None:
     """An adapter's base in the precision of compute, to which it would be rounded at every use."""
     if training.precision == "bf16":
         for parameter in student.parameters():
@@ -38,7 +38,7 @@ def hold_frozen(student: Student, training: TrainingKnobs) -> None:
                 parameter.data = parameter.data.bfloat16()
 
 
-def shard_student(student: Student, training: TrainingKnobs, device: torch.device) -> None:
+def shard_student(student: CausalModel, training: TrainingKnobs, device: torch.device) -> None:
     """FSDP2 per decoder block, then the rest; trained weights and reductions stay float32."""
     if training.activation_checkpointing:
         student.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -111,7 +111,7 @@ def reshard(student: torch.nn.Module) -> None:
             module.reshard()
 
 
-def add_gradients_in_slices(student: Student) -> None:
+def add_gradients_in_slices(student: CausalModel) -> None:
     """Replaces how the sharded weights of this student add up gradients; no other's."""
     for module in student.modules():
         if isinstance(module, FSDPModule):

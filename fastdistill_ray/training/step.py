@@ -16,7 +16,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.objectives.contract import Term
+from fastdistill_ray.objectives.contract import Outputs, Term
 from fastdistill_ray.training.attention import row_multiple
 from fastdistill_ray.training.dealing import deal
 from fastdistill_ray.training.knobs import OptimizerKnobs
@@ -37,6 +37,7 @@ COUNTS: tuple[str, ...] = (
     "unique_tokens",
     "row_tokens",
     "computed_tokens",
+    "frozen_tokens",
 )
 
 
@@ -65,6 +66,8 @@ def train_step(learner: Learner, row: dict[str, Any], total_steps: int) -> dict[
     learner.optimizer.zero_grad()
     seconds = time.perf_counter() - start
     used = {}
+    if learner.frozen:
+        used["train/frozen_tokens"] = counts["frozen_tokens"]
     if learner.peak:
         operations = sum_over_ranks([num_operations(learner.work, batches)])[0]
         used["time/mfu"] = operations / (seconds * dist.get_world_size() * learner.peak)
@@ -126,6 +129,7 @@ def pack(learner: Learner, groups: list[TrainGroup]) -> list[MicroBatch]:
         micro_batch_tokens=training.micro_batch_tokens,
         shared_prompt=training.shared_prompt,
         work=learner.work,
+        whole=learner.objective.needs.whole_groups,
     )
     return [
         batch_of(
@@ -150,7 +154,7 @@ def backward(learner: Learner, batches: list[MicroBatch], counts: dict[str, int]
         syncs_now = syncs_every_batch or index == len(batches) - 1
         sharded.set_requires_gradient_sync(syncs_now)
         sharded.set_reshard_after_backward(syncs_now)
-        outputs = learner.student(to_device(batch.inputs, learner.device))
+        outputs = compute(learner, batch)
         terms = learner.objective(outputs, to_device(batch.loss, learner.device))
         if outputs.router is not None:
             terms.append(router_term(learner.student, outputs.router, batch))
@@ -165,6 +169,18 @@ def backward(learner: Learner, batches: list[MicroBatch], counts: dict[str, int]
             totals[term.name] = term._replace(total=before + term.total.detach())
     values = sum_over_ranks([term.total.item() for term in totals.values()])
     return [term._replace(total=value) for term, value in zip(totals.values(), values, strict=True)]
+
+
+def compute(learner: Learner, batch: MicroBatch) -> Outputs:
+    """What the models say of a micro-batch's targets: the student and, where the objective needs
+    one, the frozen model."""
+    inputs = to_device(batch.inputs, learner.device)
+    if (frozen := learner.frozen) is None:
+        return learner.student(inputs)
+    seen = to_device(batch.frozen, learner.device) if batch.frozen else inputs
+    if measure := learner.objective.needs.measure:
+        return learner.student(inputs, lambda own: frozen(seen, own, measure))
+    return learner.student(inputs)._replace(frozen_logprob=frozen(seen))
 
 
 def router_term(student: Student, loss: torch.Tensor, batch: MicroBatch) -> Term:

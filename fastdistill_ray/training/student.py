@@ -26,7 +26,7 @@ from fastdistill_ray.training.attention import (
     packed_attention,
     register_grouped,
 )
-from fastdistill_ray.training.head import ChunkedLogprob, wide
+from fastdistill_ray.training.head import ChunkedLogprob, Readout, wide
 from fastdistill_ray.training.knobs import LoraKnobs
 from fastdistill_ray.training.loading import Weights, empty_model, fill
 from fastdistill_ray.training.logit_map import logit_factor, softcap_of
@@ -37,7 +37,9 @@ T = TypeVar("T")
 DROPOUT = "drop"  # is in every name of a rate: attention_dropout, resid_pdrop, layerdrop
 
 
-class Student(nn.Module):
+class CausalModel(nn.Module):
+    """A model whose hidden states at the targets and whose head are had apart."""
+
     def __init__(self, model: PreTrainedModel, vocab_size: int, adapter_scale: float = 0.0) -> None:
         super().__init__()
         self.model = model
@@ -46,7 +48,8 @@ class Student(nn.Module):
         self.adapter_scale = adapter_scale  # LoRA's alpha / rank; 0: no adapter
         self.router_coefficient = 0.0  # of the loss of its routers' choices; 0: there is none
 
-    def forward(self, inputs: Inputs) -> Outputs:
+    def readout(self, inputs: Inputs) -> tuple[Readout, Tensor | None]:
+        """What makes the logits of the targets, and the loss of the routers' choices."""
         shown = {"output_router_logits": True} if self.router_coefficient else {}
         found = self.model.get_decoder()(
             input_ids=inputs.input_ids,
@@ -70,14 +73,24 @@ class Student(nn.Module):
         if self.logit_factor != 1.0:
             hidden = hidden * self.logit_factor
             bias = None if bias is None else bias * self.logit_factor
-        softcap = softcap_of(self.model.config)
-        return Outputs(ChunkedLogprob.apply(hidden, weight, bias, inputs.labels, softcap), router)
+        return Readout(hidden, weight, bias, softcap_of(self.model.config)), router
 
     def logits_of_head(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The head's and the model's own, of the hidden states of the same tokens."""
         hidden = self.model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
         own = self.model(input_ids=ids, use_cache=False).logits
         return cast(nn.Linear, self.model.get_output_embeddings())(hidden), own
+
+
+class Student(CausalModel):
+    def forward(
+        self, inputs: Inputs, compare: Callable[[Readout], Tensor] | None = None
+    ) -> Outputs:
+        """`compare` is given what the logits are made of, while all weights are at hand; its [K]
+        are the outputs' divergence."""
+        readout, router = self.readout(inputs)
+        logprob = logprob_of(readout, inputs.labels)
+        return Outputs(logprob, router, compare(readout) if compare else None)
 
     def reference_logprob(self, inputs: Inputs) -> Tensor:
         """The same [K] from the model's own forward and full logits; plain layout only."""
@@ -88,6 +101,12 @@ class Student(nn.Module):
         ).logits
         logits = logits.flatten(0, 1)[inputs.sources, : self.vocab_size]
         return wide(logits).log_softmax(-1).gather(1, inputs.labels[:, None])[:, 0]
+
+
+def logprob_of(readout: Readout, labels: Tensor) -> Tensor:
+    """[K]"""
+    *tensors, softcap = readout
+    return ChunkedLogprob.apply(*tensors, labels, softcap)
 
 
 def empty_student(
@@ -213,7 +232,7 @@ def _draw_adapter(model: PreTrainedModel, rank: int) -> None:
             module.reset_lora_parameters("default", True)
 
 
-def decoder_blocks(student: Student) -> list[nn.Module]:
+def decoder_blocks(student: CausalModel) -> list[nn.Module]:
     """The repeated parts of the model, which are sharded, compiled and recomputed one by one.
 
     transformers names their classes in the private `_no_split_modules`; without them a model would

@@ -8,7 +8,7 @@ ranks cannot change it; only the loss of a router's choices is of each micro-bat
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,6 +26,7 @@ from fastdistill_ray.groups.steps import StepPlan
 from fastdistill_ray.models import fetch_model, load_tokenizer, same_tokenizer, tokenizer_of
 from fastdistill_ray.objectives import Objective
 from fastdistill_ray.prompts import (
+    Prompted,
     PromptKnobs,
     build_messages,
     own_words,
@@ -74,6 +75,7 @@ class TrainJob:
     prompt: PromptKnobs
     teacher_prompts: Mapping[str, PromptKnobs]  # by model
     objective: Objective
+    frozen: Prompted | None  # what the objective needs beside the student
     advantage: AdvantageKnobs
     optimizer: OptimizerKnobs
     training: TrainingKnobs
@@ -209,12 +211,15 @@ def load_learner(job: TrainJob, source: str, device: torch.device) -> Learner:
     learner = build_learner(
         folder=source,
         vocab_size=len(tokenizer),
-        text_for=lambda student: student_text(student, tokenizer, job.prompt, job.teacher_prompts),
+        text_for=lambda student: student_text(
+            student, tokenizer, job.prompt, job.teacher_prompts, job.frozen
+        ),
         device=device,
         objective=job.objective,
         advantage=job.advantage,
         optimizer=job.optimizer,
         training=job.training,
+        frozen=fetch_model(job.frozen.model) if job.frozen else "",
     )
     return learner._replace(peak=matrix_peak(device)) if device.type == "cuda" else learner
 
@@ -224,6 +229,7 @@ def student_text(
     tokenizer: Any,
     prompt: PromptKnobs,
     teacher_prompts: Mapping[str, PromptKnobs],
+    frozen: Prompted | None = None,
 ) -> StudentText:
     """The student's prompt for a group row, and whether a teacher's token ids are its own: where
     one of both prompts opens the assistant's thoughts and the other does not, they are not."""
@@ -244,15 +250,21 @@ def student_text(
             own_words(text, begun), add_special_tokens=False, split_special_tokens=True
         )
 
-    return StudentText(
-        encode_prompt=lambda row: render(
+    def prompt_by(tokenizer: Any, prompt: PromptKnobs) -> Callable[[dict[str, Any]], list[int]]:
+        return lambda row: render(
             build_messages(row["question"], prompt, row["options"]), tokenizer, prompt
-        ),
+        )
+
+    return StudentText(
+        encode_prompt=prompt_by(tokenizer, prompt),
         encode_text=encode_text,
         has_ids_of=has_ids_of,
         eos_id=tokenizer.eos_token_id if end_id is None else end_id,
         eos_ids=frozenset(
             one for one in (tokenizer.eos_token_id, end_id, *eos_ids) if one is not None
+        ),
+        encode_frozen_prompt=(
+            prompt_by(tokenizer_of(frozen.model), frozen.prompt) if frozen else None
         ),
         template=template_of(tokenizer, prompt) if prompt.template else "",
     )

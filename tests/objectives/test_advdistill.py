@@ -12,6 +12,7 @@ REWARDS = [2.9619397663, 2.5, 0.8535533906, -1.0]
 IS_CORRECT = [True, True, False, False]
 PROBABILITIES = [[0.5, 0.8], [0.9, 0.6, 0.7], [0.2, 0.4], [0.99, 0.97, 0.98]]
 MEAN_INCORRECT = {"reduction": "mean_incorrect"}
+ONE_GROUP = torch.zeros(1, dtype=torch.int64)
 
 
 def scored_group(rewards: list[float], is_correct: list[bool]) -> list[Scored]:
@@ -32,6 +33,7 @@ def loss_of(objective: AdvDistill | Sft, scored: list[Scored], logprobs: list[li
         lengths=torch.tensor(lengths, dtype=torch.float64),
         weight=torch.tensor([target.weight for target in targets], dtype=torch.float64),
         penalty=torch.tensor([target.penalty for target in targets], dtype=torch.float64),
+        group=torch.zeros(len(chosen), dtype=torch.int64),
     )
     counts = {"tokens": sum(lengths), "completions": len(chosen), "groups": 1, "step": 1}
     terms = objective(Outputs(torch.cat([torch.stack(one) for one in chosen])), batch)
@@ -88,7 +90,7 @@ def test_advdistill_one_token_gradient_is_the_closed_form(
     """d/dz of -w log p - lambda log(1 - p) with p = sigmoid(z) is -w (1 - p) + lambda p."""
     z = torch.tensor(np.log(p / (1 - p)), requires_grad=True)
     one = torch.ones(1, dtype=torch.float64)
-    batch = LossBatch(torch.zeros(1, dtype=torch.int64), one, weight * one, one)
+    batch = LossBatch(torch.zeros(1, dtype=torch.int64), one, weight * one, one, ONE_GROUP)
     terms = AdvDistill()(Outputs(torch.nn.functional.logsigmoid(z)[None]), batch)
     sum(term.coefficient * term.total for term in terms).backward()
     assert z.grad.item() == pytest.approx(expected, abs=1e-12)
@@ -99,7 +101,9 @@ def test_advdistill_penalty_gradient_is_largest_on_confident_and_short_completio
     probabilities = torch.tensor([0.9, 0.5, 0.3, 0.7, 0.2], dtype=torch.float64)
     logprob = probabilities.log().requires_grad_()
     lengths = torch.tensor([2.0, 3.0], dtype=torch.float64)
-    batch = LossBatch(torch.tensor([0, 0, 1, 1, 1]), lengths, 0 * lengths, lengths**0)
+    batch = LossBatch(
+        torch.tensor([0, 0, 1, 1, 1]), lengths, 0 * lengths, lengths**0, torch.arange(2)
+    )
     AdvDistill()(Outputs(logprob), batch)[1].total.backward()
     means = torch.tensor([0.7, 0.7, 0.4, 0.4, 0.4], dtype=torch.float64)
     expected = probabilities / (lengths[batch.completion] * (1 - means))
@@ -115,7 +119,12 @@ def test_advdistill_penalty_is_of_the_completion_whatever_is_trained_of_its_prom
     penalties = []
     for values, is_own in ((own, None), (both, torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0]))):
         batch = LossBatch(
-            torch.zeros(len(values), dtype=torch.int64), len(values) * one, one, one, is_own
+            torch.zeros(len(values), dtype=torch.int64),
+            len(values) * one,
+            one,
+            one,
+            ONE_GROUP,
+            is_own,
         )
         cross_entropy, penalty = objective(Outputs(values.log()), batch)
         assert float(cross_entropy.total) == pytest.approx(float(-values.log().mean()), rel=1e-12)
@@ -129,7 +138,7 @@ def test_advdistill_clamp_below_the_probability_stops_the_gradient(
 ) -> None:
     probability = torch.tensor([0.995], dtype=torch.float64, requires_grad=True)
     one = torch.ones(1, dtype=torch.float64)
-    batch = LossBatch(torch.zeros(1, dtype=torch.int64), one, one, one)
+    batch = LossBatch(torch.zeros(1, dtype=torch.int64), one, one, one, ONE_GROUP)
     AdvDistill(p_max=p_max)(Outputs(probability.log()), batch)[1].total.backward()
     assert probability.grad.item() == pytest.approx(expected, rel=1e-9)
 

@@ -79,7 +79,9 @@ def test_report_calls_sft_by_what_it_trains_on() -> None:
 def test_sft_normalisation_by_token_and_by_sequence() -> None:
     logprob = torch.tensor([-1.0, -3.0, -2.0, -2.0, -5.0], dtype=torch.float64)
     lengths = torch.tensor([2.0, 3.0], dtype=torch.float64)
-    batch = LossBatch(torch.tensor([0, 0, 1, 1, 1]), lengths, lengths**0, 0 * lengths)
+    batch = LossBatch(
+        torch.tensor([0, 0, 1, 1, 1]), lengths, lengths**0, 0 * lengths, torch.arange(2)
+    )
     (by_token,) = Sft()(Outputs(logprob), batch)
     (by_sequence,) = Sft(normalize="sequence")(Outputs(logprob), batch)
     assert (by_token.total.item(), by_token.denominator) == (13.0, "tokens")

@@ -13,7 +13,7 @@ from fastdistill_ray.errors import UserError
 from fastdistill_ray.models import model_size, tokenizer_of
 from fastdistill_ray.recipe.checks import combination_errors
 from fastdistill_ray.recipe.tree import Recipe
-from fastdistill_ray.run import doctor
+from fastdistill_ray.run import doctor, student_checks
 from fastdistill_ray.run.folder import RunFolder
 from fastdistill_ray.run.pipeline import prepare_problems
 from fastdistill_ray.run.room import EXPORT_BYTES, TOKEN_BYTES, room_needed
@@ -143,14 +143,14 @@ def test_template_of_an_endpoint_is_refused(tmp_path):
 
 def test_student_that_cannot_be_trained_is_refused_before_anything_is_paid(tmp_path):
     model = make_tiny_model(str(tmp_path / "model"))
-    doctor.check_students(recipe_with(model))
+    student_checks.check_students(recipe_with(model))
     AutoConfig.for_model("gptj", **SMALL_GPTJ).save_pretrained(tmp_path / "gptj")
     student = {"model": str(tmp_path / "gptj")}
     recipe = recipe_with(model, student=student)
     with pytest.raises(UserError, match=r"^student\.model: gptj .*training\.shared_prompt: false$"):
-        doctor.check_students(recipe)
+        student_checks.check_students(recipe)
     plain = {"shared_prompt": False}
-    doctor.check_students(recipe_with(model, student=student, training=plain))
+    student_checks.check_students(recipe_with(model, student=student, training=plain))
 
 
 def test_prompts_longer_than_the_context_are_refused_naming_the_problem(tmp_path):
@@ -261,9 +261,9 @@ def test_more_ranks_than_completions_are_refused_and_than_groups_are_said(tmp_pa
             model, training=training, pools={"student": {"workers": ranks}}, **changes
         )
 
-    doctor.check_students(recipe_of(4))
+    student_checks.check_students(recipe_of(4))
     assert not caplog.text
-    doctor.check_students(recipe_of(5))
+    student_checks.check_students(recipe_of(5))
     assert "pools.student.workers: 5 ranks share the 4 groups of a step" in caplog.text
     assert recipe_of(4).sampling.most == 4
     assert not combination_errors(recipe_of(16))

@@ -9,13 +9,13 @@ from support.groups import make_completion, make_group
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from fastdistill_ray.models import load_tokenizer
-from fastdistill_ray.objectives import AdvDistill, Sft
-from fastdistill_ray.prompts import PromptKnobs
+from fastdistill_ray.objectives import AdvDistill, AnyObjective
+from fastdistill_ray.prompts import Prompted, PromptKnobs
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.training.attention import register_grouped
 from fastdistill_ray.training.knobs import LoraKnobs, OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.learner import Learner, build_learner
-from fastdistill_ray.training.packing import MicroBatch, TrainGroup
+from fastdistill_ray.training.packing import MicroBatch
 from fastdistill_ray.training.step import train_step
 from fastdistill_ray.training.student import Student, load_student, to_device
 from fastdistill_ray.training.worker import student_text
@@ -75,7 +75,7 @@ def chunks_of(monkeypatch: pytest.MonkeyPatch, device: str, *, rows: int, width:
 def loss_and_gradients(
     student: Student,
     batches: list[MicroBatch],
-    objective: AdvDistill | Sft = ADVDISTILL,
+    objective: AnyObjective = ADVDISTILL,
     device: torch.device = CPU,
 ) -> tuple[float, dict[str, torch.Tensor]]:
     """As the training loop does: micro-batches accumulate, counts are those of all of them."""
@@ -90,26 +90,6 @@ def loss_and_gradients(
     return total, {name: one.grad.clone() for name, one in student.model.named_parameters()}
 
 
-def reference_advdistill(folder: str, groups: list[TrainGroup]) -> tuple[float, dict]:
-    """eq. 5 to 9 with one forward per completion, float64, the model's own logits."""
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float64, attn_implementation="eager"
-    )
-    loss = torch.zeros((), dtype=torch.float64)
-    for group in groups:
-        for one in group.completions:
-            ids = torch.tensor([[*group.prompt_ids, *one.token_ids]])
-            logprob = model(ids).logits[0].log_softmax(-1)
-            first = len(group.prompt_ids)
-            chosen = [logprob[t - 1, ids[0, t]] for t in range(first, ids.shape[1])]
-            mean_probability = torch.stack(chosen).exp().mean()
-            loss = loss - one.weight * torch.stack(chosen).mean()
-            loss = loss - 0.5 * one.penalty * torch.log(1 - mean_probability.clamp(max=0.999))
-    loss = loss / len(groups)
-    loss.backward()
-    return loss.item(), {name: one.grad for name, one in model.named_parameters()}
-
-
 def assert_same(actual: tuple[float, dict], expected: tuple[float, dict], tolerance: float) -> None:
     assert actual[0] == pytest.approx(expected[0], rel=tolerance)
     assert actual[1].keys() == expected[1].keys()
@@ -118,17 +98,25 @@ def assert_same(actual: tuple[float, dict], expected: tuple[float, dict], tolera
         assert difference <= tolerance * gradient.abs().max(), name
 
 
-def make_learner(folder: str, device: torch.device = CPU, **training: object) -> Learner:
-    tokenizer = load_tokenizer(folder)
+def make_learner(
+    folder: str,
+    device: torch.device = CPU,
+    *,
+    objective: AnyObjective = ADVDISTILL,
+    frozen: Prompted | None = None,
+    **training: object,
+) -> Learner:
+    tokenizer, prompt = load_tokenizer(folder), PromptKnobs(system="")
     return build_learner(
         folder=folder,
         vocab_size=len(tokenizer),
-        text_for=lambda student: student_text(student, tokenizer, PromptKnobs(system=""), {}),
+        text_for=lambda student: student_text(student, tokenizer, prompt, {}, frozen),
         device=device,
-        objective=AdvDistill(),
+        objective=objective,
         advantage=AdvantageKnobs(),
         optimizer=KNOBS,
         training=TrainingKnobs(**{"precision": "fp32", "max_seq_len": 512, **training}),
+        frozen=frozen.model if frozen else "",
     )
 
 

@@ -119,6 +119,7 @@ def test_weighted_likelihoods_count_completions_as_the_objective_says(folder):
     """Whatever knobs it has: a `tau` of another meaning is not taken for the softmax's."""
 
     class Uniform:
+        needs = AdvDistill().needs
         tau = 4.0  # say, a temperature of logits
         min_completions = 2
         targets = AdvDistill().targets

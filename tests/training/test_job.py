@@ -40,7 +40,7 @@ from fastdistill_ray.groups.steps import StepPlan, num_steps, steps
 from fastdistill_ray.groups.store import Store
 from fastdistill_ray.objectives import AdvDistill, Objective
 from fastdistill_ray.objectives.contract import LossBatch, Outputs, Scored, Target, Term
-from fastdistill_ray.prompts import PromptKnobs
+from fastdistill_ray.prompts import Prompted, PromptKnobs
 from fastdistill_ray.records import Problem
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.run_files import MANIFEST, StageResult
@@ -177,6 +177,7 @@ def run(
     learning_rate: float = 3e-3,
     micro_batch_tokens: int = 80,
     objective: Objective = ADVDISTILL,
+    frozen: Prompted | None = None,
 ) -> StageResult:
     out.mkdir(exist_ok=True)
     held_out = held_out or HeldOutKnobs()
@@ -186,6 +187,7 @@ def run(
         prompt=PromptKnobs(system=""),
         teacher_prompts={},
         objective=objective,
+        frozen=frozen,
         advantage=AdvantageKnobs(),
         optimizer=OptimizerKnobs(learning_rate=learning_rate),
         training=TrainingKnobs(
@@ -241,7 +243,7 @@ def dying_after(out: Path, num_steps: int, *, checkpoint: bool = False) -> tuple
     known = out / "checkpoints" / KNOWN_CHECKPOINTS
 
     class Dying:  # in a function, so that it travels whole: workers do not have this file
-        min_completions = ADVDISTILL.min_completions
+        needs, min_completions = ADVDISTILL.needs, ADVDISTILL.min_completions
         targets = staticmethod(ADVDISTILL.targets)
         group_weights = staticmethod(ADVDISTILL.group_weights)
 
@@ -327,7 +329,7 @@ def at_step(out: Path, num_steps: int, act: Callable[[], None]) -> Objective:
     metrics, acted = out / "metrics.jsonl", out.with_suffix(".acted")
 
     class Acting:
-        min_completions = ADVDISTILL.min_completions
+        needs, min_completions = ADVDISTILL.needs, ADVDISTILL.min_completions
         targets = staticmethod(ADVDISTILL.targets)
         group_weights = staticmethod(ADVDISTILL.group_weights)
 
@@ -420,7 +422,7 @@ def hungry(limit: int) -> Objective:
     than that."""
 
     class Hungry:
-        min_completions = ADVDISTILL.min_completions
+        needs, min_completions = ADVDISTILL.needs, ADVDISTILL.min_completions
         targets = staticmethod(ADVDISTILL.targets)
         group_weights = staticmethod(ADVDISTILL.group_weights)
 

@@ -135,7 +135,7 @@ def test_estimate_counts_weights_and_optimizer_and_shares_them_among_ranks(folde
 
 def test_advice_names_the_knob_that_is_left() -> None:
     gib = 2**30
-    estimate = MemoryEstimate(4 * gib, 4 * gib, 8 * gib, gib, 8 * gib, 2 * gib, gib, gib, 8192)
+    estimate = MemoryEstimate(4 * gib, 4 * gib, 8 * gib, gib, 8 * gib, 2 * gib, 0, gib, gib, 8192)
     assert estimate.total == 29 * gib
     assert "training.micro_batch_tokens to 4096" in advice(estimate, 24 * gib, "cuda")
     assert "pools.student.workers" in advice(estimate, 16 * gib, "cuda")

@@ -5,13 +5,16 @@ from typing import Any
 
 import pytest
 import torch
+from support.reference import by_definition
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fastdistill_ray.objectives.contract import Divergence, Measure
 from fastdistill_ray.training import head
-from fastdistill_ray.training.operators import Kind, Measure, Readout, divergence, picks
+from fastdistill_ray.training.head import Readout
+from fastdistill_ray.training.operators import divergence, picks
 
-KINDS: tuple[Kind, ...] = (
+KINDS: tuple[Divergence, ...] = (
     "forward_kl",
     "reverse_kl",
     "skew_kl",
@@ -41,23 +44,6 @@ def full_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, cap: float 
     if bias is not None:
         logits = logits + bias.double()
     return cap * torch.tanh(logits / cap) if cap else logits
-
-
-def by_definition(p: Tensor, q: Tensor, kind: Kind, a: float) -> Tensor:
-    """Of probabilities in float64, as the papers write it."""
-
-    def kl(first: Tensor, second: Tensor) -> Tensor:
-        return torch.where(first > 0, first * (first / second).log(), 0.0).sum(-1)
-
-    m = a * p + (1 - a) * q
-    return {
-        "forward_kl": lambda: kl(p, q),
-        "reverse_kl": lambda: kl(q, p),
-        "skew_kl": lambda: kl(p, m),
-        "skew_reverse_kl": lambda: kl(q, a * q + (1 - a) * p),
-        "jsd": lambda: a * kl(p, m) + (1 - a) * kl(q, m),
-        "tvd": lambda: (p - q).abs().sum(-1) / 2,
-    }[kind]()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -127,6 +127,7 @@ def test_packed_batch_sources_predict_labels_and_first_tokens_come_from_the_prom
         "unique_tokens": 19,
         "row_tokens": 29,
         "computed_tokens": 32,
+        "frozen_tokens": 19,
     }
     k, start = 0, 0
     for number, group in enumerate(groups):

@@ -17,7 +17,7 @@ from transformers import AutoConfig
 from benchmarks.families import FAMILIES
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.recipe.tree import Recipe
-from fastdistill_ray.run import doctor
+from fastdistill_ray.run import student_checks
 from fastdistill_ray.training import student as student_module
 from fastdistill_ray.training import trial
 from fastdistill_ray.training.knobs import LoraKnobs, OptimizerKnobs, TrainingKnobs
@@ -192,7 +192,7 @@ def test_loss_that_is_not_trained_is_said(tmp_path, folder, caplog) -> None:
     def check(**training: object) -> str:
         caplog.clear()
         changes = {"student": {"model": folder}, "training": training}
-        doctor.check_students(Recipe.model_validate(tiny_recipe(folder, **changes)))
+        student_checks.check_students(Recipe.model_validate(tiny_recipe(folder, **changes)))
         return caplog.text
 
     caplog.set_level(logging.WARNING)

@@ -1,0 +1,109 @@
+"""Whether students can be trained as a recipe asks, found out before anything expensive starts."""
+
+import logging
+
+from fastdistill_ray.errors import UserError
+from fastdistill_ray.models import (
+    fetch_without_weights,
+    load_config,
+    router_coefficient,
+    same_tokenizer,
+    tokenizer_of,
+)
+from fastdistill_ray.prompts import written_by
+from fastdistill_ray.recipe.derived import students
+from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.training.knobs import LoraKnobs, TrainingKnobs
+from fastdistill_ray.training.router import trained_coefficient
+from fastdistill_ray.training.trial import check_student
+
+logger = logging.getLogger(__name__)
+
+
+def check_frozen(recipe: Recipe) -> None:
+    """A teacher whose distributions are learned has its student's vocabulary and ends of turns."""
+    teacher, field = recipe.teacher, "teacher.model"
+    for student in students(recipe):
+        if student.objective.needs.frozen != "teacher":
+            continue
+        kind = student.objective.kind
+        own, other = tokenizer_of(student.model), tokenizer_of(teacher.model)
+        alike = f"{student.section}.kind: {kind} compares distributions token by token; {field}"
+        if not same_tokenizer(own, other):
+            raise UserError(
+                f"{alike} {teacher.model} has another tokenizer than {student.model_field} "
+                f"{student.model}; take models of one family, or a kind that learns from texts, "
+                "such as sft or advdistill"
+            )
+        mine, its = (
+            written_by(tokenizer, prompt)
+            for tokenizer, prompt in ((own, recipe.student.prompt), (other, teacher.prompt))
+        )
+        for what, one, two in (
+            ("begins an answer with", mine.opening, its.opening),
+            ("ends a turn with token", mine.end_id, its.end_id),
+        ):
+            if one != two:
+                raise UserError(
+                    f"{alike} {teacher.model} {what} {two!r}, the student {one!r}; set "
+                    "student.prompt.template or template_args"
+                )
+        rows = {
+            name: load_config(fetch_without_weights(name)).get_text_config().vocab_size
+            for name in (student.model, teacher.model)
+        }
+        used = min(len(own), rows[student.model])
+        if rows[teacher.model] < used:
+            raise UserError(
+                f"{alike} {teacher.model} has a head of {rows[teacher.model]} rows, the student "
+                f"uses {used}; take models of one family"
+            )
+
+
+def check_students(recipe: Recipe) -> None:
+    """A small copy of each student passes its trial, and is trained as transformers computes it."""
+    ranks, per_step = recipe.pools.student.workers, recipe.training.groups_per_step
+    if ranks > per_step:
+        logger.warning(
+            "pools.student.workers: %d ranks share the %d groups of a step "
+            "(training.groups_per_step), which are split by completions and their prompts computed "
+            "more than once; some ranks may wait for the longest completion",
+            *(ranks, per_step),
+        )
+    models = {student.model: student.model_field for student in students(recipe)}
+    training, on_gpu = recipe.training, recipe.pools.student.gpus > 0
+    for model, field in models.items():
+        folder = fetch_without_weights(model)
+        _say_router_loss(f"{field}: {model}", folder, training)
+        check_student(
+            field,
+            folder,
+            shared_prompt=training.shared_prompt,
+            trains_router=training.router_loss,
+            lora=training.lora,
+            on_gpu=on_gpu,
+        )
+    is_compared = any(one.objective.needs.frozen == "teacher" for one in students(recipe))
+    if is_compared and recipe.teacher.model not in models:
+        check_student(  # it is computed by the same code
+            "teacher.model",
+            fetch_without_weights(recipe.teacher.model),
+            shared_prompt=training.shared_prompt,
+            trains_router=False,
+            lora=LoraKnobs(),
+            on_gpu=on_gpu,
+        )
+
+
+def _say_router_loss(student: str, folder: str, training: TrainingKnobs) -> None:
+    config = load_config(folder)
+    coefficient = router_coefficient(config)
+    if coefficient and not (training.router_loss and trained_coefficient(config)):
+        logger.warning(
+            "%s is a mixture of experts that is trained without the loss that evens its choices "
+            "(its config's coefficient: %g): %s",
+            *(student, coefficient),
+            "transformers has none of its family"
+            if training.router_loss
+            else "training.router_loss is false",
+        )

@@ -1,0 +1,89 @@
+"""What every objective is by its papers: one forward a completion, in float64, on full logits."""
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from fastdistill_ray.objectives import AdvDistill, AnyObjective, Dpo, Sft
+from fastdistill_ray.objectives.contract import Divergence
+from fastdistill_ray.training.packing import TrainGroup
+
+
+def by_definition(p: Tensor, q: Tensor, kind: Divergence, a: float) -> Tensor:
+    """Of probabilities in float64, as the papers write it."""
+
+    def kl(first: Tensor, second: Tensor) -> Tensor:
+        return torch.where(first > 0, first * (first / second).log(), 0.0).sum(-1)
+
+    m = a * p + (1 - a) * q
+    return {
+        "forward_kl": lambda: kl(p, q),
+        "reverse_kl": lambda: kl(q, p),
+        "skew_kl": lambda: kl(p, m),
+        "skew_reverse_kl": lambda: kl(q, a * q + (1 - a) * p),
+        "jsd": lambda: a * kl(p, m) + (1 - a) * kl(q, m),
+        "tvd": lambda: (p - q).abs().sum(-1) / 2,
+    }[kind]()
+
+
+def loss_and_gradients_by_definition(
+    objective: AnyObjective, folder: str, groups: list[TrainGroup], frozen: str = ""
+) -> tuple[float, dict[str, Tensor]]:
+    """The loss of a step of these groups, and its gradients; `frozen`: the folder of the model
+    beside the student, whose prompts are `frozen_prompt_ids` where a group has some."""
+    student = _load(folder)
+    beside = _load(frozen).requires_grad_(False) if frozen else None
+    total = torch.zeros((), dtype=torch.float64)
+    for group in groups:
+        margin = 0.0
+        for one in group.completions:
+            logits = _logits(student, group.prompt_ids, one.token_ids)
+            logprob = _of_labels(logits, one.token_ids)
+            other = None
+            if beside is not None:
+                prompt = group.prompt_ids
+                if group.frozen_prompt_ids is not None:
+                    prompt = group.frozen_prompt_ids
+                other = _logits(beside, prompt, one.token_ids)
+            if isinstance(objective, AdvDistill):
+                mean = logprob.exp().mean().clamp(max=objective.p_max)
+                total = total - one.weight * logprob.mean()
+                total = total - objective.lambda_ * one.penalty * torch.log(1 - mean)
+            elif isinstance(objective, Sft):
+                total = total - one.weight * logprob.sum()
+            elif isinstance(objective, Dpo):
+                ratio = logprob - _of_labels(other, one.token_ids)
+                is_mean = objective.normalize == "token"
+                margin = margin + one.weight * (ratio.mean() if is_mean else ratio.sum())
+                if one.weight > 0:
+                    total = total - objective.alpha * one.weight * logprob.mean()
+            else:
+                t = objective.temperature
+                p, q = (other / t).softmax(-1), (logits / t).softmax(-1)
+                scale = t if objective.kind == "tvd" else t**2
+                values = scale * by_definition(p, q, objective.kind, objective.measure.alpha)
+                values = (1 - objective.alpha) * values - objective.alpha * logprob
+                is_mean = objective.weighting == "advantage"
+                total = total + one.weight * (values.mean() if is_mean else values.sum())
+        if isinstance(objective, Dpo):
+            total = total - torch.log(torch.sigmoid(objective.beta * margin))
+    num_tokens = sum(len(one.token_ids) for group in groups for one in group.completions)
+    is_of_tokens = isinstance(objective, Sft) or (getattr(objective, "weighting", "") == "uniform")
+    loss = total / (num_tokens if is_of_tokens else len(groups))
+    loss.backward()
+    return loss.item(), {name: one.grad for name, one in student.named_parameters()}
+
+
+def _load(folder: str) -> torch.nn.Module:
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float64, attn_implementation="eager"
+    )
+
+
+def _logits(model: torch.nn.Module, prompt: object, ids: object) -> Tensor:
+    """Of what each token of the completion is drawn from."""
+    return model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
+
+
+def _of_labels(logits: Tensor, ids: object) -> Tensor:
+    return logits.log_softmax(-1)[torch.arange(len(ids)), torch.as_tensor(ids)]

@@ -1,0 +1,152 @@
+"""Every objective through training's own step against its papers' definition in float64, with a
+model beside the student that has a prompt of its own."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.learner import assert_same, make_learner, make_row
+from support.models import make_tiny_model
+from support.reference import loss_and_gradients_by_definition
+
+from fastdistill_ray.errors import UserError
+from fastdistill_ray.objectives import OBJECTIVES, AnyObjective, Dpo
+from fastdistill_ray.prompts import Prompted, PromptKnobs, Shot
+from fastdistill_ray.training.learner import Learner
+from fastdistill_ray.training.packing import TrainCompletion, TrainGroup
+from fastdistill_ray.training.step import COUNTS, backward, make_batches, pack, train_step
+
+pytestmark = pytest.mark.usefixtures("world_of_one")
+KNOBS = {
+    "advdistill": [{}],
+    "sft": [{}],
+    "dpo": [{}, {"normalize": "token", "alpha": 0.5, "beta": 2.0}],
+    "skew_kl": [{}, {"skew": 0.7, "temperature": 2.0, "alpha": 0.3}],
+    "jsd": [{}, {"beta": 0.9, "weighting": "advantage", "alpha": 0.5}],
+}
+OTHERS = [{}, {"temperature": 2.0, "alpha": 0.3}, {"weighting": "advantage"}]
+EVERY = [OBJECTIVES[kind](**knobs) for kind in OBJECTIVES for knobs in KNOBS.get(kind, OTHERS)]
+COMPARING = [one for one in EVERY if one.needs.measure]
+
+
+def named(objective: AnyObjective) -> str:
+    knobs = objective.model_dump(exclude_defaults=True, by_alias=True)
+    return " ".join([objective.kind, *(f"{name}={value}" for name, value in knobs.items())])
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    path = tmp_path_factory.mktemp("models")
+    return {
+        "student": make_tiny_model(str(path / "student"), seed=3),
+        "teacher": make_tiny_model(
+            str(path / "teacher"), seed=4, tie_word_embeddings=False, num_layers=3
+        ),
+    }
+
+
+def make_groups(objective: AnyObjective, frozen_prompts: bool) -> list[TrainGroup]:
+    """Three groups of two or three, for pairs of two with opposite weights."""
+    random = np.random.default_rng(7)
+    groups = []
+    for index, lengths in enumerate([[5, 1, 9], [3, 3], [7, 2, 4]]):
+        weights = random.dirichlet(np.ones(len(lengths)))
+        if isinstance(objective, Dpo):
+            lengths, weights = lengths[:2], [1.0, -1.0]
+        completions = [
+            TrainCompletion(random.integers(0, 250, n), float(weight), place % 2 / 3)
+            for place, (n, weight) in enumerate(zip(lengths, weights, strict=True))
+        ]
+        own = random.integers(0, 250, 20) if frozen_prompts else None
+        prompt = random.integers(0, 250, 3 + index)
+        groups.append(TrainGroup(str(index), prompt, completions, frozen_prompt_ids=own))
+    return groups
+
+
+def found(learner: Learner, groups: list[TrainGroup]) -> tuple[float, dict]:
+    learner.student.zero_grad()
+    batches = pack(learner, groups)
+    counts = {name: sum(batch.counts[name] for batch in batches) for name in COUNTS}
+    terms = backward(learner, batches, counts)
+    gradients = {
+        name: one.grad.full_tensor() for name, one in learner.student.model.named_parameters()
+    }
+    return sum(term.coefficient * term.total for term in terms), gradients
+
+
+@pytest.mark.parametrize("objective", EVERY, ids=named)
+def test_every_objective_is_what_its_papers_say_however_groups_are_laid_out(folders, objective):
+    needed = objective.needs.frozen  # here always another model, so that it is seen
+    frozen = Prompted(folders["teacher"], PromptKnobs()) if needed else None
+    groups = make_groups(objective, frozen_prompts=needed == "teacher")
+    expected = loss_and_gradients_by_definition(
+        objective, folders["student"], groups, frozen.model if frozen else ""
+    )
+    for layout in (
+        {"micro_batch_tokens": 1000},
+        {"micro_batch_tokens": 25},
+        {"shared_prompt": False, "micro_batch_tokens": 40},
+    ):
+        learner = make_learner(folders["student"], objective=objective, frozen=frozen, **layout)
+        assert_same(found(learner, groups), expected, 2e-5)
+        assert len(pack(learner, groups)) == 1 or layout["micro_batch_tokens"] < 1000
+
+
+@pytest.mark.parametrize("objective", COMPARING, ids=named)
+def test_teacher_that_is_the_student_asks_for_nothing(folders, objective):
+    frozen = Prompted(folders["student"], PromptKnobs(system=""))
+    objective = objective.model_copy(update={"alpha": 0.0})
+    learner = make_learner(folders["student"], objective=objective, frozen=frozen)
+    loss, gradients = found(learner, make_groups(objective, frozen_prompts=False))
+    assert abs(loss) < 1e-6
+    assert max(gradient.abs().max() for gradient in gradients.values()) < 1e-6
+
+
+def test_preference_of_a_student_that_is_its_reference_is_the_log_of_two(folders):
+    objective = Dpo()
+    frozen = Prompted(folders["student"], PromptKnobs(system=""))
+    learner = make_learner(folders["student"], objective=objective, frozen=frozen)
+    loss, gradients = found(learner, make_groups(objective, frozen_prompts=False))
+    assert loss == pytest.approx(np.log(2), abs=1e-6)
+    assert max(gradient.abs().max() for gradient in gradients.values()) > 1e-4
+
+
+def test_rows_of_the_store_meet_the_teacher_after_its_own_prompt(folders):
+    """Its examples are longer than the student's whole prompt; both have the same targets."""
+    shots = [Shot(question="2 + 3?", answer="<think>2 + 3 = 5</think>\n<answer>5</answer>")]
+    frozen = Prompted(folders["teacher"], PromptKnobs(system="", shots=shots))
+    learner = make_learner(folders["student"], objective=OBJECTIVES["forward_kl"](), frozen=frozen)
+    row = make_row(folders["student"], 0)
+    (batch,) = make_batches(learner, row["groups"])
+    assert batch.frozen is not None
+    assert np.array_equal(batch.frozen.labels, batch.inputs.labels)
+    assert batch.counts["frozen_tokens"] > batch.counts["unique_tokens"]
+    metrics = train_step(learner, row, 10)
+    assert metrics["train/frozen_tokens"] == batch.counts["frozen_tokens"]
+
+
+def test_frozen_model_is_never_trained_and_never_part_of_the_student(folders):
+    frozen = Prompted(folders["teacher"], PromptKnobs())
+    learner = make_learner(
+        folders["student"], objective=OBJECTIVES["jsd"](), frozen=frozen, precision="bf16"
+    )
+    before = {name: one.full_tensor().clone() for name, one in learner.frozen.named_parameters()}
+    train_step(learner, make_row(folders["student"], 0), 10)
+    for name, one in learner.frozen.named_parameters():
+        assert torch.equal(one.full_tensor(), before[name]) and one.dtype == torch.bfloat16
+        assert one.grad is None
+    of_student = {id(one) for one in learner.student.parameters()}
+    trained = {id(one) for group in learner.optimizer.param_groups for one in group["params"]}
+    assert trained == of_student
+
+
+def test_head_with_fewer_rows_than_the_student_uses_is_refused(folders, tmp_path: Path):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folders["teacher"])
+    model.resize_token_embeddings(300)
+    model.save_pretrained(tmp_path)
+    frozen = Prompted(str(tmp_path), PromptKnobs())
+    with pytest.raises(UserError, match=r"teacher.model: its head has 300 rows, the student uses"):
+        make_learner(folders["student"], objective=OBJECTIVES["tvd"](), frozen=frozen)
