@@ -31,6 +31,7 @@ class Trial(NamedTuple):
     weights: str
     seconds: float  # of training up to here
     trained_tokens: int
+    scored_tokens: int = 0  # read by the model beside it that its objective needs, if any
 
     @property
     def name(self) -> str:
@@ -52,6 +53,7 @@ def trials_in(out: Place, name: str, rate: float, seed: int | None) -> list[Tria
             weights=str(folder),
             seconds=sum(line["time/step"] + line.get("time/held_out", 0.0) for line in spent),
             trained_tokens=sum(int(line["train/trained_tokens"]) for line in spent),
+            scored_tokens=sum(int(line.get("train/frozen_tokens", 0)) for line in spent),
         )
 
     trials = []
@@ -141,6 +143,7 @@ def write_choice(
                 "num_problems": num_problems,
                 "seconds": trial.seconds,
                 "trained_tokens": trial.trained_tokens,
+                "scored_tokens": trial.scored_tokens,
                 "chosen": trial in chosen.values(),
             }
         )
@@ -194,9 +197,12 @@ def _costs(chosen: Mapping[str, Trial]) -> list[dict[str, Any]]:
     costs = []
     for name in dict.fromkeys(trial.student for trial in chosen.values()):
         own = [trial for trial in chosen.values() if trial.student == name]
-        tokens = round(sum(trial.trained_tokens for trial in own) / len(own))
+        cost: dict[str, Any] = {
+            name: round(sum(getattr(trial, name) for trial in own) / len(own))
+            for name in ("trained_tokens", "scored_tokens")
+        }
         seconds = sum(trial.seconds for trial in own) / len(own)
-        costs.append({"model": name, "trained_tokens": tokens, "seconds": seconds})
+        costs.append({"model": name, **cost, "seconds": seconds})
     return costs
 
 

@@ -24,7 +24,7 @@ def conclusion(results: Results, recipe: dict[str, Any]) -> str:
     if number := sum(metric == "accuracy" for *_, metric in results.differences):
         which = "the only comparison" if number == 1 else f"all {number} comparisons"
         sentences.append(f"Each p is adjusted for {which} of accuracies (Holm), no interval is.")
-    sentences += _format_sentence(results, student)
+    sentences += _format_sentence(results, student) + _above_teacher(results, recipe)
     if has_same_weights(recipe):
         sentences.append("Teacher and base are the same weights: this is prompt distillation.")
     return " ".join(sentences)
@@ -188,6 +188,25 @@ def _format_sentence(results: Results, student: str) -> list[str]:
     other = "" if base is None else f" (base student: {percent(base.value)} %)"
     share = f"{percent(own.value)} % of the {split_label(split)} problems"
     return [f"It keeps the format asked for in {share}{other}."]
+
+
+def _above_teacher(results: Results, recipe: dict[str, Any]) -> list[str]:
+    """Where SFT on the best completions is above the teacher, methods that imitate the teacher's
+    distribution aim lower than what its verified texts give."""
+    entries = student_entries(recipe)
+    imitates = any(OBJECTIVES[one["kind"]]().needs.frozen == "teacher" for one in entries.values())
+    sft = [name for name, one in entries.items() if one["kind"] == "sft"]
+    for split in results.splits if imitates else ():
+        teacher = results.rows.get(("teacher", split, "accuracy"))
+        for name in sft:
+            own = results.rows.get((name, split, "accuracy"))
+            if own and teacher and own.low is not None and own.low > (teacher.high or 1.0):
+                return [
+                    f"{model_label(name, recipe)} ({percent(own.value)} %) is above the teacher "
+                    f"itself ({percent(teacher.value)} %) on {split_label(split)} problems: what "
+                    "imitates the teacher's distribution aims lower than its verified texts do."
+                ]
+    return []
 
 
 def _article(rival: str, recipe: dict[str, Any]) -> str:

@@ -104,10 +104,17 @@ def _result_table(run: Contents, split: str) -> Table:
     rows = [result_cells(run, model, split) for model in run.results.models]
     measures = [measure(run, model, split, "accuracy") for model in run.results.models]
     largest = max(measures, key=lambda measure: measure.num_problems)
-    header = ["Model", "Accuracy %", "Strict accuracy %", "Format %", "Mean tokens"]
+    header = ["Model", "Accuracy %", "Strict accuracy %", "Format %", "Mean tokens", "Truncated %"]
+    caption = ""
+    if _has_scored(run):
+        caption = (
+            "Scored tokens: what a model beside the student read in training, the teacher or, of "
+            "DPO, the student as it began."
+        )
     return Table(
-        [*header, "Truncated %", "Trained tokens", "Training s"],
+        [*header, *_cost_header(run)],
         rows,
+        caption,
         title=f"{split_label(split).capitalize()}: {problems_in(largest)}",
     )
 
@@ -122,7 +129,7 @@ def result_cells(run: Contents, model: str, split: str) -> list[Cell | str]:
         percent(measure(run, model, split, "template_adherence").value),
         decimal(measure(run, model, split, "mean_tokens").value),
         percent(measure(run, model, split, "truncation_rate").value),
-        *(["0", "0"] if cost is None else _cost_cells(cost)),
+        *_cost_cells(run, cost or {"trained_tokens": 0, "seconds": 0}),
     ]
 
 
@@ -269,7 +276,7 @@ def trial_blocks(run: Contents) -> list[Block]:
             percent(trial["validation_accuracy"]),
             *([percent(trial["mean_accuracy"])] if has_seeds else []),
             f"{trial['num_problems']:,}",
-            *_cost_cells(trial),
+            *_cost_cells(run, trial),
             "chosen" if trial["chosen"] else "",
         ]
         for trial in run.trials
@@ -277,7 +284,7 @@ def trial_blocks(run: Contents) -> list[Block]:
     seed, mean = (["Seed"], ["Mean over seeds %"]) if has_seeds else ([], [])
     header = ["Student", "Learning rate", *seed, "Epochs", "Validation accuracy %", *mean]
     caption = f"{_selection(run)}Tokens and seconds count training up to that epoch."
-    table = Table([*header, "Problems", "Trained tokens", "Training s", ""], rows, caption)
+    table = Table([*header, "Problems", *_cost_header(run), ""], rows, caption)
     return [table] if rows else []
 
 
@@ -390,5 +397,14 @@ def _interval_cell(found: Estimate) -> Cell:
     return Cell(percent(found.value), interval)
 
 
-def _cost_cells(cost: dict[str, float]) -> list[Cell | str]:
-    return [f"{cost['trained_tokens']:,}", f"{cost['seconds']:,.0f}"]
+def _has_scored(run: Contents) -> bool:
+    return any(cost.get("scored_tokens") for cost in run.results.costs.values())
+
+
+def _cost_header(run: Contents) -> list[str]:
+    return ["Trained tokens", *(["Scored tokens"] if _has_scored(run) else []), "Training s"]
+
+
+def _cost_cells(run: Contents, cost: dict[str, float]) -> list[Cell | str]:
+    scored = [f"{cost.get('scored_tokens', 0):,}"] if _has_scored(run) else []
+    return [f"{cost['trained_tokens']:,}", *scored, f"{cost['seconds']:,.0f}"]

@@ -136,3 +136,30 @@ def test_points_tiny_negative_has_no_negative_zero() -> None:
         "+3.5",
         "\u2013",
     ]
+
+
+@pytest.mark.parametrize(("low", "is_said"), [(0.81, True), (0.62, False)])
+def test_conclusion_says_where_verified_texts_are_worth_more_than_their_teacher(low, is_said):
+    recipe = RECIPE | {"objective": {"kind": "forward_kl"}}
+    rows = {
+        ("forward_kl", "test", "accuracy"): measure(0.6, 0.53, 0.66),
+        ("sft", "test", "accuracy"): measure(0.87, low, 0.91),
+        ("teacher", "test", "accuracy"): measure(0.595, 0.53, 0.66),
+    }
+    difference = gap(-0.27, -0.35, -0.2)
+    found = conclusion(
+        Results(rows, {("forward_kl", "sft", "test", "accuracy"): difference}, {}), recipe
+    )
+    said = "SFT on best completion (87.0 %) is above the teacher itself (59.5 %) on test problems"
+    assert (said in found) == is_said
+    assert said not in conclusion(
+        Results(
+            {
+                ("advdistill", *key[1:]) if key[0] == "forward_kl" else key: one
+                for key, one in rows.items()
+            },
+            {},
+            {},
+        ),
+        RECIPE,
+    )
