@@ -1,9 +1,8 @@
 """One of several gloo ranks: loss and whole gradients of dealt groups, as training has them.
 
-python ranks.py FOLDER RANK OUT WORLD_SIZE REPLICAS [MODEL ...]
+python ranks.py FOLDER RANK OUT WORLD_SIZE REPLICAS [MODEL OBJECTIVE ...]
 """
 
-import itertools
 import sys
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from fastdistill_ray.objectives import AdvDistill
+from fastdistill_ray.objectives import OBJECTIVES, AnyObjective
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.learner import Learner, build_learner
@@ -33,35 +32,46 @@ DEALT = "as training deals them"
 TRAINING = TrainingKnobs(precision="fp32", micro_batch_tokens=40)
 
 
-def make_groups() -> list[TrainGroup]:
+def objective_of(kind: str) -> AnyObjective:
+    return OBJECTIVES[kind]()
+
+
+def make_groups(kind: str) -> list[TrainGroup]:
+    """Pairs have two completions of opposite weights."""
+    is_pair = objective_of(kind).needs.whole_groups
     random = np.random.default_rng(7)
     groups = []
     for index, lengths in enumerate([[5, 1, 9], [3, 3], [7, 2, 4, 6]]):
         weights = random.dirichlet(np.ones(len(lengths)))
+        if is_pair:
+            lengths, weights = lengths[:2], [1.0, -1.0]
         completions = [
             TrainCompletion(random.integers(0, 250, n), float(w), (i % 2) / len(lengths))
             for i, (n, w) in enumerate(zip(lengths, weights, strict=True))
         ]
-        groups.append(TrainGroup(str(index), random.integers(0, 250, 3 + index), completions))
+        prompt, other = random.integers(0, 250, 3 + index), random.integers(0, 250, 9)
+        frozen = other if objective_of(kind).needs.frozen == "teacher" else None
+        groups.append(TrainGroup(str(index), prompt, completions, frozen_prompt_ids=frozen))
     return groups
 
 
-def make_learner(folder: str, replicas: int = 1) -> Learner:
+def make_learner(folder: str, kind: str, replicas: int, frozen: str) -> Learner:
     unused: Any = None
     return build_learner(
         folder=folder,
         vocab_size=10**6,
         text_for=lambda student: unused,
         device=torch.device("cpu"),
-        objective=AdvDistill(),
+        objective=objective_of(kind),
         advantage=AdvantageKnobs(),
         optimizer=OptimizerKnobs(),
         training=TRAINING.model_copy(update={"replicas": replicas}),
+        frozen=frozen if objective_of(kind).needs.frozen else "",
     )
 
 
-def batches_of(groups: list[TrainGroup]) -> list[MicroBatch]:
-    bins = first_fit(groups, TRAINING.micro_batch_tokens, True)
+def batches_of(groups: list[TrainGroup], whole: bool) -> list[MicroBatch]:
+    bins = first_fit(groups, TRAINING.micro_batch_tokens, True, whole)
     batches = [batch_of(members, shared_prompt=True, mask_prompt=True) for members in bins]
     return batches + [empty_batch(True)] * (NUM_BATCHES - len(batches))
 
@@ -81,23 +91,26 @@ def loss_and_gradients(
     return loss, gradients, totals, own / counts[COUNTS.index("unique_tokens")]
 
 
-def main(folder: str, rank: int, out: str, world_size: int, replicas: int, *models: str) -> None:
+def main(folder: str, rank: int, out: str, world_size: int, replicas: int, *asked: str) -> None:
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size
     )
     found = {}
-    for kind, deal in itertools.product(models, (*DEALS, DEALT)):
-        learner, groups = make_learner(f"{folder}/{kind}", replicas), make_groups()
-        if deal == DEALT:
-            batches = pack(learner, gather_groups(groups[rank::world_size]))
-        else:
-            batches = batches_of([groups[i] for i in dict(enumerate(DEALS[deal])).get(rank, [])])
-        found[kind, deal] = loss_and_gradients(learner, batches)
+    for model, kind in zip(asked[::2], asked[1::2], strict=True):
+        learner = make_learner(f"{folder}/{model}", kind, replicas, f"{folder}/frozen")
+        groups = make_groups(kind)
+        for deal in (*DEALS, DEALT):
+            if deal == DEALT:
+                batches = pack(learner, gather_groups(groups[rank::world_size]))
+            else:
+                mine = [groups[i] for i in dict(enumerate(DEALS[deal])).get(rank, [])]
+                batches = batches_of(mine, learner.objective.needs.whole_groups)
+            found[model, kind, deal] = loss_and_gradients(learner, batches)
     if rank == 0:
         torch.save(found, out)
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    rank, out, world_size, replicas, *models = sys.argv[2:]
-    main(sys.argv[1], int(rank), out, int(world_size), int(replicas), *models)
+    rank, out, world_size, replicas, *asked = sys.argv[2:]
+    main(sys.argv[1], int(rank), out, int(world_size), int(replicas), *asked)

@@ -1,0 +1,106 @@
+"""What an objective that learns from the teacher's distributions cannot be given, one line each."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.jobs import tiny_recipe
+from support.models import make_tiny_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from fastdistill_ray.errors import UserError
+from fastdistill_ray.objectives import OBJECTIVES
+from fastdistill_ray.recipe.derived import frozen_model, students, trained_models
+from fastdistill_ray.recipe.loading import parse_recipe
+from fastdistill_ray.run.student_checks import check_frozen, check_students
+
+COMPARING = [kind for kind in OBJECTIVES if OBJECTIVES[kind]().needs.frozen == "teacher"]
+
+
+def recipe_of(model: str, teacher: str, /, **changes: Any) -> Any:
+    sections = {"teacher": {"model": teacher}} | changes
+    return parse_recipe(tiny_recipe(model, **sections), "x.yaml")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_tiny_model(str(tmp_path_factory.mktemp("model")))
+
+
+@pytest.mark.parametrize("kind", COMPARING)
+def test_distributions_of_an_endpoint_or_of_several_teachers_are_refused(model, kind):
+    engine = {"kind": "endpoint", "url": "http://127.0.0.1:9/v1"}
+    remote = {"teacher": {"model": "m", "engine": engine}, "compare": {"baselines": ["base"]}}
+    with pytest.raises(UserError, match=f"objective.kind: {kind} learns .* an endpoint does not"):
+        recipe_of(model, model, objective={"kind": kind}, **remote)
+    others = {"teachers": [{"model": model, "engine": {"kind": "scripted"}}]}
+    with pytest.raises(UserError, match=f"objective.kind: {kind} .* of one teacher; set teachers"):
+        recipe_of(model, model, objective={"kind": kind}, **others)
+
+
+def test_prompts_that_are_trained_are_refused_naming_the_student(model):
+    plain = {"training": {"mask_prompt": False, "shared_prompt": False}}
+    compare = {"compare": {"students": [{"kind": "jsd"}]}}
+    with pytest.raises(UserError, match=r"training.mask_prompt: .* jsd of compare.students.0"):
+        recipe_of(model, model, **plain, **compare)
+
+
+def test_teacher_with_another_tokenizer_is_refused(model, tmp_path):
+    other = make_tiny_model(str(tmp_path))
+    tokenizer = AutoTokenizer.from_pretrained(other)
+    tokenizer.add_tokens(["<|other|>"])
+    tokenizer.save_pretrained(other)
+    for objective, is_right in (({"kind": "tvd"}, False), ({"kind": "dpo"}, True)):
+        recipe = recipe_of(model, other, objective=objective)
+        if is_right:
+            check_frozen(recipe)
+            continue
+        with pytest.raises(UserError, match=r"^objective.kind: tvd .* another tokenizer"):
+            check_frozen(recipe)
+
+
+def test_teacher_whose_template_ends_or_begins_otherwise_is_refused(model):
+    own = AutoTokenizer.from_pretrained(model).chat_template
+    for template, said in (
+        (own.replace("<|im_end|>", "<|endoftext|>"), "ends a turn with token"),
+        (own.replace("assistant\n' }}", "assistant\n<think>\n' }}"), "begins an answer with"),
+    ):
+        teacher = {"model": model, "prompt": {"template": template}}
+        recipe = recipe_of(model, model, teacher=teacher, objective={"kind": "reverse_kl"})
+        with pytest.raises(UserError, match=f"^objective.kind: reverse_kl .*{said}"):
+            check_frozen(recipe)
+
+
+def test_teacher_with_fewer_rows_in_its_head_is_refused(model, tmp_path):
+    smaller = make_tiny_model(str(tmp_path))
+    resized = AutoModelForCausalLM.from_pretrained(smaller)
+    resized.resize_token_embeddings(300)
+    resized.save_pretrained(smaller)
+    recipe = recipe_of(model, smaller, objective={"kind": "skew_kl"})
+    with pytest.raises(UserError, match=r"^objective.kind: skew_kl .* a head of 300 rows"):
+        check_frozen(recipe)
+
+
+def test_teacher_that_is_not_computed_exactly_is_refused_by_its_own_trial(model, tmp_path):
+    """As every student is: packed groups of this family are not what transformers computes."""
+    shape = {"n_embd": 32, "n_layer": 2, "n_head": 2, "rotary_dim": 8, "vocab_size": 64}
+    AutoConfig.for_model("gptj", **shape).save_pretrained(tmp_path)
+    compare = {"students": [{"kind": "forward_kl"}]}
+    check_students(recipe_of(model, str(tmp_path)))
+    with pytest.raises(UserError, match=r"^teacher\.model: gptj .*shared_prompt: false$"):
+        check_students(recipe_of(model, str(tmp_path), compare=compare))
+
+
+def test_model_beside_the_student_is_the_teacher_or_the_student_as_it_begins(model, tmp_path):
+    other = make_tiny_model(str(tmp_path / "other"), seed=3)
+    compare = {"students": [{"kind": "dpo", "model": other}, {"kind": "jsd"}, {"kind": "sft"}]}
+    recipe = recipe_of(model, str(tmp_path / "teacher"), compare=compare)
+    found = [frozen_model(recipe, student) for student in students(recipe)]
+    assert [one and (Path(one.model).name, one.prompt) for one in found] == [
+        None,
+        ("other", recipe.student.prompt),
+        ("teacher", recipe.teacher.prompt),
+        None,
+    ]
+    beside = {model: str(tmp_path / "teacher"), other: other}
+    assert trained_models(recipe) == beside
