@@ -1,6 +1,7 @@
 """YAML and `--section.field=value` overrides -> a checked recipe, and back. No torch, no Ray."""
 
 import difflib
+import os
 from typing import Any
 
 import yaml
@@ -15,30 +16,58 @@ from fastdistill_ray.recipe.strict_yaml import read_yaml
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.storage.place import Place
 
+EXTENDS = "extends"  # names the recipe, beside this one, that this one changes
+
 
 def load_recipe(path: str | Place, overrides: list[str]) -> Recipe:
     """YAML file plus `section.field=value` overrides -> Recipe; UserError is one clear line."""
-    file = Place(path)
-    if file.is_dir():
-        raise UserError(f"recipe {path}: a folder; name the YAML file in it")
-    if not file.is_file():
-        raise UserError(f"recipe {path}: no such file")
-    try:
-        tree = read_yaml(file.read_text())
-    except UnicodeDecodeError as error:
-        raise UserError(f"recipe {path}: not UTF-8 text (byte {error.start})") from error
-    except OSError as error:
-        raise UserError(f"recipe {path}: cannot be read: {error.strerror}") from error
-    except UserError as error:
-        raise UserError(f"recipe {path}: {error}") from error
-    if not isinstance(tree, dict):
-        raise UserError(f"recipe {path}: expected sections such as 'task:' and 'teacher:'")
-    for key in tree:
-        if not isinstance(key, str):
-            raise UserError(f"recipe {path}: {key}: unknown key; sections have names")
+    tree = _read(Place(path), str(path), ())
     for override in overrides:
         _apply_override(tree, override)
     return parse_recipe(tree, str(path))
+
+
+def _read(file: Place, name: str, read: tuple[Place, ...]) -> dict[str, Any]:
+    """The sections of a file, put over those of the recipe it extends; `read`: who extend it."""
+    if file.is_dir():
+        raise UserError(f"recipe {name}: a folder; name the YAML file in it")
+    if not file.is_file():
+        raise UserError(f"recipe {name}: no such file")
+    try:
+        tree = read_yaml(file.read_text())
+    except UnicodeDecodeError as error:
+        raise UserError(f"recipe {name}: not UTF-8 text (byte {error.start})") from error
+    except OSError as error:
+        raise UserError(f"recipe {name}: cannot be read: {error.strerror}") from error
+    except UserError as error:
+        raise UserError(f"recipe {name}: {error}") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"recipe {name}: expected sections such as 'task:' and 'teacher:'")
+    for key in tree:
+        if not isinstance(key, str):
+            raise UserError(f"recipe {name}: {key}: unknown key; sections have names")
+    if EXTENDS not in tree:
+        return tree
+    base = tree.pop(EXTENDS)
+    if not isinstance(base, str) or not base:
+        raise UserError(f"recipe {name}: {EXTENDS}: expected the path of a recipe, from its folder")
+    other = Place(base) if os.path.isabs(base) or "://" in base else file.parent / base
+    if other.is_local:
+        other = Place(os.path.normpath(other.local))
+    if other in (*read, file):
+        raise UserError(f"recipe {name}: {EXTENDS}: {base} extends this one itself")
+    return _over(tree, _read(other, f"{name}: {EXTENDS}: {base}", (*read, file)))
+
+
+def _over(tree: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """Sections within sections are merged; all else is replaced, and so is what has a kind."""
+    merged = dict(base)
+    for name, value in tree.items():
+        below = base.get(name)
+        if isinstance(value, dict) and isinstance(below, dict) and "kind" not in value:
+            value = _over(value, below)
+        merged[name] = value
+    return merged
 
 
 def parse_recipe(tree: dict[str, Any], origin: str) -> Recipe:

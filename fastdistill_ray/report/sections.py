@@ -22,7 +22,12 @@ from fastdistill_ray.report.conclusion import (
     percent,
     split_label,
 )
-from fastdistill_ray.report.costs import cost_blocks, timeline_blocks
+from fastdistill_ray.report.costs import (
+    cost_blocks,
+    timeline_blocks,
+    training_label,
+    training_tables,
+)
 from fastdistill_ray.report.examples import example_answers, example_groups
 from fastdistill_ray.report.page import (
     Block,
@@ -51,8 +56,6 @@ from fastdistill_ray.report.tables import (
     hundredth,
     length_table,
     result_blocks,
-    training_label,
-    training_tables,
     trial_blocks,
 )
 from fastdistill_ray.rewards.assess import relative_weights

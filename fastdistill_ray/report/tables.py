@@ -17,7 +17,7 @@ from fastdistill_ray.report.conclusion import (
     split_label,
 )
 from fastdistill_ray.report.page import Block, Cell, Figure, Table, Text
-from fastdistill_ray.report.reading import Contents, Training
+from fastdistill_ray.report.reading import Contents
 
 UNDEFINED = "\u2013"
 ABSENT = Estimate(None, None, None, 0, 0)
@@ -43,60 +43,6 @@ def result_blocks(run: Contents) -> list[Block]:
         *_accuracy_figure(run),
         *(table for split in run.results.splits for table in _part_table(run, split)),
     ]
-
-
-def training_label(run: Contents, training: Training) -> str:
-    seed = "" if training.seed is None else f", seed {training.seed}"
-    return f"{model_label(training.student, run.recipe)}, {training.learning_rate:g}{seed}"
-
-
-def training_tables(run: Contents) -> list[Table]:
-    """What the packing saved, and memory: measured and as planned."""
-    rows = []
-    for training in run.trainings:
-        counts = {name: values.sum() for name, (_, values) in training.steps.items()}
-        if "train/computed_tokens" not in counts:
-            continue
-        computed, unique = counts["train/computed_tokens"], counts["train/unique_tokens"]
-        rows.append(
-            [
-                training_label(run, training),
-                f"{counts['train/trained_tokens']:,.0f}",
-                f"{computed:,.0f}",
-                percent(1 - unique / counts["train/row_tokens"]),
-                percent(1 - unique / computed),
-                f"{training.steps['memory/peak_gib'][1].max():.1f}",
-            ]
-        )
-    header = ["Training", "Trained tokens", "Computed tokens", "Shared prompts save %"]
-    caption = (
-        "Of all steps. Shared prompts save: tokens that a row per completion would have computed "
-        "again. Padding: computed tokens that stand for nothing. Memory is at most, of rank 0."
-    )
-    columns = [*header, "Padding %", "Peak GiB"]
-    tables = [Table(columns, rows, caption, title="What training computed")] if rows else []
-    return tables + _memory_tables(run)
-
-
-def _memory_tables(run: Contents) -> list[Table]:
-    plans = {
-        model: {name: size for name, size in plan.items() if name != "micro_batch_tokens"}
-        for model, plan in run.memory.items()
-    }
-    if not plans:
-        return []
-    names = list(next(iter(plans.values())))
-    rows = [
-        [
-            model,
-            *(f"{plan[name] / 2**30:.2f}" for name in names),
-            f"{sum(plan.values()) / 2**30:.1f}",
-        ]
-        for model, plan in plans.items()
-    ]
-    caption = "Estimated before training, at full micro-batches."
-    columns = ["Student", *(name.capitalize() for name in names), "All"]
-    return [Table(columns, rows, caption, title="Memory of a rank in GiB, as planned")]
 
 
 def _result_table(run: Contents, split: str) -> Table:

@@ -11,6 +11,7 @@ from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.generation.knobs import SamplingKnobs
 from fastdistill_ray.knobs import models_in
 from fastdistill_ray.recipe.derived import all_teachers, students, trained_models
+from fastdistill_ray.recipe.loading import EXTENDS
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run.paid import price
 from fastdistill_ray.tasks.sizes import count_problems
@@ -102,7 +103,11 @@ def _pool(pool: PoolKnobs) -> str:
 
 def describe_fields() -> str:
     """`section.field = default  description`, one line each."""
-    return "\n".join(_field_lines(Recipe, ""))
+    extends = (
+        f"{EXTENDS} = none  Path, from the recipe's folder, of one that it changes: sections are "
+        "merged, lists and what has a kind are replaced."
+    )
+    return "\n".join([extends, *_field_lines(Recipe, "")])
 
 
 def _field_lines(model: type[BaseModel], prefix: str) -> Iterator[str]:

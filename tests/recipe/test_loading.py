@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.knobs import SamplingKnobs
+from fastdistill_ray.objectives import OBJECTIVES
 from fastdistill_ray.recipe.loading import dump_recipe, load_recipe, parse_recipe
 from fastdistill_ray.run.plan import describe, describe_fields
 
-RECIPES = sorted(Path("jobs/recipes").glob("*.yaml"))
+RECIPES = sorted(Path("jobs/recipes").rglob("*.yaml"))
 DEMO = "jobs/recipes/demo.yaml"
 SERVER = "{model: m, engine: {kind: endpoint, url: 'http://host/v1'}}"
 
@@ -19,6 +21,48 @@ def test_recipe_shipped_parses_and_survives_a_round_trip(path):
     recipe = load_recipe(str(path), [])
     assert recipe.name == path.stem
     assert parse_recipe(yaml.safe_load(dump_recipe(recipe)), "dump") == recipe
+
+
+def test_every_objective_has_a_recipe_that_begins_with_its_command():
+    methods = {path.stem: path for path in RECIPES if path.parent.name == "methods"}
+    assert methods.keys() == OBJECTIVES.keys()
+    for kind, path in methods.items():
+        assert load_recipe(path, []).objective.kind == kind
+        first = path.read_text().splitlines()[0]
+        assert first == f"# fastdistill distill {path} --run-dir runs/methods"
+
+
+def test_recipe_that_extends_another_changes_what_it_says_and_nothing_else(tmp_path):
+    (tmp_path / "below").mkdir()
+    file = tmp_path / "below" / "own.yaml"
+    text = "name: own\nobjective: {kind: tvd}\ntraining: {epochs: 7}\ncompare: {epochs: []}\n"
+    (tmp_path / "base.yaml").write_text(Path(DEMO).read_text())
+    (tmp_path / "middle.yaml").write_text("extends: base.yaml\nsampling: {n: 4}\n")
+    file.write_text(f"extends: ../middle.yaml\n{text}")
+    own, demo = load_recipe(file, ["--training.seed=3"]), load_recipe(DEMO, [])
+    tree = demo.model_dump(by_alias=True)
+    tree |= {"name": "own", "objective": {"kind": "tvd"}}
+    tree["training"] |= {"epochs": 7, "seed": 3}
+    tree["sampling"]["n"], tree["compare"]["epochs"] = 4, []
+    assert own == parse_recipe(tree, "x")
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("none.yaml", "recipe .*own.yaml: extends: none.yaml: no such file"),
+        ("own.yaml", "recipe .*own.yaml: extends: own.yaml extends this one itself"),
+        ("other.yaml", "recipe .*: extends: other.yaml: extends: ./own.yaml extends this one"),
+        ("[a.yaml]", "recipe .*own.yaml: extends: expected the path of a recipe"),
+        ("list.yaml", "recipe .*own.yaml: extends: list.yaml: expected sections"),
+    ],
+)
+def test_recipe_that_extends_what_cannot_be_is_one_line(tmp_path, base, message):
+    (tmp_path / "own.yaml").write_text(f"extends: {base}\n")
+    (tmp_path / "other.yaml").write_text("extends: ./own.yaml\n")
+    (tmp_path / "list.yaml").write_text("- a\n")
+    with pytest.raises(UserError, match=message):
+        load_recipe(tmp_path / "own.yaml", [])
 
 
 def test_description_of_every_field_reads_alone():
