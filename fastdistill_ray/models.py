@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from fastdistill_ray.cutting import cut_model
 from fastdistill_ray.digests import (
     cache_folder,
     file_digest,
@@ -37,6 +38,7 @@ WEIGHTS = "*.safetensors"
 NUM_EXPERTS = "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"
 NUM_CHOSEN = "num_experts_per_tok", "top_k_experts", "moe_k"
 ROUTER_COEFFICIENTS = "router_aux_loss_coef", "aux_loss_coef"
+LAYERS = "#layers="  # in a reference, before the blocks that are left of the model
 MODEL_FILES = ["*.json", WEIGHTS, "*.jinja", "*.txt", "*.model", "*.tiktoken"]
 
 
@@ -45,6 +47,8 @@ def resolve_model(reference: str) -> str:
 
     Also takes a name in PACKAGED_MODELS. Downloads nothing: see `fetch_model`.
     """
+    if LAYERS in reference:
+        return str(_cut_once(reference))
     if reference in PACKAGED_MODELS:
         return str(_convert_once(_packaged_gguf(reference), reference))
     path = Path(reference).expanduser()
@@ -67,6 +71,8 @@ def resolve_model(reference: str) -> str:
 def fetch_model(reference: str) -> str:
     """As `resolve_model`, but what lies on the hub or in a bucket is downloaded: always returns a
     local folder."""
+    if LAYERS in reference:
+        return str(_cut_once(reference))
     if "://" in reference:
         return str(_download_once(reference))
     return resolve_model(reference) if is_here(reference) else _snapshot(reference, MODEL_FILES)
@@ -87,6 +93,8 @@ def _snapshot(reference: str, patterns: list[str]) -> str:
 
 def fetch_without_weights(reference: str) -> str:
     """As `fetch_model`, but of a model that is not on this machine no weights are downloaded."""
+    if LAYERS in reference:
+        return str(_cut_once(reference))
     if "://" in reference:
         return str(_download_once(reference, with_weights=False))
     if is_here(reference):
@@ -96,11 +104,16 @@ def fetch_without_weights(reference: str) -> str:
 
 def is_here(reference: str) -> bool:
     """Whether the model is on this machine already, or in a file of it."""
+    if LAYERS in reference:
+        return True
     return "://" not in reference and Path(resolve_model(reference)).is_dir()
 
 
 def folder_at_hand(reference: str) -> str | None:
     """The local folder of a model where nothing need be downloaded or converted for it."""
+    if LAYERS in reference:
+        folder = _cut_folder(reference)
+        return str(folder) if (folder / "config.json").is_file() else None
     if "://" in reference:
         return None
     path = Path(reference).expanduser()
@@ -117,6 +130,9 @@ def folder_at_hand(reference: str) -> str | None:
 
 def model_identity(reference: str) -> str:
     """Which weights, configuration and tokenizer a reference stands for, wherever they lie."""
+    if LAYERS in reference:
+        base, _, layers = reference.partition(LAYERS)
+        return f"{model_identity(base)}{LAYERS}{layers}"
     if "://" in reference:
         return f"bucket@{_bucket_digest(Place(reference))}"
     if reference in PACKAGED_MODELS:
@@ -267,6 +283,22 @@ def _convert_once(file: Path, name: str) -> Path:
         except OSError:
             if not (folder / "config.json").is_file():
                 raise
+    return folder
+
+
+def _cut_folder(reference: str) -> Path:
+    base = Path(reference.partition(LAYERS)[0]).name
+    return cache_folder() / f"{base}-layers-{text_digest([model_identity(reference)])}"
+
+
+def _cut_once(reference: str) -> Path:
+    """The model of those of another's blocks that a reference names, in the cache folder."""
+    folder = _cut_folder(reference)
+    if not (folder / "config.json").is_file():
+        base, _, layers = reference.partition(LAYERS)
+        source = fetch_model(base)
+        with writable_folder(folder) as partial, quiet_transformers():
+            cut_model(source, [int(layer) for layer in layers.split(",")], Path(partial))
     return folder
 
 

@@ -22,6 +22,7 @@ ORDER = [
         "run_files",
         "digests",
         "progress",
+        "cutting",
         "models",
     ),
     *("prompts", "endpoints", "cluster", "tasks", "verifiers", "generation", "rewards", "groups"),

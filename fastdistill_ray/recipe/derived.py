@@ -51,7 +51,7 @@ def students(recipe: Recipe) -> list[StudentSpec]:
     """Every student the recipe trains, its own first; the one place that derives them."""
     rates = recipe.compare.learning_rates or [recipe.optimizer.learning_rate]
     seeds = recipe.compare.seeds or [recipe.training.seed]
-    own, model = recipe.objective, recipe.student.model
+    own, model = recipe.objective, recipe.student.reference
     size = recipe.selection.group_size or recipe.sampling.n
     specs = [StudentSpec(own.kind, own, model, None, rates, seeds, "objective", "student.model")]
     for place, other in enumerate(recipe.compare.students):
@@ -76,8 +76,8 @@ def baselines(recipe: Recipe) -> list[Model]:
     student, teacher = recipe.student, recipe.teacher
     plain = student.prompt.model_copy(update={"system": ""})
     named = {
-        "base_plain": Model("base_plain", student.model, plain),
-        "base": Model("base", student.model, student.prompt),
+        "base_plain": Model("base_plain", student.reference, plain),
+        "base": Model("base", student.reference, student.prompt),
         "teacher": Model("teacher", teacher.model, teacher.prompt),
     }
     others = [one for one in recipe.compare.baselines if isinstance(one, ComparedModel)]

@@ -39,7 +39,12 @@ def main_student(results: Results, recipe: dict[str, Any]) -> str | None:
 
 def has_same_weights(recipe: dict[str, Any]) -> bool:
     teacher, student = (_resolve(recipe[part]["model"]) for part in ("teacher", "student"))
-    return teacher == student
+    return teacher == student and not blocks_kept(recipe)
+
+
+def blocks_kept(recipe: dict[str, Any]) -> int:
+    """Decoder blocks that the student begins with, where they are not all of its model's."""
+    return len(recipe["student"].get("init", {}).get("layers", []))
 
 
 def model_label(model: str, recipe: dict[str, Any]) -> str:

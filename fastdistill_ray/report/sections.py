@@ -16,6 +16,7 @@ from fastdistill_ray.objectives import AdvDistill
 from fastdistill_ray.records import VERDICTS
 from fastdistill_ray.report import plots
 from fastdistill_ray.report.conclusion import (
+    blocks_kept,
     conclusion,
     main_student,
     model_label,
@@ -99,6 +100,8 @@ def write_report(view: str | Place) -> str:
 def _subtitle(run: Contents) -> str:
     recipe = run.recipe
     teacher, student = (Path(recipe[part]["model"]).name for part in ("teacher", "student"))
+    if number := blocks_kept(recipe):
+        student += f", {number} of its blocks"
     dates = [manifest["finished"][:10] for manifest in run.manifests[-1:]]
     facts = [
         f"teacher {teacher}",

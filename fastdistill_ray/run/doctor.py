@@ -67,7 +67,7 @@ def check_models(recipe: Recipe) -> None:
     """Models are there, have a chat template, and their context holds what the engine is told."""
     asked = ("evaluation.engine", recipe.evaluation.engine)
     models: dict[tuple[str, str], tuple[str, EngineKnobs]] = {
-        ("student.model", recipe.student.model): asked
+        ("student.model", recipe.student.reference): asked
     }
     models |= {("compare.students", student.model): asked for student in students(recipe)[1:]}
     models |= {
@@ -170,7 +170,7 @@ def check_prompts(recipe: Recipe, problems: Mapping[Split, Problems]) -> None:
             )
     _check_prompt(
         "evaluation.engine",
-        recipe.student.model,
+        recipe.student.reference,
         recipe.student.prompt,
         recipe.evaluation.engine,
         recipe.evaluation.max_new_tokens,
@@ -211,7 +211,7 @@ def check_answerable(recipe: Recipe, problems: Mapping[Split, Problems]) -> None
     """Says how many test problems a model's prompt leaves no room for: they are left out for it,
     and it is compared with others on the rest."""
     room = recipe.evaluation.engine.max_model_len - recipe.evaluation.max_new_tokens
-    models = [*baselines(recipe), Model("student", recipe.student.model, recipe.student.prompt)]
+    models = [*baselines(recipe), Model("student", recipe.student.reference, recipe.student.prompt)]
     for model in models:
         tokenizer = tokenizer_of(model.weights)
         for split in ("test", "ood"):

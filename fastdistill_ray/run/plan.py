@@ -34,7 +34,7 @@ def describe(recipe: Recipe) -> str:
     teaching = ", ".join(_pool(recipe.pools.of_teacher(i)) for i in range(len(teachers)))
     lines = [
         f"recipe     {recipe.name}: {' + '.join(t.model for t in teachers)} -> "
-        f"{recipe.student.model}",
+        f"{recipe.student.reference}",
         f"problems   {train} train, {held_out} validation, {counts['test']} test, "
         f"{counts['ood']} ood of task {recipe.task.name}"
         + (f" and {recipe.task.ood.name}" if recipe.task.ood else ""),

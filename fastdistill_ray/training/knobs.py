@@ -1,18 +1,41 @@
 """The sections `student`, `optimizer` and `training` of a recipe."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from fastdistill_ray.knobs import Knobs
+from fastdistill_ray.models import LAYERS
 from fastdistill_ray.prompts import PromptKnobs
+
+
+class InitKnobs(Knobs):
+    layers: list[Annotated[int, Field(ge=0)]] = Field(
+        default=[],
+        description="Decoder blocks of student.model, from 0, that the student begins with; empty: "
+        "all of them.",
+    )
+
+    @field_validator("layers")
+    @classmethod
+    def _in_order(cls, layers: list[int]) -> list[int]:
+        if layers != sorted(set(layers)):
+            raise ValueError("name each block once, in their order")
+        return layers
 
 
 class StudentKnobs(Knobs):
     FREE = frozenset({"model"})
 
     model: str = Field(min_length=1, description="Hub id, folder or .gguf file.")
+    init: InitKnobs = InitKnobs()
     prompt: PromptKnobs = PromptKnobs()
+
+    @property
+    def reference(self) -> str:
+        """The model that students begin as."""
+        layers = ",".join(map(str, self.init.layers))
+        return f"{self.model}{LAYERS}{layers}" if layers else self.model
 
 
 class OptimizerKnobs(Knobs):
