@@ -18,6 +18,16 @@ NOT_COPIED = ("*.safetensors*", "*.bin", "*.gguf", "config.json", "README.md")
 def cut_model(folder: str, layers: Sequence[int], out: Path) -> None:
     """Those blocks, counted from 0, in that order; UserError where the family cannot be cut so that
     the new folder computes the same."""
+    try:
+        _cut(folder, layers, out)
+    except UserError:
+        raise
+    except Exception as error:  # whatever another's code raises
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"student.init.layers: {folder} cannot be cut: {reason}") from error
+
+
+def _cut(folder: str, layers: Sequence[int], out: Path) -> None:
     import torch  # noqa: PLC0415  slow
     from transformers import AutoModelForCausalLM  # noqa: PLC0415  slow
 

@@ -38,7 +38,7 @@ from fastdistill_ray.generation.requests import ProblemRequests, build_requests
 from fastdistill_ray.groups.log import LOG
 from fastdistill_ray.groups.steps import StepPlan, num_steps, steps
 from fastdistill_ray.groups.store import Store
-from fastdistill_ray.objectives import AdvDistill, Objective
+from fastdistill_ray.objectives import AdvDistill, Dpo, Jsd, Objective
 from fastdistill_ray.objectives.contract import LossBatch, Outputs, Scored, Target, Term
 from fastdistill_ray.prompts import Prompted, PromptKnobs
 from fastdistill_ray.records import Problem
@@ -235,17 +235,19 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
 
 
-def dying_after(out: Path, num_steps: int, *, checkpoint: bool = False) -> tuple[Objective, Path]:
-    """An objective whose first rank is killed -9 in the step after that many are recorded, once,
+def dying_after(
+    out: Path, num_steps: int, *, checkpoint: bool = False, objective: Objective = ADVDISTILL
+) -> tuple[Objective, Path]:
+    """That objective, whose first rank is killed -9 in the step after that many are recorded, once,
     and, where asked for, as soon as Ray's controller knows of a checkpoint, some time after its
     step; and the file that then says what the process had loaded."""
     metrics, killed = out / "metrics.jsonl", out.with_suffix(".killed")
     known = out / "checkpoints" / KNOWN_CHECKPOINTS
 
     class Dying:  # in a function, so that it travels whole: workers do not have this file
-        needs, min_completions = ADVDISTILL.needs, ADVDISTILL.min_completions
-        targets = staticmethod(ADVDISTILL.targets)
-        group_weights = staticmethod(ADVDISTILL.group_weights)
+        needs, min_completions = objective.needs, objective.min_completions
+        targets = staticmethod(objective.targets)
+        group_weights = staticmethod(objective.group_weights)
 
         def __call__(self, outputs: Outputs, batch: LossBatch) -> list[Term]:
             is_due = metrics.exists() and metrics.read_bytes().count(b"\n") >= num_steps
@@ -254,7 +256,7 @@ def dying_after(out: Path, num_steps: int, *, checkpoint: bool = False) -> tuple
                     time.sleep(0.01)
                 killed.write_bytes(Path("/proc/self/maps").read_bytes())
                 os.kill(os.getpid(), signal.SIGKILL)
-            return ADVDISTILL(outputs, batch)
+            return objective(outputs, batch)
 
     return Dying(), killed
 
@@ -305,6 +307,23 @@ def test_killed_worker_restarts_and_metrics_equal_the_quiet_run(
     assert killed.exists()
     for name in ("metrics.jsonl", "steps.jsonl"):
         assert without_measured(out / name) == without_measured(quiet / name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", [Jsd(weighting="advantage"), Dpo()], ids=["jsd", "dpo"])
+def test_killed_worker_beside_a_frozen_model_changes_no_digit(
+    model: str, store: Path, tmp_path: Path, objective: Objective
+) -> None:
+    teacher = make_tiny_model(str(tmp_path / "teacher"), seed=5, num_layers=3)
+    frozen = Prompted(teacher, PromptKnobs(system="Think."))
+    quiet, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    run(model, store, quiet, workers=2, objective=objective, frozen=frozen)
+    dying, marker = dying_after(killed, 6, objective=objective)
+    run(model, store, killed, workers=2, max_failures=1, objective=dying, frozen=frozen)
+    assert marker.exists()
+    for name in ("metrics.jsonl", "steps.jsonl"):
+        assert without_measured(killed / name) == without_measured(quiet / name)
+    assert lines(quiet / "metrics.jsonl")[0]["train/frozen_tokens"] > 0
 
 
 @pytest.mark.slow
