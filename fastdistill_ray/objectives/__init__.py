@@ -20,9 +20,11 @@ from fastdistill_ray.objectives.distribution import (
     Tvd,
 )
 from fastdistill_ray.objectives.dpo import Dpo
+from fastdistill_ray.objectives.hidden import DistilBert, Pkd
 from fastdistill_ray.objectives.sft import Sft
 
-AnyObjective = AdvDistill | Sft | ForwardKl | ReverseKl | SkewKl | SkewReverseKl | Jsd | Tvd | Dpo
+FromTeacher = ForwardKl | ReverseKl | SkewKl | SkewReverseKl | Jsd | Tvd | Pkd | DistilBert
+AnyObjective = AdvDistill | Sft | FromTeacher | Dpo
 Objective = Annotated[AnyObjective, Field(discriminator="kind")]
 OBJECTIVES: dict[str, type[AnyObjective]] = {
     objective.model_fields["kind"].default: objective for objective in get_args(AnyObjective)

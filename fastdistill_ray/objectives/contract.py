@@ -25,6 +25,9 @@ Denominator = Literal["groups", "completions", "tokens", "unique_tokens", "step"
 Divergence = Literal["forward_kl", "reverse_kl", "skew_kl", "skew_reverse_kl", "jsd", "tvd"]
 
 
+LAST = -1  # in place of a block: the state that the head reads, after the final norm
+
+
 class Measure(NamedTuple):
     """How two distributions over the vocabulary are compared at every target token."""
 
@@ -41,6 +44,8 @@ class Needs(NamedTuple):
     frozen: Literal["", "teacher", "student"] = ""
     # Of the frozen model's distributions and the student's; none: its log-probabilities instead.
     measure: Measure | None = None
+    # Pairs of a block of the student and one of the frozen model whose outputs are compared.
+    taps: tuple[tuple[int, int], ...] = ()
     # Completions of a group are compared with each other, so that one micro-batch has all of them.
     whole_groups: bool = False
 
@@ -126,6 +131,8 @@ class Outputs(NamedTuple):
     router: Tensor | None = None  # loss of a mixture of experts' choices, which training adds
     divergence: Tensor | None = None  # [K], by `Needs.measure`
     frozen_logprob: Tensor | None = None  # [K], by the frozen model where nothing is measured
+    # Of each pair of `Needs.taps`: [K, D] of the student and of the frozen model, in float32.
+    taps: tuple[tuple[Tensor, Tensor], ...] = ()
 
 
 class Term(NamedTuple):

@@ -82,7 +82,8 @@ class FromDistribution(ObjectiveKnobs):
 
     def describe(self) -> str:
         parts = [self.described]
-        parts += [f"{self.alpha:g} cross-entropy"] if self.alpha else []
+        is_plain = self.alpha == type(self).model_fields["alpha"].default
+        parts += [] if is_plain else [f"{self.alpha:g} cross-entropy"]
         parts += ["advantage weights"] if self.weighting == "advantage" else []
         parts += [f"{self.on} completion{'s' * (self.on != 'best')}"] if self.on != "all" else []
         return ", ".join(parts)

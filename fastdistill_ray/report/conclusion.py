@@ -199,7 +199,7 @@ def _above_teacher(results: Results, recipe: dict[str, Any]) -> list[str]:
     """Where SFT on the best completions is above the teacher, methods that imitate the teacher's
     distribution aim lower than what its verified texts give."""
     entries = student_entries(recipe)
-    imitates = any(OBJECTIVES[one["kind"]]().needs.frozen == "teacher" for one in entries.values())
+    imitates = any(_objective(one).needs.frozen == "teacher" for one in entries.values())
     sft = [name for name, one in entries.items() if one["kind"] == "sft"]
     for split in results.splits if imitates else ():
         teacher = results.rows.get(("teacher", split, "accuracy"))

@@ -11,7 +11,7 @@ from fastdistill_ray.models import (
     tokenizer_of,
 )
 from fastdistill_ray.prompts import written_by
-from fastdistill_ray.recipe.derived import students
+from fastdistill_ray.recipe.derived import StudentSpec, students
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.training.knobs import LoraKnobs, TrainingKnobs
 from fastdistill_ray.training.router import trained_coefficient
@@ -52,12 +52,39 @@ def check_frozen(recipe: Recipe) -> None:
             name: load_config(fetch_without_weights(name)).get_text_config().vocab_size
             for name in (student.model, teacher.model)
         }
+        _check_taps(student, teacher.model)
         used = min(len(own), rows[student.model])
         if rows[teacher.model] < used:
             raise UserError(
                 f"{alike} {teacher.model} has a head of {rows[teacher.model]} rows, the student "
                 f"uses {used}; take models of one family"
             )
+
+
+def _check_taps(student: StudentSpec, teacher: str) -> None:
+    """Blocks whose outputs are compared are there, and as wide on both sides."""
+    pairs = student.objective.needs.taps
+    if not pairs:
+        return
+    own, other = (
+        load_config(fetch_without_weights(model)).get_text_config()
+        for model in (student.model, teacher)
+    )
+    if own.hidden_size != other.hidden_size:
+        raise UserError(
+            f"{student.section}.kind: {student.objective.kind} compares hidden states, which "
+            f"teacher.model {teacher} has {other.hidden_size} wide and {student.model_field} "
+            f"{student.model} {own.hidden_size}; take a student of the teacher's width, such as "
+            "some of its blocks by student.init.layers"
+        )
+    for place, pair in enumerate(pairs):
+        for block, config, who in zip(pair, (own, other), ("student", "teacher"), strict=True):
+            if block >= config.num_hidden_layers - 1:
+                raise UserError(
+                    f"{student.section}.layers.{place}: block {block} of the {who}, whose outputs "
+                    f"are compared up to block {config.num_hidden_layers - 2}; the last one's is "
+                    "what the distribution is made of"
+                )
 
 
 def check_students(recipe: Recipe) -> None:

@@ -5,6 +5,8 @@ its share of the weights and a forward pass.
 Legend: K target tokens.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,24 +20,34 @@ from fastdistill_ray.training.operators import divergence
 from fastdistill_ray.training.packing import Inputs
 from fastdistill_ray.training.packing_check import check_small_copy
 from fastdistill_ray.training.sharding import hold_frozen, reshard, shard_student
-from fastdistill_ray.training.student import CausalModel, empty_student, logprob_of
+from fastdistill_ray.training.student import (
+    CausalModel,
+    Compared,
+    empty_student,
+    logprob_of,
+)
 
 
 class Frozen(CausalModel):
     def forward(
-        self, inputs: Inputs, student: Readout | None = None, measure: Measure | None = None
-    ) -> Tensor:
-        """[K]: its log-probabilities of the labels; with a measure, the divergence between its
-        distributions and the student's, differentiable by the student's tensors.
+        self,
+        inputs: Inputs,
+        student: Readout | None = None,
+        measure: Measure | None = None,
+        blocks: Sequence[int] = (),
+    ) -> Tensor | Compared:
+        """[K], its log-probabilities of the labels; with a measure, the divergence between its
+        distributions and the student's, differentiable by the student's tensors, and its `blocks`'
+        outputs.
 
         The head is gathered only here, and once more for the gradient.
         """
         with torch.no_grad():
-            own, _ = self.readout(inputs)
+            own = self.read(inputs, blocks)
             if measure is None:
-                return logprob_of(own, inputs.labels)
+                return logprob_of(own.readout, inputs.labels)
         assert student is not None
-        return divergence(student, own, measure)
+        return Compared(divergence(student, own.readout, measure), own.states)
 
 
 def build_frozen(

@@ -173,7 +173,8 @@ def _trained(outputs: Outputs, loss: LossBatch) -> tuple[Outputs, LossBatch]:
         for name in PER_TARGET
         if (values := getattr(outputs, name)) is not None
     }
-    return outputs._replace(**kept), LossBatch(
+    taps = tuple((own[is_target], other[is_target]) for own, other in outputs.taps)
+    return outputs._replace(**kept, taps=taps), LossBatch(
         completion=place[loss.completion[is_target]],
         lengths=loss.lengths[is_trained],
         weight=loss.weight[is_trained],

@@ -178,8 +178,12 @@ def compute(learner: Learner, batch: MicroBatch) -> Outputs:
     if (frozen := learner.frozen) is None:
         return learner.student(inputs)
     seen = to_device(batch.frozen, learner.device) if batch.frozen else inputs
-    if measure := learner.objective.needs.measure:
-        return learner.student(inputs, lambda own: frozen(seen, own, measure))
+    needs = learner.objective.needs
+    if needs.measure:
+        own_blocks, others = ([pair[side] for pair in needs.taps] for side in (0, 1))
+        return learner.student(
+            inputs, lambda own: frozen(seen, own, needs.measure, others), own_blocks
+        )
     return learner.student(inputs)._replace(frozen_logprob=frozen(seen))
 
 

@@ -5,9 +5,9 @@ tied weights stay one parameter. Legend: R rows of L tokens, K target tokens, D 
 vocabulary of the tokenizer (a model's head is often padded beyond it).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.models import load_config
-from fastdistill_ray.objectives.contract import Outputs
+from fastdistill_ray.objectives.contract import LAST, Outputs
 from fastdistill_ray.training.attention import (
     GROUPED,
     attention_arguments,
@@ -48,8 +48,8 @@ class CausalModel(nn.Module):
         self.adapter_scale = adapter_scale  # LoRA's alpha / rank; 0: no adapter
         self.router_coefficient = 0.0  # of the loss of its routers' choices; 0: there is none
 
-    def readout(self, inputs: Inputs) -> tuple[Readout, Tensor | None]:
-        """What makes the logits of the targets, and the loss of the routers' choices."""
+    def read(self, inputs: Inputs, blocks: Sequence[int] = ()) -> "Read":
+        """`blocks`: whose outputs are wanted at the targets, LAST among them."""
         shown = {"output_router_logits": True} if self.router_coefficient else {}
         found = self.model.get_decoder()(
             input_ids=inputs.input_ids,
@@ -57,6 +57,7 @@ class CausalModel(nn.Module):
             use_cache=False,
             **attention_arguments(inputs, self.model.config.get_text_config()),
             **shown,
+            **({"output_hidden_states": True} if blocks else {}),
         )
         router = None
         if self.router_coefficient:
@@ -68,12 +69,13 @@ class CausalModel(nn.Module):
         if len(weight) > self.vocab_size:  # the slice's backward copies the gradient once more
             weight = weight[: self.vocab_size]
             bias = None if bias is None else bias[: self.vocab_size]
-        # Unlike that of indexing, its backward adds in the same order every time.
-        hidden = nn.functional.embedding(inputs.sources, hidden.flatten(0, 1))
+        states = tuple(_at(inputs.sources, _output(found, block)) for block in blocks)
+        hidden = _at(inputs.sources, hidden)
         if self.logit_factor != 1.0:
             hidden = hidden * self.logit_factor
             bias = None if bias is None else bias * self.logit_factor
-        return Readout(hidden, weight, bias, softcap_of(self.model.config)), router
+        readout = Readout(hidden, weight, bias, softcap_of(self.model.config))
+        return Read(readout, router, tuple(map(wide, states)))
 
     def logits_of_head(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The head's and the model's own, of the hidden states of the same tokens."""
@@ -84,13 +86,21 @@ class CausalModel(nn.Module):
 
 class Student(CausalModel):
     def forward(
-        self, inputs: Inputs, compare: Callable[[Readout], Tensor] | None = None
+        self,
+        inputs: Inputs,
+        compare: Callable[[Readout], "Compared"] | None = None,
+        blocks: Sequence[int] = (),
     ) -> Outputs:
-        """`compare` is given what the logits are made of, while all weights are at hand; its [K]
-        are the outputs' divergence."""
-        readout, router = self.readout(inputs)
-        logprob = logprob_of(readout, inputs.labels)
-        return Outputs(logprob, router, compare(readout) if compare else None)
+        """`compare` is given what the logits are made of, while all weights are at hand; `blocks`
+        are those whose outputs stand beside what it says of another model's."""
+        own = self.read(inputs, blocks)
+        outputs = Outputs(logprob_of(own.readout, inputs.labels), own.router)
+        if compare is None:
+            return outputs
+        divergence, others = compare(own.readout)
+        return outputs._replace(
+            divergence=divergence, taps=tuple(zip(own.states, others, strict=True))
+        )
 
     def reference_logprob(self, inputs: Inputs) -> Tensor:
         """The same [K] from the model's own forward and full logits; plain layout only."""
@@ -101,6 +111,36 @@ class Student(CausalModel):
         ).logits
         logits = logits.flatten(0, 1)[inputs.sources, : self.vocab_size]
         return wide(logits).log_softmax(-1).gather(1, inputs.labels[:, None])[:, 0]
+
+
+class Read(NamedTuple):
+    """What a forward pass gives of the targets."""
+
+    readout: Readout
+    router: Tensor | None  # the loss of the routers' choices
+    states: tuple[Tensor, ...]  # [K, D] of each block asked for, in float32 or wider
+
+
+class Compared(NamedTuple):
+    """What another model says of the same targets."""
+
+    divergence: Tensor  # [K]
+    states: tuple[Tensor, ...]  # [K, E]
+
+
+def _at(sources: Tensor, hidden: Tensor) -> Tensor:
+    """[R, L, D] -> [K, D]; unlike that of indexing, its backward adds in the same order always."""
+    return nn.functional.embedding(sources, hidden.flatten(0, 1))
+
+
+def _output(found: Any, block: int) -> Tensor:
+    """transformers' list begins with the embedding and ends after the final norm."""
+    states = found.get("hidden_states")
+    if block == LAST:
+        return found.last_hidden_state
+    if not states or block + 2 >= len(states):
+        raise UserError(f"the model shows no output of block {block}")
+    return states[block + 1]
 
 
 def logprob_of(readout: Readout, labels: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from support.objectives import knobs_of
 
 from fastdistill_ray.objectives import OBJECTIVES
 from fastdistill_ray.objectives.contract import ObjectiveKnobs
@@ -20,7 +21,7 @@ def test_objective_names_itself_for_reports_errors_and_plots(kind):
     assert {f"loss/{name}" for name in objective.terms} <= plots.TRAINING_PANELS.keys()
     assert short_name(kind) == objective.label
     recipe = {
-        "objective": {"kind": kind},
+        "objective": knobs_of(kind),
         "compare": {"students": [], "baselines": []},
         "teacher": {"prompt": {"shots": []}},
     }

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from support.jobs import tiny_recipe
 from support.models import make_tiny_model
+from support.objectives import knobs_of, objective_of
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from fastdistill_ray.errors import UserError
@@ -14,7 +15,7 @@ from fastdistill_ray.recipe.derived import frozen_model, students, trained_model
 from fastdistill_ray.recipe.loading import parse_recipe
 from fastdistill_ray.run.student_checks import check_frozen, check_students
 
-COMPARING = [kind for kind in OBJECTIVES if OBJECTIVES[kind]().needs.frozen == "teacher"]
+COMPARING = [kind for kind in OBJECTIVES if objective_of(kind).needs.frozen == "teacher"]
 
 
 def recipe_of(model: str, teacher: str, /, **changes: Any) -> Any:
@@ -32,10 +33,10 @@ def test_distributions_of_an_endpoint_or_of_several_teachers_are_refused(model, 
     engine = {"kind": "endpoint", "url": "http://127.0.0.1:9/v1"}
     remote = {"teacher": {"model": "m", "engine": engine}, "compare": {"baselines": ["base"]}}
     with pytest.raises(UserError, match=f"objective.kind: {kind} learns .* an endpoint does not"):
-        recipe_of(model, model, objective={"kind": kind}, **remote)
+        recipe_of(model, model, objective=knobs_of(kind), **remote)
     others = {"teachers": [{"model": model, "engine": {"kind": "scripted"}}]}
     with pytest.raises(UserError, match=f"objective.kind: {kind} .* of one teacher; set teachers"):
-        recipe_of(model, model, objective={"kind": kind}, **others)
+        recipe_of(model, model, objective=knobs_of(kind), **others)
 
 
 def test_prompts_that_are_trained_are_refused_naming_the_student(model):
@@ -104,3 +105,34 @@ def test_model_beside_the_student_is_the_teacher_or_the_student_as_it_begins(mod
     ]
     beside = {model: str(tmp_path / "teacher"), other: other}
     assert trained_models(recipe) == beside
+
+
+@pytest.mark.parametrize(
+    ("objective", "said"),
+    [
+        ({"kind": "pkd", "layers": [[0, 2]]}, r"objective.layers.0: block 2 of the teacher, .* 1;"),
+        ({"kind": "pkd", "layers": [[0, 0], [1, 1]]}, r"objective.layers.1: block 1 of the stud"),
+    ],
+)
+def test_hidden_states_of_blocks_that_are_not_there_are_refused(model, tmp_path, objective, said):
+    teacher = make_tiny_model(str(tmp_path), num_layers=3)
+    with pytest.raises(UserError, match=f"^{said}"):
+        check_frozen(recipe_of(model, teacher, objective=objective))
+    check_frozen(recipe_of(model, teacher, objective={"kind": "pkd", "layers": [[0, 1]]}))
+
+
+@pytest.mark.parametrize("kind", ["pkd", "distilbert"])
+def test_hidden_states_of_another_width_are_refused(model, tmp_path, kind):
+    wide = make_tiny_model(str(tmp_path))
+    shape = {"hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
+    shape |= {"num_hidden_layers": 3, "vocab_size": len(AutoTokenizer.from_pretrained(wide))}
+    config = AutoConfig.for_model("llama", **shape)
+    config.save_pretrained(wide)
+    with pytest.raises(UserError, match=rf"^objective.kind: {kind} compares .* 32 wide and .* 64"):
+        check_frozen(recipe_of(model, wide, objective=knobs_of(kind)))
+
+
+def test_pairs_of_layers_are_named_and_each_once(model):
+    for layers in ([], [[0]], [[0, -1]], [[0, 0], [0, 1]]):
+        with pytest.raises(UserError, match=r"objective.layers"):
+            recipe_of(model, model, objective={"kind": "pkd", "layers": layers})

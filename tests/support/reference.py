@@ -39,12 +39,19 @@ def loss_and_gradients_by_definition(
         for one in group.completions:
             logits = _logits(student, group.prompt_ids, one.token_ids)
             logprob = _of_labels(logits, one.token_ids)
-            other = None
+            other, states = None, []
             if beside is not None:
                 prompt = group.prompt_ids
                 if group.frozen_prompt_ids is not None:
                     prompt = group.frozen_prompt_ids
                 other = _logits(beside, prompt, one.token_ids)
+                states = [
+                    (
+                        _states(student, group.prompt_ids, one.token_ids, mine),
+                        _states(beside, prompt, one.token_ids, its),
+                    )
+                    for mine, its in objective.needs.taps
+                ]
             if isinstance(objective, AdvDistill):
                 mean = logprob.exp().mean().clamp(max=objective.p_max)
                 total = total - one.weight * logprob.mean()
@@ -61,8 +68,17 @@ def loss_and_gradients_by_definition(
                 t = objective.temperature
                 p, q = (other / t).softmax(-1), (logits / t).softmax(-1)
                 scale = t if objective.kind == "tvd" else t**2
-                values = scale * by_definition(p, q, objective.kind, objective.measure.alpha)
+                measure = objective.measure
+                values = scale * by_definition(p, q, measure.kind, measure.alpha)
                 values = (1 - objective.alpha) * values - objective.alpha * logprob
+                for mine, its in states:
+                    if objective.kind == "pkd":
+                        apart = mine / mine.norm(dim=-1, keepdim=True)
+                        apart = apart - its / its.norm(dim=-1, keepdim=True)
+                        values = values + objective.beta * apart.square().sum(-1)
+                    else:
+                        alike = torch.nn.functional.cosine_similarity(mine, its, dim=-1)
+                        values = values + objective.cosine * (1 - alike)
                 is_mean = objective.weighting == "advantage"
                 total = total + one.weight * (values.mean() if is_mean else values.sum())
         if isinstance(objective, Dpo):
@@ -83,6 +99,21 @@ def _load(folder: str) -> torch.nn.Module:
 def _logits(model: torch.nn.Module, prompt: object, ids: object) -> Tensor:
     """Of what each token of the completion is drawn from."""
     return model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
+
+
+def _states(model: torch.nn.Module, prompt: object, ids: object, block: int) -> Tensor:
+    """What the block's own forward gave; of -1 what the head was given."""
+    kept = []
+    module = model.lm_head if block < 0 else model.model.layers[block]
+    if block < 0:
+        hook = module.register_forward_pre_hook(lambda _, given: kept.append(given[0]))
+    else:
+        hook = module.register_forward_hook(
+            lambda _, given, out: kept.append(out[0] if isinstance(out, tuple) else out)
+        )
+    model(torch.tensor([[*prompt, *ids]]))
+    hook.remove()
+    return kept[0][0, len(prompt) - 1 : -1]
 
 
 def _of_labels(logits: Tensor, ids: object) -> Tensor:

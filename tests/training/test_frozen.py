@@ -25,6 +25,10 @@ KNOBS = {
     "skew_kl": [{}, {"skew": 0.7, "temperature": 2.0, "alpha": 0.3}],
     "jsd": [{}, {"beta": 0.9, "weighting": "advantage", "alpha": 0.5}],
 }
+KNOBS |= {
+    "pkd": [{"layers": [(0, 1)]}, {"layers": [(0, 0)], "weighting": "advantage", "beta": 3.0}],
+    "distilbert": [{}, {"cosine": 2.0}],
+}
 OTHERS = [{}, {"temperature": 2.0, "alpha": 0.3}, {"weighting": "advantage"}]
 EVERY = [OBJECTIVES[kind](**knobs) for kind in OBJECTIVES for knobs in KNOBS.get(kind, OTHERS)]
 COMPARING = [one for one in EVERY if one.needs.measure]
@@ -96,7 +100,8 @@ def test_every_objective_is_what_its_papers_say_however_groups_are_laid_out(fold
 @pytest.mark.parametrize("objective", COMPARING, ids=named)
 def test_teacher_that_is_the_student_asks_for_nothing(folders, objective):
     frozen = Prompted(folders["student"], PromptKnobs(system=""))
-    objective = objective.model_copy(update={"alpha": 0.0})
+    same = {"alpha": 0.0} | ({"layers": [(0, 0)]} if objective.kind == "pkd" else {})
+    objective = objective.model_copy(update=same)
     learner = make_learner(folders["student"], objective=objective, frozen=frozen)
     loss, gradients = found(learner, make_groups(objective, frozen_prompts=False))
     assert abs(loss) < 1e-6

@@ -1,21 +1,27 @@
 """FSDP2 ranks with uneven shares against per-sequence forwards in float64."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from support.learner import assert_same
 from support.models import make_tiny_model
-from support.processes.ranks import DEALS, DEALT, make_groups, objective_of
+from support.objectives import knobs_of
+from support.processes.ranks import DEALS, DEALT, make_groups
 from support.reference import loss_and_gradients_by_definition
 
-from fastdistill_ray.objectives import OBJECTIVES
+from fastdistill_ray.objectives import OBJECTIVES, Objective
 
 # Every objective on two shards; elsewhere one that needs nothing and one that needs a teacher.
-TIED = [("tied", kind) for kind in OBJECTIVES]
-BOTH = [("tied", "forward_kl"), ("untied", "advdistill")]
+TIED = [("tied", json.dumps(knobs_of(kind))) for kind in OBJECTIVES]
+BOTH = [
+    ("tied", json.dumps({"kind": "forward_kl"})),
+    ("untied", json.dumps({"kind": "advdistill"})),
+]
 
 
 @pytest.mark.parametrize(
@@ -44,9 +50,11 @@ def test_ranks_with_uneven_groups_equal_a_naive_float64_reference(
     found = torch.load(out)
     assert len(found) == len(trained) * (len(DEALS) + 1)
     for model, kind in trained:
-        objective, folder = objective_of(kind), str(tmp_path / model)
+        objective, folder = TypeAdapter(Objective).validate_json(kind), str(tmp_path / model)
         beside = frozen if objective.needs.frozen else ""
-        expected = loss_and_gradients_by_definition(objective, folder, make_groups(kind), beside)
+        expected = loss_and_gradients_by_definition(
+            objective, folder, make_groups(objective), beside
+        )
         for deal in (*DEALS, DEALT):
             loss, gradients, _terms, share = found[model, kind, deal]
             assert_same((loss, gradients), expected, 2e-5)

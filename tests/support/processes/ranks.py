@@ -1,6 +1,6 @@
 """One of several gloo ranks: loss and whole gradients of dealt groups, as training has them.
 
-python ranks.py FOLDER RANK OUT WORLD_SIZE REPLICAS [MODEL OBJECTIVE ...]
+python ranks.py FOLDER RANK OUT WORLD_SIZE REPLICAS [MODEL OBJECTIVE ...], an objective as JSON
 """
 
 import sys
@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from pydantic import TypeAdapter
 
-from fastdistill_ray.objectives import OBJECTIVES, AnyObjective
+from fastdistill_ray.objectives import AnyObjective, Objective
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.learner import Learner, build_learner
@@ -32,13 +33,9 @@ DEALT = "as training deals them"
 TRAINING = TrainingKnobs(precision="fp32", micro_batch_tokens=40)
 
 
-def objective_of(kind: str) -> AnyObjective:
-    return OBJECTIVES[kind]()
-
-
-def make_groups(kind: str) -> list[TrainGroup]:
+def make_groups(objective: AnyObjective) -> list[TrainGroup]:
     """Pairs have two completions of opposite weights."""
-    is_pair = objective_of(kind).needs.whole_groups
+    is_pair = objective.needs.whole_groups
     random = np.random.default_rng(7)
     groups = []
     for index, lengths in enumerate([[5, 1, 9], [3, 3], [7, 2, 4, 6]]):
@@ -50,23 +47,23 @@ def make_groups(kind: str) -> list[TrainGroup]:
             for i, (n, w) in enumerate(zip(lengths, weights, strict=True))
         ]
         prompt, other = random.integers(0, 250, 3 + index), random.integers(0, 250, 9)
-        frozen = other if objective_of(kind).needs.frozen == "teacher" else None
+        frozen = other if objective.needs.frozen == "teacher" else None
         groups.append(TrainGroup(str(index), prompt, completions, frozen_prompt_ids=frozen))
     return groups
 
 
-def make_learner(folder: str, kind: str, replicas: int, frozen: str) -> Learner:
+def make_learner(folder: str, objective: AnyObjective, replicas: int, frozen: str) -> Learner:
     unused: Any = None
     return build_learner(
         folder=folder,
         vocab_size=10**6,
         text_for=lambda student: unused,
         device=torch.device("cpu"),
-        objective=objective_of(kind),
+        objective=objective,
         advantage=AdvantageKnobs(),
         optimizer=OptimizerKnobs(),
         training=TRAINING.model_copy(update={"replicas": replicas}),
-        frozen=frozen if objective_of(kind).needs.frozen else "",
+        frozen=frozen if objective.needs.frozen else "",
     )
 
 
@@ -97,8 +94,9 @@ def main(folder: str, rank: int, out: str, world_size: int, replicas: int, *aske
     )
     found = {}
     for model, kind in zip(asked[::2], asked[1::2], strict=True):
-        learner = make_learner(f"{folder}/{model}", kind, replicas, f"{folder}/frozen")
-        groups = make_groups(kind)
+        objective = TypeAdapter(Objective).validate_json(kind)
+        learner = make_learner(f"{folder}/{model}", objective, replicas, f"{folder}/frozen")
+        groups = make_groups(objective)
         for deal in (*DEALS, DEALT):
             if deal == DEALT:
                 batches = pack(learner, gather_groups(groups[rank::world_size]))
