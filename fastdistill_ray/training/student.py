@@ -5,7 +5,9 @@ tied weights stay one parameter. Legend: R rows of L tokens, K target tokens, D 
 vocabulary of the tokenizer (a model's head is often padded beyond it).
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -34,6 +36,7 @@ from fastdistill_ray.training.packing import PADDING, Inputs
 from fastdistill_ray.training.router import router_loss, trained_coefficient
 
 T = TypeVar("T")
+SHARDED = "FSDP"  # what fully_shard puts before the name of a module's class
 DROPOUT = "drop"  # is in every name of a rate: attention_dropout, resid_pdrop, layerdrop
 
 
@@ -51,14 +54,15 @@ class CausalModel(nn.Module):
     def read(self, inputs: Inputs, blocks: Sequence[int] = ()) -> "Read":
         """`blocks`: whose outputs are wanted at the targets, LAST among them."""
         shown = {"output_router_logits": True} if self.router_coefficient else {}
-        found = self.model.get_decoder()(
-            input_ids=inputs.input_ids,
-            position_ids=inputs.position_ids,
-            use_cache=False,
-            **attention_arguments(inputs, self.model.config.get_text_config()),
-            **shown,
-            **({"output_hidden_states": True} if blocks else {}),
-        )
+        with _kept_outputs(self, [block for block in blocks if block != LAST]) as outputs:
+            found = self.model.get_decoder()(
+                input_ids=inputs.input_ids,
+                position_ids=inputs.position_ids,
+                use_cache=False,
+                **attention_arguments(inputs, self.model.config.get_text_config()),
+                **shown,
+            )
+        outputs[LAST] = found.last_hidden_state
         router = None
         if self.router_coefficient:
             is_token_N = (inputs.group != PADDING).flatten()
@@ -69,7 +73,7 @@ class CausalModel(nn.Module):
         if len(weight) > self.vocab_size:  # the slice's backward copies the gradient once more
             weight = weight[: self.vocab_size]
             bias = None if bias is None else bias[: self.vocab_size]
-        states = tuple(_at(inputs.sources, _output(found, block)) for block in blocks)
+        states = tuple(_at(inputs.sources, outputs[block]) for block in blocks)
         hidden = _at(inputs.sources, hidden)
         if self.logit_factor != 1.0:
             hidden = hidden * self.logit_factor
@@ -133,14 +137,31 @@ def _at(sources: Tensor, hidden: Tensor) -> Tensor:
     return nn.functional.embedding(sources, hidden.flatten(0, 1))
 
 
-def _output(found: Any, block: int) -> Tensor:
-    """transformers' list begins with the embedding and ends after the final norm."""
-    states = found.get("hidden_states")
-    if block == LAST:
-        return found.last_hidden_state
-    if not states or block + 2 >= len(states):
-        raise UserError(f"the model shows no output of block {block}")
-    return states[block + 1]
+@contextlib.contextmanager
+def _kept_outputs(model: CausalModel, blocks: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+    """What these decoder blocks give, [R, L, D], in a forward inside; what is computed again in
+    backward is not kept. UserError where a family's blocks give something else."""
+    kept: dict[int, Tensor] = {}
+    width = model.model.config.get_text_config().hidden_size
+
+    def keep(block: int, _module: nn.Module, _given: Any, output: Any) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        if hidden.ndim != 3 or hidden.shape[-1] != width:
+            raise UserError(
+                f"block {block} of {model.model.config.model_type} gives {list(hidden.shape)}, "
+                f"expected one state of {width} numbers a token; it cannot be compared"
+            )
+        kept[block] = hidden
+
+    hooks = []
+    if blocks:
+        modules = decoder_blocks(model)
+        hooks = [modules[one].register_forward_hook(partial(keep, one)) for one in blocks]
+    try:
+        yield kept
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def logprob_of(readout: Readout, labels: Tensor) -> Tensor:
@@ -279,7 +300,11 @@ def decoder_blocks(student: CausalModel) -> list[nn.Module]:
     be gathered whole on every GPU and not be compiled, without a word.
     """
     names = set(getattr(student.model, "_no_split_modules", None) or ())
-    blocks = [module for module in student.modules() if type(module).__name__ in names]
+    blocks = [
+        module
+        for module in student.modules()
+        if type(module).__name__.removeprefix(SHARDED) in names
+    ]
     if not blocks:
         raise UserError(
             "transformers names no decoder blocks of model type "
