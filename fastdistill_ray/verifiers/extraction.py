@@ -122,7 +122,9 @@ def extract_answer(text: str, rules: Rules, kind: Kind, *, is_cut: bool) -> Extr
 def _find_answer(text: str, rules: Rules, kind: Kind, is_cut: bool) -> Extraction:
     if "<|" in text or "</s>" in text:
         text = SPECIAL_TOKEN.sub("", text)
-    blocks, opened = _answer_blocks(text)
+    if content := only_content(text):
+        return _from_block(content, rules, kind)
+    blocks, opened = answer_blocks(text)
     filled = [
         content for content in (text[b.start : b.end] for b in blocks) if not is_blank(content)
     ]
@@ -190,7 +192,18 @@ def last_number(text: str) -> str:
     return numbers[-1].rstrip(",") if numbers else ""
 
 
-def _answer_blocks(text: str) -> tuple[list[Box], int | None]:
+def only_content(text: str) -> str:
+    """What the last block holds where nothing but its end follows, else ""; as `answer_blocks`
+    finds it, for all tags begin with `<`, in a fraction of the time.
+    """
+    begun = text.rpartition("<answer>")
+    content, closing, after = begun[2].partition("</answer>")
+    if not (begun[1] and closing) or "<" in content or "<" in after or is_blank(content):
+        return ""
+    return content.strip()
+
+
+def answer_blocks(text: str) -> tuple[list[Box], int | None]:
     """Closed answer blocks, and where a last unclosed one begins."""
     blocks: list[Box] = []
     opened: int | None = None

@@ -68,14 +68,21 @@ def _point(name: str) -> int:
     return int.from_bytes(hashlib.sha512(name.encode()).digest(), "big") % P
 
 
+@functools.cache
+def _no_square() -> int:
+    """The smallest number that is no square modulo P; products of small primes are squares."""
+    larger = range(_PRIMES[-1] + 1, 10_000)
+    return next(n for n in larger if pow(n, (P - 1) // 2, P) == P - 1)
+
+
 @functools.lru_cache(maxsize=256)
 def _root(square: int) -> int:
     """A square root modulo P of -1 or a small prime, by the method of Tonelli and Shanks."""
     odd, twos = P - 1, 0
     while odd % 2 == 0:
         odd, twos = odd // 2, twos + 1
-    other = next(n for n in range(2, 10_000) if pow(n, (P - 1) // 2, P) == P - 1)
-    step, root, rest = pow(other, odd, P), pow(square, (odd + 1) // 2, P), pow(square, odd, P)
+    step = pow(_no_square(), odd, P)
+    root, rest = pow(square, (odd + 1) // 2, P), pow(square, odd, P)
     while rest != 1:
         order, power = 0, rest
         while power != 1:

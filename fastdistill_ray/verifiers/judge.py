@@ -23,6 +23,7 @@ from fastdistill_ray.verifiers.numbers import (
 from fastdistill_ray.verifiers.process import JudgingProcess
 from fastdistill_ray.verifiers.scored import Scorers
 
+ANOTHER_NUMBER = Decision("wrong", "another number")
 EXPRESSIONS = "fastdistill_ray.verifiers.worker"
 MAX_CLEANED = 2_000  # characters; a longer text is compared as it stands
 MAX_CACHED = 100_000  # decisions
@@ -89,9 +90,9 @@ class Judge:
             return Judgement("error", "", fault)
         is_cut = finish_reason in ("length", "repetition")
         answer, origin = extract_answer(response, self._rules, kind, is_cut=is_cut)
-        asked = Question(kind, reference, answer, tuple(options), tolerance, scorer)
         if answer:
-            decision = self._decide(asked)
+            asked = Question(kind, reference, answer, tuple(options), tolerance, scorer)
+            decision = decide_integers(asked) or self._decide(asked)
             if origin == WHOLE and decision.verdict != "correct":
                 answer, decision = "", Decision("unparsable", "no answer")
         else:
@@ -100,7 +101,8 @@ class Judge:
             number = last_number(response)
             if number:
                 answer, origin = number, "last number"
-                decision = self._decide(asked._replace(answer=answer))
+                asked = Question(kind, reference, answer, tuple(options), tolerance, scorer)
+                decision = self._decide(asked)
         if not answer:
             return Judgement(decision.verdict, answer="", reason=decision.reason)
         return Judgement(decision.verdict, answer[:MAX_SHOWN], f"{origin}: {decision.reason}")
@@ -133,7 +135,8 @@ class Judge:
         return ""
 
     def _decide(self, question: Question) -> Decision:
-        if question.kind in ("number", "math", "choice"):  # of a text they may be a part
+        # Emoji and marks may be a part of a text.
+        if question.kind in ("number", "math", "choice") and not question.answer.isascii():
             question = question._replace(answer=undecorated(question.answer))
         known = self._cache.get(question)
         if known is not None:
@@ -198,6 +201,17 @@ def is_same_word(reference: str, answer: str) -> bool:
     return expected in usual and given in usual
 
 
+def decide_integers(question: Question) -> Decision | None:
+    """As `decide_as_number` decides, where both are written as nothing but digits; else None."""
+    reference, answer = question.reference, question.answer
+    if question.kind != "number" or question.tolerance is not None:
+        return None
+    if not (reference.isdigit() and answer.isdigit() and reference.isascii() and answer.isascii()):
+        return None
+    is_same = reference.lstrip("0") == answer.lstrip("0")
+    return CORRECT if is_same else ANOTHER_NUMBER
+
+
 def decide_number(
     reference: str, answer: str, tolerance: Fraction | None = None
 ) -> Decision | None:
@@ -228,7 +242,7 @@ def decide_number(
             return Decision("wrong", "more than one number")
         return Decision("unparsable", "not a number")
     is_same = is_equal(expected, given, tolerance)
-    return CORRECT if is_same else Decision("wrong", "another number")
+    return CORRECT if is_same else ANOTHER_NUMBER
 
 
 def is_word_none(text: str) -> bool:

@@ -22,7 +22,21 @@ from support.answers import (
 
 from fastdistill_ray.records import VERDICTS
 from fastdistill_ray.verifiers import Judge, VerifierKnobs
+from fastdistill_ray.verifiers.decision import Question
+from fastdistill_ray.verifiers.extraction import (
+    Rules,
+    answer_blocks,
+    extract_answer,
+    only_content,
+)
+from fastdistill_ray.verifiers.judge import DECIDERS, decide_integers
 
+REFERENCES = ("42", "042", "7", "0", "1000", "1,000", "-5", "42.0")
+PIECES = (
+    *("<answer>", "</answer>", "<answer>", "</answer>", "<ANSWER>", "</Answer >", "<think>"),
+    *("</think>", r"\boxed{42}", r"\boxed{}", "42", "042", "0", "x < 3", " ", "\n", "<", "<answer"),
+    *("<|im_end|>", "</s>", "[INST]", "The answer is 7", "#### 9", "$", "1,000", "\u00b2"),
+)
 KNOBS = VerifierKnobs()
 PATIENT = VerifierKnobs(time_limit=200.0)
 
@@ -97,6 +111,36 @@ def test_drawn_answers_are_judged_by_their_making(
 ) -> None:
     check(draw_case(rng), judge, patient)
     check(draw_spoilt(rng), judge, patient)
+
+
+def short_way_differs(case: Case) -> bool:
+    """Whether what is found in the last block or decided by digits alone is not what the full way
+    finds and decides, which is tried for the same answer."""
+    rules = Rules(True, True, True, False)
+    content = only_content(case.response)
+    blocks, opened = answer_blocks(case.response)
+    if content and (
+        opened is not None or case.response[blocks[-1].start : blocks[-1].end].strip() != content
+    ):
+        return True
+    answer, _ = extract_answer(case.response, rules, case.kind, is_cut=False)
+    question = Question(case.kind, case.reference, answer, (), None)
+    short = decide_integers(question) if answer else None
+    return short is not None and short != DECIDERS[case.kind](question, Judge(KNOBS))
+
+
+def test_the_short_ways_say_what_the_full_ways_say() -> None:
+    rng = random.Random(3)
+    cases = [draw(rng) for _ in range(1_000) for draw in (draw_case, draw_spoilt, spoilt_integer)]
+    for _ in range(5_000):
+        text = "".join(rng.choice(PIECES) for _ in range(rng.randint(1, 8)))
+        cases.append(Case("number", rng.choice(REFERENCES), text, None))
+    for _ in range(1_000):  # digits of any length, some equal but for the zeros before them
+        digits = str(rng.getrandbits(rng.choice((4, 64, 14_000))))
+        other = rng.choice((digits, "0" * rng.choice((1, 3_000)) + digits, digits + "0"))
+        cases.append(Case("number", digits, f"<answer>{other}</answer>", None))
+    assert sum(bool(only_content(case.response)) for case in cases) > 1_200
+    assert [case for case in cases if short_way_differs(case)] == []
 
 
 def test_spoilt_writings_of_the_reference_are_right_only_if_they_read_so(judge: Judge) -> None:
