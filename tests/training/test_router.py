@@ -27,6 +27,8 @@ from fastdistill_ray.training.packing_check import probe_group
 from fastdistill_ray.training.step import COUNTS, backward
 from fastdistill_ray.training.student import Student, load_student, to_device
 
+OBJECTIVE = '{"kind": "advdistill"}'
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> str:
@@ -121,7 +123,7 @@ def test_two_ranks_train_the_mean_over_all_their_micro_batches(tmp_path: Path) -
         subprocess.Popen(
             [
                 *(sys.executable, script, str(tmp_path), str(rank), str(out)),
-                *(str(WORLD_SIZE), "1", "experts"),
+                *(str(WORLD_SIZE), "1", "experts", OBJECTIVE),
             ]
         )
         for rank in range(WORLD_SIZE)
@@ -142,7 +144,7 @@ def test_two_ranks_train_the_mean_over_all_their_micro_batches(tmp_path: Path) -
         ]
         total = sum(size for size, _ in size_and_loss)
         expected = sum(size / total * loss for size, loss in size_and_loss)
-        assert found["experts", deal][2]["router"] == pytest.approx(expected, rel=1e-5)
+        assert found["experts", OBJECTIVE, deal][2]["router"] == pytest.approx(expected, rel=1e-5)
 
 
 def exact_loss_of(model, parts) -> float:

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 import torch
 from support.learner import (
+    ADVDISTILL,
     CPU,
     assert_same,
     chunks_of,
     load,
     loss_and_gradients,
-    reference_advdistill,
 )
 from support.models import make_tiny_model
 from support.packing import pack_groups
 from support.processes.ranks import make_groups
+from support.reference import loss_and_gradients_by_definition
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -46,7 +47,7 @@ def test_advdistill_loss_and_gradient_equal_a_naive_float64_reference(folder: st
     batches = pack_groups(groups, micro_batch_tokens=40, shared_prompt=True, mask_prompt=True)
     assert len(batches) == 2
     actual = loss_and_gradients(load(folder), batches)
-    assert_same(actual, reference_advdistill(folder, groups), 1e-5)
+    assert_same(actual, loss_and_gradients_by_definition(ADVDISTILL, folder, groups), 1e-5)
 
 
 @pytest.mark.parametrize("objective", [AdvDistill(), Sft(), Sft(normalize="sequence")])

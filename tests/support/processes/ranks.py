@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from pydantic import TypeAdapter
 
-from fastdistill_ray.objectives import AnyObjective, Objective
+from fastdistill_ray.objectives import AdvDistill, AnyObjective, Objective
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.learner import Learner, build_learner
@@ -25,6 +25,7 @@ from fastdistill_ray.training.packing import (
 )
 from fastdistill_ray.training.step import COUNTS, backward, gather_groups, pack, sum_over_ranks
 
+ADVDISTILL = AdvDistill()
 WORLD_SIZE = 2
 # Groups by rank, by hand: the ranks then have as many micro-batches by empty ones.
 DEALS = {"uneven": [[0, 2], [1]], "one rank has none": [[0, 1, 2], []]}
@@ -33,7 +34,7 @@ DEALT = "as training deals them"
 TRAINING = TrainingKnobs(precision="fp32", micro_batch_tokens=40)
 
 
-def make_groups(objective: AnyObjective) -> list[TrainGroup]:
+def make_groups(objective: AnyObjective = ADVDISTILL) -> list[TrainGroup]:
     """Pairs have two completions of opposite weights."""
     is_pair = objective.needs.whole_groups
     random = np.random.default_rng(7)
