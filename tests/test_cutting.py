@@ -34,6 +34,11 @@ def by_hand(folder: str, layers: list[int]) -> torch.Tensor:
         return model.lm_head(backbone.norm(hidden))
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTDISTILL_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.mark.parametrize("is_tied", [True, False])
 def test_cut_model_is_the_chosen_blocks_one_after_the_other(tmp_path: Path, is_tied: bool):
     folder = make_tiny_model(str(tmp_path / "m"), tie_word_embeddings=is_tied, num_layers=5)
