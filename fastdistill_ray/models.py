@@ -71,9 +71,7 @@ def resolve_model(reference: str) -> str:
 def fetch_model(reference: str) -> str:
     """As `resolve_model`, but what lies on the hub or in a bucket is downloaded: always returns a
     local folder."""
-    if LAYERS in reference:
-        return str(_cut_once(reference))
-    if "://" in reference:
+    if _is_in_bucket(reference):
         return str(_download_once(reference))
     return resolve_model(reference) if is_here(reference) else _snapshot(reference, MODEL_FILES)
 
@@ -93,9 +91,7 @@ def _snapshot(reference: str, patterns: list[str]) -> str:
 
 def fetch_without_weights(reference: str) -> str:
     """As `fetch_model`, but of a model that is not on this machine no weights are downloaded."""
-    if LAYERS in reference:
-        return str(_cut_once(reference))
-    if "://" in reference:
+    if _is_in_bucket(reference):
         return str(_download_once(reference, with_weights=False))
     if is_here(reference):
         return resolve_model(reference)
@@ -104,9 +100,12 @@ def fetch_without_weights(reference: str) -> str:
 
 def is_here(reference: str) -> bool:
     """Whether the model is on this machine already, or in a file of it."""
-    if LAYERS in reference:
-        return True
-    return "://" not in reference and Path(resolve_model(reference)).is_dir()
+    return not _is_in_bucket(reference) and Path(resolve_model(reference)).is_dir()
+
+
+def _is_in_bucket(reference: str) -> bool:
+    """Blocks of a model, wherever it lies, are made into a folder of this machine."""
+    return "://" in reference and LAYERS not in reference
 
 
 def folder_at_hand(reference: str) -> str | None:
