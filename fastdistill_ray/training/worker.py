@@ -208,11 +208,13 @@ def worker_device(use_gpu: bool) -> torch.device:
 def load_learner(job: TrainJob, source: str, device: torch.device) -> Learner:
     transformers.utils.logging.disable_progress_bar()
     tokenizer = load_tokenizer(source)
+    # A reference that is the student as it begins is asked with the student's own prompts.
+    teacher = job.frozen if job.objective.needs.frozen == "teacher" else None
     learner = build_learner(
         folder=source,
         vocab_size=len(tokenizer),
         text_for=lambda student: student_text(
-            student, tokenizer, job.prompt, job.teacher_prompts, job.frozen
+            student, tokenizer, job.prompt, job.teacher_prompts, teacher
         ),
         device=device,
         objective=job.objective,
