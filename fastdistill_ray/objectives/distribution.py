@@ -35,7 +35,7 @@ from fastdistill_ray.rewards.advantages import softmax_weights
 
 
 class FromDistribution(ObjectiveKnobs):
-    """What the six kinds share; each has `kind`."""
+    """What all kinds share that learn from the teacher's distribution; each has `kind`."""
 
     terms: ClassVar[dict[str, str]] = {
         "ce": "Cross-entropy",

@@ -196,14 +196,16 @@ def _format_sentence(results: Results, student: str) -> list[str]:
 
 
 def _above_teacher(results: Results, recipe: dict[str, Any]) -> list[str]:
-    """Where SFT on the best completions is above the teacher, methods that imitate the teacher's
+    """Where SFT on correct completions is above the teacher, methods that imitate the teacher's
     distribution aim lower than what its verified texts give."""
     entries = student_entries(recipe)
     imitates = any(_objective(one).needs.frozen == "teacher" for one in entries.values())
-    sft = [name for name, one in entries.items() if one["kind"] == "sft"]
+    verified = [
+        name for name, one in entries.items() if one["kind"] == "sft" and one.get("on") != "all"
+    ]
     for split in results.splits if imitates else ():
         teacher = results.rows.get(("teacher", split, "accuracy"))
-        for name in sft:
+        for name in verified:
             own = results.rows.get((name, split, "accuracy"))
             if own and teacher and own.low is not None and own.low > (teacher.high or 1.0):
                 return [

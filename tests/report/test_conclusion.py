@@ -152,6 +152,10 @@ def test_conclusion_says_where_verified_texts_are_worth_more_than_their_teacher(
     )
     said = "SFT on best completion (87.0 %) is above the teacher itself (59.5 %) on test problems"
     assert (said in found) == is_said
+    entry = {**recipe["compare"]["students"][0], "on": "all"}
+    unverified = recipe | {"compare": recipe["compare"] | {"students": [entry]}}
+    results = Results(rows, {("forward_kl", "sft", "test", "accuracy"): difference}, {})
+    assert "above the teacher itself" not in conclusion(results, unverified)
     assert said not in conclusion(
         Results(
             {
