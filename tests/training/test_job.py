@@ -515,7 +515,7 @@ def test_user_error_of_one_rank_reaches_the_driver_as_itself_without_another_try
     tried = tmp_path / "tried"
 
     class Refusing:
-        min_completions = 2
+        needs, min_completions = ADVDISTILL.needs, ADVDISTILL.min_completions
 
         def targets(self, completions: list[Scored]) -> list[Target]:
             if torch.distributed.get_rank() == 1:
