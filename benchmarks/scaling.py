@@ -102,7 +102,7 @@ def make_learner(folder: str) -> Learner:
     return build_learner(
         folder=folder,
         vocab_size=VOCABULARY,
-        text_for=lambda student: text,
+        text=text,
         device=torch.device("cpu"),
         objective=AdvDistill(),
         advantage=AdvantageKnobs(),

@@ -27,7 +27,7 @@ from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.training.learner import build_learner
 from fastdistill_ray.training.step import make_batches, train_step
 from fastdistill_ray.training.student import to_device
-from fastdistill_ray.training.worker import student_text
+from fastdistill_ray.training.texts import student_text
 
 WAYS = ("sft", "kl", "kl_with_examples")
 
@@ -46,7 +46,7 @@ def measure(run_dir: str, way: str, num_steps: int) -> dict[str, Any]:
     learner = build_learner(
         folder=folder,
         vocab_size=len(tokenizer),
-        text_for=lambda student: student_text(student, tokenizer, prompt, {}, frozen),
+        text=student_text(folder, tokenizer, prompt, {}, frozen),
         device=CPU,
         objective=ForwardKl() if frozen else Sft(on="all"),
         advantage=AdvantageKnobs(),

@@ -179,6 +179,12 @@ def same_tokenizer(first: Any, second: Any) -> bool:
     )
 
 
+def vocabulary_of(reference: str) -> int:
+    """Tokens of a model's tokenizer that have a row in its head."""
+    rows = load_config(fetch_without_weights(reference)).get_text_config().vocab_size
+    return min(len(tokenizer_of(reference)), rows)
+
+
 def context_length(path: str) -> int:
     """Positions the model was made for, in tokens."""
     config = load_config(path).get_text_config()

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from datasets import Dataset
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, TrainerCallback
+from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 
 from benchmarks.training.padded import padded_step
 from fastdistill_ray.groups.steps import StepPlan, rank_rows
@@ -33,8 +33,7 @@ from fastdistill_ray.training.knobs import OptimizerKnobs
 from fastdistill_ray.training.learner import build_learner
 from fastdistill_ray.training.packing import StudentText, TrainGroup, prepare_group
 from fastdistill_ray.training.step import train_step
-from fastdistill_ray.training.student import Student
-from fastdistill_ray.training.worker import student_text
+from fastdistill_ray.training.texts import student_text
 
 CPU = torch.device("cpu")
 GROUPS_PER_STEP = 4
@@ -55,9 +54,8 @@ class Work(NamedTuple):
         plan = StepPlan(str(groups), GROUPS_PER_STEP, 1, self.num_steps + 1, 0, False)
         return list(rank_rows(plan, 0, 1))
 
-    def text(self, model: PreTrainedModel) -> StudentText:
-        student = Student(model, self.vocab_size)
-        return student_text(student, load_tokenizer(self.model), self.recipe.student.prompt, {})
+    def text(self) -> StudentText:
+        return student_text(self.model, load_tokenizer(self.model), self.recipe.student.prompt, {})
 
     def prepared(self, text: StudentText, objective: Objective) -> list[list[TrainGroup]]:
         """Steps of groups, as our own loop prepares them."""
@@ -81,7 +79,7 @@ def ours(work: Work, objective: Objective) -> Iterator[float]:
     learner = build_learner(
         folder=work.model,
         vocab_size=work.vocab_size,
-        text_for=lambda student: work.text(student.model),
+        text=work.text(),
         device=CPU,
         objective=objective,
         advantage=AdvantageKnobs(),

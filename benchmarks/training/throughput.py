@@ -147,7 +147,7 @@ def build(shape: Shape, device: torch.device, folder: str, is_compiled: bool) ->
     return build_learner(
         folder=folder,
         vocab_size=shape.vocab_size,
-        text_for=lambda student: text_of(shape),
+        text=text_of(shape),
         device=device,
         objective=AdvDistill(),
         advantage=AdvantageKnobs(),

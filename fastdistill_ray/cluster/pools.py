@@ -62,6 +62,9 @@ class PoolsKnobs(Knobs):
         default=[],
         description="Pools of the further `teachers`, in their order; empty: each as `teacher`.",
     )
+    scorer: PoolKnobs | None = Field(
+        default=None, description="Pool of the model that is asked about texts; none: as `teacher`."
+    )
     judges: PoolKnobs = PoolKnobs(cpus=0.5)
     student: PoolKnobs = PoolKnobs()
     evaluation: PoolKnobs = PoolKnobs()
@@ -85,6 +88,10 @@ class PoolsKnobs(Knobs):
     def of_teacher(self, place: int) -> PoolKnobs:
         """0: `teacher`, then `teachers` in their order."""
         return self.teachers[place - 1] if place and self.teachers else self.teacher
+
+    @property
+    def of_scorer(self) -> PoolKnobs:
+        return self.scorer or self.teacher
 
     def of_groups(self, num_teachers: int) -> list[PoolKnobs]:
         """All that are held while groups are made."""

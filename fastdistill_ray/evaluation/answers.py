@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from fastdistill_ray.cluster.pools import PoolsKnobs
 from fastdistill_ray.evaluation.knobs import EvaluationKnobs, Model
-from fastdistill_ray.generation.completions import Asked
+from fastdistill_ray.generation.completions import to_write
 from fastdistill_ray.generation.knobs import EngineSpec, SamplingKnobs
 from fastdistill_ray.generation.outputs import RAW_COMPLETION
 from fastdistill_ray.generation.requests import ProblemRequests, has_one_that_fits
@@ -218,7 +218,7 @@ def _ask_models(
     first = next(model.weights for model, part in requests.parts if len(part))
     asked = {model.name for model, _ in requests.parts}
     ask(
-        [Asked(requests, EngineSpec(first, knobs.engine, sampling, verifier), pools.evaluation)],
+        [to_write(requests, EngineSpec(first, knobs.engine, sampling, verifier), pools.evaluation)],
         partial(AnswerMaker, verifier),
         {name: store for name, store in stores.items() if name in asked},
         judges=pools.judges,

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -40,15 +40,19 @@ BEAT_SECONDS = 5.0
 
 
 class Asking:
-    """Ray Data UDF: a seat -> bundles of request rows with completions, until none is handed out.
+    """Ray Data UDF: a seat -> bundles of request rows with what an engine says, until none is
+    handed out.
 
+    `start` is called once in the actor and returns its engine: an async function of a table of
+    request rows that returns rows with a column `failure`; `model` is what errors call it.
     `in_flight` requests are asked at once; answers are given back at most once in `interval`
     seconds.
     """
 
     def __init__(
         self,
-        spec: EngineSpec,
+        model: str,
+        start: Callable[[], Any],
         requests: ray.ObjectRef,
         dispenser: Any,
         in_flight: int,
@@ -60,10 +64,9 @@ class Asking:
         self.engine = None
         try:
             self.requests.take(np.arange(1))  # loads the tokenizer before an engine waits for it
-            count = partial(num_correct, Judge(spec.verifier))
-            self.engine = ENGINES[spec.engine.kind](spec, count)
+            self.engine = start()
         except Exception as error:  # noqa: BLE001  whatever it is, the user is told
-            self._stop(error, f"the engine of {spec.model} does not start: ")
+            self._stop(error, f"the engine of {model} does not start: ")
             return
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
@@ -144,6 +147,11 @@ class Asking:
             with contextlib.suppress(RayError):
                 if self._call("beat", self.me):
                     self._call("note_dump", self.me, stacks())
+
+
+def start_writer(spec: EngineSpec) -> Any:
+    """The engine that writes completions."""
+    return ENGINES[spec.engine.kind](spec, partial(num_correct, Judge(spec.verifier)))
 
 
 def stacks() -> str:

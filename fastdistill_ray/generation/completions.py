@@ -7,7 +7,8 @@ asks one renders it. An answer is a row of REQUEST_SCHEMA with the engine's colu
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import pyarrow as pa
@@ -17,7 +18,7 @@ from ray.data import TaskPoolStrategy
 
 from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.cluster.queues import actor_pool, bound_queues, ignore_lost_tasks
-from fastdistill_ray.generation.asking import Asking
+from fastdistill_ray.generation.asking import Asking, start_writer
 from fastdistill_ray.generation.dispenser import Dispenser
 from fastdistill_ray.generation.knobs import EndpointKnobs, EngineSpec
 from fastdistill_ray.generation.requests import Requests
@@ -34,8 +35,15 @@ class Asked(NamedTuple):
     """Who is asked what, and where its actors run."""
 
     requests: Requests
-    spec: EngineSpec
+    model: str  # what errors call the engine
+    start: Callable[[], Any]  # an actor's engine
+    in_flight: int  # requests an actor asks at once
     pool: PoolKnobs
+
+
+def to_write(requests: Requests, spec: EngineSpec, pool: PoolKnobs) -> Asked:
+    """For completions."""
+    return Asked(requests, spec.model, partial(start_writer, spec), in_flight(spec), pool)
 
 
 def start_dispenser(asked: Asked, most_aside: int) -> Any:
@@ -60,7 +68,7 @@ def in_flight(spec: EngineSpec) -> int:
 def completions(asked: Asked, dispenser: Any) -> ray.data.Dataset:
     """A lazy dataset of bundles of the requests' rows with their completions; engines start when
     it is consumed."""
-    requests, spec, pool = asked
+    requests, pool = asked.requests, asked.pool
     dataset = ray.data.from_items([{"start": 0}])
     bound_queues(dataset.context, MAX_BLOCKS)
     ignore_lost_tasks(dataset.context)  # the dispenser hands out again what they asked
@@ -76,10 +84,11 @@ def completions(asked: Asked, dispenser: Any) -> ray.data.Dataset:
     ).map_batches(
         Asking,
         fn_constructor_kwargs={
-            "spec": spec,
+            "model": asked.model,
+            "start": asked.start,
             "requests": ray.put(requests),
             "dispenser": dispenser,
-            "in_flight": in_flight(spec),
+            "in_flight": asked.in_flight,
             "interval": interval,
         },
         batch_size=1,  # with GPUs Ray Data wants a number

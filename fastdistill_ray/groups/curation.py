@@ -14,7 +14,7 @@ import ray.data
 from fastdistill_ray.cluster.metrics import show
 from fastdistill_ray.cluster.pools import PoolKnobs, PoolsKnobs
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.generation.completions import Asked
+from fastdistill_ray.generation.completions import to_write
 from fastdistill_ray.generation.knobs import EndpointKnobs, EngineSpec, SamplingKnobs, TeacherKnobs
 from fastdistill_ray.generation.outputs import with_arrays, without_arrays
 from fastdistill_ray.generation.requests import ProblemRequests, assign, has_one_that_fits
@@ -84,7 +84,7 @@ def curate(
         assert left < before, "what was asked is not in the store"
         ask(
             [
-                Asked(
+                to_write(
                     requests,
                     EngineSpec(
                         teacher.model, teacher.engine, sampling, judging.reward.verifier, out

@@ -4,13 +4,14 @@ import hashlib
 import time
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fastdistill_ray.groups.signals import Signal
 from fastdistill_ray.groups.store import (
     POLL_SECONDS,
     ROWS_PER_ROW_GROUP,
@@ -28,6 +29,13 @@ CACHED_ROW_GROUPS = 64
 INDEX_ROWS = 1024
 
 
+class StoredSignals(NamedTuple):
+    """A store of signals of the groups, and what they are."""
+
+    folder: str
+    signal: Signal
+
+
 class StepPlan(NamedTuple):
     """Which groups make up each step; the same on every rank and after every restart."""
 
@@ -38,6 +46,13 @@ class StepPlan(NamedTuple):
     seed: int
     follow: bool  # epoch 0 in arrival order, while the store may still grow
     held_out: float = 0.0  # share of the kept groups that no step trains; a complete store's
+    signals: StoredSignals | None = None  # groups without any are not trained
+
+
+def num_trained(plan: StepPlan) -> int:
+    """Groups of a complete store that steps or held-out values are made of."""
+    store = Store(plan.folder)
+    return usable(read_index(store), plan).num_rows if plan.signals else store.num_kept()
 
 
 def num_steps(plan: StepPlan, num_groups: int) -> int:
@@ -80,17 +95,20 @@ def steps(plan: StepPlan, first: int = 0) -> Iterator[Step]:
 def rank_rows(
     plan: StepPlan, rank: int, world_size: int, first: int = 0
 ) -> Iterator[dict[str, Any]]:
-    """One row per step from `first` on, with the groups that this rank reads of it: at positions
-    rank, rank + world_size, ... Who trains them is decided once their tokens are known
-    (training/dealing.py)."""
+    """One row per step from `first` on, with the groups that this rank reads of it, at positions
+    rank, rank + world_size, ..., and with tables of their signals where the plan has any. Who
+    trains them is decided once their tokens are known (training/dealing.py)."""
     reader = RowReader(Store(plan.folder))
+    stored = SignalReader(plan.signals) if plan.signals else None
     for step in steps(plan, first):
-        yield {
+        own = step.locations[rank::world_size]
+        row = {"signals": [stored.read(one.key) for one in own]} if stored else {}
+        yield row | {
             "step": step.step,
             "epoch": step.epoch,
             "ends_epoch": step.ends_epoch,
             "num_groups": len(step.locations),
-            "groups": [reader.read(location) for location in step.locations[rank::world_size]],
+            "groups": [reader.read(location) for location in own],
             "group_ids": [location.key for location in step.locations],
         }
 
@@ -111,8 +129,16 @@ def _arriving(store: Store) -> Iterator[Location]:
 def _trained(store: Store, plan: StepPlan) -> pa.Table:
     """The index of a complete store without its held-out groups."""
     wait_until_complete(store)
-    index = read_index(store)
+    index = usable(read_index(store), plan)
     return index.filter(pc.invert(held_out(index["key"], plan.held_out, plan.seed)))
+
+
+def usable(index: pa.Table, plan: StepPlan) -> pa.Table:
+    """The groups of an index that can be trained: all, or those that have signals."""
+    if plan.signals is None:
+        return index
+    wait_until_complete(signals := Store(plan.signals.folder))
+    return index.filter(pc.is_in(index["key"], pa.array(list(signals.keys()), pa.string())))
 
 
 def _shuffled(index: pa.Table, plan: StepPlan, epoch: int, first: int) -> Iterator[Location]:
@@ -154,12 +180,17 @@ def _chunks(items: Iterator[Location], size: int) -> Iterator[tuple[list[Locatio
 class RowReader:
     """Single rows of many files, the last used row groups kept in memory."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    def __init__(self, store: Store, left_out: Collection[str] = frozenset(dict(SIGNALS))) -> None:
+        """`left_out`: columns that are many; whoever trains on them reads them as arrays."""
+        self.store, self.left_out = store, left_out
         self.row_groups: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
         self.moved: dict[str, tuple[str, int]] = {}
 
     def read(self, location: Location) -> dict[str, Any]:
+        return self.table(location).to_pylist()[0]
+
+    def table(self, location: Location) -> pa.Table:
+        """Of one row."""
         name, start = self.moved.get(location.file, (location.file, 0))
         try:
             table, row = self._row_group(name, start + location.row)
@@ -170,7 +201,7 @@ class RowReader:
                 raise
             name, start = self.moved[location.file]
             table, row = self._row_group(name, start + location.row)
-        return table.slice(row, 1).to_pylist()[0]
+        return table.slice(row, 1)
 
     def _row_group(self, name: str, row: int) -> tuple[pa.Table, int]:
         """The row group that holds a row of a file, and the row's place in it."""
@@ -178,14 +209,26 @@ class RowReader:
         at = (name, number)
         if at not in self.row_groups:
             with open_parquet(self.store.folder / name) as file:
-                # Signals are many; whoever trains on them reads them as arrays.
-                signals = [name for name, _ in SIGNALS]
-                names = [name for name in file.schema_arrow.names if name not in signals]
+                names = [name for name in file.schema_arrow.names if name not in self.left_out]
                 self.row_groups[at] = file.read_row_group(number, columns=names)
             if len(self.row_groups) > CACHED_ROW_GROUPS:
                 self.row_groups.popitem(last=False)
         self.row_groups.move_to_end(at)
         return self.row_groups[at], place
+
+
+class SignalReader:
+    """Rows of a complete store of signals, by the keys of their groups."""
+
+    def __init__(self, stored: StoredSignals) -> None:
+        store = Store(stored.folder)
+        self.reader = RowReader(store, ())
+        self.index = read_index(store)
+
+    def read(self, key: str) -> pa.Table:
+        """Of one row."""
+        row = pc.index(self.index["key"], key).as_py()
+        return self.reader.table(Location(**self.index.slice(row, 1).to_pylist()[0]))
 
 
 def num_held_out(share: float, num_groups: int) -> int:

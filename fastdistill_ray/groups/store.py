@@ -232,9 +232,14 @@ def _commit_of(name: str, table: pa.Table, key: str) -> Commit:
     rows = table.num_rows
     dropped = table["dropped"].to_pylist() if "dropped" in table.column_names else [""] * rows
     # Arrow's own sum: token ids never become Python objects here.
-    completions = pc.list_flatten(table["completions"])
-    lengths = pc.struct_field(completions, "num_tokens")
-    verdicts = pc.value_counts(pc.struct_field(completions, "verdict").combine_chunks())
+    verdicts = []
+    if "completions" in table.column_names:
+        completions = pc.list_flatten(table["completions"])
+        lengths = pc.struct_field(completions, "num_tokens")
+        found = pc.value_counts(pc.struct_field(completions, "verdict").combine_chunks())
+        verdicts = found.to_pylist()
+    else:  # signals of completions
+        lengths = pc.list_flatten(table["num_tokens"])
     return Commit(
         file=name,
         keys=table[key].to_pylist(),
@@ -243,7 +248,7 @@ def _commit_of(name: str, table: pa.Table, key: str) -> Commit:
         prompt_tokens=pc.sum(table["prompt_num_tokens"]).as_py() or 0,
         time=time.time(),
         cost=(pc.sum(table["cost"]).as_py() or 0.0) if "cost" in table.column_names else 0.0,
-        verdicts={one["values"]: one["counts"] for one in verdicts.to_pylist()},
+        verdicts={one["values"]: one["counts"] for one in verdicts},
         taken_from=_taken_from(table),
     )
 

@@ -22,9 +22,11 @@ from fastdistill_ray.objectives.distribution import (
 from fastdistill_ray.objectives.dpo import Dpo
 from fastdistill_ray.objectives.hidden import DistilBert, Pkd
 from fastdistill_ray.objectives.sft import Sft
+from fastdistill_ray.objectives.sparse import SampledKl, TopkKl
 
 FromTeacher = ForwardKl | ReverseKl | SkewKl | SkewReverseKl | Jsd | Tvd | Pkd | DistilBert
-AnyObjective = AdvDistill | Sft | FromTeacher | Dpo
+FromSignals = TopkKl | SampledKl
+AnyObjective = AdvDistill | Sft | FromTeacher | FromSignals | Dpo
 Objective = Annotated[AnyObjective, Field(discriminator="kind")]
 OBJECTIVES: dict[str, type[AnyObjective]] = {
     objective.model_fields["kind"].default: objective for objective in get_args(AnyObjective)

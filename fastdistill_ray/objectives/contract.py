@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
+from fastdistill_ray.groups.signals import Signal, Signals
 from fastdistill_ray.knobs import Knobs
 from fastdistill_ray.rewards.advantages import softmax_weights
 
@@ -46,6 +47,9 @@ class Needs(NamedTuple):
     measure: Measure | None = None
     # Pairs of a block of the student and one of the frozen model whose outputs are compared.
     taps: tuple[tuple[int, int], ...] = ()
+    # What is stored of the texts in place of a frozen model. With hidden states, `measure` says how
+    # the distributions are compared that both heads make.
+    signal: Signal | None = None
     # Completions of a group are compared with each other, so that one micro-batch has all of them.
     whole_groups: bool = False
 
@@ -130,7 +134,11 @@ class Outputs(NamedTuple):
     logprob: Tensor  # [K], by the student
     router: Tensor | None = None  # loss of a mixture of experts' choices, which training adds
     divergence: Tensor | None = None  # [K], by `Needs.measure`
-    frozen_logprob: Tensor | None = None  # [K], by the frozen model where nothing is measured
+    # [K], by the frozen model where nothing is measured, or as the signal `chosen` has it.
+    frozen_logprob: Tensor | None = None
+    signals: Signals | None = None  # of the kinds random and topk, and of their ids by the student:
+    picked: Tensor | None = None  # [K, M] log-probabilities, at the signal's temperature
+    rest: Tensor | None = None  # [K] log-mass of all others
     # Of each pair of `Needs.taps`: [K, D] of the student and of the frozen model, in float32.
     taps: tuple[tuple[Tensor, Tensor], ...] = ()
 

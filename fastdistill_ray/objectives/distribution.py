@@ -16,6 +16,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from fastdistill_ray.groups.signals import Signal
 from fastdistill_ray.objectives.choice import On, chosen
 from fastdistill_ray.objectives.contract import (
     PAPER_TAU,
@@ -33,16 +34,19 @@ from fastdistill_ray.objectives.contract import (
 )
 from fastdistill_ray.rewards.advantages import softmax_weights
 
+States = Literal["live", "bf16", "int8"]
+BITS: dict[States, int] = {"bf16": 16, "int8": 8}
 
-class FromDistribution(ObjectiveKnobs):
-    """What all kinds share that learn from the teacher's distribution; each has `kind`."""
+
+class FromTeacherTokens(ObjectiveKnobs):
+    """What all kinds share that learn what the teacher thinks of each token of its texts; each has
+    `kind`, `needs` and `compared`."""
 
     terms: ClassVar[dict[str, str]] = {
         "ce": "Cross-entropy",
         "divergence": "Divergence from the teacher",
     }
-    divergence: ClassVar[Divergence]
-    slope: ClassVar[int] = 2  # the power of T by which the divergence's gradient falls
+    slope: ClassVar[int] = 2  # the power of T by which the comparison's gradient falls
 
     temperature: float = Field(
         default=1.0, gt=0, description="Temperature of the teacher's and the student's softmax."
@@ -68,13 +72,9 @@ class FromDistribution(ObjectiveKnobs):
         description="Temperature of the softmax over advantages, with weighting: advantage.",
     )
 
-    @property
-    def needs(self) -> Needs:
-        return Needs(frozen="teacher", measure=self.measure)
-
-    @property
-    def measure(self) -> Measure:
-        return Measure(self.divergence, temperature=self.temperature)
+    def compared(self, outputs: Outputs) -> Tensor:
+        """[K], by how much the student differs from the teacher."""
+        raise NotImplementedError
 
     @property
     def trains_one(self) -> bool:
@@ -101,14 +101,13 @@ class FromDistribution(ObjectiveKnobs):
         return softmax_of_advantages(completions, self.tau)
 
     def __call__(self, outputs: Outputs, batch: LossBatch) -> list[Term]:
-        assert outputs.divergence is not None
         # Without a share its gradient would be computed to be multiplied by nothing.
         logprob = outputs.logprob if self.alpha else outputs.logprob.detach()
         return [
             self._term("ce", -logprob, batch, self.alpha),
             self._term(
-                "divergence",
-                self.temperature**self.slope * outputs.divergence,
+                list(self.terms)[1],
+                self.temperature**self.slope * self.compared(outputs),
                 batch,
                 1 - self.alpha,
             ),
@@ -121,7 +120,42 @@ class FromDistribution(ObjectiveKnobs):
         return Term(name, (batch.weight * sums_C / batch.lengths).sum(), "groups", share)
 
 
-class ForwardKl(FromDistribution):
+class FromDistribution(FromTeacherTokens):
+    """Whole distributions are compared."""
+
+    divergence: ClassVar[Divergence]
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(frozen="teacher", measure=self.measure)
+
+    @property
+    def measure(self) -> Measure:
+        return Measure(self.divergence, temperature=self.temperature)
+
+    def compared(self, outputs: Outputs) -> Tensor:
+        assert outputs.divergence is not None
+        return outputs.divergence
+
+
+class FromStates(FromDistribution):
+    """Nothing of the teacher is compared but its distributions, which a stored state can give."""
+
+    states: States = Field(
+        default="live",
+        description="Where the teacher's distributions come from. live: a frozen model beside the "
+        "student. bf16, int8: its last hidden states, computed once, stored in that precision and "
+        "multiplied with its head at every step.",
+    )
+
+    @property
+    def needs(self) -> Needs:
+        if self.states == "live":
+            return super().needs
+        return Needs(measure=self.measure, signal=Signal("hidden", BITS[self.states]))
+
+
+class ForwardKl(FromStates):
     label: ClassVar[str] = "forward KL"
     described: ClassVar[str] = "Forward KL"
     colour: ClassVar[str] = "#c4622d"
@@ -130,7 +164,7 @@ class ForwardKl(FromDistribution):
     kind: Literal["forward_kl"] = "forward_kl"
 
 
-class ReverseKl(FromDistribution):
+class ReverseKl(FromStates):
     label: ClassVar[str] = "reverse KL"
     described: ClassVar[str] = "Reverse KL"
     colour: ClassVar[str] = "#7b52ab"
@@ -139,7 +173,7 @@ class ReverseKl(FromDistribution):
     kind: Literal["reverse_kl"] = "reverse_kl"
 
 
-class Skewed(FromDistribution):
+class Skewed(FromStates):
     skew: float = Field(
         default=0.1,
         gt=0,
@@ -170,7 +204,7 @@ class SkewReverseKl(Skewed):
     kind: Literal["skew_reverse_kl"] = "skew_reverse_kl"
 
 
-class Jsd(FromDistribution):
+class Jsd(FromStates):
     label: ClassVar[str] = "JSD"
     described: ClassVar[str] = "JSD"
     colour: ClassVar[str] = "#2b7f86"
@@ -186,7 +220,7 @@ class Jsd(FromDistribution):
         return Measure(self.divergence, self.beta, self.temperature)
 
 
-class Tvd(FromDistribution):
+class Tvd(FromStates):
     label: ClassVar[str] = "total variation"
     described: ClassVar[str] = "Total variation"
     colour: ClassVar[str] = "#7a5a3a"

@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from fastdistill_ray.groups.signals import Signal
 from fastdistill_ray.objectives.choice import best_of
 from fastdistill_ray.objectives.contract import (
     PAPER_TAU,
@@ -48,11 +49,19 @@ class Dpo(ObjectiveKnobs):
         default=0.0, ge=0, description="Weight of the chosen completion's cross-entropy."
     )
 
+    reference: Literal["live", "stored"] = Field(
+        default="live",
+        description="The reference's log-probabilities: live, of a frozen copy of the student "
+        "beside it at every step; stored, computed once before training.",
+    )
+
     min_completions: ClassVar[int] = 2
 
     @property
     def needs(self) -> Needs:
-        return Needs(frozen="student", whole_groups=True)
+        if self.reference == "live":
+            return Needs(frozen="student", whole_groups=True)
+        return Needs(signal=Signal("chosen", by="student"), whole_groups=True)
 
     def targets(self, completions: list[Scored]) -> list[Target]:
         """The chosen one has weight 1, the rejected one -1; no pair, no targets."""

@@ -5,7 +5,7 @@ from typing import get_args
 from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.generation.knobs import pool_error, sampling_errors, teacher_errors
 from fastdistill_ray.recipe.compare import Baseline, ComparedModel
-from fastdistill_ray.recipe.derived import all_teachers, students
+from fastdistill_ray.recipe.derived import all_teachers, speaker_of, students
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.rewards.scorer import weight_errors
 from fastdistill_ray.run_files import seed_name
@@ -51,7 +51,10 @@ def combination_errors(recipe: Recipe) -> list[str]:
         )
     errors += _resource_errors(recipe) + _teaching_errors(recipe)
     errors += training_errors(recipe)
-    return errors + weight_errors(recipe.reward)
+    if scorer := recipe.scorer:
+        pool = recipe.pools.of_scorer
+        errors.append(pool_error("pools.scorer", scorer.engine, pool.workers, pool.gpus))
+    return [error for error in errors if error] + weight_errors(recipe.reward)
 
 
 def _lineup_errors(recipe: Recipe, size: int) -> list[str]:
@@ -162,20 +165,34 @@ def training_errors(recipe: Recipe) -> list[str]:
 
 
 def _frozen_errors(recipe: Recipe) -> list[str]:
-    """What an objective that needs a model beside the student cannot be given."""
+    """What an objective cannot be given that needs to know what a model thinks of the texts."""
     errors = []
     for student in students(recipe):
-        needed, kind = student.objective.needs.frozen, student.objective.kind
-        if needed == "teacher" and recipe.teacher.is_remote:
+        needs, kind = student.objective.needs, student.objective.kind
+        signal, own = needs.signal, f"{student.section}.kind: {student.objective.kind}"
+        needed = signal.by if signal else needs.frozen
+        speaker = speaker_of(recipe, student)
+        if needed and not speaker:
             errors.append(
-                f"{student.section}.kind: {kind} learns from the teacher's distributions, which "
-                "an endpoint does not give; take a model that is at hand as teacher, or a kind "
-                "that learns from its texts, such as sft or advdistill"
+                f"{own} learns from the teacher's distributions, which an endpoint does not give; "
+                "set scorer.model to one that is at hand, or take a kind that learns from texts, "
+                "such as sft or advdistill"
             )
-        elif needed == "teacher" and recipe.teachers:
+        elif needed == "teacher" and recipe.teachers and not recipe.scorer:
             errors.append(
-                f"{student.section}.kind: {kind} learns from the distributions of one teacher; "
-                "set teachers: []"
+                f"{own} learns from the distributions of one model; set scorer.model, which is "
+                "then asked about the texts of all teachers, or teachers: []"
+            )
+        elif signal and speaker and speaker.engine.kind == "scripted":
+            remedy = "set scorer" if needed == "teacher" else "set reference: live"
+            errors.append(
+                f"{own} learns what a model thinks of each token, which a scripted engine does not "
+                f"know; {remedy}"
+            )
+        if signal and recipe.training.overlap:
+            errors.append(
+                f"training.overlap: true trains on texts as they come, and {kind} of "
+                f"{student.section} on what is asked about them afterwards; set it to false"
             )
         if needed and not recipe.training.mask_prompt:
             errors.append(

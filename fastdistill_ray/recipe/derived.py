@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from fastdistill_ray.evaluation.knobs import Model
-from fastdistill_ray.generation.knobs import TeacherKnobs
+from fastdistill_ray.generation.knobs import EndpointKnobs, EngineKnobs, TeacherKnobs
 from fastdistill_ray.objectives import Objective
 from fastdistill_ray.prompts import Prompted
 from fastdistill_ray.recipe.compare import ComparedModel
@@ -93,21 +93,57 @@ def all_teachers(recipe: Recipe) -> dict[str, TeacherKnobs]:
     return {"teacher": recipe.teacher, **further}
 
 
-def frozen_model(recipe: Recipe, student: StudentSpec) -> Prompted | None:
-    """The model that the student's objective needs beside it in training, if any."""
-    match student.objective.needs.frozen:
+class Scorer(NamedTuple):
+    """Who is asked about texts; section and field are those a user wrote."""
+
+    prompted: Prompted
+    engine: EngineKnobs
+    section: str
+
+    @property
+    def field(self) -> str:
+        return f"{self.section}.model"
+
+
+def scorer_of(recipe: Recipe) -> Scorer | None:
+    """None where the recipe has but an endpoint, which cannot be asked."""
+    own, teacher = recipe.scorer, recipe.teacher
+    if own:
+        return Scorer(Prompted(own.model, own.prompt), own.engine, "scorer")
+    if isinstance(teacher.engine, EndpointKnobs):
+        return None
+    return Scorer(Prompted(teacher.model, teacher.prompt), teacher.engine, "teacher")
+
+
+def speaker_of(recipe: Recipe, student: StudentSpec) -> Scorer | None:
+    """Who is asked about what the student is trained on, if anyone: live, or before training."""
+    needs = student.objective.needs
+    match needs.signal.by if needs.signal else needs.frozen:
         case "teacher":
-            return Prompted(recipe.teacher.model, recipe.teacher.prompt)
+            return scorer_of(recipe)
         case "student":
-            return Prompted(student.model, recipe.student.prompt)
+            prompted = Prompted(student.model, recipe.student.prompt)
+            section = student.model_field.removesuffix(".model")
+            return Scorer(prompted, recipe.evaluation.engine, section)
     return None
 
 
+def frozen_model(recipe: Recipe, student: StudentSpec) -> Prompted | None:
+    """The model that the student's objective needs beside it in training, if any: whole, or its
+    head alone where its hidden states are stored."""
+    needs = student.objective.needs
+    speaker = speaker_of(recipe, student)
+    is_beside = needs.frozen or (needs.signal and needs.signal.kind == "hidden")
+    return speaker.prompted if speaker and is_beside else None
+
+
 def trained_models(recipe: Recipe) -> dict[str, str]:
-    """Models that students begin as -> the model that any of their objectives needs beside it."""
+    """Models that students begin as -> the whole model that any of their objectives needs beside
+    it."""
     found: dict[str, str] = {}
     for student in students(recipe):
-        frozen = frozen_model(recipe, student)
+        is_whole = bool(student.objective.needs.frozen)
+        frozen = frozen_model(recipe, student) if is_whole else None
         # Of teacher and student the teacher, mostly the larger one.
         if not found.get(student.model) or student.objective.needs.frozen == "teacher":
             found[student.model] = frozen.model if frozen else ""

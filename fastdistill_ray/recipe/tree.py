@@ -11,6 +11,7 @@ from fastdistill_ray.recipe.compare import NAME, CompareKnobs
 from fastdistill_ray.rewards import RewardKnobs
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.rewards.selection import SelectionKnobs
+from fastdistill_ray.scoring.knobs import ScorerKnobs
 from fastdistill_ray.tasks import TaskKnobs
 from fastdistill_ray.training.knobs import OptimizerKnobs, StudentKnobs, TrainingKnobs
 from fastdistill_ray.training.trackers import TrackingKnobs
@@ -23,6 +24,11 @@ class Recipe(Knobs):
     teachers: list[TeacherKnobs] = Field(
         default=[],
         description="Further teachers; each problem is written by one, by task and share.",
+    )
+    scorer: ScorerKnobs | None = Field(
+        default=None,
+        description="Who is asked about the teachers' texts, where an objective learns what a "
+        "model thinks of their tokens; none: `teacher` with its prompt and engine.",
     )
     student: StudentKnobs
     sampling: SamplingKnobs = SamplingKnobs()

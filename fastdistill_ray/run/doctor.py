@@ -78,6 +78,8 @@ def check_models(recipe: Recipe) -> None:
     for name, teacher in all_teachers(recipe).items():
         if not isinstance(teacher.engine, EndpointKnobs):
             models[f"{name}.model", teacher.model] = (f"{name}.engine", teacher.engine)
+    if scorer := recipe.scorer:
+        models["scorer.model", scorer.model] = ("scorer.engine", scorer.engine)
     for (field, reference), (section, engine) in models.items():
         folder = fetch_without_weights(reference)
         check_architecture(folder)
@@ -105,6 +107,8 @@ def check_templates(recipe: Recipe) -> None:
                 f"{field}.template: the endpoint renders prompts by a template of its own; leave "
                 "template and template_args empty"
             )
+    if scorer := recipe.scorer:
+        check_prompt("scorer.prompt", scorer.model, tokenizer_of(scorer.model), scorer.prompt)
     prompt = recipe.student.prompt
     for student in students(recipe):
         tokenizer = tokenizer_of(student.model)
@@ -253,8 +257,11 @@ def check_pools(recipe: Recipe, available: Mapping[str, float]) -> None:
         name: pools.of_teacher(place) for place, name in enumerate(all_teachers(recipe))
     } | {"judges": pools.judges}
     training = {"student": pools.student, "the student's data feed": feed}
+    scoring = {"scorer": pools.of_scorer, "judges": pools.judges}
     evaluating = {"evaluation": pools.evaluation, "judges": pools.judges}
     at_once = [teaching | training] if recipe.training.overlap else [teaching, training]
+    if any(student.objective.needs.signal for student in students(recipe)):
+        at_once.append(scoring)
     everyone = {name: pool for group in (*at_once, evaluating) for name, pool in group.items()}
     custom = {name for pool in everyone.values() for name in pool.resources}
     for group in [*at_once, evaluating]:

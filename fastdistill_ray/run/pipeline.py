@@ -21,10 +21,14 @@ from fastdistill_ray.groups.curation import curate
 from fastdistill_ray.groups.reweighting import reselect
 from fastdistill_ray.groups.steps import (
     StepPlan,
+    StoredSignals,
     num_steps,
+    num_trained,
     wait_until_complete,
 )
 from fastdistill_ray.groups.store import FAILED, Store
+from fastdistill_ray.models import vocabulary_of
+from fastdistill_ray.prompts import Prompted
 from fastdistill_ray.recipe.derived import (
     StudentSpec,
     Training,
@@ -33,6 +37,7 @@ from fastdistill_ray.recipe.derived import (
     exported_epochs,
     frozen_model,
     judging_of,
+    speaker_of,
     students,
 )
 from fastdistill_ray.records import SPLITS, Split
@@ -50,6 +55,9 @@ from fastdistill_ray.run_files import (
     StageResult,
     write_text,
 )
+from fastdistill_ray.scoring.engine import ScoringSpec
+from fastdistill_ray.scoring.requests import Texts
+from fastdistill_ray.scoring.score import Scoring, score
 from fastdistill_ray.storage.folders import copy
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks import TaskKnobs, decontaminated, load_problems
@@ -164,7 +172,9 @@ def _train(run: RunFolder, training: Training, problems: ProblemFile) -> list[Tr
         follow,
         knobs.held_out.share,
     )
-    total_steps = num_steps(plan, len(problems) if follow else Store(groups).num_kept())
+    stored = _signals_for(run, student, groups, problems)
+    plan = plan._replace(signals=stored)
+    total_steps = num_steps(plan, len(problems) if follow else num_trained(plan))
     stage = run.stages.training(training, problems)
     out = run.enter(stage)
     job = TrainJob(
@@ -200,6 +210,37 @@ def _groups_for(run: RunFolder, student: StudentSpec, problems: ProblemFile) -> 
     selection = run.recipe.selection.model_copy(update={"group_size": student.group_size})
     stage = run.stages.groups_of(student, problems)
     return run.stage(stage, reselect, groups, selection, run.recipe.advantage)
+
+
+def _signals_for(
+    run: RunFolder, student: StudentSpec, groups: Place, problems: ProblemFile
+) -> StoredSignals | None:
+    """What is stored of the student's texts, where its objective learns from that."""
+    signal, recipe = student.objective.needs.signal, run.recipe
+    if signal is None:
+        return None
+    wait_until_complete(Store(groups))
+    speaker = speaker_of(recipe, student)
+    assert speaker
+    texts = Texts(
+        Prompted(student.model, recipe.student.prompt),
+        {one.model: one.prompt for one in all_teachers(recipe).values()},
+        speaker.prompted,
+        recipe.training.max_seq_len,
+        recipe.sampling.seed,
+    )
+    pools = recipe.pools
+    scoring = Scoring(
+        pools.evaluation if signal.by == "student" else pools.of_scorer,
+        pools.judges,
+        recipe.sampling.max_set_aside,
+        pools.stall_minutes,
+    )
+    spec = ScoringSpec(speaker.prompted.model, speaker.engine, signal, vocabulary_of(student.model))
+    stage = run.stages.signals(student, problems)
+    held = [scoring.pool, scoring.writers]
+    folder = run.stage(stage, score, groups, texts, spec, scoring, pools=held)
+    return StoredSignals(str(folder), signal)
 
 
 def choose_students(run: RunFolder, trials: list[Trial], problems: ProblemFile) -> dict[str, Trial]:

@@ -4,20 +4,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fastdistill_ray.digests import file_digest, folder_digest, hub_revision
+from fastdistill_ray.digests import file_digest, folder_digest, hub_revision, text_digest
 from fastdistill_ray.evaluation.knobs import Model
 from fastdistill_ray.generation.knobs import EndpointKnobs, TeacherKnobs
-from fastdistill_ray.models import model_identity
-from fastdistill_ray.recipe.derived import StudentSpec, Training, all_teachers
+from fastdistill_ray.models import fetch_without_weights, model_identity, tokenizer_of
+from fastdistill_ray.prompts import written_by
+from fastdistill_ray.recipe.derived import Scorer, StudentSpec, Training, all_teachers, speaker_of
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run.graph import Stage, find
 from fastdistill_ray.run_files import STAGES
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks import OodKnobs, TaskKnobs, hub_of
 from fastdistill_ray.tasks.problem_file import ProblemFile
+from fastdistill_ray.training.texts import generation_eos
 
 PAID = ("teacher", "teachers", "sampling")  # sections that decide what a teacher writes
-SELECTED, TRAIN = "selected_groups", "train"
+SELECTED, SIGNALS, TRAIN = "selected_groups", "signals", "train"
 PROBLEMS = "the problems of task"
 
 
@@ -67,11 +69,39 @@ class Stages:
             "student.model": model_identity(student.model),
             "groups": self._id(self.groups_of(student, problems)),
         }
-        if student.objective.needs.frozen == "teacher":
-            sections["teacher.prompt"] = recipe.teacher.prompt
-            inputs["teacher.model"] = self._teachers["teacher.model"]
+        if student.objective.needs.signal:
+            inputs["signals"] = self._id(self.signals(student, problems))
+        elif student.objective.needs.frozen == "teacher":
+            self._add_speaker(student, sections, inputs)
         paths = {"objective": student.section, "student.model": student.model_field}
         return Stage(TRAIN, training.label, sections, inputs, paths)
+
+    def signals(self, student: StudentSpec, problems: ProblemFile) -> Stage:
+        """What is stored of the texts that the student is trained on."""
+        recipe, needs = self.recipe, student.objective.needs
+        assert needs.signal
+        sections: dict[str, Any] = {
+            "signal": needs.signal._asdict(),
+            "training.max_seq_len": recipe.training.max_seq_len,
+        }
+        inputs = {
+            "groups": self._id(self.groups_of(student, problems)),
+            "ids": reading_of(recipe, student),
+        }
+        if needs.signal.kind == "random":
+            sections["sampling.seed"] = recipe.sampling.seed
+        speaker = self._add_speaker(student, sections, inputs)
+        sections[f"{speaker.section}.engine"] = speaker.engine
+        return Stage(SIGNALS, needs.signal.name, sections, inputs)
+
+    def _add_speaker(
+        self, student: StudentSpec, sections: dict[str, Any], inputs: dict[str, str]
+    ) -> Scorer:
+        speaker = speaker_of(self.recipe, student)
+        assert speaker
+        sections[f"{speaker.section}.prompt"] = speaker.prompted.prompt
+        inputs[speaker.field] = model_identity(speaker.prompted.model)
+        return speaker
 
     def answers(self, model: Model, problems: list[ProblemFile]) -> Stage:
         """A model's judged answers; a student's weights are known by the training they are of."""
@@ -103,6 +133,21 @@ class Stages:
     def _id(self, stage: Stage) -> str:
         found = find(self.run, stage)
         return found.folder.name if found else "new"
+
+
+def reading_of(recipe: Recipe, student: StudentSpec) -> str:
+    """By what a text's ids are told: the student's tokenizer, and how its prompts begin and end."""
+    tokenizer, prompt = tokenizer_of(student.model), recipe.student.prompt
+    parts = [f"{token} {place}" for token, place in sorted(tokenizer.get_vocab().items())]
+    parts += [str(tokenizer.special_tokens_map), *map(str, written_by(tokenizer, prompt)[1:])]
+    parts += map(str, generation_eos(fetch_without_weights(student.model)))
+    teachers = all_teachers(recipe).values()
+    parts += [opening_of(one) for one in teachers if not one.is_remote]
+    return text_digest(parts)
+
+
+def opening_of(teacher: TeacherKnobs) -> str:
+    return written_by(tokenizer_of(teacher.model), teacher.prompt).opening
 
 
 def dataset_identity(knobs: TaskKnobs | OodKnobs) -> str:

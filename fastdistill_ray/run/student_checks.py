@@ -9,9 +9,10 @@ from fastdistill_ray.models import (
     router_coefficient,
     same_tokenizer,
     tokenizer_of,
+    vocabulary_of,
 )
-from fastdistill_ray.prompts import written_by
-from fastdistill_ray.recipe.derived import StudentSpec, students
+from fastdistill_ray.prompts import Prompted, written_by
+from fastdistill_ray.recipe.derived import StudentSpec, speaker_of, students
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.training.knobs import LoraKnobs, TrainingKnobs
 from fastdistill_ray.training.router import trained_coefficient
@@ -21,10 +22,13 @@ logger = logging.getLogger(__name__)
 
 
 def check_frozen(recipe: Recipe) -> None:
-    """A teacher whose distributions are learned has its student's vocabulary and ends of turns."""
-    teacher, field = recipe.teacher, "teacher.model"
+    """A model whose distributions are learned has its student's vocabulary and ends of turns."""
     for student in students(recipe):
-        if student.objective.needs.frozen != "teacher":
+        if not (speaker := speaker_of(recipe, student)):
+            continue
+        teacher, field = speaker.prompted, speaker.field
+        _check_size(student, teacher.model)
+        if teacher == Prompted(student.model, recipe.student.prompt):
             continue
         kind = student.objective.kind
         own, other = tokenizer_of(student.model), tokenizer_of(teacher.model)
@@ -59,6 +63,16 @@ def check_frozen(recipe: Recipe) -> None:
                 f"{alike} {teacher.model} has a head of {rows[teacher.model]} rows, the student "
                 f"uses {used}; take models of one family"
             )
+
+
+def _check_size(student: StudentSpec, teacher: str) -> None:
+    """There are as many tokens as are to be stored of each."""
+    signal = student.objective.needs.signal
+    if signal and signal.kind == "topk" and signal.size >= (size := vocabulary_of(teacher)):
+        raise UserError(
+            f"{student.section}.k: {signal.size} of the {size} tokens that {teacher} has leave no "
+            "rest; take fewer, or a kind that compares whole distributions, such as forward_kl"
+        )
 
 
 def _check_taps(student: StudentSpec, teacher: str) -> None:
@@ -110,11 +124,14 @@ def check_students(recipe: Recipe) -> None:
             lora=training.lora,
             on_gpu=on_gpu,
         )
-    is_compared = any(one.objective.needs.frozen == "teacher" for one in students(recipe))
-    if is_compared and recipe.teacher.model not in models:
+    for student in students(recipe):
+        speaker = speaker_of(recipe, student)
+        if not speaker or speaker.prompted.model in models:
+            continue
+        models[speaker.prompted.model] = speaker.field
         check_student(  # it is computed by the same code
-            "teacher.model",
-            fetch_without_weights(recipe.teacher.model),
+            speaker.field,
+            fetch_without_weights(speaker.prompted.model),
             shared_prompt=training.shared_prompt,
             trains_router=False,
             lora=LoraKnobs(),

@@ -6,15 +6,18 @@ rank makes its own dataset, once it knows at which step it goes on: nothing befo
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 import ray.data
 
 from fastdistill_ray.cluster.queues import bound_queues
+from fastdistill_ray.groups.signals import GroupSignals, Signal, arrays_of
 from fastdistill_ray.groups.steps import StepPlan, rank_rows
 from fastdistill_ray.records import STEP_SCHEMA
 
 FEED_CPUS = 0.1  # of the task that reads a rank's groups
+SIGNALS = "signals"  # column beside those of STEP_SCHEMA, and field of a group
 STEPS_AHEAD = 8  # read before a rank asks for them
 
 
@@ -30,7 +33,28 @@ class FollowSteps:
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         for rank in batch["rank"].to_pylist():
             for row in rank_rows(self.plan, rank, self.world_size, self.first):
-                yield pa.Table.from_pylist([row], schema=STEP_SCHEMA)
+                yield step_table(row)
+
+
+def step_table(row: dict[str, Any]) -> pa.Table:
+    """A row of a step; signals stay lists of numbers, none becomes a Python object."""
+    table = pa.Table.from_pylist([row], schema=STEP_SCHEMA)
+    if tables := row.get("signals"):
+        structs = pa.concat_tables(tables).to_struct_array().combine_chunks()
+        column = pa.ListArray.from_arrays([0, len(structs)], structs)
+        table = table.append_column(SIGNALS, column)
+    return table
+
+
+def step_row(table: pa.Table, signal: Signal | None) -> dict[str, Any]:
+    """A STEP_SCHEMA row of `step_table`; each group has its `signals`, where there are any."""
+    is_stored = SIGNALS in table.column_names
+    (row,) = (table.drop_columns([SIGNALS]) if is_stored else table).to_pylist()
+    if signal and is_stored:
+        stored = pa.Table.from_struct_array(table[SIGNALS].combine_chunks().flatten())
+        for place, group in enumerate(row["groups"]):
+            group[SIGNALS] = GroupSignals(arrays_of(stored.slice(place, 1)), signal)
+    return row
 
 
 def rank_dataset(plan: StepPlan, rank: int, world_size: int, first: int) -> ray.data.Dataset:

@@ -1,30 +1,38 @@
 """A model beside the student that does not train: what it says of the same target tokens.
 
+Where its last hidden states are stored (`scoring/`), its head alone is there.
+
 Sharded and computed as the student is, packed prompts included, so that a teacher costs each rank
 its share of the weights and a forward pass.
 Legend: K target tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastdistill_ray.errors import UserError
+from fastdistill_ray.models import load_config
 from fastdistill_ray.objectives.contract import Measure
 from fastdistill_ray.training.head import Readout
 from fastdistill_ray.training.knobs import LoraKnobs, TrainingKnobs
-from fastdistill_ray.training.loading import fill
-from fastdistill_ray.training.logit_map import logit_factor
+from fastdistill_ray.training.loading import empty_model, fill, fill_head
+from fastdistill_ray.training.logit_map import logit_factor, softcap_of
 from fastdistill_ray.training.operators import divergence
 from fastdistill_ray.training.packing import Inputs
-from fastdistill_ray.training.packing_check import check_small_copy
-from fastdistill_ray.training.sharding import hold_frozen, reshard, shard_student
+from fastdistill_ray.training.packing_check import check_small_copy, factor_of
+from fastdistill_ray.training.sharding import hold_frozen, reshard, shard_head, shard_student
 from fastdistill_ray.training.student import (
     CausalModel,
     Compared,
     empty_student,
     logprob_of,
+    plain_attention,
+    readout_of,
+    with_attention,
 )
 
 
@@ -78,3 +86,61 @@ def build_frozen(
     frozen.logit_factor = logit_factor(frozen, device)
     reshard(frozen)
     return frozen
+
+
+class FrozenHead(nn.Module):
+    """What makes a model's distributions of its last hidden states, [K, E]."""
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, vocab_size: int, factor: float, cap: float | None
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.vocab_size, self.logit_factor, self.softcap = vocab_size, factor, cap
+
+    def readout(self, hidden: Tensor) -> Readout:
+        hidden = hidden.to(self.weight.dtype)
+        return readout_of(hidden, self, self.vocab_size, self.logit_factor, self.softcap)
+
+    def forward(self, hidden: Tensor, student: Readout, measure: Measure) -> Tensor:
+        """[K], as `Frozen` with a measure."""
+        return divergence(student, self.readout(hidden), measure)
+
+
+def build_head(
+    folder: str,
+    vocab_size: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    shard: Callable[[FrozenHead], None] | None = None,
+) -> FrozenHead:
+    """The head alone of the model in a folder; sharded where `shard` does so."""
+    config = load_config(folder)
+    model, weights = with_attention(
+        lambda name: empty_model(config, Path(folder), name),
+        config.model_type,
+        plain_attention(config),
+    )
+    own = cast(nn.Linear, model.get_output_embeddings())
+    if len(own.weight) < vocab_size:
+        raise UserError(f"the head of {folder} has {len(own.weight)} rows, of {vocab_size} asked")
+    weight, bias = own.weight.detach().to(dtype), None
+    if own.bias is not None:
+        bias = own.bias.detach().to(dtype)
+    head = FrozenHead(weight, bias, vocab_size, factor_of(folder), softcap_of(config))
+    if shard:
+        shard(head)
+    fill_head(head, model, weights, device)
+    return head
+
+
+def build_sharded_head(
+    folder: str, vocab_size: int, training: TrainingKnobs, device: torch.device
+) -> FrozenHead:
+    """As `build_head`, over the ranks; all of them call this at once."""
+    dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32
+    place = torch.device("cpu") if training.cpu_offload else device
+    return build_head(
+        folder, vocab_size, place, dtype, lambda head: shard_head(head, training, device)
+    )

@@ -14,7 +14,15 @@ import numpy as np
 import torch
 
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.groups.steps import RowReader, StepPlan, held_out, read_index
+from fastdistill_ray.groups.signals import GroupSignals, Signals, arrays_of
+from fastdistill_ray.groups.steps import (
+    RowReader,
+    SignalReader,
+    StepPlan,
+    held_out,
+    read_index,
+    usable,
+)
 from fastdistill_ray.groups.store import Location, Store
 from fastdistill_ray.objectives import Objective
 from fastdistill_ray.objectives.contract import LossBatch, Outputs, Target
@@ -58,16 +66,23 @@ class HeldOut(NamedTuple):
     counts: dict[str, int]  # what training would divide by, over all ranks
 
 
-PER_TARGET = ("logprob", "divergence", "frozen_logprob")  # of an objective's outputs
+# Of an objective's outputs.
+PER_TARGET = ("logprob", "divergence", "frozen_logprob", "picked", "rest")
 NO_LABELS = CompletionLabels(np.zeros(1, bool), np.zeros(1, bool), np.zeros(1, np.float32))
 
 
 def held_out_rows(plan: StepPlan, rank: int, world_size: int) -> list[dict[str, Any]]:
     """The held-out groups of a complete store, dealt to ranks by position."""
     store = Store(plan.folder)
-    index, reader = read_index(store), RowReader(store)
+    index, reader = usable(read_index(store), plan), RowReader(store)
     rows = index.filter(held_out(index["key"], plan.held_out, plan.seed)).to_pylist()
-    return [reader.read(Location(**row)) for row in rows[rank::world_size]]
+    groups = [reader.read(Location(**row)) for row in rows[rank::world_size]]
+    if plan.signals:
+        stored = SignalReader(plan.signals)
+        for group in groups:
+            table = stored.read(group["problem_id"])
+            group["signals"] = GroupSignals(arrays_of(table), plan.signals.signal)
+    return groups
 
 
 def hold_out(learner: Learner, rows: list[dict[str, Any]]) -> HeldOut:
@@ -174,6 +189,8 @@ def _trained(outputs: Outputs, loss: LossBatch) -> tuple[Outputs, LossBatch]:
         if (values := getattr(outputs, name)) is not None
     }
     taps = tuple((own[is_target], other[is_target]) for own, other in outputs.taps)
+    if outputs.signals is not None:
+        kept["signals"] = Signals(*(values[is_target] for values in outputs.signals))
     return outputs._replace(**kept, taps=taps), LossBatch(
         completion=place[loss.completion[is_target]],
         lengths=loss.lengths[is_trained],

@@ -1,15 +1,20 @@
 """What a rank trains and how, built in one place."""
 
 import importlib
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 
+from fastdistill_ray.groups.signals import Signals, empty_signals
 from fastdistill_ray.objectives import Objective
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.training.dealing import Work
-from fastdistill_ray.training.frozen import Frozen, build_frozen
+from fastdistill_ray.training.frozen import (
+    Frozen,
+    FrozenHead,
+    build_frozen,
+    build_sharded_head,
+)
 from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.loading import fill
 from fastdistill_ray.training.logit_map import logit_factor
@@ -33,6 +38,8 @@ class Learner(NamedTuple):
     training: TrainingKnobs
     work: Work
     frozen: Frozen | None = None  # what the objective needs beside the student
+    head: FrozenHead | None = None  # of the model whose hidden states are stored
+    no_signals: Signals | None = None  # of a token that counts nothing, where the objective has any
     peak: float = 0.0  # operations per second of the device; 0: not measured
 
 
@@ -40,7 +47,7 @@ def build_learner(
     *,
     folder: str,
     vocab_size: int,
-    text_for: Callable[[Student], StudentText],
+    text: StudentText,
     device: torch.device,
     objective: Objective,
     optimizer: OptimizerKnobs,
@@ -51,7 +58,8 @@ def build_learner(
     """The model of the folder on its device, sharded over the ranks; all ranks call this at once.
 
     `vocab_size` is the tokenizer's: log-probabilities are over as many of the head's rows.
-    `frozen`: the folder of the model beside it that the objective needs, if any.
+    `frozen`: the folder of the model beside it that the objective needs, or of the one whose hidden
+    states are stored, if any.
     UserError when packed groups would not be computed as the model's own rows are.
     """
     if training.shared_prompt:
@@ -70,13 +78,17 @@ def build_learner(
     fill(student, weights, torch.device("cpu") if training.cpu_offload else device)
     student.logit_factor = logit_factor(student, device)
     reshard(student)
-    beside = None
-    if frozen:
+    beside, head, width = None, None, 0
+    signal = objective.needs.signal
+    if frozen and signal is None:
         beside = build_frozen(frozen, student.vocab_size, training, device)
+    elif frozen:
+        head = build_sharded_head(frozen, student.vocab_size, training, device)
+        width = head.weight.shape[1]
     return Learner(
         student=student,
         optimizer=build_optimizer(student, optimizer),
-        text=text_for(student),
+        text=text,
         device=device,
         objective=objective,
         advantage=advantage,
@@ -84,6 +96,8 @@ def build_learner(
         training=training,
         work=work_of(student.model),
         frozen=beside,
+        head=head,
+        no_signals=empty_signals(width) if signal else None,
     )
 
 

@@ -96,6 +96,25 @@ def fill(student: Any, weights: Weights, device: torch.device) -> None:
     student.load_state_dict(tensors, strict=False, assign=True)
 
 
+def fill_head(head: nn.Module, model: PreTrainedModel, weights: Weights, device: Any) -> None:
+    """The tensors of a module that has the names of the model's output embedding, or this rank's
+    part of them; nothing else of the files is read."""
+    own = model.get_output_embeddings()
+    names = {
+        id(tensor): name
+        for name, tensor in model.state_dict(keep_vars=True).items()
+        if name in weights.renamed
+    }
+    tensors = {}
+    for name, tensor in head.state_dict(keep_vars=True).items():
+        source = names.get(id(getattr(own, name)))
+        if source is None:
+            raise UserError(f"the files hold no {name} of the head as it is")
+        tensors[name] = _empty_like(tensor, device)
+        _copy(source, tensors[name], weights.stored[weights.renamed[source]])
+    head.load_state_dict(tensors, assign=True)
+
+
 def _find_weights(model: Any, folder: Path) -> Weights:
     """As transformers names them, whose own steps these are."""
     stored, known = _open(folder), model.state_dict()

@@ -5,7 +5,6 @@ multiplies by it, cohere has `logit_scale`), so it is taken from the config and 
 model's own forward.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -28,6 +27,11 @@ def softcap_of(config: Any) -> float | None:
 def logit_factor(student: Any, device: torch.device) -> float:
     """UserError where the model's logits are not its head's, times a factor of its config; all
     ranks of a sharded student ask at once."""
+    return factors_of(student.model.config)[factor_place(student, device)]
+
+
+def factor_place(student: Any, device: torch.device) -> int:
+    """As `logit_factor`, its place in `factors_of`: that of a model of another size is the same."""
     ids = torch.arange(1, 1 + PROBE_TOKENS, device=device)[None]
     model: PreTrainedModel = student.model
     config = model.config.get_text_config()
@@ -41,20 +45,22 @@ def logit_factor(student: Any, device: torch.device) -> float:
         config._attn_implementation = attention
         model.train(is_training)
     cap, tolerance = softcap_of(config), TOLERANCE[raw.dtype]
-    for factor in _candidates(config):
+    for place, factor in enumerate(factors_of(config)):
         difference = (capped(factor * raw.float(), cap) - own.float()).abs().max()
         if difference <= tolerance * own.abs().max():
-            return factor
+            return place
     raise UserError(
         f"student {model.config.model_type}: its logits are not those of its head, times a factor "
         f"that its config names ({', '.join(FACTORS)}); it cannot be trained here"
     )
 
 
-def _candidates(config: Any) -> Iterator[float]:
-    yield 1.0
+def factors_of(config: Any) -> list[float]:
+    """What the logits may be multiplied with, by its config."""
+    text, found = config.get_text_config(), [1.0]
     for name in FACTORS:
-        if value := getattr(config, name, None):
-            yield from (float(value), 1 / float(value))
-    if base := getattr(config, "dim_model_base", None):  # MiniCPM
-        yield base / config.hidden_size
+        if value := getattr(text, name, None):
+            found += [float(value), 1 / float(value)]
+    if base := getattr(text, "dim_model_base", None):  # MiniCPM
+        found.append(base / text.hidden_size)
+    return found

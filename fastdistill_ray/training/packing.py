@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastdistill_ray.errors import UserError
+from fastdistill_ray.groups.signals import Signals, joined
 from fastdistill_ray.objectives import Objective
 from fastdistill_ray.objectives.contract import LossBatch, Scored, Target
 from fastdistill_ray.rewards.advantages import AdvantageKnobs, group_advantages
@@ -39,6 +40,7 @@ class TrainCompletion(NamedTuple):
     token_ids: np.ndarray
     weight: float
     penalty: float
+    signals: Signals | None = None  # of its tokens
 
 
 class TrainGroup(NamedTuple):
@@ -82,6 +84,7 @@ class MicroBatch(NamedTuple):
     # model would read)
     counts: dict[str, int]
     frozen: Inputs | None = None  # the same targets after a frozen model's own prompts
+    signals: Signals | None = None  # of the targets
 
 
 class Part(NamedTuple):
@@ -100,6 +103,7 @@ class ReadGroup(NamedTuple):
     token_ids: list[list[int]]  # of each completion
     scored: list[Scored]  # the same completions
     frozen_prompt_ids: list[int] | None  # of a frozen model that has one of its own
+    signals: list[Signals] | None = None  # of each completion
 
 
 def read_group(
@@ -113,32 +117,40 @@ def read_group(
     """A GROUP_SCHEMA row -> its selected completions that fit; None where too few are left.
 
     Completions that do not fit `max_seq_len` leave, and advantages are those of the rest (methods
-    A20, A28); a group that so loses its last correct completion leaves too.
+    A20, A28); a group that so loses its last correct completion leaves too. Where the row has
+    `signals`, a GroupSignals, those of the completions come along; UserError where they are of
+    other tokens.
     """
     prompt = text.encode_prompt(row)
     if not prompt:
         raise UserError(f"problem {row['problem_id']}: the student's prompt has no tokens")
-    selected = [completion for completion in row["completions"] if completion["is_selected"]]
-    encoded = [(given, completion_ids(given, row["teacher"], text)) for given in selected]
-    kept = [(given, ids) for given, ids in encoded if ids and len(prompt) + len(ids) <= max_seq_len]
-    is_correct = [given["verdict"] == "correct" for given, _ in kept]
-    had_correct = any(given["verdict"] == "correct" for given in selected)
+    encoded = selected_ids(row, text)
+    kept = [one for one in encoded if one.ids and len(prompt) + len(one.ids) <= max_seq_len]
+    is_correct = [one.given["verdict"] == "correct" for one in kept]
+    had_correct = any(one.given["verdict"] == "correct" for one in encoded)
     if len(kept) < min_completions or (had_correct and not any(is_correct)):
         return None
-    rewards = np.array([given["reward"] for given, _ in kept])
+    rewards = np.array([one.given["reward"] for one in kept])
     scored = [
-        Scored(correct, given["reward"], float(value), given["num_tokens"])
-        for correct, (given, _), value in zip(
+        Scored(correct, one.given["reward"], float(value), one.given["num_tokens"])
+        for correct, one, value in zip(
             is_correct, kept, group_advantages(rewards, advantage), strict=True
         )
     ]
     frozen = text.encode_frozen_prompt(row) if text.encode_frozen_prompt else None
-    return ReadGroup(row["problem_id"], prompt, [ids for _, ids in kept], scored, frozen)
+    stored = row.get("signals")
+    signals = [stored.of(one.place, one.ids) for one in kept] if stored else None
+    return ReadGroup(row["problem_id"], prompt, [one.ids for one in kept], scored, frozen, signals)
 
 
 def train_group(group: ReadGroup, targets: list[Target]) -> TrainGroup:
     completions = [
-        TrainCompletion(np.array(group.token_ids[target.index]), target.weight, target.penalty)
+        TrainCompletion(
+            np.array(group.token_ids[target.index]),
+            target.weight,
+            target.penalty,
+            group.signals[target.index] if group.signals else None,
+        )
         for target in targets
     ]
     frozen = None if group.frozen_prompt_ids is None else np.array(group.frozen_prompt_ids)
@@ -164,6 +176,22 @@ def prepare_group(
     )
     targets = objective.targets(group.scored) if group else []
     return train_group(group, targets) if group and targets else None
+
+
+class Selected(NamedTuple):
+    """A selected completion of a group row: its place there, and the ids of its targets."""
+
+    place: int
+    given: dict[str, Any]
+    ids: list[int]
+
+
+def selected_ids(row: dict[str, Any], text: StudentText) -> list[Selected]:
+    return [
+        Selected(place, given, completion_ids(given, row["teacher"], text))
+        for place, given in enumerate(row["completions"])
+        if given["is_selected"]
+    ]
 
 
 def completion_ids(completion: dict[str, Any], teacher: str, text: StudentText) -> list[int]:
@@ -202,11 +230,17 @@ def first_fit(
 
 
 def batch_of(
-    groups: list[TrainGroup], *, shared_prompt: bool, mask_prompt: bool, multiple_of: int = 1
+    groups: list[TrainGroup],
+    *,
+    shared_prompt: bool,
+    mask_prompt: bool,
+    multiple_of: int = 1,
+    no_signals: Signals | None = None,
 ) -> MicroBatch:
-    """Packed rows are padded to a multiple of `multiple_of` tokens."""
+    """Packed rows are padded to a multiple of `multiple_of` tokens. `no_signals`: those of a token
+    that counts nothing, where the objective takes any."""
     if not groups:
-        return empty_batch(shared_prompt, multiple_of)
+        return empty_batch(shared_prompt, multiple_of, no_signals)
     if shared_prompt:
         batch = packed_batch(groups, multiple_of)
     else:
@@ -239,10 +273,12 @@ def split(
     yield part
 
 
-def empty_batch(shared_prompt: bool, multiple_of: int = 1) -> MicroBatch:
+def empty_batch(
+    shared_prompt: bool, multiple_of: int = 1, no_signals: Signals | None = None
+) -> MicroBatch:
     """A micro-batch of zero weight that counts nothing, for a rank that has run out of groups."""
     token = np.zeros(1, dtype=np.int64)
-    group = TrainGroup("", token, [TrainCompletion(token, 0.0, 0.0)])
+    group = TrainGroup("", token, [TrainCompletion(token, 0.0, 0.0, no_signals)])
     batch = packed_batch([group], multiple_of) if shared_prompt else plain_batch([group], True)
     return batch._replace(counts=dict.fromkeys(batch.counts, 0))
 
@@ -357,4 +393,6 @@ def _micro_batch(
     sources_K, labels_K = np.concatenate(sources), np.concatenate(labels)
     inputs = Inputs(*tokens_RL, sources_K, labels_K, bool(segments), segments)
     parts = [Part(group.group_id, group.first, len(group.completions)) for group in groups]
-    return MicroBatch(inputs, loss, parts, counts)
+    stored = [one.signals for one in completions if one.signals is not None]
+    signals = joined(stored) if stored else None
+    return MicroBatch(inputs, loss, parts, counts, signals=signals)

@@ -13,11 +13,12 @@ from fastdistill_ray.training.attention import (
     short_window,
 )
 from fastdistill_ray.training.knobs import LoraKnobs
-from fastdistill_ray.training.logit_map import logit_factor
+from fastdistill_ray.training.logit_map import factor_place, factors_of, logit_factor
 from fastdistill_ray.training.packing import TrainCompletion, TrainGroup, packed_batch, plain_batch
 from fastdistill_ray.training.small_copy import SPECIAL, small_copy
 from fastdistill_ray.training.student import (
     Student,
+    plain_attention,
     prepare_model,
     to_device,
     with_attention,
@@ -39,6 +40,19 @@ def check_small_copy(folder: str, device: torch.device) -> None:
     """As `check_packed_attention`, of a small random copy of the student, which every rank holds
     whole."""
     register_grouped()
+    student = _small_student(folder, packed_attention(device), device)
+    student.logit_factor = logit_factor(student, device)
+    check_packed_attention(student, probe_group(student.vocab_size, SPECIAL), device)
+
+
+def factor_of(folder: str) -> float:
+    """Of a model's logits, found out on a small copy: none of its weights is read."""
+    config, device = load_config(folder), torch.device("cpu")
+    student = _small_student(folder, plain_attention(config), device)
+    return factors_of(config)[factor_place(student, device)]
+
+
+def _small_student(folder: str, attention: str, device: torch.device) -> Student:
     with quiet_transformers():
         copy = small_copy(without_dropout(load_config(folder)))
         model = with_attention(
@@ -46,13 +60,11 @@ def check_small_copy(folder: str, device: torch.device) -> None:
                 copy.config, dtype=torch.float32, attn_implementation=name
             ),
             copy.config.model_type,
-            packed_attention(device),
+            attention,
         )
     model.load_state_dict(copy.state_dict())
     vocabulary = copy.config.get_text_config().vocab_size
-    student = Student(prepare_model(model, LoraKnobs()), vocabulary).to(device)
-    student.logit_factor = logit_factor(student, device)
-    check_packed_attention(student, probe_group(vocabulary, SPECIAL), device)
+    return Student(prepare_model(model, LoraKnobs()), vocabulary).to(device)
 
 
 def check_packed_attention(student: Student, group: TrainGroup, device: torch.device) -> float:

@@ -1,11 +1,11 @@
 """A student's weights over ranks: FSDP2, precision, recomputation, compilation and offload."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
 from types import MethodType
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -43,20 +43,7 @@ def shard_student(student: CausalModel, training: TrainingKnobs, device: torch.d
     if training.activation_checkpointing:
         student.model.gradient_checkpointing_enable({"use_reentrant": False})
     num_shards = dist.get_world_size() // training.replicas
-    offload = OffloadPolicy()
-    if training.cpu_offload:
-        offload = CPUOffloadPolicy(pin_memory=device.type == "cuda")
-    policy = MixedPrecisionPolicy(
-        param_dtype=torch.bfloat16 if training.precision == "bf16" else None,
-        reduce_dtype=torch.float32,
-    )
-    shard = partial(
-        fully_shard,
-        mesh=_mesh(training.replicas, device),
-        mp_policy=policy,
-        offload_policy=offload,
-        reshard_after_forward=num_shards > 1,
-    )
+    shard = _shard_by(training, device)
     blocks = decoder_blocks(student)
     for block in blocks:
         if training.compile:  # what FSDP does around it stays outside
@@ -68,6 +55,28 @@ def shard_student(student: CausalModel, training: TrainingKnobs, device: torch.d
     if device.type == "cuda" and num_shards > 1:
         prefetch_next(cast(list[FSDPModule], blocks))  # as fully_shard has made them
     register_fsdp_forward_method(student, "logits_of_head")
+
+
+def shard_head(head: torch.nn.Module, training: TrainingKnobs, device: torch.device) -> None:
+    """One of a model whose other weights are not there; gathered in its forward alone."""
+    _shard_by(training, device)(head)
+
+
+def _shard_by(training: TrainingKnobs, device: torch.device) -> Callable[[torch.nn.Module], Any]:
+    offload = OffloadPolicy()
+    if training.cpu_offload:
+        offload = CPUOffloadPolicy(pin_memory=device.type == "cuda")
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if training.precision == "bf16" else None,
+        reduce_dtype=torch.float32,
+    )
+    return partial(
+        fully_shard,
+        mesh=_mesh(training.replicas, device),
+        mp_policy=policy,
+        offload_policy=offload,
+        reshard_after_forward=dist.get_world_size() // training.replicas > 1,
+    )
 
 
 def _mesh(replicas: int, device: torch.device) -> DeviceMesh:

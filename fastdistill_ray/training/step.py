@@ -16,18 +16,22 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from fastdistill_ray.errors import UserError
+from fastdistill_ray.groups.signals import Signals
 from fastdistill_ray.objectives.contract import Outputs, Term
 from fastdistill_ray.training.attention import row_multiple
 from fastdistill_ray.training.dealing import deal
+from fastdistill_ray.training.head import Readout
 from fastdistill_ray.training.knobs import OptimizerKnobs
 from fastdistill_ray.training.learner import Learner
+from fastdistill_ray.training.operators import picks
 from fastdistill_ray.training.packing import (
+    Inputs,
     MicroBatch,
     TrainGroup,
     batch_of,
     prepare_group,
 )
-from fastdistill_ray.training.student import Student, to_device
+from fastdistill_ray.training.student import Compared, Student, to_device
 from fastdistill_ray.training.utilisation import num_operations
 
 COUNTS: tuple[str, ...] = (
@@ -137,6 +141,7 @@ def pack(learner: Learner, groups: list[TrainGroup]) -> list[MicroBatch]:
             shared_prompt=training.shared_prompt,
             mask_prompt=training.mask_prompt,
             multiple_of=row_multiple(learner.device),
+            no_signals=learner.no_signals,
         )
         for members in dealt[dist.get_rank()]
     ]
@@ -175,6 +180,8 @@ def compute(learner: Learner, batch: MicroBatch) -> Outputs:
     """What the models say of a micro-batch's targets: the student and, where the objective needs
     one, the frozen model."""
     inputs = to_device(batch.inputs, learner.device)
+    if batch.signals is not None:
+        return _with_signals(learner, inputs, to_device(batch.signals, learner.device))
     if (frozen := learner.frozen) is None:
         return learner.student(inputs)
     seen = to_device(batch.frozen, learner.device) if batch.frozen else inputs
@@ -185,6 +192,27 @@ def compute(learner: Learner, batch: MicroBatch) -> Outputs:
             inputs, lambda own: frozen(seen, own, needs.measure, others), own_blocks
         )
     return learner.student(inputs)._replace(frozen_logprob=frozen(seen))
+
+
+def _with_signals(learner: Learner, inputs: Inputs, signals: Signals) -> Outputs:
+    """The student beside what was stored of the targets."""
+    needs = learner.objective.needs
+    assert needs.signal
+    if needs.signal.kind == "chosen":
+        return learner.student(inputs)._replace(frozen_logprob=signals.values[:, 0])
+    if needs.signal.kind == "hidden":
+        head = learner.head
+        assert head
+        return learner.student(
+            inputs, lambda own: Compared(head(signals.hidden, own, needs.measure))
+        )
+    temperature = needs.signal.temperature
+
+    def pick(own: Readout) -> Compared:
+        picked, rest = picks(own, signals.ids, temperature)
+        return Compared(picked=picked, rest=rest)
+
+    return learner.student(inputs, pick)._replace(signals=signals)
 
 
 def router_term(student: Student, loss: torch.Tensor, batch: MicroBatch) -> Term:

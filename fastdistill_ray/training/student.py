@@ -69,16 +69,14 @@ class CausalModel(nn.Module):
             router = router_loss(self.model, found.get("router_logits"), is_token_N)
         hidden = found.last_hidden_state
         head = cast(nn.Linear, self.model.get_output_embeddings())
-        weight, bias = head.weight, head.bias
-        if len(weight) > self.vocab_size:  # the slice's backward copies the gradient once more
-            weight = weight[: self.vocab_size]
-            bias = None if bias is None else bias[: self.vocab_size]
         states = tuple(_at(inputs.sources, outputs[block]) for block in blocks)
-        hidden = _at(inputs.sources, hidden)
-        if self.logit_factor != 1.0:
-            hidden = hidden * self.logit_factor
-            bias = None if bias is None else bias * self.logit_factor
-        readout = Readout(hidden, weight, bias, softcap_of(self.model.config))
+        readout = readout_of(
+            _at(inputs.sources, hidden),
+            head,
+            self.vocab_size,
+            self.logit_factor,
+            softcap_of(self.model.config),
+        )
         return Read(readout, router, tuple(map(wide, states)))
 
     def logits_of_head(self, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,6 +84,20 @@ class CausalModel(nn.Module):
         hidden = self.model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
         own = self.model(input_ids=ids, use_cache=False).logits
         return cast(nn.Linear, self.model.get_output_embeddings())(hidden), own
+
+
+def readout_of(
+    hidden: Tensor, head: Any, vocab_size: int, logit_factor: float, softcap: float | None
+) -> Readout:
+    """[K, D] and a module with `weight` and `bias`, of whose rows the first `vocab_size` count."""
+    weight, bias = head.weight, head.bias
+    if len(weight) > vocab_size:  # the slice's backward copies the gradient once more
+        weight = weight[:vocab_size]
+        bias = None if bias is None else bias[:vocab_size]
+    if logit_factor != 1.0:
+        hidden = hidden * logit_factor
+        bias = None if bias is None else bias * logit_factor
+    return Readout(hidden, weight, bias, softcap)
 
 
 class Student(CausalModel):
@@ -101,9 +113,12 @@ class Student(CausalModel):
         outputs = Outputs(logprob_of(own.readout, inputs.labels), own.router)
         if compare is None:
             return outputs
-        divergence, others = compare(own.readout)
+        found = compare(own.readout)
         return outputs._replace(
-            divergence=divergence, taps=tuple(zip(own.states, others, strict=True))
+            divergence=found.divergence,
+            picked=found.picked,
+            rest=found.rest,
+            taps=tuple(zip(own.states, found.states, strict=True)),
         )
 
     def reference_logprob(self, inputs: Inputs) -> Tensor:
@@ -126,10 +141,12 @@ class Read(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """What another model says of the same targets."""
+    """The student beside what another model says of the same targets."""
 
-    divergence: Tensor  # [K]
-    states: tuple[Tensor, ...]  # [K, E]
+    divergence: Tensor | None = None  # [K]
+    states: tuple[Tensor, ...] = ()  # [K, E], of that model
+    picked: Tensor | None = None  # [K, M], log-probabilities by the student of some ids
+    rest: Tensor | None = None  # [K], log-mass of all others
 
 
 def _at(sources: Tensor, hidden: Tensor) -> Tensor:

@@ -8,9 +8,8 @@ ranks cannot change it; only the loss of a router's choices is of each micro-bat
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,17 +21,13 @@ import torch.distributed as dist
 import transformers
 from ray.train import CheckpointUploadMode
 
+from fastdistill_ray.groups.signals import Signal
 from fastdistill_ray.groups.steps import StepPlan
-from fastdistill_ray.models import fetch_model, load_tokenizer, same_tokenizer, tokenizer_of
+from fastdistill_ray.models import fetch_model, load_tokenizer
 from fastdistill_ray.objectives import Objective
 from fastdistill_ray.prompts import (
     Prompted,
     PromptKnobs,
-    build_messages,
-    own_words,
-    render,
-    template_of,
-    written_by,
 )
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.storage.folders import readable_folder
@@ -45,7 +40,7 @@ from fastdistill_ray.training.checkpoints import (
     load_weights,
 )
 from fastdistill_ray.training.export import Chat, export_student
-from fastdistill_ray.training.feed import rank_dataset
+from fastdistill_ray.training.feed import rank_dataset, step_row
 from fastdistill_ray.training.held_out import (
     held_out_rows,
     hold_out,
@@ -56,11 +51,10 @@ from fastdistill_ray.training.held_out import (
 from fastdistill_ray.training.journal import StepJournal, is_as_planned
 from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.learner import Learner, build_learner
-from fastdistill_ray.training.packing import StudentText
 from fastdistill_ray.training.sharding import compilation
 from fastdistill_ray.training.step import train_step
 from fastdistill_ray.training.stopping import watch_stop
-from fastdistill_ray.training.student import Student
+from fastdistill_ray.training.texts import student_text
 from fastdistill_ray.training.utilisation import matrix_peak
 
 CHECKPOINTS = "checkpoints"
@@ -184,14 +178,17 @@ def step_folder(out: Place, step: int) -> Place:
 def rows_from(plan: StepPlan, step: int) -> Iterator[dict[str, Any]]:
     """This rank's rows of the steps from `step` on."""
     ranks = dist.get_rank(), dist.get_world_size()
-    yield from step_rows(rank_dataset(plan, *ranks, step).iterator())
+    signal = plan.signals.signal if plan.signals else None
+    yield from step_rows(rank_dataset(plan, *ranks, step).iterator(), signal)
 
 
-def step_rows(shard: ray.data.DataIterator) -> Iterator[dict[str, Any]]:
+def step_rows(
+    shard: ray.data.DataIterator, signal: Signal | None = None
+) -> Iterator[dict[str, Any]]:
     # No prefetching: iter_batches would hold step k back until k + 1 and later ones are known,
     # which while the teacher still writes they are not. The feed's own task reads ahead instead.
     for batch in shard.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
-        yield from cast(pa.Table, batch).to_pylist()
+        yield step_row(cast(pa.Table, batch), signal)
 
 
 def worker_device(use_gpu: bool) -> torch.device:
@@ -213,9 +210,7 @@ def load_learner(job: TrainJob, source: str, device: torch.device) -> Learner:
     learner = build_learner(
         folder=source,
         vocab_size=len(tokenizer),
-        text_for=lambda student: student_text(
-            student, tokenizer, job.prompt, job.teacher_prompts, teacher
-        ),
+        text=student_text(source, tokenizer, job.prompt, job.teacher_prompts, teacher),
         device=device,
         objective=job.objective,
         advantage=job.advantage,
@@ -224,52 +219,6 @@ def load_learner(job: TrainJob, source: str, device: torch.device) -> Learner:
         frozen=fetch_model(job.frozen.model) if job.frozen else "",
     )
     return learner._replace(peak=matrix_peak(device)) if device.type == "cuda" else learner
-
-
-def student_text(
-    student: Student,
-    tokenizer: Any,
-    prompt: PromptKnobs,
-    teacher_prompts: Mapping[str, PromptKnobs],
-    frozen: Prompted | None = None,
-) -> StudentText:
-    """The student's prompt for a group row, and whether a teacher's token ids are its own: where
-    one of both prompts opens the assistant's thoughts and the other does not, they are not."""
-    generation = student.model.generation_config.eos_token_id
-    eos_ids = generation if isinstance(generation, list) else [generation]
-    _, begun, end_id = written_by(tokenizer, prompt)
-
-    @cache
-    def has_ids_of(teacher: str) -> bool:
-        other = tokenizer_of(teacher)
-        return same_tokenizer(tokenizer, other) and (
-            written_by(other, teacher_prompts.get(teacher, prompt)).opening == begun
-        )
-
-    def encode_text(text: str) -> list[int]:
-        # What looks like a control token in a text is text.
-        return tokenizer.encode(
-            own_words(text, begun), add_special_tokens=False, split_special_tokens=True
-        )
-
-    def prompt_by(tokenizer: Any, prompt: PromptKnobs) -> Callable[[dict[str, Any]], list[int]]:
-        return lambda row: render(
-            build_messages(row["question"], prompt, row["options"]), tokenizer, prompt
-        )
-
-    return StudentText(
-        encode_prompt=prompt_by(tokenizer, prompt),
-        encode_text=encode_text,
-        has_ids_of=has_ids_of,
-        eos_id=tokenizer.eos_token_id if end_id is None else end_id,
-        eos_ids=frozenset(
-            one for one in (tokenizer.eos_token_id, end_id, *eos_ids) if one is not None
-        ),
-        encode_frozen_prompt=(
-            prompt_by(tokenizer_of(frozen.model), frozen.prompt) if frozen else None
-        ),
-        template=template_of(tokenizer, prompt) if prompt.template else "",
-    )
 
 
 def resume(learner: Learner, job: TrainJob, out: Place) -> TrainProgress:

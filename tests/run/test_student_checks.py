@@ -11,11 +11,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.objectives import OBJECTIVES
-from fastdistill_ray.recipe.derived import frozen_model, students, trained_models
+from fastdistill_ray.recipe.derived import frozen_model, speaker_of, students, trained_models
 from fastdistill_ray.recipe.loading import parse_recipe
 from fastdistill_ray.run.student_checks import check_frozen, check_students
 
-COMPARING = [kind for kind in OBJECTIVES if objective_of(kind).needs.frozen == "teacher"]
+NEEDS = {kind: objective_of(kind).needs for kind in OBJECTIVES}
+COMPARING = [kind for kind, needs in NEEDS.items() if needs.frozen == "teacher" or needs.signal]
 
 
 def recipe_of(model: str, teacher: str, /, **changes: Any) -> Any:
@@ -35,8 +36,43 @@ def test_distributions_of_an_endpoint_or_of_several_teachers_are_refused(model, 
     with pytest.raises(UserError, match=f"objective.kind: {kind} learns .* an endpoint does not"):
         recipe_of(model, model, objective=knobs_of(kind), **remote)
     others = {"teachers": [{"model": model, "engine": {"kind": "scripted"}}]}
-    with pytest.raises(UserError, match=f"objective.kind: {kind} .* of one teacher; set teachers"):
+    with pytest.raises(UserError, match=f"objective.kind: {kind} .* of one model; set scorer"):
         recipe_of(model, model, objective=knobs_of(kind), **others)
+    scorer = {"scorer": {"model": model}}
+    for one in (remote, others):
+        recipe = recipe_of(model, model, objective=knobs_of(kind), **one, **scorer)
+        assert speaker_of(recipe, students(recipe)[0]).field == "scorer.model"
+
+
+@pytest.mark.parametrize(
+    ("objective", "said"),
+    [
+        (
+            {"kind": "topk_kl"},
+            r"objective.kind: topk_kl .* a scripted engine .*; set scorer",
+        ),
+        ({"kind": "jsd", "states": "bf16"}, r"objective.kind: jsd .* scripted .*; set scorer"),
+        ({"kind": "dpo", "reference": "stored"}, r"objective.kind: dpo .*; set reference: live"),
+    ],
+)
+def test_what_a_scripted_engine_cannot_say_is_refused(model, objective, said):
+    with pytest.raises(UserError, match=said):
+        recipe_of(model, model, objective=objective)
+
+
+def test_signals_of_groups_that_are_still_written_are_refused(model):
+    changes = {"scorer": {"model": model}, "training": {"overlap": True}}
+    compare = {"compare": {"students": [{"kind": "sampled_kl"}]}}
+    with pytest.raises(UserError, match=r"training.overlap: .* sampled_kl of compare.students.0"):
+        recipe_of(model, model, **changes, **compare)
+
+
+def test_as_many_of_the_likeliest_tokens_as_there_are_are_refused(model):
+    scorer = {"scorer": {"model": model}}
+    size = len(AutoTokenizer.from_pretrained(model))
+    recipe = recipe_of(model, model, objective={"kind": "topk_kl", "k": size}, **scorer)
+    with pytest.raises(UserError, match=rf"objective.k: {size} of the {size} tokens"):
+        check_frozen(recipe)
 
 
 def test_prompts_that_are_trained_are_refused_naming_the_student(model):

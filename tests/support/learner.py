@@ -18,7 +18,7 @@ from fastdistill_ray.training.learner import Learner, build_learner
 from fastdistill_ray.training.packing import MicroBatch
 from fastdistill_ray.training.step import train_step
 from fastdistill_ray.training.student import Student, load_student, to_device
-from fastdistill_ray.training.worker import student_text
+from fastdistill_ray.training.texts import student_text
 
 CPU = torch.device("cpu")
 ADVDISTILL = AdvDistill()
@@ -110,7 +110,7 @@ def make_learner(
     return build_learner(
         folder=folder,
         vocab_size=len(tokenizer),
-        text_for=lambda student: student_text(student, tokenizer, prompt, {}, frozen),
+        text=student_text(folder, tokenizer, prompt, {}, frozen),
         device=device,
         objective=objective,
         advantage=AdvantageKnobs(),

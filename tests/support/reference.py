@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from fastdistill_ray.objectives import AdvDistill, AnyObjective, Dpo, Sft
+from fastdistill_ray.objectives import AdvDistill, AnyObjective, Dpo, SampledKl, Sft, TopkKl
 from fastdistill_ray.objectives.contract import Divergence
-from fastdistill_ray.training.packing import TrainGroup
+from fastdistill_ray.training.packing import TrainCompletion, TrainGroup
 
 
 def by_definition(p: Tensor, q: Tensor, kind: Divergence, a: float) -> Tensor:
@@ -68,8 +68,7 @@ def loss_and_gradients_by_definition(
                 t = objective.temperature
                 p, q = (other / t).softmax(-1), (logits / t).softmax(-1)
                 scale = t if objective.kind == "tvd" else t**2
-                measure = objective.measure
-                values = scale * by_definition(p, q, measure.kind, measure.alpha)
+                values = scale * _compared(objective, p, q, one)
                 values = (1 - objective.alpha) * values - objective.alpha * logprob
                 for mine, its in states:
                     if objective.kind == "pkd":
@@ -88,6 +87,21 @@ def loss_and_gradients_by_definition(
     loss = total / (num_tokens if is_of_tokens else len(groups))
     loss.backward()
     return loss.item(), {name: one.grad for name, one in student.named_parameters()}
+
+
+def _compared(objective: AnyObjective, p: Tensor, q: Tensor, one: TrainCompletion) -> Tensor:
+    """Of a completion's tokens, by how much the student differs from the teacher."""
+    if isinstance(objective, TopkKl):
+        ids = p.topk(objective.k).indices
+        p, q = (
+            torch.cat([of.gather(1, ids), of.scatter(1, ids, 0.0).sum(1, keepdim=True)], 1)
+            for of in (p, q)
+        )
+        return by_definition(p, q, "forward_kl", 0.0)
+    if isinstance(objective, SampledKl):
+        ids, shares = map(torch.from_numpy, one.signals[:2])
+        return -(shares * q.log().gather(1, ids.clamp(min=0))).sum(1)
+    return by_definition(p, q, objective.measure.kind, objective.measure.alpha)
 
 
 def _load(folder: str) -> torch.nn.Module:

@@ -164,7 +164,7 @@ def build(folder: str, *, shared_prompt: bool) -> Learner:
     return build_learner(
         folder=folder,
         vocab_size=300,
-        text_for=lambda student: cast(StudentText, None),
+        text=cast(StudentText, None),
         device=CPU,
         objective=AdvDistill(),
         optimizer=OptimizerKnobs(),

@@ -9,6 +9,7 @@ import torch
 from support.learner import assert_same, make_learner, make_row
 from support.models import make_tiny_model
 from support.reference import loss_and_gradients_by_definition
+from support.signals import with_signals
 
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.objectives import OBJECTIVES, AnyObjective, Dpo
@@ -21,17 +22,20 @@ pytestmark = pytest.mark.usefixtures("world_of_one")
 KNOBS = {
     "advdistill": [{}],
     "sft": [{}],
-    "dpo": [{}, {"normalize": "token", "alpha": 0.5, "beta": 2.0}],
+    "dpo": [{}, {"normalize": "token", "alpha": 0.5, "beta": 2.0}, {"reference": "stored"}],
     "skew_kl": [{}, {"skew": 0.7, "temperature": 2.0, "alpha": 0.3}],
     "jsd": [{}, {"beta": 0.9, "weighting": "advantage", "alpha": 0.5}],
 }
 KNOBS |= {
+    "forward_kl": [{}, {"temperature": 2.0, "alpha": 0.3}, {"states": "bf16"}],
+    "reverse_kl": [{}, {"weighting": "advantage", "states": "int8"}],
+    "topk_kl": [{}, {"k": 3, "temperature": 2.0, "alpha": 0.3}, {"weighting": "advantage"}],
     "pkd": [{"layers": [(0, 1)]}, {"layers": [(0, 0)], "weighting": "advantage", "beta": 3.0}],
     "distilbert": [{}, {"cosine": 2.0}],
 }
 OTHERS = [{}, {"temperature": 2.0, "alpha": 0.3}, {"weighting": "advantage"}]
 EVERY = [OBJECTIVES[kind](**knobs) for kind in OBJECTIVES for knobs in KNOBS.get(kind, OTHERS)]
-COMPARING = [one for one in EVERY if one.needs.measure]
+COMPARING = [one for one in EVERY if one.needs.measure or one.kind == "topk_kl"]
 
 
 def named(objective: AnyObjective) -> str:
@@ -50,8 +54,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
-def make_groups(objective: AnyObjective, frozen_prompts: bool) -> list[TrainGroup]:
-    """Three groups of two or three, for pairs of two with opposite weights."""
+def make_groups(
+    objective: AnyObjective, frozen_prompts: bool, teacher: str = ""
+) -> list[TrainGroup]:
+    """Three groups of two or three, for pairs of two with opposite weights; signals, if any, are
+    those of the teacher."""
     random = np.random.default_rng(7)
     groups = []
     for index, lengths in enumerate([[5, 1, 9], [3, 3], [7, 2, 4]]):
@@ -65,7 +72,7 @@ def make_groups(objective: AnyObjective, frozen_prompts: bool) -> list[TrainGrou
         own = random.integers(0, 250, 20) if frozen_prompts else None
         prompt = random.integers(0, 250, 3 + index)
         groups.append(TrainGroup(str(index), prompt, completions, frozen_prompt_ids=own))
-    return groups
+    return with_signals(groups, objective.needs.signal, teacher)
 
 
 def found(learner: Learner, groups: list[TrainGroup]) -> tuple[float, dict]:
@@ -81,9 +88,10 @@ def found(learner: Learner, groups: list[TrainGroup]) -> tuple[float, dict]:
 
 @pytest.mark.parametrize("objective", EVERY, ids=named)
 def test_every_objective_is_what_its_papers_say_however_groups_are_laid_out(folders, objective):
-    needed = objective.needs.frozen  # here always another model, so that it is seen
+    needs = objective.needs
+    needed = needs.frozen or needs.signal  # here always another model, so that it is seen
     frozen = Prompted(folders["teacher"], PromptKnobs()) if needed else None
-    groups = make_groups(objective, frozen_prompts=needed == "teacher")
+    groups = make_groups(objective, needs.frozen == "teacher", folders["teacher"])
     expected = loss_and_gradients_by_definition(
         objective, folders["student"], groups, frozen.model if frozen else ""
     )
@@ -103,7 +111,8 @@ def test_teacher_that_is_the_student_asks_for_nothing(folders, objective):
     same = {"alpha": 0.0} | ({"layers": [(0, 0)]} if objective.kind == "pkd" else {})
     objective = objective.model_copy(update=same)
     learner = make_learner(folders["student"], objective=objective, frozen=frozen)
-    loss, gradients = found(learner, make_groups(objective, frozen_prompts=False))
+    groups = make_groups(objective, frozen_prompts=False, teacher=folders["student"])
+    loss, gradients = found(learner, groups)
     assert abs(loss) < 1e-6
     assert max(gradient.abs().max() for gradient in gradients.values()) < 1e-6
 

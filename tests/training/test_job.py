@@ -29,9 +29,9 @@ from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.cluster.queues import bound_queues
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.completions import (
-    Asked,
     completions,
     start_dispenser,
+    to_write,
 )
 from fastdistill_ray.generation.knobs import EngineKnobs, EngineSpec, SamplingKnobs
 from fastdistill_ray.generation.requests import ProblemRequests, build_requests
@@ -132,7 +132,9 @@ def test_requests_are_pulled_one_by_one_and_come_back_in_bundles(model, tmp_path
     requests = build_requests(problems, PromptKnobs(), None, 0)
     engine = EngineKnobs(kind="scripted", max_num_seqs=8)
     spec = EngineSpec(model, engine, SamplingKnobs(n=1, max_new_tokens=8), VerifierKnobs())
-    asked = Asked(unrendered(problems, tmp_path), spec, PoolKnobs(workers=1, cpus=0.5, gpus=gpus))
+    asked = to_write(
+        unrendered(problems, tmp_path), spec, PoolKnobs(workers=1, cpus=0.5, gpus=gpus)
+    )
     dispenser = start_dispenser(asked, 0)
     rows = [row for one in completions(asked, dispenser).iter_rows() for row in one["rows"]]
     assert {row["problem_id"]: row["seed"] for row in rows} == {

@@ -1,6 +1,7 @@
 """The loss of a mixture of experts' choices, against transformers' own function in float64."""
 
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -124,7 +125,8 @@ def test_two_ranks_train_the_mean_over_all_their_micro_batches(tmp_path: Path) -
             [
                 *(sys.executable, script, str(tmp_path), str(rank), str(out)),
                 *(str(WORLD_SIZE), "1", "experts", OBJECTIVE),
-            ]
+            ],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
         for rank in range(WORLD_SIZE)
     ]

@@ -1,6 +1,7 @@
 """FSDP2 ranks with uneven shares against per-sequence forwards in float64."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from fastdistill_ray.objectives import OBJECTIVES, Objective
 
 # Every objective on two shards; elsewhere one that needs nothing and one that needs a teacher.
 TIED = [("tied", json.dumps(knobs_of(kind))) for kind in OBJECTIVES]
+TIED.append(("tied", json.dumps({"kind": "reverse_kl", "states": "bf16"})))
 BOTH = [
     ("tied", json.dumps({"kind": "forward_kl"})),
     ("untied", json.dumps({"kind": "advdistill"})),
@@ -42,7 +44,8 @@ def test_ranks_with_uneven_groups_equal_a_naive_float64_reference(
             [
                 *(sys.executable, script, str(tmp_path), str(rank), str(out)),
                 *(str(world_size), str(replicas), *(word for pair in trained for word in pair)),
-            ]
+            ],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
         for rank in range(world_size)
     ]
@@ -51,9 +54,9 @@ def test_ranks_with_uneven_groups_equal_a_naive_float64_reference(
     assert len(found) == len(trained) * (len(DEALS) + 1)
     for model, kind in trained:
         objective, folder = TypeAdapter(Objective).validate_json(kind), str(tmp_path / model)
-        beside = frozen if objective.needs.frozen else ""
+        beside = frozen if objective.needs.frozen or objective.needs.signal else ""
         expected = loss_and_gradients_by_definition(
-            objective, folder, make_groups(objective), beside
+            objective, folder, make_groups(objective, frozen), beside
         )
         for deal in (*DEALS, DEALT):
             loss, gradients, _terms, share = found[model, kind, deal]

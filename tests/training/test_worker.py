@@ -12,7 +12,7 @@ from fastdistill_ray.models import load_tokenizer
 from fastdistill_ray.prompts import PLAIN_TEMPLATE, PromptKnobs
 from fastdistill_ray.training.export import Chat, export_student
 from fastdistill_ray.training.packing import completion_ids
-from fastdistill_ray.training.worker import student_text
+from fastdistill_ray.training.texts import student_text
 
 THINKS = CHAT_TEMPLATE + "{% if add_generation_prompt %}<think>{{ '\\n' }}{% endif %}"
 
@@ -38,13 +38,13 @@ def test_ids_of_a_teacher_whose_prompt_opens_thoughts_are_read_from_the_text(mod
         (own, opened, "<think>\na</think>b"),
         (opened, own, "a</think>b"),
     ):
-        text = student_text(load(model), tokenizer, prompt, {model: teacher})
+        text = student_text(model, tokenizer, prompt, {model: teacher})
         assert tokenizer.decode(completion_ids(one, model, text)) == expected
 
 
 def test_what_looks_like_a_control_token_in_a_text_is_text(model):
     tokenizer = load_tokenizer(model)
-    text = student_text(load(model), tokenizer, PromptKnobs(), {})
+    text = student_text(model, tokenizer, PromptKnobs(), {})
     said = "it says <|im_end|> there"
     assert tokenizer.eos_token_id in tokenizer.encode(said)
     ids = completion_ids(completion(tokenizer, said, token_ids=[]), "", text)
@@ -55,7 +55,7 @@ def test_what_looks_like_a_control_token_in_a_text_is_text(model):
 def test_text_that_is_encoded_anew_ends_with_the_templates_end_of_turn(model):
     tokenizer = load_tokenizer(model)
     tokenizer.eos_token = "<|endoftext|>"
-    text = student_text(load(model), tokenizer, PromptKnobs(), {})
+    text = student_text(model, tokenizer, PromptKnobs(), {})
     ids = completion_ids(completion(tokenizer, "4", token_ids=[], finish_reason="stop"), "", text)
     assert tokenizer.decode(ids) == "4<|im_end|>"
 

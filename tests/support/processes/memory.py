@@ -50,7 +50,7 @@ def main(folder: str, training: TrainingKnobs, device: torch.device) -> None:
     learner = build_learner(
         folder=folder,
         vocab_size=10**6,
-        text_for=lambda student: text,
+        text=text,
         device=device,
         objective=AdvDistill(),
         advantage=AdvantageKnobs(),

@@ -1,6 +1,7 @@
 """One of several gloo ranks: loss and whole gradients of dealt groups, as training has them.
 
-python ranks.py FOLDER RANK OUT WORLD_SIZE REPLICAS [MODEL OBJECTIVE ...], an objective as JSON
+PYTHONPATH=tests python ranks.py FOLDER RANK OUT WORLD_SIZE REPLICAS [MODEL OBJECTIVE ...]
+An objective is given as JSON.
 """
 
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from pydantic import TypeAdapter
+from support.signals import with_signals
 
 from fastdistill_ray.objectives import AdvDistill, AnyObjective, Objective
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
@@ -34,8 +36,8 @@ DEALT = "as training deals them"
 TRAINING = TrainingKnobs(precision="fp32", micro_batch_tokens=40)
 
 
-def make_groups(objective: AnyObjective = ADVDISTILL) -> list[TrainGroup]:
-    """Pairs have two completions of opposite weights."""
+def make_groups(objective: AnyObjective = ADVDISTILL, frozen: str = "") -> list[TrainGroup]:
+    """Pairs have two completions of opposite weights; `frozen` is the teacher's folder."""
     is_pair = objective.needs.whole_groups
     random = np.random.default_rng(7)
     groups = []
@@ -48,9 +50,9 @@ def make_groups(objective: AnyObjective = ADVDISTILL) -> list[TrainGroup]:
             for i, (n, w) in enumerate(zip(lengths, weights, strict=True))
         ]
         prompt, other = random.integers(0, 250, 3 + index), random.integers(0, 250, 9)
-        frozen = other if objective.needs.frozen == "teacher" else None
-        groups.append(TrainGroup(str(index), prompt, completions, frozen_prompt_ids=frozen))
-    return groups
+        own = other if objective.needs.frozen == "teacher" else None
+        groups.append(TrainGroup(str(index), prompt, completions, frozen_prompt_ids=own))
+    return with_signals(groups, objective.needs.signal, frozen)
 
 
 def make_learner(folder: str, objective: AnyObjective, replicas: int, frozen: str) -> Learner:
@@ -58,20 +60,22 @@ def make_learner(folder: str, objective: AnyObjective, replicas: int, frozen: st
     return build_learner(
         folder=folder,
         vocab_size=10**6,
-        text_for=lambda student: unused,
+        text=unused,
         device=torch.device("cpu"),
         objective=objective,
         advantage=AdvantageKnobs(),
         optimizer=OptimizerKnobs(),
         training=TRAINING.model_copy(update={"replicas": replicas}),
-        frozen=frozen if objective.needs.frozen else "",
+        frozen=frozen if objective.needs.frozen or objective.needs.signal else "",
     )
 
 
-def batches_of(groups: list[TrainGroup], whole: bool) -> list[MicroBatch]:
+def batches_of(groups: list[TrainGroup], learner: Learner) -> list[MicroBatch]:
+    whole = learner.objective.needs.whole_groups
     bins = first_fit(groups, TRAINING.micro_batch_tokens, True, whole)
     batches = [batch_of(members, shared_prompt=True, mask_prompt=True) for members in bins]
-    return batches + [empty_batch(True)] * (NUM_BATCHES - len(batches))
+    empty = empty_batch(True, no_signals=learner.no_signals)
+    return batches + [empty] * (NUM_BATCHES - len(batches))
 
 
 def loss_and_gradients(
@@ -97,13 +101,13 @@ def main(folder: str, rank: int, out: str, world_size: int, replicas: int, *aske
     for model, kind in zip(asked[::2], asked[1::2], strict=True):
         objective = TypeAdapter(Objective).validate_json(kind)
         learner = make_learner(f"{folder}/{model}", objective, replicas, f"{folder}/frozen")
-        groups = make_groups(objective)
+        groups = make_groups(objective, f"{folder}/frozen")
         for deal in (*DEALS, DEALT):
             if deal == DEALT:
                 batches = pack(learner, gather_groups(groups[rank::world_size]))
             else:
                 mine = [groups[i] for i in dict(enumerate(DEALS[deal])).get(rank, [])]
-                batches = batches_of(mine, learner.objective.needs.whole_groups)
+                batches = batches_of(mine, learner)
             found[model, kind, deal] = loss_and_gradients(learner, batches)
     if rank == 0:
         torch.save(found, out)

@@ -1,0 +1,75 @@
+"""How a student reads the rows of a store: its prompts, and the ids of what others wrote."""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fastdistill_ray.models import load_config, same_tokenizer, tokenizer_of
+from fastdistill_ray.prompts import (
+    Prompted,
+    PromptKnobs,
+    build_messages,
+    own_words,
+    render,
+    template_of,
+    written_by,
+)
+from fastdistill_ray.training.packing import StudentText
+
+
+def student_text(
+    folder: str,
+    tokenizer: Any,
+    prompt: PromptKnobs,
+    teacher_prompts: Mapping[str, PromptKnobs],
+    frozen: Prompted | None = None,
+) -> StudentText:
+    """How the student of a folder reads group rows: its prompt, and whether a teacher's token ids
+    are its own: where one of both prompts opens the assistant's thoughts and the other does not,
+    they are not."""
+    eos_ids = generation_eos(folder)
+    _, begun, end_id = written_by(tokenizer, prompt)
+
+    @cache
+    def has_ids_of(teacher: str) -> bool:
+        other = tokenizer_of(teacher)
+        return same_tokenizer(tokenizer, other) and (
+            written_by(other, teacher_prompts.get(teacher, prompt)).opening == begun
+        )
+
+    def encode_text(text: str) -> list[int]:
+        # What looks like a control token in a text is text.
+        return tokenizer.encode(
+            own_words(text, begun), add_special_tokens=False, split_special_tokens=True
+        )
+
+    def prompt_by(tokenizer: Any, prompt: PromptKnobs) -> Callable[[dict[str, Any]], list[int]]:
+        return lambda row: render(
+            build_messages(row["question"], prompt, row["options"]), tokenizer, prompt
+        )
+
+    return StudentText(
+        encode_prompt=prompt_by(tokenizer, prompt),
+        encode_text=encode_text,
+        has_ids_of=has_ids_of,
+        eos_id=tokenizer.eos_token_id if end_id is None else end_id,
+        eos_ids=frozenset(
+            one for one in (tokenizer.eos_token_id, end_id, *eos_ids) if one is not None
+        ),
+        encode_frozen_prompt=(
+            prompt_by(tokenizer_of(frozen.model), frozen.prompt) if frozen else None
+        ),
+        template=template_of(tokenizer, prompt) if prompt.template else "",
+    )
+
+
+def generation_eos(folder: str) -> list[int | None]:
+    """Ids that end a text by the folder's generation config, or by its config."""
+    from transformers import GenerationConfig  # noqa: PLC0415  slow
+
+    if (Path(folder) / "generation_config.json").is_file():
+        found = GenerationConfig.from_pretrained(folder).eos_token_id
+    else:
+        found = GenerationConfig.from_model_config(load_config(folder)).eos_token_id
+    return found if isinstance(found, list) else [found]
