@@ -16,7 +16,14 @@ from fastdistill_ray.evaluation.metrics import (
 )
 from fastdistill_ray.evaluation.statistics import holm
 from fastdistill_ray.records import Problem
-from fastdistill_ray.run_files import ANSWERS, METRICS, seed_name, write_json
+from fastdistill_ray.run_files import (
+    ANSWERS,
+    MANIFEST,
+    METRICS,
+    read_json,
+    seed_name,
+    write_json,
+)
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.storage.tables import read_parquet, read_rows
 
@@ -31,7 +38,8 @@ class Trial(NamedTuple):
     weights: str
     seconds: float  # of training up to here
     trained_tokens: int
-    scored_tokens: int = 0  # read by the model beside it that its objective needs, if any
+    scored_tokens: int = 0  # read by the model that its objective needs, if any, also before it
+    signal_bytes: int = 0  # what was stored of its texts
 
     @property
     def name(self) -> str:
@@ -41,6 +49,8 @@ class Trial(NamedTuple):
 
 def trials_in(out: Place, name: str, rate: float, seed: int | None) -> list[Trial]:
     """The exported students of a finished training with what each had cost by then."""
+    facts = read_json(out / MANIFEST, {}).get("facts", {})
+    before, size = (int(facts.get(name, 0)) for name in ("signal_tokens", "signal_bytes"))
     lines = (out / METRICS).read_text().splitlines()
     metrics = [json.loads(line) for line in lines]
 
@@ -53,7 +63,8 @@ def trials_in(out: Place, name: str, rate: float, seed: int | None) -> list[Tria
             weights=str(folder),
             seconds=sum(line["time/step"] + line.get("time/held_out", 0.0) for line in spent),
             trained_tokens=sum(int(line["train/trained_tokens"]) for line in spent),
-            scored_tokens=sum(int(line.get("train/frozen_tokens", 0)) for line in spent),
+            scored_tokens=before + sum(int(line.get("train/frozen_tokens", 0)) for line in spent),
+            signal_bytes=size,
         )
 
     trials = []
@@ -144,6 +155,7 @@ def write_choice(
                 "seconds": trial.seconds,
                 "trained_tokens": trial.trained_tokens,
                 "scored_tokens": trial.scored_tokens,
+                "signal_bytes": trial.signal_bytes,
                 "chosen": trial in chosen.values(),
             }
         )
@@ -199,7 +211,7 @@ def _costs(chosen: Mapping[str, Trial]) -> list[dict[str, Any]]:
         own = [trial for trial in chosen.values() if trial.student == name]
         cost: dict[str, Any] = {
             name: round(sum(getattr(trial, name) for trial in own) / len(own))
-            for name in ("trained_tokens", "scored_tokens")
+            for name in ("trained_tokens", "scored_tokens", "signal_bytes")
         }
         seconds = sum(trial.seconds for trial in own) / len(own)
         costs.append({"model": name, **cost, "seconds": seconds})

@@ -124,11 +124,12 @@ class GroupSignals:
                 f"problem {row['problem_id']}: the stored signals are of other tokens than "
                 f"completion {place} has; move the run's stages/signals away and start again"
             )
-        end = self.ends[number]
-        return self._decoded(slice(int(end - row["num_tokens"][number]), int(end)))
+        return self.decoded(number)
 
-    def _decoded(self, part: slice) -> Signals:
-        row, kind = self.row, self.signal.kind
+    def decoded(self, number: int) -> Signals:
+        """Of one stored completion after the other."""
+        row, kind, end = self.row, self.signal.kind, int(self.ends[number])
+        part = slice(end - int(row["num_tokens"][number]), end)
         num_tokens, total = part.stop - part.start, int(self.ends[-1])
         none = no_signals(num_tokens)
         if kind == "chosen":

@@ -54,8 +54,8 @@ def _result_table(run: Contents, split: str) -> Table:
     caption = ""
     if _has_scored(run):
         caption = (
-            "Scored tokens: what a model beside the student read in training, the teacher or, of "
-            "DPO, the student as it began."
+            "Scored tokens: what another model read of the texts, beside the student in training "
+            "or once before it: the teacher or, of DPO, the student as it began."
         )
     return Table(
         [*header, *_cost_header(run)],
@@ -347,10 +347,17 @@ def _has_scored(run: Contents) -> bool:
     return any(cost.get("scored_tokens") for cost in run.results.costs.values())
 
 
+def _has_stored(run: Contents) -> bool:
+    return any(cost.get("signal_bytes") for cost in run.results.costs.values())
+
+
 def _cost_header(run: Contents) -> list[str]:
-    return ["Trained tokens", *(["Scored tokens"] if _has_scored(run) else []), "Training s"]
+    scored = ["Scored tokens"] if _has_scored(run) else []
+    stored = ["Stored MiB"] if _has_stored(run) else []
+    return ["Trained tokens", *scored, *stored, "Training s"]
 
 
 def _cost_cells(run: Contents, cost: dict[str, float]) -> list[Cell | str]:
     scored = [f"{cost.get('scored_tokens', 0):,}"] if _has_scored(run) else []
-    return [f"{cost['trained_tokens']:,}", *scored, f"{cost['seconds']:,.0f}"]
+    stored = [f"{cost.get('signal_bytes', 0) / 2**20:,.2f}"] if _has_stored(run) else []
+    return [f"{cost['trained_tokens']:,}", *scored, *stored, f"{cost['seconds']:,.0f}"]

@@ -95,6 +95,9 @@ def _training_lines(
     steps = recipe.training.epochs * -(-len(train) // recipe.training.groups_per_step)
     steps = min(steps, recipe.training.max_steps or steps)
     own, is_complete = [], True
+    if student.objective.needs.signal:
+        stage = Stages(recipe, run).signals(student, train)
+        yield stage.name, _state(run, stage, f"at most {len(train)} groups are read")
     for training in student.trainings:
         stage = Stages(recipe, run).training(training, train)
         yield stage.name, _state(run, stage, f"at most {steps} steps")

@@ -10,7 +10,13 @@ from pydantic_core import PydanticUndefined
 from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.generation.knobs import SamplingKnobs
 from fastdistill_ray.knobs import models_in
-from fastdistill_ray.recipe.derived import all_teachers, students, trained_models
+from fastdistill_ray.recipe.derived import (
+    StudentSpec,
+    all_teachers,
+    speaker_of,
+    students,
+    trained_models,
+)
 from fastdistill_ray.recipe.loading import EXTENDS
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run.paid import price
@@ -43,6 +49,7 @@ def describe(recipe: Recipe) -> str:
         f"  [{teaching}; judges {_pool(recipe.pools.judges)}]",
     ]
     for student in trained:
+        lines += _scoring_line(recipe, student)
         size = f" on {student.group_size} completions each" if student.group_size else ""
         for training in student.trainings:
             seed = "" if training.told_seed is None else f", seed {training.seed}"
@@ -64,6 +71,18 @@ def describe(recipe: Recipe) -> str:
         f"overlap    {'while the teacher writes' if recipe.training.overlap else 'no, in turn'}",
     ]
     return "\n".join(lines)
+
+
+def _scoring_line(recipe: Recipe, student: StudentSpec) -> list[str]:
+    """What is asked before training about the texts, if anything; equal ones are asked once."""
+    signal, speaker = student.objective.needs.signal, speaker_of(recipe, student)
+    if not signal or not speaker:
+        return []
+    pool = recipe.pools.evaluation if signal.by == "student" else recipe.pools.of_scorer
+    return [
+        f"score      {signal.name} of every trained token, by {speaker.prompted.model}, for "
+        f"{student.name}  [{_pool(pool)}]"
+    ]
 
 
 def _size(sampling: SamplingKnobs) -> str:

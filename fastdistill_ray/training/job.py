@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -19,6 +20,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.errors import UserError
+from fastdistill_ray.groups.store import Store
 from fastdistill_ray.run_files import STOP, StageResult
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.storage.room import causes
@@ -60,6 +62,8 @@ def train(job: TrainJob, pool: PoolKnobs, *, out: Place) -> StageResult:
         raise StoppedEarlyError
     (out / CHECKPOINTS).remove_tree()  # a finished training needs none
     result = _count_rows(out / "metrics.jsonl", job.total_steps)
+    if job.plan.signals:
+        result.facts.update(_signal_facts(Store(job.plan.signals.folder)))
     if job.training.micro_batch_tokens < asked_for:
         result.facts["micro_batch_tokens"] = job.training.micro_batch_tokens
     return result
@@ -190,6 +194,15 @@ def _backend(use_gpu: bool, training: TrainingKnobs) -> str:
         return "gloo"
     # With cpu_offload the gradients, and the all-reduce of their norm, are on the CPU.
     return "cpu:gloo,cuda:nccl" if training.cpu_offload else "nccl"
+
+
+def _signal_facts(store: Store) -> dict[str, float]:
+    """What was read, prompts too, and is stored of the texts."""
+    sums = Counter[str]()
+    for commit in store.commits():
+        sums["signal_tokens"] += commit.prompt_tokens + commit.num_tokens
+        sums["signal_bytes"] += commit.size
+    return dict(sums)
 
 
 def _count_rows(metrics: Place, planned_steps: int) -> StageResult:

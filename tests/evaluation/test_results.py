@@ -101,7 +101,7 @@ def test_results_of_a_student_are_the_mean_of_its_seeds_and_its_interval_is_over
     }
     chosen = {
         "sft": Trial("sft", 1e-5, 2, 1, "a", 10.0, 100, 40),
-        "sft-seed_4": Trial("sft", 1e-5, 4, 1, "b", 20.0, 300, 60),
+        "sft-seed_4": Trial("sft", 1e-5, 4, 1, "b", 20.0, 300, 60, 14),
     }
     folders = {name: answers(name, verdicts) for name, verdicts in letters.items()}
     out = tmp_path / "results.json"
@@ -117,5 +117,6 @@ def test_results_of_a_student_are_the_mean_of_its_seeds_and_its_interval_is_over
     (gap,) = [row for row in tree["differences"] if row["metric"] == "accuracy"]
     assert gap["value"] == pytest.approx(0.5 - 0.125)
     assert gap["p"] == gap["p_holm"]
-    cost = {"model": "sft", "trained_tokens": 200, "scored_tokens": 50, "seconds": 15.0}
+    cost = {"model": "sft", "trained_tokens": 200, "scored_tokens": 50}
+    cost |= {"signal_bytes": 7, "seconds": 15.0}
     assert tree["costs"] == [cost]
