@@ -5,8 +5,8 @@
 The recipe's teacher, by its own prompt (worked examples), is asked about the completions of the
 committed groups of its run, by the stage's own engine, one thread each in vLLM's worker and beside
 it. CPU microseconds of all its processes; `transformers` is a plain forward with full logits over
-padded rows of 8, prompt and completion, in bf16 and with one thread. `write` is a committed file,
-`read` what training does with it. Each way runs in a process of its own.
+padded rows of 8, prompt and completion, in the engine's precision and with one thread. `write` is
+a committed file, `read` what training does with it. Each way runs in a process of its own.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from fastdistill_ray.recipe.derived import scorer_of
 from fastdistill_ray.recipe.loading import load_recipe
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run_files import stage_folders
-from fastdistill_ray.scoring.engine import ScoringEngine, ScoringSpec
+from fastdistill_ray.scoring.engine import DTYPES, ScoringEngine, ScoringSpec
 from fastdistill_ray.scoring.requests import TextRequests, Texts
 from fastdistill_ray.scoring.score import IN_FLIGHT
 from fastdistill_ray.storage.place import Place
@@ -129,9 +129,10 @@ def plain(run_dir: str, num_groups: int) -> dict[str, float]:
 
     recipe = load_recipe(str(Path(run_dir) / "recipe.yaml"), [])
     requests = asked(run_dir, recipe, num_groups)
+    assert isinstance(recipe.teacher.engine, EngineKnobs)
     torch.set_num_threads(1)
     model = AutoModelForCausalLM.from_pretrained(
-        fetch_model(recipe.teacher.model), dtype=torch.bfloat16
+        fetch_model(recipe.teacher.model), dtype=DTYPES[recipe.teacher.engine.dtype]
     )
     rows, tokens = [], 0
     for row in requests.take(np.arange(1, len(requests))).to_pylist():

@@ -19,12 +19,13 @@ from fastdistill_ray.objectives.distribution import (
     SkewReverseKl,
     Tvd,
 )
+from fastdistill_ray.objectives.dpkd import Dpkd
 from fastdistill_ray.objectives.dpo import Dpo
 from fastdistill_ray.objectives.hidden import DistilBert, Pkd
 from fastdistill_ray.objectives.sft import Sft
 from fastdistill_ray.objectives.sparse import SampledKl, TopkKl
 
-FromTeacher = ForwardKl | ReverseKl | SkewKl | SkewReverseKl | Jsd | Tvd | Pkd | DistilBert
+FromTeacher = ForwardKl | ReverseKl | SkewKl | SkewReverseKl | Jsd | Tvd | Dpkd | Pkd | DistilBert
 FromSignals = TopkKl | SampledKl
 AnyObjective = AdvDistill | Sft | FromTeacher | FromSignals | Dpo
 Objective = Annotated[AnyObjective, Field(discriminator="kind")]

@@ -45,6 +45,9 @@ class Needs(NamedTuple):
     frozen: Literal["", "teacher", "student"] = ""
     # Of the frozen model's distributions and the student's; none: its log-probabilities instead.
     measure: Measure | None = None
+    # Temperature at which both say how likely two tokens are, the frozen model's likeliest and the
+    # student's; 0: neither is asked.
+    likeliest: float = 0.0
     # Pairs of a block of the student and one of the frozen model whose outputs are compared.
     taps: tuple[tuple[int, int], ...] = ()
     # What is stored of the texts in place of a frozen model. With hidden states, `measure` says how
@@ -136,6 +139,9 @@ class Outputs(NamedTuple):
     divergence: Tensor | None = None  # [K], by `Needs.measure`
     # [K], by the frozen model where nothing is measured, or as the signal `chosen` has it.
     frozen_logprob: Tensor | None = None
+    # [K, 2] by the student and by the frozen model: log-probabilities of the frozen model's
+    # likeliest token and of the student's, which are -inf where that is the same.
+    likeliest: tuple[Tensor, Tensor] | None = None
     signals: Signals | None = None  # of the kinds random and topk, and of their ids by the student:
     picked: Tensor | None = None  # [K, M] log-probabilities, at the signal's temperature
     rest: Tensor | None = None  # [K] log-mass of all others

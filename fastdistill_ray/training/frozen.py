@@ -21,7 +21,7 @@ from fastdistill_ray.training.head import Readout
 from fastdistill_ray.training.knobs import LoraKnobs, TrainingKnobs
 from fastdistill_ray.training.loading import empty_model, fill, fill_head
 from fastdistill_ray.training.logit_map import logit_factor, softcap_of
-from fastdistill_ray.training.operators import divergence
+from fastdistill_ray.training.operators import divergence, of_likeliest
 from fastdistill_ray.training.packing import Inputs
 from fastdistill_ray.training.packing_check import check_small_copy, factor_of
 from fastdistill_ray.training.sharding import hold_frozen, reshard, shard_head, shard_student
@@ -43,18 +43,22 @@ class Frozen(CausalModel):
         student: Readout | None = None,
         measure: Measure | None = None,
         blocks: Sequence[int] = (),
+        likeliest: float = 0.0,
     ) -> Tensor | Compared:
         """[K], its log-probabilities of the labels; with a measure, the divergence between its
         distributions and the student's, differentiable by the student's tensors, and its `blocks`'
-        outputs.
+        outputs; with the temperature `likeliest`, both sides' log-probabilities of the two tokens.
 
         The head is gathered only here, and once more for the gradient.
         """
         with torch.no_grad():
             own = self.read(inputs, blocks)
-            if measure is None:
+            if measure is None and not likeliest:
                 return logprob_of(own.readout, inputs.labels)
         assert student is not None
+        if likeliest:
+            return Compared(likeliest=of_likeliest(student, own.readout, likeliest))
+        assert measure
         return Compared(divergence(student, own.readout, measure), own.states)
 
 

@@ -189,6 +189,8 @@ def _trained(outputs: Outputs, loss: LossBatch) -> tuple[Outputs, LossBatch]:
         if (values := getattr(outputs, name)) is not None
     }
     taps = tuple((own[is_target], other[is_target]) for own, other in outputs.taps)
+    if outputs.likeliest is not None:
+        kept["likeliest"] = tuple(values[is_target] for values in outputs.likeliest)
     if outputs.signals is not None:
         kept["signals"] = Signals(*(values[is_target] for values in outputs.signals))
     return outputs._replace(**kept, taps=taps), LossBatch(

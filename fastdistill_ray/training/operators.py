@@ -40,6 +40,30 @@ def picks(student: Readout, ids_KM: Tensor, temperature: float = 1.0) -> tuple[T
     return _Picks.apply(*student[:3], ids_KM, student.softcap, temperature)
 
 
+@torch.no_grad()
+def likeliest(readout: Readout) -> Tensor:
+    """The id of the likeliest token, [K]; of equals the first."""
+    best_K = wide(torch.full_like(readout.hidden_KD[:, 0], -torch.inf))
+    ids_K = torch.zeros_like(best_K, dtype=torch.int64)
+    for part in slices(readout.hidden_KD, readout.weight_VD):
+        here_K, columns_K = capped(wide(_raw(readout, part)), readout.softcap).max(-1)
+        is_better_K = here_K > best_K
+        ids_K = torch.where(is_better_K, columns_K + part.start, ids_K)
+        best_K = torch.where(is_better_K, here_K, best_K)
+    return ids_K
+
+
+def of_likeliest(student: Readout, teacher: Readout, temperature: float) -> tuple[Tensor, Tensor]:
+    """[K, 2] log-probabilities by the student, which are differentiable, and by the teacher: of the
+    teacher's likeliest token, and of the student's, which are -inf where that is the same."""
+    first_K, second_K = likeliest(teacher), likeliest(student)
+    second_K = torch.where(first_K == second_K, -1, second_K)
+    ids_K2 = torch.stack([first_K, second_K], 1)
+    with torch.no_grad():
+        other_K2, _ = picks(teacher, ids_K2, temperature)
+    return picks(student, ids_K2, temperature)[0], other_K2
+
+
 class Terms(NamedTuple):
     """Of a slice; w is q df/dq up to a multiple of q, which the softmax takes out."""
 

@@ -186,10 +186,12 @@ def compute(learner: Learner, batch: MicroBatch) -> Outputs:
         return learner.student(inputs)
     seen = to_device(batch.frozen, learner.device) if batch.frozen else inputs
     needs = learner.objective.needs
-    if needs.measure:
+    if needs.measure or needs.likeliest:
         own_blocks, others = ([pair[side] for pair in needs.taps] for side in (0, 1))
         return learner.student(
-            inputs, lambda own: frozen(seen, own, needs.measure, others), own_blocks
+            inputs,
+            lambda own: frozen(seen, own, needs.measure, others, needs.likeliest),
+            own_blocks,
         )
     return learner.student(inputs)._replace(frozen_logprob=frozen(seen))
 

@@ -118,6 +118,7 @@ class Student(CausalModel):
             divergence=found.divergence,
             picked=found.picked,
             rest=found.rest,
+            likeliest=found.likeliest,
             taps=tuple(zip(own.states, found.states, strict=True)),
         )
 
@@ -146,6 +147,7 @@ class Compared(NamedTuple):
     divergence: Tensor | None = None  # [K]
     states: tuple[Tensor, ...] = ()  # [K, E], of that model
     picked: Tensor | None = None  # [K, M], log-probabilities by the student of some ids
+    likeliest: tuple[Tensor, Tensor] | None = None  # as `Outputs` has it
     rest: Tensor | None = None  # [K], log-mass of all others
 
 

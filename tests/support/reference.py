@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from fastdistill_ray.objectives import AdvDistill, AnyObjective, Dpo, SampledKl, Sft, TopkKl
+from fastdistill_ray.objectives import AdvDistill, AnyObjective, Dpkd, Dpo, SampledKl, Sft, TopkKl
 from fastdistill_ray.objectives.contract import Divergence
 from fastdistill_ray.training.packing import TrainCompletion, TrainGroup
 
@@ -67,7 +67,7 @@ def loss_and_gradients_by_definition(
             else:
                 t = objective.temperature
                 p, q = (other / t).softmax(-1), (logits / t).softmax(-1)
-                scale = t if objective.kind == "tvd" else t**2
+                scale = t if objective.kind in ("tvd", "dpkd") else t**2
                 values = scale * _compared(objective, p, q, one)
                 values = (1 - objective.alpha) * values - objective.alpha * logprob
                 for mine, its in states:
@@ -91,6 +91,11 @@ def loss_and_gradients_by_definition(
 
 def _compared(objective: AnyObjective, p: Tensor, q: Tensor, one: TrainCompletion) -> Tensor:
     """Of a completion's tokens, by how much the student differs from the teacher."""
+    if isinstance(objective, Dpkd):
+        a, b = p.argmax(1, keepdim=True), q.argmax(1, keepdim=True)
+        margin = (q / p).log().gather(1, a) - (q / p).log().gather(1, b)
+        loss = -torch.log(torch.sigmoid(objective.beta * margin))
+        return torch.where(a == b, 0.0, loss)[:, 0]
     if isinstance(objective, TopkKl):
         ids = p.topk(objective.k).indices
         p, q = (

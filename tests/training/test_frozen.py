@@ -29,13 +29,14 @@ KNOBS = {
 KNOBS |= {
     "forward_kl": [{}, {"temperature": 2.0, "alpha": 0.3}, {"states": "bf16"}],
     "reverse_kl": [{}, {"weighting": "advantage", "states": "int8"}],
+    "dpkd": [{}, {"temperature": 2.0, "beta": 3.0, "alpha": 0.0}],
     "topk_kl": [{}, {"k": 3, "temperature": 2.0, "alpha": 0.3}, {"weighting": "advantage"}],
     "pkd": [{"layers": [(0, 1)]}, {"layers": [(0, 0)], "weighting": "advantage", "beta": 3.0}],
     "distilbert": [{}, {"cosine": 2.0}],
 }
 OTHERS = [{}, {"temperature": 2.0, "alpha": 0.3}, {"weighting": "advantage"}]
 EVERY = [OBJECTIVES[kind](**knobs) for kind in OBJECTIVES for knobs in KNOBS.get(kind, OTHERS)]
-COMPARING = [one for one in EVERY if one.needs.measure or one.kind == "topk_kl"]
+COMPARING = [one for one in EVERY if one.needs.measure or one.kind in ("topk_kl", "dpkd")]
 
 
 def named(objective: AnyObjective) -> str:
