@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 from fastdistill_ray.errors import UserError
@@ -149,12 +149,13 @@ def _add_job(add_parser: Callable[..., argparse.ArgumentParser], verb: str, text
 
 def run_job(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from fastdistill_ray.recipe.loading import load_recipe
+    from fastdistill_ray.recipe.paths import with_absolute_paths
     from fastdistill_ray.run.folder import RunFolder, check_writable, place_of_run
     from fastdistill_ray.run.forecast import check_run, describe_stages
     from fastdistill_ray.run.lease import check_free
 
     _check_flags(overrides)
-    recipe = load_recipe(arguments.recipe, overrides)
+    recipe = with_absolute_paths(load_recipe(arguments.recipe, overrides))
     place = place_of_run(arguments.run_dir or Path("runs") / recipe.name)
     if arguments.dry_run:
         from fastdistill_ray.run.plan import describe
@@ -173,13 +174,7 @@ def run_job(arguments: argparse.Namespace, overrides: list[str]) -> int:
     use_token()
     from fastdistill_ray.run.submission import submit
 
-    return submit(
-        arguments.verb,
-        with_absolute_paths(recipe),
-        str(place),
-        arguments.address,
-        arguments.again,
-    )
+    return submit(arguments.verb, recipe, str(place), arguments.address, arguments.again)
 
 
 def _check_flags(overrides: list[str]) -> None:
@@ -206,35 +201,6 @@ def use_token() -> None:
     if not has_token and not (Path.home() / ".ray" / "auth_token").exists():
         ray = str(Path(sys.executable).parent / "ray")
         subprocess.run([ray, "get-auth-token", "--generate"], check=True, capture_output=True)
-
-
-def with_absolute_paths(recipe: Any) -> Any:
-    """Local files keep their meaning in the job's own working directory."""
-
-    def fix(knobs: Any, field: str) -> Any:
-        return knobs.model_copy(update={field: _absolute(getattr(knobs, field))})
-
-    def fix_teacher(teacher: Any) -> Any:
-        return teacher if teacher.is_remote else fix(teacher, "model")
-
-    task, compare = fix(recipe.task, "path"), recipe.compare
-    if task.ood:
-        task = task.model_copy(update={"ood": fix(task.ood, "path")})
-    baselines = [one if isinstance(one, str) else fix(one, "model") for one in compare.baselines]
-    entries = [fix(one, "model") for one in compare.students]
-    return recipe.model_copy(
-        update={
-            "task": task,
-            "teacher": fix_teacher(recipe.teacher),
-            "teachers": [fix_teacher(teacher) for teacher in recipe.teachers],
-            "student": fix(recipe.student, "model"),
-            "compare": compare.model_copy(update={"students": entries, "baselines": baselines}),
-        }
-    )
-
-
-def _absolute(path: str) -> str:
-    return str(Path(path).absolute()) if path and Path(path).exists() else path
 
 
 def run_report(arguments: argparse.Namespace, _overrides: list[str]) -> int:

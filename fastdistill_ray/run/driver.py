@@ -25,6 +25,7 @@ from ray.exceptions import (
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.recipe.derived import students
 from fastdistill_ray.recipe.loading import load_recipe
+from fastdistill_ray.recipe.paths import with_absolute_paths
 from fastdistill_ray.records import Split
 from fastdistill_ray.run import doctor, student_checks
 from fastdistill_ray.run.folder import RunFolder, place_of_run
@@ -124,7 +125,10 @@ def main(job: Callable[[Job], None]) -> None:
     try:
         recipe = load_recipe(arguments.recipe, overrides)
         is_far = "://" in arguments.run_dir or Path(arguments.run_dir).is_absolute()
-        if not is_far and "runtime_resources" in Path.cwd().parts:
+        is_copy = "runtime_resources" in Path.cwd().parts  # of a folder, on every node
+        if not is_copy:
+            recipe = with_absolute_paths(recipe)
+        elif not is_far:
             raise UserError("--run-dir: a submitted job needs an absolute folder that nodes share")
         run = RunFolder(place_of_run(arguments.run_dir or Path("runs") / recipe.name), recipe)
         with signals_raise_stopped(), lease(run.path):
