@@ -94,6 +94,7 @@ def test_cli_dry_run_prints_the_plan_and_makes_no_folder(recipe, tmp_path, capsy
     plan = capsys.readouterr().out
     for word in ("generate", "train      advdistill", "train      sft", "evaluate", "steps"):
         assert word in plan
+    assert "\nreward     2 cosine + 1 format\n" in plan
     assert not run_dir.exists()
 
 
@@ -121,7 +122,8 @@ def test_cli_score_with_an_own_function_then_audit(tmp_path):
     source.write_text(json.dumps(line) + "\n")
     done = fastdistill(
         *("score", str(source), "--output", str(target), "--recipe", "jobs/recipes/demo.yaml"),
-        *(f"--reward.functions.mine={tmp_path / 'mine.py'}:f", "--reward.weights={mine: 3}"),
+        f"--reward.functions.mine={tmp_path / 'mine.py'}:f",
+        "--reward.weights={mine: 3, cosine: 0, format: 0}",
     )
     assert done.stdout.strip() == "1 lines, 3 responses: correct 2, error 1", done.stderr
     scored = json.loads(target.read_text())["responses"]
