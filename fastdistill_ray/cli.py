@@ -153,6 +153,7 @@ def run_job(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from fastdistill_ray.run.folder import RunFolder, check_writable, place_of_run
     from fastdistill_ray.run.forecast import check_run, describe_stages
     from fastdistill_ray.run.lease import check_free
+    from fastdistill_ray.run.needed import NEEDED
 
     _check_flags(overrides)
     recipe = with_absolute_paths(load_recipe(arguments.recipe, overrides))
@@ -167,10 +168,12 @@ def run_job(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if arguments.address and place.is_local and not Path(arguments.run_dir).is_absolute():
         raise UserError("--run-dir: with --address, name an absolute folder that its nodes share")
     if not arguments.address:  # the folder of another machine is checked there
-        RunFolder(place, recipe)
+        run = RunFolder(place, recipe)
         check_writable(place)
         check_free(place)
         check_run(recipe, place, arguments.again, is_here=not _names_another_machine())
+        if arguments.verb in NEEDED:
+            NEEDED[arguments.verb](run)
     use_token()
     from fastdistill_ray.run.submission import submit
 

@@ -22,15 +22,16 @@ from ray.exceptions import (
     OutOfMemoryError,
 )
 
+from fastdistill_ray.cluster.joining import joined_cluster
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.recipe.derived import students
 from fastdistill_ray.recipe.loading import load_recipe
 from fastdistill_ray.recipe.paths import with_absolute_paths
 from fastdistill_ray.records import Split
 from fastdistill_ray.run import doctor, student_checks
-from fastdistill_ray.run.folder import RunFolder, place_of_run
+from fastdistill_ray.run.folder import RunFolder, check_writable, place_of_run
 from fastdistill_ray.run.lease import lease
 from fastdistill_ray.run.memory import check_engines, check_memory
+from fastdistill_ray.run.needed import untrained
 from fastdistill_ray.run.paid import (
     AGAIN,
     SET_ASIDE,
@@ -78,7 +79,7 @@ class Job:
         doctor.check_pools(recipe, ray.cluster_resources())
         doctor.check_labels(recipe, [node["Labels"] for node in ray.nodes() if node["Alive"]])
         doctor.check_shared_folder(run.path)
-        if self._untrained(problems):
+        if untrained(run, problems["train"]):
             student_checks.check_students(recipe)  # seconds: after all that takes none
         check_engines(recipe)
         estimates = check_memory(recipe)
@@ -87,30 +88,6 @@ class Job:
         self.logs = worker_logs()
         planned = {model: estimate._asdict() for model, estimate in estimates.items()}
         write_json(run.view / MEMORY, planned)
-
-    def check_groups(self, problems: Mapping[Split, ProblemFile]) -> None:
-        """UserError unless the groups of this recipe are complete."""
-        if not self.run.is_complete(self.run.stages.groups(problems["train"])):
-            raise UserError(
-                f"--run-dir {self.run.path}: the groups of this recipe are not complete; run "
-                "generate first"
-            )
-
-    def check_trainings(self, problems: Mapping[Split, ProblemFile]) -> None:
-        """UserError unless every training of this recipe is complete."""
-        if missing := self._untrained(problems):
-            raise UserError(
-                f"--run-dir {self.run.path}: {missing[0]} is not complete; run train first"
-            )
-
-    def _untrained(self, problems: Mapping[Split, ProblemFile]) -> list[str]:
-        """Names of the trainings that are not complete."""
-        stages = [
-            self.run.stages.training(training, problems["train"])
-            for student in students(self.run.recipe)
-            for training in student.trainings
-        ]
-        return [stage.name for stage in stages if not self.run.is_complete(stage)]
 
 
 def main(job: Callable[[Job], None]) -> None:
@@ -131,11 +108,12 @@ def main(job: Callable[[Job], None]) -> None:
         elif not is_far:
             raise UserError("--run-dir: a submitted job needs an absolute folder that nodes share")
         run = RunFolder(place_of_run(arguments.run_dir or Path("runs") / recipe.name), recipe)
+        check_writable(run.path)
         with signals_raise_stopped(), lease(run.path):
             try:
-                ray.init(logging_level=logging.ERROR, log_to_driver=False)  # ours say what matters
-                todo = Job(run, arguments.again)
-                job(todo)
+                with joined_cluster(GOES_ON):
+                    todo = Job(run, arguments.again)
+                    job(todo)
             except SystemExit:  # so does Ray Train at Ctrl-C, whose handler takes the place of ours
                 raise Stopped(signal.SIGINT) from None
     except Stopped as stopped:
