@@ -127,7 +127,9 @@ def _add_job(add_parser: Callable[..., argparse.ArgumentParser], verb: str, text
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    job.add_argument("recipe", metavar="RECIPE", help="a YAML file, see jobs/recipes/")
+    job.add_argument(
+        "recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped one such as gsm8k"
+    )
     job.add_argument("--run-dir", default="", help="the run's folder (default: runs/<name>)")
     job.add_argument(
         "--address",

@@ -25,12 +25,12 @@ from fastdistill_ray.cluster.head import HEAD_START_SECONDS, local_head, log_of_
 from fastdistill_ray.cluster.running import find_head
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.recipe.loading import dump_recipe
+from fastdistill_ray.recipe.shipped import PACKAGE, jobs_folder
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run.following import JobLog
 from fastdistill_ray.run.provenance import code_state
 from fastdistill_ray.run.signals import GOES_ON, Stopped, say, signals_raise_stopped
 
-ROOT = Path(__file__).parents[2]
 # Ray lets these name a cluster, and prefers them to what its client is told.
 NAMING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 UNREACHABLE = 1
@@ -171,10 +171,9 @@ def _python(address: str) -> list[str]:
 
 
 def _fill(folder: Path, recipe: Recipe) -> None:
-    for name in ("fastdistill_ray", "jobs"):
-        shutil.copytree(
-            ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
-        )
+    for name, source in {"fastdistill_ray": PACKAGE, "jobs": jobs_folder()}.items():
+        without = shutil.ignore_patterns("__pycache__", "*.pyc")
+        shutil.copytree(source, folder / name, ignore=without)
     (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
     state = code_state(key_variables(recipe.model_dump()))
     (folder / "git.txt").write_text(state, encoding="utf-8")
