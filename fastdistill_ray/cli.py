@@ -137,6 +137,14 @@ def _add_job(add_parser: Callable[..., argparse.ArgumentParser], verb: str, text
         help="of a Ray dashboard (default: $RAY_ADDRESS, else your head on this machine, else one "
         "for the time of this job)",
     )
+    job.add_argument(
+        "--env",
+        action="append",
+        metavar="NAME",
+        default=[],
+        help="a variable of this terminal, such as HF_TOKEN, that the job gets too; who may see "
+        "the job in Ray's dashboard sees it",
+    )
     job.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     job.add_argument(
         "--again",
@@ -158,6 +166,8 @@ def run_job(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from fastdistill_ray.run.needed import NEEDED
 
     _check_flags(overrides)
+    if unset := [name for name in arguments.env if not os.environ.get(name)]:
+        raise UserError(f"--env {unset[0]}: it is not set here")
     recipe = with_absolute_paths(load_recipe(arguments.recipe, overrides))
     place = place_of_run(arguments.run_dir or Path("runs") / recipe.name)
     if arguments.dry_run:
@@ -179,14 +189,21 @@ def run_job(arguments: argparse.Namespace, overrides: list[str]) -> int:
     use_token()
     from fastdistill_ray.run.submission import submit
 
-    return submit(arguments.verb, recipe, str(place), arguments.address, arguments.again)
+    return submit(
+        arguments.verb,
+        recipe,
+        str(place),
+        arguments.address,
+        arguments.again,
+        {name: os.environ[name] for name in arguments.env},
+    )
 
 
 def _check_flags(overrides: list[str]) -> None:
     """--run_dir is --run-dir: argparse hands on what it does not know."""
     for override in overrides:
         flag = override.partition("=")[0].replace("_", "-")
-        if flag in ("--run-dir", "--address", "--dry-run", "--again"):
+        if flag in ("--run-dir", "--address", "--dry-run", "--again", "--env"):
             raise UserError(f"unknown argument {override}; did you mean {flag}?")
 
 

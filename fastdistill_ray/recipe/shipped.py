@@ -16,9 +16,7 @@ def jobs_folder() -> Path:
 def shipped_recipes() -> list[str]:
     """Their names, such as gsm8k or methods/dpo."""
     folder = jobs_folder() / "recipes"
-    return sorted(
-        str(file.relative_to(folder).with_suffix("")) for file in folder.rglob("*.yaml")
-    )
+    return sorted(str(file.relative_to(folder).with_suffix("")) for file in folder.rglob("*.yaml"))
 
 
 def recipe_place(name: str | Place) -> Place:

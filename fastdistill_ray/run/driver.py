@@ -39,7 +39,9 @@ from fastdistill_ray.run.paid import (
     check_not_paid_twice,
 )
 from fastdistill_ray.run.room import check_room
+from fastdistill_ray.run.servers import check_servers
 from fastdistill_ray.run.signals import GOES_ON, Stopped, say, signals_raise_stopped
+from fastdistill_ray.run.waiting import wait_for_nodes
 from fastdistill_ray.run_files import MEMORY, write_json
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.storage.room import causes, explain, refusal
@@ -72,11 +74,12 @@ class Job:
             ask_set_aside_again(run.path, groups)
         if not run.is_complete(groups):
             doctor.check_rewards(recipe)
-            doctor.check_endpoints(recipe)
+            check_servers(recipe)
         doctor.check_prompts(recipe, problems)
         doctor.check_shots(recipe, problems)
         doctor.check_answerable(recipe, problems)
         doctor.check_pools(recipe, ray.cluster_resources())
+        wait_for_nodes(recipe)
         doctor.check_labels(recipe, [node["Labels"] for node in ray.nodes() if node["Alive"]])
         doctor.check_shared_folder(run.path)
         if untrained(run, problems["train"]):
