@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 from fastdistill_ray.errors import UserError
@@ -127,13 +127,23 @@ def _add_job(add_parser: Callable[..., argparse.ArgumentParser], verb: str, text
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    job.add_argument("recipe", metavar="RECIPE", help="a YAML file, see jobs/recipes/")
+    job.add_argument(
+        "recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped one such as gsm8k"
+    )
     job.add_argument("--run-dir", default="", help="the run's folder (default: runs/<name>)")
     job.add_argument(
         "--address",
         default="",
         help="of a Ray dashboard (default: $RAY_ADDRESS, else your head on this machine, else one "
         "for the time of this job)",
+    )
+    job.add_argument(
+        "--env",
+        action="append",
+        metavar="NAME",
+        default=[],
+        help="a variable of this terminal, such as HF_TOKEN, that the job gets too; who may see "
+        "the job in Ray's dashboard sees it",
     )
     job.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     job.add_argument(
@@ -149,12 +159,16 @@ def _add_job(add_parser: Callable[..., argparse.ArgumentParser], verb: str, text
 
 def run_job(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from fastdistill_ray.recipe.loading import load_recipe
+    from fastdistill_ray.recipe.paths import with_absolute_paths
     from fastdistill_ray.run.folder import RunFolder, check_writable, place_of_run
     from fastdistill_ray.run.forecast import check_run, describe_stages
     from fastdistill_ray.run.lease import check_free
+    from fastdistill_ray.run.needed import NEEDED
 
     _check_flags(overrides)
-    recipe = load_recipe(arguments.recipe, overrides)
+    if unset := [name for name in arguments.env if not os.environ.get(name)]:
+        raise UserError(f"--env {unset[0]}: it is not set here")
+    recipe = with_absolute_paths(load_recipe(arguments.recipe, overrides))
     place = place_of_run(arguments.run_dir or Path("runs") / recipe.name)
     if arguments.dry_run:
         from fastdistill_ray.run.plan import describe
@@ -166,19 +180,22 @@ def run_job(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if arguments.address and place.is_local and not Path(arguments.run_dir).is_absolute():
         raise UserError("--run-dir: with --address, name an absolute folder that its nodes share")
     if not arguments.address:  # the folder of another machine is checked there
-        RunFolder(place, recipe)
+        run = RunFolder(place, recipe)
         check_writable(place)
         check_free(place)
         check_run(recipe, place, arguments.again, is_here=not _names_another_machine())
+        if arguments.verb in NEEDED:
+            NEEDED[arguments.verb](run)
     use_token()
     from fastdistill_ray.run.submission import submit
 
     return submit(
         arguments.verb,
-        with_absolute_paths(recipe),
+        recipe,
         str(place),
         arguments.address,
         arguments.again,
+        {name: os.environ[name] for name in arguments.env},
     )
 
 
@@ -186,7 +203,7 @@ def _check_flags(overrides: list[str]) -> None:
     """--run_dir is --run-dir: argparse hands on what it does not know."""
     for override in overrides:
         flag = override.partition("=")[0].replace("_", "-")
-        if flag in ("--run-dir", "--address", "--dry-run", "--again"):
+        if flag in ("--run-dir", "--address", "--dry-run", "--again", "--env"):
             raise UserError(f"unknown argument {override}; did you mean {flag}?")
 
 
@@ -206,35 +223,6 @@ def use_token() -> None:
     if not has_token and not (Path.home() / ".ray" / "auth_token").exists():
         ray = str(Path(sys.executable).parent / "ray")
         subprocess.run([ray, "get-auth-token", "--generate"], check=True, capture_output=True)
-
-
-def with_absolute_paths(recipe: Any) -> Any:
-    """Local files keep their meaning in the job's own working directory."""
-
-    def fix(knobs: Any, field: str) -> Any:
-        return knobs.model_copy(update={field: _absolute(getattr(knobs, field))})
-
-    def fix_teacher(teacher: Any) -> Any:
-        return teacher if teacher.is_remote else fix(teacher, "model")
-
-    task, compare = fix(recipe.task, "path"), recipe.compare
-    if task.ood:
-        task = task.model_copy(update={"ood": fix(task.ood, "path")})
-    baselines = [one if isinstance(one, str) else fix(one, "model") for one in compare.baselines]
-    entries = [fix(one, "model") for one in compare.students]
-    return recipe.model_copy(
-        update={
-            "task": task,
-            "teacher": fix_teacher(recipe.teacher),
-            "teachers": [fix_teacher(teacher) for teacher in recipe.teachers],
-            "student": fix(recipe.student, "model"),
-            "compare": compare.model_copy(update={"students": entries, "baselines": baselines}),
-        }
-    )
-
-
-def _absolute(path: str) -> str:
-    return str(Path(path).absolute()) if path and Path(path).exists() else path
 
 
 def run_report(arguments: argparse.Namespace, _overrides: list[str]) -> int:

@@ -26,7 +26,7 @@ from fastdistill_ray.digests import (
     text_digest,
 )
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.storage.folders import copy, writable_folder
+from fastdistill_ray.storage.folders import copy, let_read, writable_folder
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.storage.tables import digest
 
@@ -283,6 +283,7 @@ def _convert_once(file: Path, name: str) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as work:
         _convert_gguf(file, Path(work) / "model")
+        let_read(Path(work) / "model")
         try:
             os.replace(Path(work) / "model", folder)
         except OSError:

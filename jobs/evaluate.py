@@ -1,6 +1,7 @@
 """Baselines and trained students of a run on its test problems; writes results.json."""
 
 from fastdistill_ray.run.driver import Job, main
+from fastdistill_ray.run.needed import check_trainings
 from fastdistill_ray.run.pipeline import (
     choose_students,
     evaluate_models,
@@ -12,8 +13,8 @@ from fastdistill_ray.run_files import RESULTS
 
 def evaluate(job: Job) -> None:
     run = job.run
+    check_trainings(run)
     problems = prepare_problems(run)
-    job.check_trainings(problems)
     job.check(problems)
     trials = train_students(run, problems["train"])
     chosen = choose_students(run, trials, problems["validation"])

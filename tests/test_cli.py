@@ -15,6 +15,9 @@ from ray.exceptions import (
 )
 
 from fastdistill_ray import cli
+from fastdistill_ray.errors import UserError
+from fastdistill_ray.recipe.loading import load_recipe
+from fastdistill_ray.run.doctor import check_pools
 from fastdistill_ray.run.driver import Job, main
 
 RECIPES = Path("jobs/recipes")
@@ -86,7 +89,13 @@ def test_cli_help_and_fields_name_every_knob_of_the_method():
         assert name in fields
 
 
-@pytest.mark.parametrize("recipe", ["demo", "gsm8k", "open_s1", "mmlu_pro"])
+PLANNED = [
+    *("demo", "gsm8k", "open_s1", "mmlu_pro"),
+    *("one_gpu_24gb", "one_gpu_80gb", "lora", "api_teacher"),
+]
+
+
+@pytest.mark.parametrize("recipe", PLANNED)
 def test_cli_dry_run_prints_the_plan_and_makes_no_folder(recipe, tmp_path, capsys):
     run_dir = tmp_path / "run"
     arguments = ["distill", str(RECIPES / f"{recipe}.yaml"), "--dry-run", "--run-dir", str(run_dir)]
@@ -94,7 +103,30 @@ def test_cli_dry_run_prints_the_plan_and_makes_no_folder(recipe, tmp_path, capsy
     plan = capsys.readouterr().out
     for word in ("generate", "train      advdistill", "train      sft", "evaluate", "steps"):
         assert word in plan
+    assert "\nreward     2 cosine + 1 format\n" in plan
     assert not run_dir.exists()
+
+
+def test_cli_dry_run_of_own_problems_reads_their_file(tmp_path, capsys):
+    rows = [{"question": f"What is {i} + {i * i}?", "answer": i + i * i} for i in range(260)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = f"--task.path={tmp_path / 'mine.jsonl'}"
+    assert cli.main(["distill", "own_problems", "--dry-run", path]) == 0
+    assert "problems   60 train, 0 validation, 200 test" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("recipe", ["gsm8k", "open_s1", "mmlu_pro", "one_gpu_24gb"])
+def test_recipes_for_gpus_are_refused_where_there_are_none(recipe):
+    with pytest.raises(UserError, match=r"the cluster has 0; lower pools"):
+        check_pools(load_recipe(recipe, []), {"CPU": 640.0})
+
+
+@pytest.mark.parametrize(
+    ("given", "line"), [("NOT_SET", "--env NOT_SET: it is not set here"), ("", "--env")]
+)
+def test_cli_env_names_variables_that_are_set(given, line, capsys):
+    assert cli.main(["distill", "demo", "--dry-run", "--env", given]) == 2
+    assert line in capsys.readouterr().err
 
 
 def test_cli_score_loads_neither_torch_nor_ray(tmp_path):
@@ -121,7 +153,8 @@ def test_cli_score_with_an_own_function_then_audit(tmp_path):
     source.write_text(json.dumps(line) + "\n")
     done = fastdistill(
         *("score", str(source), "--output", str(target), "--recipe", "jobs/recipes/demo.yaml"),
-        *(f"--reward.functions.mine={tmp_path / 'mine.py'}:f", "--reward.weights={mine: 3}"),
+        f"--reward.functions.mine={tmp_path / 'mine.py'}:f",
+        "--reward.weights={mine: 3, cosine: 0, format: 0}",
     )
     assert done.stdout.strip() == "1 lines, 3 responses: correct 2, error 1", done.stderr
     scored = json.loads(target.read_text())["responses"]

@@ -11,7 +11,10 @@ import jsonschema
 import pytest
 import yaml
 
+from fastdistill_ray.recipe.loading import load_recipe
+
 ROOT = Path(__file__).parent.parent
+RUN_DIR = ["--run-dir", "/runs/gsm8k"]
 STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
 POD = {
     "type": "object",
@@ -197,7 +200,13 @@ def test_rayjob_entrypoint_runs_the_gsm8k_recipe_into_the_shared_volume(
     rayjob: dict[str, Any],
 ) -> None:
     command = rayjob["spec"]["entrypoint"]
-    assert command == "python jobs/distill.py jobs/recipes/gsm8k.yaml --run-dir /runs/gsm8k"
+    script, recipe, *flags = shlex.split(command.removeprefix("python "))
+    assert (script, recipe, flags[:2]) == ("jobs/distill.py", "jobs/recipes/gsm8k.yaml", RUN_DIR)
+    pools = load_recipe(str(ROOT / recipe), flags[2:]).pools
+    assert pools.autoscaling
+    for name in ("teacher", "student"):
+        ((label, value),) = getattr(pools, name).labels.items()
+        assert pods(rayjob)[name]["rayStartParams"]["labels"] == f"{label}={value}"
     assert set(pods(rayjob)) == {"head", "teacher", "student"}
     for group in pods(rayjob).values():
         pod = group["template"]["spec"]
@@ -230,3 +239,33 @@ def test_cluster_files_ray_version_is_the_one_of_the_project(rayjob: dict[str, A
     dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     (pin,) = [match for line in dependencies if (match := re.search(r"^ray\[.*==(.+)$", line))]
     assert rayjob["spec"]["rayClusterSpec"]["rayVersion"] == pin[1]
+
+
+def test_rayjob_image_is_the_one_that_the_dockerfile_says_how_to_build(
+    rayjob: dict[str, Any],
+) -> None:
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    images = {
+        container["image"]
+        for group in pods(rayjob).values()
+        for container in group["template"]["spec"]["containers"]
+    }
+    assert images == set(re.findall(r"docker build --target cuda -t (\S+) \.", text))
+    assert re.findall(r"^FROM \S+ AS (\w+)$", text, re.M) == ["base", "cpu", "cuda"]
+    copied = {one for line in re.findall(r"^COPY (.+) \S+$", text, re.M) for one in line.split()}
+    assert all((ROOT / one).exists() for one in copied)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(re.findall(r"\.\[(\w+)\]", text)) <= set(extras["optional-dependencies"])
+
+
+def test_cluster_file_nodes_of_teachers_and_students_have_labels_and_one_token(
+    cluster: dict[str, Any],
+) -> None:
+    types = cluster["available_node_types"]
+    assert {types[name]["labels"]["pool"] for name in ("teacher", "student")} == {
+        "teacher",
+        "student",
+    }
+    assert cluster["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    for name in ("head_start_ray_commands", "worker_start_ray_commands"):
+        assert "RAY_AUTH_MODE=token" in cluster[name][-1]

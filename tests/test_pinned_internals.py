@@ -19,6 +19,10 @@ SIGNATURES = [
         *("cluster.dashboard", "ray.job_submission", "JobSubmissionClient._do_request"),
         "(self, method, endpoint, *, data=None, json_data=None, **kwargs)",
     ),
+    (
+        *("cluster.joining", "ray._private.services", "canonicalize_bootstrap_address"),
+        "(addr: str, temp_dir: Optional[str] = None) -> Optional[str]",
+    ),
     *(
         ("cluster.queues", "ray.data._internal.execution.backpressure_policy", name, signature)
         for name, signature in (

@@ -72,6 +72,11 @@ class PoolsKnobs(Knobs):
         default=False,
         description="The cluster adds nodes on demand: pools may exceed what is there now.",
     )
+    wait_minutes: float = Field(
+        default=30.0,
+        gt=0,
+        description="With autoscaling, minutes that nodes for the first pools are waited for.",
+    )
     stall_minutes: float = Field(
         default=60.0,
         gt=0,

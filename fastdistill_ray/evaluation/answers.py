@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fastdistill_ray.cluster.pools import PoolsKnobs
 from fastdistill_ray.evaluation.knobs import EvaluationKnobs, Model
@@ -23,6 +24,7 @@ from fastdistill_ray.generation.knobs import EngineSpec, SamplingKnobs
 from fastdistill_ray.generation.outputs import RAW_COMPLETION
 from fastdistill_ray.generation.requests import ProblemRequests, has_one_that_fits
 from fastdistill_ray.generation.vllm_engine import RELOAD_COLUMN
+from fastdistill_ray.groups.accounting import paid_facts
 from fastdistill_ray.groups.aside import forget_aside, set_aside
 from fastdistill_ray.groups.ask import ask
 from fastdistill_ray.groups.store import STORE, Store
@@ -103,7 +105,7 @@ class AnswerMaker:
             )
         return {
             **row,
-            "prompt_num_tokens": len(row["prompt_token_ids"]),
+            "prompt_num_tokens": len(row["prompt_token_ids"]) or row["prompt_num_tokens"],
             "completions": answers,
         }
 
@@ -166,7 +168,12 @@ def _result(
 ) -> StageResult:
     unanswered = missing_requests([model], files, {model.name: store}, knobs)
     num_asked = sum(map(len, files))
+    refused = sum(
+        pc.sum(pc.equal(pc.list_value_length(table["completions"]), 0)).as_py() or 0
+        for table in store.tables()
+    )
     left = {"prompt_too_long": len(unanswered), "not_answered": len(set_aside(store))}
+    left["refused"] = refused  # by an endpoint
     write_batches(_answers(store), ANSWERS_SCHEMA, store.folder / ANSWERS)
     return StageResult(
         rows_in=num_asked,
@@ -174,6 +181,7 @@ def _result(
         set_aside={why: number for why, number in left.items() if number},
         prompt_tokens=sum(commit.prompt_tokens for commit in store.commits()),
         completion_tokens=sum(commit.num_tokens for commit in store.commits()),
+        facts=paid_facts("teacher", store.folder),
     )
 
 
@@ -192,9 +200,8 @@ def missing_requests(
         answered = digests(chain(store.keys(), set_aside(store)))
         for file in files:
             rows = file.rows_without(answered)
-            requests = ProblemRequests(
-                file, rows, model.weights, model.prompt, knobs.seed, max_prompt_tokens=room
-            )
+            renders, most = ("", None) if model.endpoint else (model.weights, room)
+            requests = ProblemRequests(file, rows, renders, model.prompt, knobs.seed, most)
             parts.append((model, requests))
     return ModelRequests(parts)
 
@@ -207,18 +214,22 @@ def _ask_models(
     stores: Mapping[str, Store],
     progress: Progress,
 ) -> None:
-    """Models of one architecture, by one engine."""
+    """Models of one architecture, by one engine; or one behind an endpoint, as it is asked when it
+    teaches."""
+    model = next(model for model, part in requests.parts if len(part))
+    engine, endpoint = knobs.engine, model.endpoint
     sampling = SamplingKnobs(
         n=knobs.n,
         temperature=knobs.temperature,
         top_p=knobs.top_p,
         max_new_tokens=knobs.max_new_tokens,
-        loop_repeats=knobs.loop_repeats,
+        loop_repeats=0 if endpoint else knobs.loop_repeats,
     )
-    first = next(model.weights for model, part in requests.parts if len(part))
+    paid = stores[model.name].folder if endpoint else None
+    spec = EngineSpec(model.weights, endpoint or engine, sampling, verifier, paid)
     asked = {model.name for model, _ in requests.parts}
     ask(
-        [to_write(requests, EngineSpec(first, knobs.engine, sampling, verifier), pools.evaluation)],
+        [to_write(requests, spec, pools.teacher if endpoint else pools.evaluation)],
         partial(AnswerMaker, verifier),
         {name: store for name, store in stores.items() if name in asked},
         judges=pools.judges,
@@ -231,9 +242,12 @@ def _ask_models(
 
 
 def _by_architecture(models: list[Model]) -> Iterator[list[Model]]:
-    """Models whose weights fit the same engine."""
+    """Models whose weights fit the same engine; one behind an endpoint by itself."""
     groups: dict[str, list[Model]] = {}
     for model in models:
+        if model.endpoint:
+            groups[model.name] = [model]
+            continue
         file = Path(fetch_without_weights(model.weights)) / "config.json"
         config = json.loads(file.read_text(encoding="utf-8"))
         kept = {key: value for key, value in config.items() if key not in IGNORED_CONFIG}

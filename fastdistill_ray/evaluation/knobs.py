@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from fastdistill_ray.generation.knobs import EngineKnobs, LoopRepeats
+from fastdistill_ray.generation.knobs import EndpointKnobs, EngineKnobs, LoopRepeats
 from fastdistill_ray.knobs import Knobs
 from fastdistill_ray.prompts import PromptKnobs
 
@@ -30,5 +30,6 @@ class Model(NamedTuple):
     """A row of the report: a model reference and the prompt it is asked with."""
 
     name: str
-    weights: str
+    weights: str  # or what its endpoint calls it
     prompt: PromptKnobs
+    endpoint: EndpointKnobs | None = None  # who is asked, where it is no engine of ours

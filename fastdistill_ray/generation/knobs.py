@@ -114,7 +114,11 @@ class TeacherKnobs(Knobs):
 
     @property
     def is_remote(self) -> bool:
-        return isinstance(self.engine, EndpointKnobs)
+        return self.endpoint is not None
+
+    @property
+    def endpoint(self) -> EndpointKnobs | None:
+        return self.engine if isinstance(self.engine, EndpointKnobs) else None
 
 
 class SamplingKnobs(Knobs):

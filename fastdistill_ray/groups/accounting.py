@@ -74,6 +74,7 @@ def store_result(store: Store, num_problems: int, set_aside: dict[str, int]) -> 
             f"no group of {reasons.total()} was kept ({lost}); look at the completions in "
             f"{store.folder} and at teacher.prompt, reward.verifier and selection"
         )
+    sums = {"cost": cost, "reused_completion_tokens": reused}
     return StageResult(
         rows_in=num_problems,
         rows_out=kept,
@@ -81,19 +82,16 @@ def store_result(store: Store, num_problems: int, set_aside: dict[str, int]) -> 
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
         facts={
-            name: value
-            for name, value in (
-                ("cost", cost),
-                ("reused_completion_tokens", reused),
-                *_paid("teacher", store.folder),
-                *_paid("judge", store.folder / LLM_JUDGE),
-            )
-            if value
+            **{name: value for name, value in sums.items() if value},
+            **paid_facts("teacher", store.folder),
+            **paid_facts("judge", store.folder / LLM_JUDGE),
         },
     )
 
 
-def _paid(who: str, folder: Place) -> list[tuple[str, float]]:
-    """Money of all answers, kept or not, and how many did not tell what they cost."""
+def paid_facts(who: str, folder: Place) -> dict[str, float]:
+    """Money of all answers, kept or not, and how many did not tell what they cost; of what is 0,
+    nothing."""
     paid = paid_in(folder)
-    return [(f"{who}_paid", paid.cost), (f"{who}_answers_untold", paid.untold)]
+    facts = {f"{who}_paid": paid.cost, f"{who}_answers_untold": paid.untold}
+    return {name: value for name, value in facts.items() if value}

@@ -117,11 +117,6 @@ def _teaching_errors(recipe: Recipe) -> list[str]:
         errors.append(pool_error(f"pools.{name}", teacher.engine, pool.workers, pool.gpus))
     pool = pools.evaluation
     errors.append(pool_error("pools.evaluation", recipe.evaluation.engine, pool.workers, pool.gpus))
-    if recipe.teacher.is_remote and "teacher" in recipe.compare.baselines:
-        errors.append(
-            "compare.baselines: an endpoint is not evaluated; leave out 'teacher' or make a local "
-            "model the first teacher"
-        )
     return [error for error in errors if error]
 
 

@@ -78,7 +78,7 @@ def baselines(recipe: Recipe) -> list[Model]:
     named = {
         "base_plain": Model("base_plain", student.reference, plain),
         "base": Model("base", student.reference, student.prompt),
-        "teacher": Model("teacher", teacher.model, teacher.prompt),
+        "teacher": Model("teacher", teacher.model, teacher.prompt, teacher.endpoint),
     }
     others = [one for one in recipe.compare.baselines if isinstance(one, ComparedModel)]
     return [

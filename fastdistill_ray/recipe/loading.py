@@ -12,6 +12,7 @@ from fastdistill_ray.generation.knobs import ENDPOINT_TAG, ENGINE_TAG
 from fastdistill_ray.knobs import models_in
 from fastdistill_ray.objectives import OBJECTIVES
 from fastdistill_ray.recipe.checks import combination_errors
+from fastdistill_ray.recipe.shipped import is_word, recipe_place, shipped_recipes
 from fastdistill_ray.recipe.strict_yaml import read_yaml
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.storage.place import Place
@@ -20,8 +21,9 @@ EXTENDS = "extends"  # names the recipe, beside this one, that this one changes
 
 
 def load_recipe(path: str | Place, overrides: list[str]) -> Recipe:
-    """YAML file plus `section.field=value` overrides -> Recipe; UserError is one clear line."""
-    tree = _read(Place(path), str(path), ())
+    """YAML file, or the name of a shipped one, plus `section.field=value` overrides -> Recipe;
+    UserError is one clear line."""
+    tree = _read(recipe_place(path), str(path), ())
     for override in overrides:
         _apply_override(tree, override)
     return parse_recipe(tree, str(path))
@@ -32,7 +34,8 @@ def _read(file: Place, name: str, read: tuple[Place, ...]) -> dict[str, Any]:
     if file.is_dir():
         raise UserError(f"recipe {name}: a folder; name the YAML file in it")
     if not file.is_file():
-        raise UserError(f"recipe {name}: no such file")
+        shipped = f"; shipped ones: {', '.join(shipped_recipes())}" if is_word(name) else ""
+        raise UserError(f"recipe {name}: no such file{shipped}")
     try:
         tree = read_yaml(file.read_text())
     except UnicodeDecodeError as error:

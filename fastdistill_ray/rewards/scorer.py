@@ -51,9 +51,8 @@ class RewardKnobs(Knobs):
     )
     weights: dict[str, FiniteFloat] = Field(
         default={"cosine": 2.0, "format": 1.0},
-        min_length=1,
-        description="Score name -> weight, eq. 2: all of them, given they replace these. Only "
-        "scores with a weight are computed; with weight 0 one is stored and does not count. A "
+        description="Score name -> weight, eq. 2: those given are put over these. Only scores with "
+        "a weight are computed; with weight 0 one is taken out: it is stored and does not count. A "
         "completion whose score fails has verdict error and no reward: it leaves its group, whose "
         "advantages and weights are those of the others.",
     )
@@ -69,6 +68,19 @@ class RewardKnobs(Knobs):
         "are of verdict error or timeout. May be changed for a run that exists.",
     )
     verifier: VerifierKnobs = VerifierKnobs()
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _put_over_defaults(cls, weights: Any) -> Any:
+        default = cls.model_fields["weights"].default
+        return {**default, **weights} if isinstance(weights, dict) else weights
+
+    @field_validator("weights")
+    @classmethod
+    def _check_some_count(cls, weights: dict[str, float]) -> dict[str, float]:
+        if not any(weights.values()):
+            raise ValueError("all are 0, so that no completion is better than another; raise one")
+        return weights
 
     @field_validator("functions")
     @classmethod
@@ -171,8 +183,35 @@ def weighted_reward(scores: Mapping[str, Any], weights: Mapping[str, float]) -> 
     return sum(weight * scores[name] for name, weight in weights.items() if weight)
 
 
+def describe_rewards(knobs: RewardKnobs) -> str:
+    """What counts, with its weight and where it comes from; then what is only stored."""
+    origins = {name: f" ({function.path})" for name, function in knobs.functions.items()}
+    if knobs.llm_judge:
+        origins[LLM_JUDGE] = f" ({knobs.llm_judge.model} at {knobs.llm_judge.url})"
+    counted = " + ".join(
+        f"{weight:g} {name}{origins.get(name, '')}"
+        for name, weight in knobs.weights.items()
+        if weight
+    )
+    stored = ", ".join(name for name, weight in knobs.weights.items() if not weight)
+    return f"{counted}; stored, not counted: {stored}" if stored else counted
+
+
 def weight_errors(knobs: RewardKnobs) -> list[str]:
-    """Weights of scores there are none of."""
+    """Weights of scores there are none of, and scores of a recipe's own that have none."""
+    own = {f"functions.{name}": name for name in knobs.functions}
+    if knobs.llm_judge:
+        own[LLM_JUDGE] = LLM_JUDGE
+    idle = [
+        f"reward.{field}: it has no weight and would not be asked; set reward.weights.{name}, 0 to "
+        "have it stored without counting"
+        for field, name in own.items()
+        if name not in knobs.weights
+    ]
+    return idle + _unknown_weights(knobs)
+
+
+def _unknown_weights(knobs: RewardKnobs) -> list[str]:
     known = [*SCORES, *knobs.functions, *([LLM_JUDGE] if knobs.llm_judge else [])]
     unknown = [name for name in knobs.weights if name not in known]
     if not unknown:

@@ -15,7 +15,6 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fastdistill_ray.cluster.pools import PoolKnobs
-from fastdistill_ray.endpoints.client import check_server
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.evaluation.knobs import Model
 from fastdistill_ray.generation.knobs import EndpointKnobs, EngineKnobs
@@ -33,8 +32,6 @@ from fastdistill_ray.recipe.derived import all_teachers, baselines, students
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.records import Problem, Split
 from fastdistill_ray.rewards import Scorer
-from fastdistill_ray.rewards.llm_judge import SECTION
-from fastdistill_ray.rewards.scorer import LLM_JUDGE
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.storage.weights import check_weights
 from fastdistill_ray.tasks import words_in_a_row
@@ -141,15 +138,6 @@ def check_lengths(recipe: Recipe) -> None:
             )
 
 
-def check_endpoints(recipe: Recipe) -> None:
-    for name, teacher in all_teachers(recipe).items():
-        if isinstance(teacher.engine, EndpointKnobs):
-            check_server(f"{name}.engine", f"{name}.model", teacher.model, teacher.engine)
-    judge = recipe.reward.llm_judge
-    if judge and LLM_JUDGE in recipe.reward.weights:
-        check_server(SECTION, f"{SECTION}.model", judge.model, judge)
-
-
 def check_rewards(recipe: Recipe) -> None:
     """The user's functions load, and the key of an endpoint is there."""
     with Scorer(recipe.reward) as scorer:
@@ -216,7 +204,7 @@ def check_answerable(recipe: Recipe, problems: Mapping[Split, Problems]) -> None
     and it is compared with others on the rest."""
     room = recipe.evaluation.engine.max_model_len - recipe.evaluation.max_new_tokens
     models = [*baselines(recipe), Model("student", recipe.student.reference, recipe.student.prompt)]
-    for model in models:
+    for model in (one for one in models if not one.endpoint):
         tokenizer = tokenizer_of(model.weights)
         for split in ("test", "ood"):
             rows = build_requests(problems[split], model.prompt, tokenizer, 0)
@@ -249,9 +237,16 @@ def _check_prompt(
 
 def check_pools(recipe: Recipe, available: Mapping[str, float]) -> None:
     """The pools that run at once fit the cluster, each number said with the one to change."""
-    pools = recipe.pools
-    if pools.autoscaling:
+    if recipe.pools.autoscaling:
         return
+    for group in pools_at_once(recipe):
+        if line := shortage(recipe, group, available):
+            raise UserError(line)
+
+
+def pools_at_once(recipe: Recipe) -> list[dict[str, PoolKnobs]]:
+    """Pools by name, those together that run at once, in the order of the run."""
+    pools = recipe.pools
     feed = PoolKnobs(workers=pools.student.workers, cpus=FEED_CPUS)
     teaching = {
         name: pools.of_teacher(place) for place, name in enumerate(all_teachers(recipe))
@@ -262,25 +257,29 @@ def check_pools(recipe: Recipe, available: Mapping[str, float]) -> None:
     at_once = [teaching | training] if recipe.training.overlap else [teaching, training]
     if any(student.objective.needs.signal for student in students(recipe)):
         at_once.append(scoring)
-    everyone = {name: pool for group in (*at_once, evaluating) for name, pool in group.items()}
-    custom = {name for pool in everyone.values() for name in pool.resources}
-    for group in [*at_once, evaluating]:
-        for field, resource, have in (
-            ("cpus", "CPUs", available.get("CPU", 0.0)),
-            ("gpus", "GPUs", available.get("GPU", 0.0)),
-            ("memory_gib", "GiB of memory", available.get("memory", 0.0) / 2**30),
-            *((f"resources.{name}", name, available.get(name, 0.0)) for name in sorted(custom)),
-        ):
-            wanted = {name: pool.least * _amount(pool, field) for name, pool in group.items()}
-            if sum(wanted.values()) > have + 1e-6:
-                most = max(wanted, key=lambda name: wanted[name])
-                parts = ", ".join(f"{name} {value:g}" for name, value in wanted.items() if value)
-                raise UserError(
-                    f"pools.{most}: the pools that run at once want {sum(wanted.values()):g} "
-                    f"{resource} ({parts}), the cluster has {have:g}; lower pools.{most}.workers "
-                    f"or pools.{most}.{field}"
-                    + ("" if not recipe.training.overlap else ", or set training.overlap: false")
-                )
+    return [*at_once, evaluating]
+
+
+def shortage(recipe: Recipe, group: dict[str, PoolKnobs], available: Mapping[str, float]) -> str:
+    """What the cluster lacks for pools that run at once, and what to change; "" where they fit."""
+    custom = sorted({name for pool in group.values() for name in pool.resources})
+    for field, resource, have in (
+        ("cpus", "CPUs", available.get("CPU", 0.0)),
+        ("gpus", "GPUs", available.get("GPU", 0.0)),
+        ("memory_gib", "GiB of memory", available.get("memory", 0.0) / 2**30),
+        *((f"resources.{name}", name, available.get(name, 0.0)) for name in custom),
+    ):
+        wanted = {name: pool.least * _amount(pool, field) for name, pool in group.items()}
+        if sum(wanted.values()) > have + 1e-6:
+            most = max(wanted, key=lambda name: wanted[name])
+            parts = ", ".join(f"{name} {value:g}" for name, value in wanted.items() if value)
+            return (
+                f"pools.{most}: the pools that run at once want {sum(wanted.values()):g} "
+                f"{resource} ({parts}), the cluster has {have:g}; lower pools.{most}.workers "
+                f"or pools.{most}.{field}"
+                + ("" if not recipe.training.overlap else ", or set training.overlap: false")
+            )
+    return ""
 
 
 def _amount(pool: PoolKnobs, field: str) -> float:

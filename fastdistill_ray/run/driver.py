@@ -22,14 +22,16 @@ from ray.exceptions import (
     OutOfMemoryError,
 )
 
+from fastdistill_ray.cluster.joining import joined_cluster
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.recipe.derived import students
 from fastdistill_ray.recipe.loading import load_recipe
+from fastdistill_ray.recipe.paths import with_absolute_paths
 from fastdistill_ray.records import Split
 from fastdistill_ray.run import doctor, student_checks
-from fastdistill_ray.run.folder import RunFolder, place_of_run
+from fastdistill_ray.run.folder import RunFolder, check_writable, place_of_run
 from fastdistill_ray.run.lease import lease
 from fastdistill_ray.run.memory import check_engines, check_memory
+from fastdistill_ray.run.needed import untrained
 from fastdistill_ray.run.paid import (
     AGAIN,
     SET_ASIDE,
@@ -37,7 +39,9 @@ from fastdistill_ray.run.paid import (
     check_not_paid_twice,
 )
 from fastdistill_ray.run.room import check_room
+from fastdistill_ray.run.servers import check_servers
 from fastdistill_ray.run.signals import GOES_ON, Stopped, say, signals_raise_stopped
+from fastdistill_ray.run.waiting import wait_for_nodes
 from fastdistill_ray.run_files import MEMORY, write_json
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.storage.room import causes, explain, refusal
@@ -70,14 +74,15 @@ class Job:
             ask_set_aside_again(run.path, groups)
         if not run.is_complete(groups):
             doctor.check_rewards(recipe)
-            doctor.check_endpoints(recipe)
+            check_servers(recipe)
         doctor.check_prompts(recipe, problems)
         doctor.check_shots(recipe, problems)
         doctor.check_answerable(recipe, problems)
         doctor.check_pools(recipe, ray.cluster_resources())
+        wait_for_nodes(recipe)
         doctor.check_labels(recipe, [node["Labels"] for node in ray.nodes() if node["Alive"]])
         doctor.check_shared_folder(run.path)
-        if self._untrained(problems):
+        if untrained(run, problems["train"]):
             student_checks.check_students(recipe)  # seconds: after all that takes none
         check_engines(recipe)
         estimates = check_memory(recipe)
@@ -86,30 +91,6 @@ class Job:
         self.logs = worker_logs()
         planned = {model: estimate._asdict() for model, estimate in estimates.items()}
         write_json(run.view / MEMORY, planned)
-
-    def check_groups(self, problems: Mapping[Split, ProblemFile]) -> None:
-        """UserError unless the groups of this recipe are complete."""
-        if not self.run.is_complete(self.run.stages.groups(problems["train"])):
-            raise UserError(
-                f"--run-dir {self.run.path}: the groups of this recipe are not complete; run "
-                "generate first"
-            )
-
-    def check_trainings(self, problems: Mapping[Split, ProblemFile]) -> None:
-        """UserError unless every training of this recipe is complete."""
-        if missing := self._untrained(problems):
-            raise UserError(
-                f"--run-dir {self.run.path}: {missing[0]} is not complete; run train first"
-            )
-
-    def _untrained(self, problems: Mapping[Split, ProblemFile]) -> list[str]:
-        """Names of the trainings that are not complete."""
-        stages = [
-            self.run.stages.training(training, problems["train"])
-            for student in students(self.run.recipe)
-            for training in student.trainings
-        ]
-        return [stage.name for stage in stages if not self.run.is_complete(stage)]
 
 
 def main(job: Callable[[Job], None]) -> None:
@@ -124,14 +105,18 @@ def main(job: Callable[[Job], None]) -> None:
     try:
         recipe = load_recipe(arguments.recipe, overrides)
         is_far = "://" in arguments.run_dir or Path(arguments.run_dir).is_absolute()
-        if not is_far and "runtime_resources" in Path.cwd().parts:
+        is_copy = "runtime_resources" in Path.cwd().parts  # of a folder, on every node
+        if not is_copy:
+            recipe = with_absolute_paths(recipe)
+        elif not is_far:
             raise UserError("--run-dir: a submitted job needs an absolute folder that nodes share")
         run = RunFolder(place_of_run(arguments.run_dir or Path("runs") / recipe.name), recipe)
+        check_writable(run.path)
         with signals_raise_stopped(), lease(run.path):
             try:
-                ray.init(logging_level=logging.ERROR, log_to_driver=False)  # ours say what matters
-                todo = Job(run, arguments.again)
-                job(todo)
+                with joined_cluster(GOES_ON):
+                    todo = Job(run, arguments.again)
+                    job(todo)
             except SystemExit:  # so does Ray Train at Ctrl-C, whose handler takes the place of ours
                 raise Stopped(signal.SIGINT) from None
     except Stopped as stopped:

@@ -104,7 +104,11 @@ def loaded(recipe: Recipe) -> Iterator[Loaded]:
                 pools.of_teacher(place),
             )
     engine = recipe.evaluation.engine
-    evaluated = {model.weights: f"compare.baselines {model.name}" for model in baselines(recipe)}
+    evaluated = {
+        model.weights: f"compare.baselines {model.name}"
+        for model in baselines(recipe)
+        if not model.endpoint
+    }
     evaluated |= {student.model: student.model_field for student in students(recipe)}
     if engine.kind != "scripted":
         for model, field in evaluated.items():

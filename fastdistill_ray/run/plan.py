@@ -19,6 +19,7 @@ from fastdistill_ray.recipe.derived import (
 )
 from fastdistill_ray.recipe.loading import EXTENDS
 from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.rewards.scorer import describe_rewards
 from fastdistill_ray.run.paid import price
 from fastdistill_ray.tasks.sizes import count_problems
 
@@ -47,6 +48,7 @@ def describe(recipe: Recipe) -> str:
         f"generate   {train} groups of {_size(recipe.sampling)} completions, at most {written:,} "
         f"tokens{price(recipe, written)}"
         f"  [{teaching}; judges {_pool(recipe.pools.judges)}]",
+        f"reward     {describe_rewards(recipe.reward)}",
     ]
     for student in trained:
         lines += _scoring_line(recipe, student)

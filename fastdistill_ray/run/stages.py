@@ -106,15 +106,15 @@ class Stages:
     def answers(self, model: Model, problems: list[ProblemFile]) -> Stage:
         """A model's judged answers; a student's weights are known by the training they are of."""
         recipe = self.recipe
-        sections = {
+        sections: dict[str, Any] = {
             "evaluation": recipe.evaluation,
             "reward.verifier": recipe.reward.verifier,
             "prompt": model.prompt,
         }
-        path = Place(model.weights)
-        is_ours = path.is_below(self.run / STAGES)  # never changed once complete
+        if model.endpoint:
+            sections["teacher.engine"] = model.endpoint
         inputs = {
-            "model": path.relative_to(self.run) if is_ours else model_identity(model.weights),
+            "model": self._answering(model),
             PROBLEMS: " ".join(file.digest for file in problems),
         }
         return Stage("answers", model.name, sections, inputs)
@@ -125,6 +125,13 @@ class Stages:
             f"{name}.model": self._teacher(teacher)
             for name, teacher in all_teachers(self.recipe).items()
         }
+
+    def _answering(self, model: Model) -> str:
+        if model.endpoint:
+            return f"endpoint:{model.weights}"
+        path = Place(model.weights)
+        is_ours = path.is_below(self.run / STAGES)  # never changed once complete
+        return path.relative_to(self.run) if is_ours else model_identity(model.weights)
 
     def _teacher(self, teacher: TeacherKnobs) -> str:
         is_remote = isinstance(teacher.engine, EndpointKnobs)

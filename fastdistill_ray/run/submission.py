@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,12 +25,14 @@ from fastdistill_ray.cluster.head import HEAD_START_SECONDS, local_head, log_of_
 from fastdistill_ray.cluster.running import find_head
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.recipe.loading import dump_recipe
+from fastdistill_ray.recipe.shipped import PACKAGE, jobs_folder
 from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.run.folder import RunFolder
 from fastdistill_ray.run.following import JobLog
 from fastdistill_ray.run.provenance import code_state
+from fastdistill_ray.run.servers import check_asked
 from fastdistill_ray.run.signals import GOES_ON, Stopped, say, signals_raise_stopped
 
-ROOT = Path(__file__).parents[2]
 # Ray lets these name a cluster, and prefers them to what its client is told.
 NAMING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 UNREACHABLE = 1
@@ -48,22 +50,31 @@ class Cluster(NamedTuple):
         return self.client.get_address()
 
 
-def submit(verb: str, recipe: Recipe, run_dir: str, address: str, again: list[str]) -> int:
+def submit(
+    verb: str,
+    recipe: Recipe,
+    run_dir: str,
+    address: str,
+    again: list[str],
+    variables: Mapping[str, str],
+) -> int:
     """Run jobs/<verb>.py on the cluster at `address` ("": the one RAY_ADDRESS names, the running
     one, else a local one for the time of this job); streams its log; -> the exit code of its
-    driver. Told to stop, a local one of ours ends with its job; elsewhere the job goes on."""
+    driver. Told to stop, a local one of ours ends with its job; elsewhere the job goes on.
+    `variables` go into its environment."""
     cluster = log = None
     entrypoint = [
         *(*_python(address), f"jobs/{verb}.py", "recipe.yaml", "--run-dir", run_dir),
         *(f"--again={stage}" for stage in again),
     ]
     try:
-        with signals_raise_stopped(), _cluster(address) as cluster:
+        run = RunFolder(run_dir, recipe)
+        with signals_raise_stopped(), _cluster(address, lambda: check_asked(run, verb)) as cluster:
             with tempfile.TemporaryDirectory() as folder:
                 _fill(Path(folder), recipe)
                 job = f"fastdistill_{secrets.token_hex(8)}"
                 log = JobLog(cluster.client, job, is_here=cluster.is_ours)
-                _submit(cluster.client, log.job, shlex.join(entrypoint), folder)
+                _submit(cluster.client, log.job, shlex.join(entrypoint), folder, variables)
             try:
                 return _follow(log, cluster)
             except Stopped as stopped:
@@ -96,7 +107,8 @@ def follow(address: str, submission_id: str) -> int:
 
 
 @contextlib.contextmanager
-def _cluster(address: str) -> Iterator[Cluster]:
+def _cluster(address: str, check: Callable[[], None]) -> Iterator[Cluster]:
+    """`check`: what must be so of this machine before a head starts on it."""
     for name in NAMING:
         address = address or os.environ.get(name, "")
     if address:
@@ -107,6 +119,7 @@ def _cluster(address: str) -> Iterator[Cluster]:
         say(f"joined the Ray head at {found.address}, which stays when this job ends")
         yield Cluster(_client(found.address), is_ours=False, is_alive=lambda: True)
         return
+    check()
     reason = f"; not joined: {found.reason}" if found.reason else ""
     say(f"a Ray head starts on this machine for the time of this job{reason}")
     with local_head() as head:
@@ -123,12 +136,15 @@ def _client(address: str) -> Dashboard:
         raise UserError(f"--address {address}: no Ray cluster takes jobs there: {line}") from error
 
 
-def _submit(client: Dashboard, job: str, entrypoint: str, folder: str) -> None:
+def _submit(
+    client: Dashboard, job: str, entrypoint: str, folder: str, variables: Mapping[str, str]
+) -> None:
     """A head answers before its agent, which starts jobs, is there, and a busy one may drop a
     connection: ask until it takes the job, which by its name it takes once."""
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
     environment = {
+        **variables,
         "PYTHONUNBUFFERED": "1",
         "RAY_DATA_LOG_LEVEL": "ERROR",
         "RAY_BACKEND_LOG_LEVEL": "fatal",
@@ -171,10 +187,9 @@ def _python(address: str) -> list[str]:
 
 
 def _fill(folder: Path, recipe: Recipe) -> None:
-    for name in ("fastdistill_ray", "jobs"):
-        shutil.copytree(
-            ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
-        )
+    for name, source in {"fastdistill_ray": PACKAGE, "jobs": jobs_folder()}.items():
+        without = shutil.ignore_patterns("__pycache__", "*.pyc")
+        shutil.copytree(source, folder / name, ignore=without)
     (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
     state = code_state(key_variables(recipe.model_dump()))
     (folder / "git.txt").write_text(state, encoding="utf-8")

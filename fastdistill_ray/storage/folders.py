@@ -51,13 +51,15 @@ def copy(source: Place, target: Place) -> None:
 
 @contextlib.contextmanager
 def writable_folder(out: PathLike[str]) -> Iterator[Path]:
-    """A folder of this machine to fill; what is in it replaces `out` when the block ends."""
+    """A folder of this machine to fill; what is in it replaces `out` when the block ends, every
+    file as readable as others that are made there."""
     target = Place(out)
     if target.is_local:
         partial = target.local.with_name(f"{HIDDEN}{target.name}.{uuid.uuid4().hex}")
         make_folder(partial)
         try:
             yield partial
+            let_read(partial)
             sync_tree(partial)
             target.remove_tree()
             os.replace(partial, target)
@@ -81,6 +83,15 @@ def readable_folder(source: Place) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         copy(source, Place(folder))
         yield Path(folder)
+
+
+def let_read(folder: Path) -> None:
+    """The permissions that the umask left the folder: safetensors writes files that only their
+    owner may read, and copies have those of their source."""
+    usual = folder.stat().st_mode
+    for file in folder.rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            file.chmod(usual & 0o666)
 
 
 def _link_or_copy(source: str, target: str) -> None:

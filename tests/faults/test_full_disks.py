@@ -100,8 +100,9 @@ def test_driver_that_cannot_even_take_the_lease_says_so(small, tmp_path, monkeyp
 
 def test_driver_on_a_read_only_file_system_says_so(small, tmp_path, monkeypatch, capsys):
     subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)
-    assert run_driver(lambda job: None, tmp_path, small / "run", monkeypatch) == 1
-    assert "Read-only file system" in one_line(capsys)
+    assert run_driver(lambda job: None, tmp_path, small / "run", monkeypatch) == 2
+    assert "nothing can be made in" in (line := one_line(capsys))
+    assert "Read-only file system" in line
 
 
 def raised_by(cause: Exception | None) -> UserCodeException:

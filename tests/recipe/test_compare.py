@@ -1,12 +1,9 @@
 """Who is trained and who is only asked: names, models, group sizes."""
 
-from pathlib import Path
-
 import pytest
 import yaml
 from support.jobs import tiny_recipe
 
-from fastdistill_ray.cli import with_absolute_paths
 from fastdistill_ray.recipe.derived import students
 from fastdistill_ray.recipe.loading import dump_recipe, load_recipe, parse_recipe
 from fastdistill_ray.recipe.tree import Recipe
@@ -134,19 +131,3 @@ def test_recipe_of_the_paper_has_its_rows(name):
             assert "</think>\n<answer>\\boxed{" in shot.answer
             assert shot.answer.endswith("}</answer>")
     assert recipe.pools.gpu_hour_price > 0
-
-
-def test_with_absolute_paths_reaches_every_model_and_the_ood_file(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("small", "large", "few"):
-        Path(name).mkdir()
-    Path("ood.jsonl").touch()
-    recipe = recipe_with(
-        [{"kind": "sft", "model": "large"}],
-        [{"name": "few_shot", "model": "few"}, "base"],
-        task={"ood": {"name": "jsonl", "path": "ood.jsonl"}},
-    )
-    fixed = with_absolute_paths(recipe)
-    assert fixed.compare.students[0].model == str(tmp_path / "large")
-    assert fixed.compare.baselines[0].model == str(tmp_path / "few")
-    assert fixed.task.ood.path == str(tmp_path / "ood.jsonl")

@@ -117,7 +117,6 @@ def test_recipe_gsm8k_is_the_papers_run():
         ("--sampling={stop: ['x'], logprobs: 5}", "sampling.stop: it cuts inside a token"),
         ("--sampling.logprobs=21", "sampling.logprobs: Input should be less"),
         ("--sampling.n=2000", "sampling.n: Input should be less"),
-        (f"--teacher={SERVER}", "compare.baselines: an endpoint is not evaluated"),
         ("--teachers=[{model: m, share: 0}]", "teachers.0.share"),
         ("--teachers=[{model: m, tensor: 0}]", "teachers.0.tensor: unknown key"),
         ("--teachers=[{model: m, engine: {max_modellen: 1}}]", "did you mean max_model_len?"),

@@ -30,7 +30,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Grader]:
 
 def knobs(endpoint: Grader, **changes: object) -> RewardKnobs:
     fields = {"url": endpoint.url, "model": "grader", "give_up_after": 10.0, "timeout": 200.0}
-    return RewardKnobs(llm_judge={**fields, **changes}, weights={"cosine": 2.0, "llm_judge": 1.0})
+    return RewardKnobs(llm_judge={**fields, **changes}, weights={"llm_judge": 1.0, "format": 0})
 
 
 def score(
@@ -61,7 +61,7 @@ def grades(cache: Path) -> list[Path]:
 )
 def test_grade_is_the_last_score_of_the_reply(endpoint: Grader, reply: str, value: float) -> None:
     (scores,) = score(knobs(endpoint), [f"reply {reply}"])
-    assert scores.values == {"cosine": 0.75, "llm_judge": pytest.approx(value)}
+    assert scores.values == {"cosine": 0.75, "format": 0.0, "llm_judge": pytest.approx(value)}
     assert scores.reward == pytest.approx(1.5 + value)
 
 
@@ -86,7 +86,7 @@ def test_failing_endpoint_gives_no_reward_and_keeps_the_others(
     reward = knobs(endpoint, give_up_after=1.0 if "attempts" in reason else 200.0)
     good, bad = score(reward, ["fine", text], tmp_path)
     assert good.values["llm_judge"] == pytest.approx(0.7)
-    assert bad.values == {"cosine": 0.75, "llm_judge": None}
+    assert bad.values == {"cosine": 0.75, "format": 0.0, "llm_judge": None}
     assert bad.reward is None
     assert re.match(f"score llm_judge: .*{reason}", bad.fault)
     lines = [line for file in grades(tmp_path) for line in file.read_text().splitlines()]

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow.parquet as pq
 import pytest
 from support.groups import commits_of
 from support.jobs import stage_folder, tiny_recipe, wait_for, write_recipe
 from support.marked import is_running, marked
-from support.models import make_tiny_model
+from support.models import CHAT_TEMPLATE, make_tiny_model
 
 pytestmark = pytest.mark.ray
 
@@ -33,6 +34,24 @@ class Submitted(NamedTuple):
         return code, (self.folder / "said.txt").read_text()
 
 
+def write_files(folder: Path) -> Path:
+    """A recipe that names all its files as they are called from the folder."""
+    make_tiny_model(str(folder / "model"))
+    (folder / "chat.jinja").write_text(CHAT_TEMPLATE)
+    (folder / "mine.py").write_text("def brevity(one):\n    return 1 / (1 + one['num_tokens'])\n")
+    texts = [f"Ann has {i} eggs and buys {2 * i}. How many has she?" for i in range(30)]
+    rows = [{"question": text, "answer": 3 * i} for i, text in enumerate(texts)]
+    (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = tiny_recipe(
+        "model",
+        task={"name": "jsonl", "path": "problems.jsonl", "decontaminate": 0, "num_ood": None},
+        reward={"functions": {"brevity": "mine.py:brevity"}},
+        student={"prompt": {"template": "chat.jinja"}},
+    )
+    recipe["reward"]["weights"] = {"cosine": 2, "brevity": 1}
+    return write_recipe(folder, recipe)
+
+
 @pytest.fixture(scope="module")
 def submitted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Submitted]]:
     """Both at once: most of their time is waiting."""
@@ -40,11 +59,12 @@ def submitted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Su
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     for name, changes in {"fits": [], "too big": ["--pools.teacher.workers=999"]}.items():
         folder, temporary = tmp_path_factory.mktemp("job"), tempfile.mkdtemp()
-        recipe = write_recipe(folder, tiny_recipe(make_tiny_model(str(folder / "model"))))
-        command = [str(Path(sys.executable).parent / "fastdistill"), "generate", str(recipe)]
+        recipe = write_files(folder).name
+        command = [str(Path(sys.executable).parent / "fastdistill"), "generate", recipe]
         with open(folder / "said.txt", "w") as said:
             process = subprocess.Popen(
-                [*command, "--run-dir", str(folder / "run"), *changes],
+                [*command, "--run-dir", "run", *changes],
+                cwd=folder,
                 stdout=said,
                 stderr=said,
                 env={**environment, "TMPDIR": temporary},
@@ -57,7 +77,7 @@ def submitted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Su
         shutil.rmtree(job.temporary, ignore_errors=True)
 
 
-def test_submitted_job_runs_on_a_head_of_its_own_and_leaves_none_behind(submitted):
+def test_submitted_job_takes_names_from_where_the_user_stands_and_leaves_no_head_behind(submitted):
     job = submitted["fits"]
     wait_for(lambda: is_running("gcs_server", "TMPDIR", job.temporary), job.process)
     code, said = job.wait()
@@ -66,6 +86,8 @@ def test_submitted_job_runs_on_a_head_of_its_own_and_leaves_none_behind(submitte
     groups = stage_folder(job.folder / "run", "groups")
     assert json.loads((groups / "manifest.json").read_text())["rows_in"] == 24
     (line,) = commits_of(groups)
+    row = pq.read_table(groups / line["file"]).to_pylist()[0]
+    assert {one["name"] for one in row["completions"][0]["scores"]} == {"cosine", "brevity"}
     assert len(line["parts"]) > 1, "committed as they came, compacted at the end"
     versions = json.loads((job.folder / "run" / "versions.json").read_text())
     recorded = (job.folder / "run" / "git.txt").read_text()

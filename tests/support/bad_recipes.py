@@ -107,7 +107,11 @@ FIELDS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("tau nan", {"objective": {"tau": float("nan")}}, ["objective.tau", "nan"]),
     ("lambda inf", {"objective": {"lambda": float("inf")}}, ["objective.lambda", "inf"]),
     ("lambda negative", {"objective": {"lambda": -1}}, ["objective.lambda", "-1"]),
-    ("no weights", {"reward": {"weights": {}}}, ["reward.weights", "at least 1"]),
+    (
+        "no weight counts",
+        {"reward": {"weights": {"cosine": 0, "format": 0}}},
+        ["reward.weights", "all are 0"],
+    ),
     ("weight nan", {"reward": {"weights": {"format": float("nan")}}}, ["reward.weights", "nan"]),
     ("unknown score", {"reward": {"weights": {"cosin": 1}}}, ["reward.weights", "cosin"]),
     ("wrong_r0 nan", {"reward": {"cosine": {"wrong_r0": float("nan")}}}, ["wrong_r0", "nan"]),

@@ -181,7 +181,7 @@ class ChatServer(Server):
         count = min(body["n"], self.answers.get("most_choices", 1000))
         choices = []
         for k in range(count):
-            seed = body["seed"] + k
+            seed = body.get("seed", 0) + k  # greedy requests have none
             text = f"<think>seed {seed}</think>\n<answer>\\boxed{{{seed % 2 + 7}}}</answer>"
             message = {"role": "assistant", "content": text}
             choices.append({"index": k, "message": message, "finish_reason": "stop"})

@@ -1,6 +1,7 @@
 """Exports reload elsewhere with the numbers of what was trained."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,20 @@ def test_export_reloads_in_transformers_with_equal_logits(
     tokenizer, source = AutoTokenizer.from_pretrained(out), AutoTokenizer.from_pretrained(folder)
     assert tokenizer.chat_template == source.chat_template
     assert tokenizer.get_vocab() == source.get_vocab()
+
+
+def test_exported_files_may_be_read_by_whom_the_umask_lets(folder: str, tmp_path: Path) -> None:
+    learner = make_learner(folder, lora=LoraKnobs(rank=4))
+    (Path(folder) / "config.json").chmod(0o600)  # a private copy of the source
+    before = os.umask(0o027)
+    try:
+        export_student(learner.student, folder, tmp_path / "out")
+    finally:
+        os.umask(before)
+    made = [tmp_path / "out", *(tmp_path / "out").rglob("*")]
+    assert (tmp_path / "out" / ADAPTER / "adapter_model.safetensors") in made
+    modes = {(one.is_dir(), one.stat().st_mode & 0o777) for one in made}
+    assert modes == {(True, 0o750), (False, 0o640)}
 
 
 def test_adapter_alone_on_its_base_is_the_merged_export(folder: str, tmp_path: Path) -> None:

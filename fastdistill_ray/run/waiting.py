@@ -1,0 +1,55 @@
+"""Nodes that come on demand: asked for, waited for with a line a minute, and not for ever."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+import ray
+from ray.autoscaler.sdk import request_resources
+
+from fastdistill_ray.cluster.pools import PoolKnobs
+from fastdistill_ray.errors import UserError
+from fastdistill_ray.progress import duration
+from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.run.doctor import pools_at_once, shortage
+
+logger = logging.getLogger(__name__)
+
+LINE_SECONDS = 60.0
+
+
+def wait_for_nodes(recipe: Recipe) -> None:
+    """With `pools.autoscaling`, until the pools that run first fit; UserError after
+    `pools.wait_minutes`. What runs later asks for its nodes itself, while others work."""
+    group = pools_at_once(recipe)[0]
+    if not recipe.pools.autoscaling or not shortage(recipe, group, ray.cluster_resources()):
+        return
+    request_resources(bundles=_bundles(group))
+    try:
+        wait(lambda: shortage(recipe, group, ray.cluster_resources()), recipe.pools.wait_minutes)
+    finally:
+        request_resources(bundles=[])
+
+
+def wait(lacking: Callable[[], str], minutes: float, pause: float = 2.0) -> None:
+    """Until nothing is lacking; says what is, at once and each minute."""
+    begun = time.monotonic()
+    told = -LINE_SECONDS
+    while line := lacking():
+        waited = time.monotonic() - begun
+        if waited >= 60 * minutes:
+            raise UserError(f"pools.wait_minutes: {minutes:g} minutes for nodes in vain; {line}")
+        if waited - told >= LINE_SECONDS:
+            told = waited
+            what = line.partition("; lower")[0]
+            logger.info("waiting %s for nodes, at most %g min: %s", duration(waited), minutes, what)
+        time.sleep(pause)
+
+
+def _bundles(group: Mapping[str, PoolKnobs]) -> list[dict[str, float]]:
+    bundles = []
+    for pool in group.values():
+        bundle = {"CPU": pool.cpus, "GPU": float(pool.gpus), "memory": pool.memory_gib * 2**30}
+        bundle = {name: amount for name, amount in (bundle | pool.resources).items() if amount}
+        bundles += [bundle] * pool.least if bundle else []
+    return bundles
