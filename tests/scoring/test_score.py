@@ -1,5 +1,5 @@
-"""A whole job whose students learn from stored signals that a real vLLM engine made, and each
-signal against transformers in float64."""
+"""Whole jobs whose students learn from stored signals that a real vLLM engine made, and each signal
+against transformers in float64."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.jobs import lines_of, run_job, stage_folder, tiny_recipe, write_recipe
+from support.jobs import (
+    kill_with_children,
+    lines_of,
+    run_job,
+    stage_folder,
+    start_job,
+    tiny_recipe,
+    wait_for,
+    write_recipe,
+)
 from support.models import make_tiny_model
 from transformers import AutoModelForCausalLM
 
@@ -18,12 +27,9 @@ from fastdistill_ray.prompts import PromptKnobs, Shot, build_messages, render
 
 pytestmark = pytest.mark.ray
 SHOTS = [{"question": "1 + 1?", "answer": "<think>2</think>\n<answer>\\boxed{2}</answer>"}]
-SIGNALS = {
-    "forward_kl": Signal("hidden", 16),
-    "topk_kl": Signal("topk", 20),
-    "sampled_kl": Signal("random", 50),
-    "dpo": Signal("chosen", by="student"),
-}
+TOPK, RANDOM, HIDDEN = Signal("topk", 20), Signal("random", 50), Signal("hidden", 16)
+CHOSEN = Signal("chosen", by="student")
+ENGINE = {"kind": "vllm", "max_model_len": 1024, "dtype": "float32", "enforce_eager": True}
 
 
 @pytest.fixture(scope="module")
@@ -32,27 +38,17 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {name: make_tiny_model(str(folder / name), seed=seed) for seed, name in enumerate("ab")}
 
 
-@pytest.fixture(scope="module")
-def run(models: dict[str, str], tmp_path_factory: pytest.TempPathFactory, head: str) -> Path:
-    folder = tmp_path_factory.mktemp("job")
-    engine = {"kind": "vllm", "max_model_len": 1024, "dtype": "float32", "enforce_eager": True}
-    recipe = tiny_recipe(
+def recipe_of(models: dict[str, str], *students: dict, **changes: dict) -> dict:
+    """Texts of a scripted teacher, scored by model b after worked examples."""
+    first, *others = students
+    return tiny_recipe(
         models["a"],
-        task={"num_train": 12},
-        scorer={"model": models["b"], "prompt": {"shots": SHOTS}, "engine": engine},
-        objective={"kind": "forward_kl", "states": "bf16"},
+        scorer={"model": models["b"], "prompt": {"shots": SHOTS}, "engine": ENGINE},
+        objective=first,
         training={"epochs": 1},
-        compare={
-            "students": [
-                {"kind": "topk_kl", "k": 20},
-                {"kind": "sampled_kl", "alpha": 0.1},
-            ],
-            "baselines": [],
-        },
+        compare={"students": others, "baselines": []},
+        **{"task": {"num_train": 12}, **changes},
     )
-    run = folder / "run"
-    run_job("distill", write_recipe(folder, recipe), run, head)
-    return run
 
 
 def scored(run: Path, signal: Signal) -> dict[str, GroupSignals]:
@@ -63,66 +59,142 @@ def scored(run: Path, signal: Signal) -> dict[str, GroupSignals]:
 
 def trained(run: Path) -> list[dict]:
     """Kept groups."""
-    rows = [
-        row for table in Store(stage_folder(run, "groups")).tables() for row in table.to_pylist()
-    ]
-    return [row for row in rows if not row["dropped"]]
+    tables = Store(stage_folder(run, "groups")).tables()
+    return [row for table in tables for row in table.to_pylist() if not row["dropped"]]
 
 
-def logits_of(model: torch.nn.Module, tokenizer: object, row: dict, ids: list[int]) -> torch.Tensor:
-    prompt = PromptKnobs(shots=[Shot(**shot) for shot in SHOTS])
-    asked = render(build_messages(row["question"], prompt), tokenizer, prompt)
-    with torch.no_grad():
-        return model(torch.tensor([[*asked, *ids]])).logits[0, len(asked) - 1 : -1]
+class Exact:
+    """What a model says by transformers in float64, after the prompt of its role."""
+
+    def __init__(self, folder: str, shots: list[dict]) -> None:
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+        self.tokenizer = load_tokenizer(folder)
+        self.prompt = PromptKnobs(shots=[Shot(**shot) for shot in shots])
+
+    def ids(self, completion: dict) -> list[int]:
+        end = self.tokenizer.convert_tokens_to_ids("<|im_end|>")
+        ids = completion["token_ids"]
+        is_open = completion["finish_reason"] == "stop" and ids[-1] != end
+        return [*ids, end] if is_open else ids
+
+    def logprob(self, row: dict, ids: list[int]) -> torch.Tensor:
+        asked = render(build_messages(row["question"], self.prompt), self.tokenizer, self.prompt)
+        with torch.no_grad():
+            logits = self.model(torch.tensor([[*asked, *ids]])).logits
+        return logits[0, len(asked) - 1 : -1].log_softmax(-1)
 
 
-def test_every_trained_token_is_scored_as_transformers_does_after_the_scorers_own_prompt(
-    run: Path, models: dict[str, str]
-) -> None:
-    model = AutoModelForCausalLM.from_pretrained(models["b"], dtype=torch.float64)
-    tokenizer = load_tokenizer(models["b"])
-    rows, weight = trained(run), model.lm_head.weight
-    found = {kind: scored(run, signal) for kind, signal in list(SIGNALS.items())[:3]}
-    assert all(set(one) == {row["problem_id"] for row in rows} for one in found.values())
-    drawn, draws = 0.0, 0
+def check(run: Path, signal: Signal, exact: Exact) -> None:
+    """Of every trained token of some groups; every kept group has signals."""
+    rows, found = trained(run), scored(run, signal)
+    assert set(found) == {row["problem_id"] for row in rows}
+    drawn = []
     for row in rows[:4]:
         for place, completion in enumerate(row["completions"]):
-            ids, end = completion["token_ids"], tokenizer.convert_tokens_to_ids("<|im_end|>")
-            if completion["finish_reason"] == "stop" and ids[-1] != end:
-                ids = [*ids, end]
-            exact = logits_of(model, tokenizer, row, ids).log_softmax(-1)
-            said: dict[str, Signals] = {
-                kind: one[row["problem_id"]].of(place, ids) for kind, one in found.items()
-            }
-            states = torch.from_numpy(said["forward_kl"].hidden).double()
-            again = (states @ weight.T).log_softmax(-1)
-            assert (exact.exp() * (exact - again)).sum(-1).abs().max() < 1e-4  # bfloat16 states
-            top = exact.topk(20)
-            assert np.allclose(said["topk_kl"].values, top.values, atol=1e-4)
-            assert (torch.from_numpy(said["topk_kl"].ids) == top.indices).float().mean() > 0.99
-            rest = exact.scatter(1, top.indices, -torch.inf).logsumexp(-1)
-            assert np.allclose(said["topk_kl"].rest, rest, atol=1e-4)
-            shares = said["sampled_kl"].values
-            assert np.allclose(shares.sum(1), 1) and len(shares) == len(ids)
-            picked = exact.gather(1, torch.from_numpy(said["sampled_kl"].ids).clamp(min=0))
-            drawn += float((torch.from_numpy(shares) * (picked + _entropy(exact)[:, None])).sum())
-            draws += len(ids)
-    assert abs(drawn / draws) < 0.05, "the mean log-probability of a draw is minus the entropy"
+            ids = exact.ids(completion)
+            logprob = exact.logprob(row, ids)
+            said = found[row["problem_id"]].of(place, ids)
+            if signal.kind == "random":
+                drawn.append(check_draws(said, logprob))
+            else:
+                CHECKS[signal.kind](said, logprob, torch.tensor(ids), exact)
+    # The mean log-probability of a draw is minus the entropy.
+    assert not drawn or abs(np.concatenate(drawn).mean()) < 0.05
 
 
-def _entropy(logprob: torch.Tensor) -> torch.Tensor:
-    return -(logprob.exp() * logprob).sum(-1)
+def check_draws(said: Signals, logprob: torch.Tensor) -> np.ndarray:
+    assert np.allclose(said.values.sum(1), 1)
+    picked = logprob.gather(1, torch.from_numpy(said.ids).clamp(min=0)).numpy()
+    entropy = -(logprob.exp() * logprob).sum(1).numpy()
+    return (said.values * picked).sum(1) + entropy
 
 
-def test_students_are_trained_on_them_and_the_report_counts_what_was_read(run: Path) -> None:
-    num_groups = len(trained(run))
-    for kind in ("forward_kl", "topk_kl", "sampled_kl"):
-        folder = stage_folder(run, "train", kind)
-        steps = lines_of(folder / "steps.jsonl")
-        assert sum(len(step["group_ids"]) for step in steps) == num_groups
-        losses = [line["train/loss"] for line in lines_of(folder / "metrics.jsonl")]
-        assert np.isfinite(losses).all()
-        manifest = json.loads(
-            (stage_folder(run, "signals", SIGNALS[kind].name) / "manifest.json").read_text()
-        )
-        assert manifest["rows_out"] == num_groups and manifest["facts"]["bytes"] > 0
+def check_topk(said: Signals, logprob: torch.Tensor, _ids: torch.Tensor, _exact: Exact) -> None:
+    top = logprob.topk(20)
+    assert np.allclose(said.values, top.values, atol=1e-4)
+    assert (torch.from_numpy(said.ids) == top.indices).float().mean() > 0.99
+    rest = logprob.scatter(1, top.indices, -torch.inf).logsumexp(1)
+    assert np.allclose(said.rest, rest, atol=1e-4)
+
+
+def check_hidden(said: Signals, logprob: torch.Tensor, _ids: torch.Tensor, exact: Exact) -> None:
+    """States are rounded to bfloat16."""
+    again = torch.from_numpy(said.hidden).double() @ exact.model.lm_head.weight.T
+    kl = (logprob.exp() * (logprob - again.log_softmax(1))).sum(1)
+    assert kl.abs().max() < 1e-4
+
+
+def check_chosen(said: Signals, logprob: torch.Tensor, ids: torch.Tensor, _exact: Exact) -> None:
+    assert np.allclose(said.values[:, 0], logprob.gather(1, ids[:, None])[:, 0], atol=1e-4)
+
+
+CHECKS = {"topk": check_topk, "hidden": check_hidden, "chosen": check_chosen}
+
+
+def losses(run: Path, student: str) -> list[float]:
+    folder = stage_folder(run, "train", student)
+    trained_keys = [key for line in lines_of(folder / "steps.jsonl") for key in line["group_ids"]]
+    assert sorted(trained_keys) == sorted(row["problem_id"] for row in trained(run))
+    return [line["train/loss"] for line in lines_of(folder / "metrics.jsonl")]
+
+
+def test_student_learns_from_the_likeliest_tokens_by_a_scorer_and_the_report_says_its_cost(
+    tmp_path: Path, models: dict[str, str], head: str
+) -> None:
+    run = tmp_path / "run"
+    run_job(
+        "distill",
+        write_recipe(tmp_path, recipe_of(models, {"kind": "topk_kl", "k": 20})),
+        run,
+        head,
+    )
+    check(run, TOPK, Exact(models["b"], SHOTS))
+    assert np.isfinite(losses(run, "topk_kl")).all()
+    manifest = json.loads((stage_folder(run, "signals") / "manifest.json").read_text())
+    (cost,) = json.loads((run / "results.json").read_text())["costs"]
+    assert cost["scored_tokens"] == manifest["prompt_tokens"] + manifest["completion_tokens"]
+    assert cost["signal_bytes"] == manifest["facts"]["bytes"] > 0
+    assert "Stored MiB" in (run / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_every_other_signal_is_what_transformers_says(
+    tmp_path: Path, models: dict[str, str], head: str
+) -> None:
+    students = [
+        {"kind": "forward_kl", "states": "bf16"},
+        {"kind": "sampled_kl", "alpha": 0.1},
+        {"kind": "dpo", "reference": "stored"},
+    ]
+    evaluation = {"engine": ENGINE, "max_new_tokens": 8}
+    recipe = recipe_of(models, *students, evaluation=evaluation)
+    run = tmp_path / "run"
+    run_job("distill", write_recipe(tmp_path, recipe), run, head)
+    scorer = Exact(models["b"], SHOTS)
+    check(run, HIDDEN, scorer)
+    check(run, RANDOM, scorer)
+    check(run, CHOSEN, Exact(models["a"], []))
+    for student in ("forward_kl", "sampled_kl"):
+        assert np.isfinite(losses(run, student)).all()
+    first = lines_of(stage_folder(run, "train", "dpo") / "metrics.jsonl")[0]
+    assert first["train/loss"] == pytest.approx(np.log(2), abs=1e-4), "it is its own reference yet"
+
+
+@pytest.mark.slow
+def test_driver_killed_while_texts_are_scored_asks_again_only_about_the_missing(
+    tmp_path: Path, models: dict[str, str], head: str
+) -> None:
+    recipe = recipe_of(models, {"kind": "topk_kl", "k": 20}, task={"num_train": 60})
+    file, run, whole = write_recipe(tmp_path, recipe), tmp_path / "run", tmp_path / "whole"
+    job = start_job("distill", file, run)
+    wait_for(lambda: len(list(Store(stage_folder(run, "signals")).commits())) >= 2, job)
+    kill_with_children(job)
+    folder = stage_folder(run, "signals")
+    before = {part.name: part.stat().st_mtime_ns for part in folder.glob("part-*")}
+    assert not (folder / "manifest.json").exists()
+    run_job("distill", file, run, head)
+    after = {part.name: part.stat().st_mtime_ns for part in folder.glob("part-*")}
+    assert {name: after.get(name) for name in before} == before
+    check(run, TOPK, Exact(models["b"], SHOTS))
+    run_job("distill", file, whole, head)
+    assert losses(run, "topk_kl") == pytest.approx(losses(whole, "topk_kl"), rel=1e-4)
