@@ -171,8 +171,10 @@ def run_job(arguments: argparse.Namespace, overrides: list[str]) -> int:
     recipe = with_absolute_paths(load_recipe(arguments.recipe, overrides))
     place = place_of_run(arguments.run_dir or Path("runs") / recipe.name)
     if arguments.dry_run:
+        from fastdistill_ray.run.inputs import check_task
         from fastdistill_ray.run.plan import describe
 
+        check_task(recipe.task)
         print(describe(recipe))
         if not arguments.address:  # the folder of another machine is not seen from here
             print(f"\nin {place}\n{describe_stages(recipe, place)}")

@@ -115,6 +115,28 @@ def test_cli_dry_run_of_own_problems_reads_their_file(tmp_path, capsys):
     assert "problems   60 train, 0 validation, 200 test" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("answers", "changes", "line"),
+    [
+        (range(40), ["--task.num_test=0"], "it has no test problems"),
+        (["D"] * 40, ["--task.kind=choice"], "train problems can be judged"),
+    ],
+)
+def test_cli_dry_run_refuses_problems_that_a_run_would_refuse(
+    answers, changes, line, tmp_path, capsys
+):
+    rows = [
+        {"question": f"What is it, {i}?", "answer": one, "options": ["a", "b"]}
+        for i, one in enumerate(answers)
+    ]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["own_problems", "--dry-run", f"--task.path={tmp_path / 'mine.jsonl'}"]
+    given = [*arguments, "--task.num_test=10", "--task.decontaminate=0", *changes]
+    assert cli.main(["distill", *given]) == 2
+    said = capsys.readouterr()
+    assert line in said.err and said.err.count("\n") == 1 and not said.out
+
+
 @pytest.mark.parametrize("recipe", ["gsm8k", "open_s1", "mmlu_pro", "one_gpu_24gb"])
 def test_recipes_for_gpus_are_refused_where_there_are_none(recipe):
     with pytest.raises(UserError, match=r"the cluster has 0; lower pools"):

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from fastdistill_ray.cluster.pools import PoolKnobs
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.knobs import SamplingKnobs
 from fastdistill_ray.knobs import models_in
 from fastdistill_ray.recipe.derived import (
@@ -29,6 +30,9 @@ def describe(recipe: Recipe) -> str:
     counts = count_problems(recipe.task)
     train, held_out = counts["train"], counts["validation"]
     tests = counts["test"] + counts["ood"]
+    for number, kind in ((train, "training"), (tests, "test")):
+        if not number:
+            raise UserError(f"task.name {recipe.task.name}: it has no {kind} problems")
     trained = students(recipe)
     steps = recipe.training.epochs * -(-train // recipe.training.groups_per_step)
     steps = min(steps, recipe.training.max_steps or steps)
