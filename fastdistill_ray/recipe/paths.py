@@ -26,6 +26,7 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
         update={
             "task": task,
             "teacher": _teacher(recipe.teacher),
+            "scorer": _fixed(recipe.scorer, "model") if recipe.scorer else None,
             "teachers": [_teacher(teacher) for teacher in recipe.teachers],
             "student": _fixed(recipe.student, "model"),
             "compare": compare.model_copy(update={"students": entries, "baselines": baselines}),

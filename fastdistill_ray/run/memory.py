@@ -103,6 +103,9 @@ def loaded(recipe: Recipe) -> Iterator[Loaded]:
                 *(f"{name}.model", teacher.model, teacher.engine, f"{name}.engine", pool),
                 pools.of_teacher(place),
             )
+    if (one := recipe.scorer) and one.engine.kind != "scripted":
+        pool = "pools.scorer" if pools.scorer else "pools.teacher"
+        yield Loaded("scorer.model", one.model, one.engine, "scorer.engine", pool, pools.of_scorer)
     engine = recipe.evaluation.engine
     evaluated = {
         model.weights: f"compare.baselines {model.name}"

@@ -24,6 +24,7 @@ def test_with_absolute_paths_reaches_every_model_and_file_that_is_there(here):
     recipe = tiny_recipe(
         "small",
         task={"name": "jsonl", "path": "problems.jsonl", "ood": {"name": "a", "path": "ood.jsonl"}},
+        scorer={"model": "large"},
         teachers=[{"model": "~/mine", "engine": {"kind": "scripted"}}],
         compare={
             "students": [{"kind": "sft", "model": "large#layers=0,1"}],
@@ -34,6 +35,7 @@ def test_with_absolute_paths_reaches_every_model_and_file_that_is_there(here):
     assert fixed.task.path == str(here / "problems.jsonl")
     assert fixed.task.ood and fixed.task.ood.path == str(here / "ood.jsonl")
     assert fixed.teacher.model == fixed.student.model == str(here / "small")
+    assert fixed.scorer and fixed.scorer.model == str(here / "large")
     assert fixed.teachers[0].model == str(here / "home/mine")
     assert fixed.compare.students[0].model == f"{here / 'large'}#layers=0,1"
     few_shot, base = fixed.compare.baselines
