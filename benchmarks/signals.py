@@ -6,7 +6,8 @@ The recipe's teacher, by its own prompt (worked examples), is asked about the co
 committed groups of its run, by the stage's own engine, one thread each in vLLM's worker and beside
 it. CPU microseconds of all its processes; `transformers` is a plain forward with full logits over
 padded rows of 8, prompt and completion, in the engine's precision and with one thread. `write` is
-a committed file, `read` what training does with it. Each way runs in a process of its own.
+a committed file for every group, all of them merged at the end, as the stage does; `read` what
+training does with it. Each way runs in a process of its own.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ import torch
 
 from benchmarks.harness import make_parser, print_rows, run_fresh, write_json
 from fastdistill_ray.generation.knobs import EngineKnobs
+from fastdistill_ray.groups.compaction import merge_files, replace_log
 from fastdistill_ray.groups.signals import GroupSignals, Signal, arrays_of, joined
 from fastdistill_ray.groups.steps import SignalReader, StoredSignals, read_index
 from fastdistill_ray.groups.store import Store
@@ -109,9 +111,10 @@ def kept(tables: list[Any], signal: Signal) -> dict[str, float]:
         store = Store(tempfile.mkdtemp())
         start = time.process_time()
         commits = [store.write(table) for table in tables]
-        writes.append(time.process_time() - start)
         store.append(commits)
-        size = sum(commit.size for commit in commits)
+        merged = merge_files(store, commits)
+        replace_log(store, {commits[0].file: merged})
+        writes.append(time.process_time() - start)
         reader, keys = SignalReader(StoredSignals(str(store.folder), signal)), list(store.keys())
         start = time.process_time()
         for key in keys:
@@ -119,7 +122,7 @@ def kept(tables: list[Any], signal: Signal) -> dict[str, float]:
             group = GroupSignals(row, signal)
             joined([group.decoded(number) for number in range(len(group.places))])
         reads.append(time.process_time() - start)
-    return {"tokens": tokens, "bytes": size, "write": min(writes), "read": min(reads)}
+    return {"tokens": tokens, "bytes": merged.size, "write": min(writes), "read": min(reads)}
 
 
 @torch.no_grad()

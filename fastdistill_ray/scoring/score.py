@@ -12,6 +12,7 @@ from fastdistill_ray.generation.completions import Asked
 from fastdistill_ray.generation.requests import has_one_that_fits
 from fastdistill_ray.groups.aside import forget_aside, set_aside
 from fastdistill_ray.groups.ask import MakeRows, ask
+from fastdistill_ray.groups.curation import compact
 from fastdistill_ray.groups.log import Commit
 from fastdistill_ray.groups.steps import read_index
 from fastdistill_ray.groups.store import Store
@@ -62,6 +63,7 @@ def score(
             progress=progress,
             note=lambda commit: "",
         )
+    compact(store, scoring.writers)
     return _result(store, index.num_rows)
 
 
