@@ -6,8 +6,12 @@ export HF_HUB_OFFLINE ?= 1
 
 .PHONY: demo test test-pure test-ray test-slow test-faults fuzz check setup clean
 
+# In float32 where the CPU has no arithmetic for bfloat16, which takes many times as long there.
+FLOAT32 := --training.precision=fp32 --teacher.engine.dtype=float32 --evaluation.engine.dtype=float32
+PRECISION := $(shell grep -qsw -e amx_bf16 -e avx512_bf16 -e bf16 /proc/cpuinfo || echo $(FLOAT32))
+
 demo: $(READY)
-	$(BIN)/fastdistill distill jobs/recipes/demo.yaml --run-dir runs/demo
+	$(BIN)/fastdistill distill jobs/recipes/demo.yaml --run-dir runs/demo $(PRECISION)
 
 # Tests with Ray wait for processes to start: two at a time, and the others meanwhile.
 test: check

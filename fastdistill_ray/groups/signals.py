@@ -72,6 +72,18 @@ def schema_of(signal: Signal, vocabulary: int) -> pa.Schema:
     return pa.schema([*KEYS, *((name, pa.list_(kind)) for name, kind in columns.items())])
 
 
+def bytes_of(signal: Signal, width: int) -> int:
+    """Of a token, at most; `width`: of hidden states."""
+    match signal.kind:
+        case "chosen":
+            return 4
+        case "random":
+            return 1 + 5 * signal.size
+        case "topk":
+            return 4 + 8 * signal.size
+    return width * signal.size // 8 + 4
+
+
 class Spoken(NamedTuple):
     """What was said of a group's completions: their places, ids and flat arrays."""
 

@@ -38,6 +38,7 @@ from fastdistill_ray.run.paid import (
     ask_set_aside_again,
     check_not_paid_twice,
 )
+from fastdistill_ray.run.precision import check_precision
 from fastdistill_ray.run.room import check_room
 from fastdistill_ray.run.servers import check_servers
 from fastdistill_ray.run.signals import GOES_ON, Stopped, say, signals_raise_stopped
@@ -84,6 +85,7 @@ class Job:
         doctor.check_shared_folder(run.path)
         if untrained(run, problems["train"]):
             student_checks.check_students(recipe)  # seconds: after all that takes none
+        check_precision(recipe)
         check_engines(recipe)
         estimates = check_memory(recipe)
         self.room_needed = check_room(run, problems)

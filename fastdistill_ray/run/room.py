@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.models import fetch_without_weights, model_size
-from fastdistill_ray.recipe.derived import baselines, exported_epochs, students
+from fastdistill_ray.groups.signals import bytes_of
+from fastdistill_ray.models import fetch_without_weights, load_config, model_size
+from fastdistill_ray.recipe.derived import baselines, exported_epochs, speaker_of, students
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.records import Split
 from fastdistill_ray.run.folder import RunFolder
@@ -25,7 +26,7 @@ class Room(NamedTuple):
     """Bytes that a run has yet to write."""
 
     weights: float  # of trained models, and of the checkpoints of one training
-    texts: float  # of completions and answers, if every one comes to its limit
+    texts: float  # of completions, signals and answers, if every one comes to its limit
 
 
 def check_room(run: RunFolder, problems: Mapping[Split, ProblemFile]) -> float:
@@ -46,8 +47,8 @@ def check_room(run: RunFolder, problems: Mapping[Split, ProblemFile]) -> float:
         )
     if sum(needed) > there:
         logger.warning(
-            "--run-dir %s: %s are free; models need about %s, and completions up to %s if all of "
-            "them come to max_new_tokens",
+            "--run-dir %s: %s are free; models need about %s, and completions up to %s, with what "
+            "is stored of them, if all of them come to max_new_tokens",
             *(run.path, gib(there), gib(needed.weights), gib(needed.texts)),
         )
     return sum(needed)
@@ -58,6 +59,7 @@ def room_needed(run: RunFolder, problems: Mapping[Split, ProblemFile]) -> Room:
     recipe = run.recipe
     written = len(problems["train"]) * recipe.sampling.most * recipe.sampling.max_new_tokens
     texts = _rest(run, run.stages.groups(problems["train"]), TOKEN_BYTES * written)
+    texts += _signals(run, problems["train"], written)
     weights = checkpoints = 0.0
     for student in students(recipe):
         size = model_size(fetch_without_weights(student.model))
@@ -71,6 +73,19 @@ def room_needed(run: RunFolder, problems: Mapping[Split, ProblemFile]) -> Room:
     asked = (len(problems["test"]) + len(problems["ood"])) * models * recipe.evaluation.n
     texts += TOKEN_BYTES * asked * recipe.evaluation.max_new_tokens
     return Room(weights + checkpoints, texts)
+
+
+def _signals(run: RunFolder, problems: ProblemFile, written: int) -> float:
+    """Of every token that may be written, those of one stage once."""
+    needed = {}
+    for student in students(run.recipe):
+        speaker = speaker_of(run.recipe, student)
+        if (signal := student.objective.needs.signal) and speaker:
+            stage = run.stages.signals(student, problems)
+            config = load_config(fetch_without_weights(speaker.prompted.model))
+            size = bytes_of(signal, config.get_text_config().hidden_size) * written
+            needed[str(stage.dependencies)] = _rest(run, stage, float(size))
+    return sum(needed.values())
 
 
 def checkpoint_bytes(recipe: Recipe, size: int) -> float:

@@ -7,11 +7,13 @@ import torch
 
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.groups.signals import (
+    KEYS,
     GroupSignals,
     Signal,
     Signals,
     Spoken,
     arrays_of,
+    bytes_of,
     joined,
     packed_bf16,
     schema_of,
@@ -63,7 +65,11 @@ def stored(signal: Signal, tmp_path, vocabulary: int = VOCABULARY, **changes):
     store.append([commit])
     assert (commit.num_tokens, commit.prompt_tokens) == (sum(LENGTHS), 11)
     (table,) = store.tables()
-    group = GroupSignals(arrays_of(table), signal)
+    arrays = arrays_of(table)
+    lists = {name for name, _ in KEYS} | {"column_scale"}  # a few of these for a whole group
+    kept = sum(one.nbytes for name, one in arrays.items() if name not in lists)
+    assert kept <= bytes_of(signal, WIDTH) * sum(LENGTHS)
+    group = GroupSignals(arrays, signal)
     found = [group.of(place, ids) for place, ids in zip([0, 2, 3], texts, strict=True)]
     return found, ids, exact(head, hidden, signal.temperature), hidden
 
