@@ -21,7 +21,7 @@ SIGNATURES = [
     ),
     (
         *("cluster.joining", "ray._private.services", "canonicalize_bootstrap_address"),
-        "(addr: str, temp_dir: Optional[str] = None) -> Optional[str]",
+        "(addr, temp_dir=None)",
     ),
     *(
         ("cluster.queues", "ray.data._internal.execution.backpressure_policy", name, signature)

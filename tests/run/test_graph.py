@@ -91,7 +91,7 @@ def made_anew(run: Place, *overrides: str) -> set[str]:
         ("--compare.students.0.normalize=sequence", SFT),
         ("--evaluation.max_new_tokens=100", BASES),
         ("--student.prompt.system=Think.", [*TRAININGS, *SFT, "answers/base"]),
-        ("--reward.weights={format: 1.0}", ["groups", *TRAININGS, *SFT]),
+        ("--reward.weights={cosine: 0, format: 1.0}", ["groups", *TRAININGS, *SFT]),
         ("--selection.min_correct=2", ["groups", *TRAININGS, *SFT]),
         ("--sampling.temperature=0.7", ["groups", *TRAININGS, *SFT]),
     ],
@@ -140,7 +140,8 @@ def test_plan_names_the_field_that_changed_and_the_cost(run):
         "tokens; refused without --again groups"
     )
     assert (
-        "judged again from stages/groups/" in states(run, "--reward.weights={format: 1}")["groups"]
+        "judged again from stages/groups/"
+        in states(run, "--reward.weights={cosine: 0, format: 1}")["groups"]
     )
     assert "selected again" in states(run, "--selection.min_correct=2")["groups"]
 
@@ -153,7 +154,7 @@ def test_paid_tokens_are_not_asked_for_again_until_the_user_says_so(run):
     assert message.startswith("sampling.temperature was 0.9, now 0.7: the teacher would be asked")
     assert "28 tokens in stages/groups/" in message and "--again groups" in message
     check_run(recipe, run, ["groups"], is_here=True)
-    check_run(recipe_with("--reward.weights={format: 1}"), run, [], is_here=True)
+    check_run(recipe_with("--reward.weights={cosine: 0, format: 1}"), run, [], is_here=True)
     check_run(recipe_with(), run, [], is_here=True)
 
 
@@ -192,12 +193,12 @@ def test_knob_that_an_older_recipe_did_not_know_counts_as_its_default(run):
 
 def test_weight_that_returns_with_the_default_is_a_difference(run):
     """A name in a free table is not a knob that an older recipe did not know."""
-    stages = Stages(recipe_with("--reward.weights={cosine: 2.0}"), run)
+    stages = Stages(recipe_with("--reward.weights={repetition: 1.0}"), run)
     problems = ProblemFile(next((run / "stages/problems").local.glob("*/train.parquet")))
     complete(run, stages.groups(problems))
     default = Stages(recipe_with("--sampling.seed=1"), run).groups(problems)
     assert find(run, default) is None
-    alone = Stages(recipe_with("--reward.weights={cosine: 2.0}"), run).groups(problems)
+    alone = Stages(recipe_with("--reward.weights={repetition: 1.0}"), run).groups(problems)
     found = find(run, alone)
     assert found is not None
     assert changes(Stages(recipe_with(), run).groups(problems), found.dependencies)

@@ -92,6 +92,7 @@ def test_every_variable_that_a_recipe_says_holds_a_key_is_known():
             {"model": name, "engine": {**endpoint, "api_key_env": f"{name}_VARIABLE"}}
             for name in ("A", "B")
         ],
+        "reward.weights.llm_judge": 1.0,
         "reward.llm_judge.url": "http://127.0.0.1:1/v1",
         "reward.llm_judge.model": "judge",
         "reward.llm_judge.api_key_env": "C_VARIABLE",

@@ -237,7 +237,7 @@ def test_three_responses_are_weighted_among_themselves(old: Rescored) -> None:
 
 
 def test_another_cosine_preset_changes_the_rewards(old: Rescored) -> None:
-    new = rescored(old, "--reward.cosine.preset=yeo", "--reward.weights={cosine: 1.0}")
+    new = rescored(old, "--reward.cosine.preset=yeo", "--reward.weights={cosine: 1.0, format: 0}")
     assert column(new["b"], "reward") == pytest.approx(
         [1 + 0.9619397663, 1.5, -8.5355339059, -10.0], abs=1e-9
     )

@@ -87,7 +87,9 @@ def test_submitted_job_takes_names_from_where_the_user_stands_and_leaves_no_head
     assert json.loads((groups / "manifest.json").read_text())["rows_in"] == 24
     (line,) = commits_of(groups)
     row = pq.read_table(groups / line["file"]).to_pylist()[0]
-    assert {one["name"] for one in row["completions"][0]["scores"]} == {"cosine", "brevity"}
+    assert {one["name"] for one in row["completions"][0]["scores"]} == {
+        *("cosine", "format", "brevity")
+    }
     assert len(line["parts"]) > 1, "committed as they came, compacted at the end"
     versions = json.loads((job.folder / "run" / "versions.json").read_text())
     recorded = (job.folder / "run" / "git.txt").read_text()

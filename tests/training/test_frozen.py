@@ -157,8 +157,9 @@ def test_frozen_model_is_never_trained_and_never_part_of_the_student(folders):
 
 
 def test_head_with_fewer_rows_than_the_student_uses_is_refused(folders, tmp_path: Path):
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    AutoTokenizer.from_pretrained(folders["teacher"]).save_pretrained(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(folders["teacher"])
     model.resize_token_embeddings(300)
     model.save_pretrained(tmp_path)
