@@ -139,10 +139,8 @@ def test_plan_names_the_field_that_changed_and_the_cost(run):
         "new: sampling.temperature was 0.9, now 0.7; 4 problems x 8 completions, at most 3,072 "
         "tokens; refused without --again groups"
     )
-    assert (
-        "judged again from stages/groups/"
-        in states(run, "--reward.weights={cosine: 0, format: 1}")["groups"]
-    )
+    other = states(run, "--reward.weights={cosine: 0, format: 1}")
+    assert "judged again from stages/groups/" in other["groups"]
     assert "selected again" in states(run, "--selection.min_correct=2")["groups"]
 
 
