@@ -40,8 +40,9 @@ def in_bfloat16(recipe: Recipe) -> dict[str, str]:
         engines["scorer.engine"] = recipe.scorer.engine, pools.of_scorer
     engines["evaluation.engine"] = recipe.evaluation.engine, pools.evaluation
     for section, (engine, pool) in engines.items():
-        is_ours = isinstance(engine, EngineKnobs) and engine.kind == "vllm"
-        if is_ours and engine.dtype == "bfloat16" and not pool.gpus:
+        if not isinstance(engine, EngineKnobs) or engine.kind == "scripted" or pool.gpus:
+            continue
+        if engine.dtype == "bfloat16":
             fields[f"{section}.dtype"] = "float32"
     return fields
 
