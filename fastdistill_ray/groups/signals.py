@@ -207,12 +207,6 @@ def _widened(array: np.ndarray, width: int, fill: float) -> np.ndarray:
     return np.pad(array, ((0, 0), (0, missing)), constant_values=fill)
 
 
-def packed_bf16(states: np.ndarray) -> np.ndarray:
-    """float32 -> the nearest bfloat16, ties to even, as uint16; finite numbers."""
-    bits = np.ascontiguousarray(states, dtype=np.float32).view(np.uint32).astype(np.uint64)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-
-
 def packed_int8(states_TE: np.ndarray) -> Arrays:
     """Columns are divided by their mean size first: a few are many times as large as the others."""
     column = np.maximum(np.abs(states_TE).mean(0), 1e-12).astype(np.float32)

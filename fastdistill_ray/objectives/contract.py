@@ -56,6 +56,11 @@ class Needs(NamedTuple):
     # Completions of a group are compared with each other, so that one micro-batch has all of them.
     whole_groups: bool = False
 
+    @property
+    def speaker(self) -> Literal["", "teacher", "student"]:
+        """Whose thoughts of the texts are needed, in training or before it."""
+        return self.signal.by if self.signal else self.frozen
+
 
 class ObjectiveKnobs(Knobs):
     """The base of every objective: what reports, plots and errors call it stands on its class.

@@ -1,17 +1,18 @@
 """A few tokens of the teacher's distribution, stored before training: top-k, and random samples.
 
 `topk_kl`: KL(p, q) of the distributions over the teacher's k likeliest tokens and one more event,
-that it is any other token, whose mass both sides know exactly. It is a lower bound of the KL over
+that it is any other token, whose mass both sides know exactly (the "ghost token" that arXiv
+2503.16870 compares with). It is a lower bound of the KL over
 all tokens, equal to it where p and q agree on how the rest is shared. Renormalised top-k, which
 most libraries train, pulls the student to a teacher that never says anything else.
 
-`sampled_kl` (Sparse Logit Sampling, arXiv 2503.16870, section 4): N tokens are drawn from p with
+`sampled_kl` (Sparse Logit Sampling, arXiv 2503.16870): N tokens are drawn from p with
 replacement, and the student's cross-entropy is taken to their shares c / N. Its mean over draws is
 the cross-entropy of p and q, so the mean of its gradient is that of the KL, which is the
 cross-entropy less the entropy of p.
 
-Departures: the paper draws from p^t with importance weights; t is 1 here, its best value, where the
-weights are c / N. The temperature is applied to p before it is stored, and then to q.
+Departures: the paper draws from p^t with importance weights; t is 1 here, its main setting, where
+the weights are c / N. The temperature is applied to p before it is stored, and then to q.
 """
 
 from typing import ClassVar, Literal

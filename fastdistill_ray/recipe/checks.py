@@ -164,8 +164,7 @@ def _frozen_errors(recipe: Recipe) -> list[str]:
     errors = []
     for student in students(recipe):
         needs, kind = student.objective.needs, student.objective.kind
-        signal, own = needs.signal, f"{student.section}.kind: {student.objective.kind}"
-        needed = signal.by if signal else needs.frozen
+        signal, needed, own = needs.signal, needs.speaker, f"{student.section}.kind: {kind}"
         speaker = speaker_of(recipe, student)
         if needed and not speaker:
             errors.append(

@@ -117,8 +117,7 @@ def scorer_of(recipe: Recipe) -> Scorer | None:
 
 def speaker_of(recipe: Recipe, student: StudentSpec) -> Scorer | None:
     """Who is asked about what the student is trained on, if anyone: live, or before training."""
-    needs = student.objective.needs
-    match needs.signal.by if needs.signal else needs.frozen:
+    match student.objective.needs.speaker:
         case "teacher":
             return scorer_of(recipe)
         case "student":

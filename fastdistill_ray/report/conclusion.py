@@ -199,7 +199,7 @@ def _above_teacher(results: Results, recipe: dict[str, Any]) -> list[str]:
     """Where SFT on correct completions is above the teacher, methods that imitate the teacher's
     distribution aim lower than what its verified texts give."""
     entries = student_entries(recipe)
-    imitates = any(_objective(one).needs.frozen == "teacher" for one in entries.values())
+    imitates = any(_objective(one).needs.speaker == "teacher" for one in entries.values())
     verified = [
         name for name, one in entries.items() if one["kind"] == "sft" and one.get("on") != "all"
     ]

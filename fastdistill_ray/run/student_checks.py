@@ -27,7 +27,7 @@ def check_frozen(recipe: Recipe) -> None:
         if not (speaker := speaker_of(recipe, student)):
             continue
         teacher, field = speaker.prompted, speaker.field
-        _check_size(student, teacher.model)
+        _check_size(student)
         if teacher == Prompted(student.model, recipe.student.prompt):
             continue
         kind = student.objective.kind
@@ -65,13 +65,13 @@ def check_frozen(recipe: Recipe) -> None:
             )
 
 
-def _check_size(student: StudentSpec, teacher: str) -> None:
+def _check_size(student: StudentSpec) -> None:
     """There are as many tokens as are to be stored of each."""
     signal = student.objective.needs.signal
-    if signal and signal.kind == "topk" and signal.size >= (size := vocabulary_of(teacher)):
+    if signal and signal.kind == "topk" and signal.size >= (size := vocabulary_of(student.model)):
         raise UserError(
-            f"{student.section}.k: {signal.size} of the {size} tokens that {teacher} has leave no "
-            "rest; take fewer, or a kind that compares whole distributions, such as forward_kl"
+            f"{student.section}.k: {signal.size} of the {size} tokens that {student.model} has "
+            "leave no rest; take fewer, or a kind that compares all of them, such as forward_kl"
         )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastdistill_ray.groups.signals import Arrays, Signal, packed_bf16, packed_int8
+from fastdistill_ray.groups.signals import Arrays, Signal, packed_int8
 from fastdistill_ray.training.frozen import FrozenHead
 from fastdistill_ray.training.head import Readout, capped, wide
 from fastdistill_ray.training.student import logprob_of
@@ -27,8 +27,9 @@ def measured(
     `head` is needed by all kinds but hidden states; `seed` decides random draws.
     """
     if signal.kind == "hidden":
-        states = hidden_TE.float().cpu().numpy()
-        return packed_int8(states) if signal.size == 8 else {"hidden": packed_bf16(states).ravel()}
+        if signal.size == 8:
+            return packed_int8(hidden_TE.float().cpu().numpy())
+        return {"hidden": hidden_TE.bfloat16().view(torch.uint16).cpu().numpy().ravel()}
     assert head
     readout = head.readout(hidden_TE.to(head.weight.device))
     if signal.kind == "chosen":

@@ -138,9 +138,10 @@ def test_points_tiny_negative_has_no_negative_zero() -> None:
     ]
 
 
+@pytest.mark.parametrize("kind", ["forward_kl", "topk_kl"])  # a live teacher, and what is stored
 @pytest.mark.parametrize(("low", "is_said"), [(0.81, True), (0.62, False)])
-def test_conclusion_says_where_verified_texts_are_worth_more_than_their_teacher(low, is_said):
-    recipe = RECIPE | {"objective": {"kind": "forward_kl"}}
+def test_conclusion_says_where_verified_texts_are_worth_more_than_their_teacher(low, is_said, kind):
+    recipe = RECIPE | {"objective": {"kind": kind}}
     rows = {
         ("forward_kl", "test", "accuracy"): measure(0.6, 0.53, 0.66),
         ("sft", "test", "accuracy"): measure(0.87, low, 0.91),

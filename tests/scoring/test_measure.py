@@ -15,7 +15,6 @@ from fastdistill_ray.groups.signals import (
     arrays_of,
     bytes_of,
     joined,
-    packed_bf16,
     schema_of,
     to_table,
 )
@@ -151,7 +150,9 @@ def test_bfloat16_is_torchs_own_rounding():
     values = np.random.default_rng(0).normal(size=10_000).astype(np.float32) * 10
     values[:3] = [0.0, -0.0, 1 + 2**-8]  # a tie goes to the even one
     expected = torch.from_numpy(values).bfloat16().view(torch.int16).numpy().view(np.uint16)
-    assert np.array_equal(packed_bf16(values), expected)
+    states, ids = torch.from_numpy(values)[:, None], torch.zeros(10_000, dtype=torch.int64)
+    said = measured(Signal("hidden", 16), states, ids, None, seed=0)
+    assert np.array_equal(said["hidden"], expected)
 
 
 def test_tables_of_the_same_row_hold_no_python_object_per_number(tmp_path):
