@@ -64,8 +64,9 @@ def measure(run_dir: str, way: str, num_steps: int) -> dict[str, Any]:
         if learner.frozen:
             batches = make_batches(learner, row["groups"])
             start = time.process_time()
-            for batch in batches:
-                learner.frozen(to_device(batch.frozen or batch.inputs, CPU))
+            with torch.no_grad():
+                for batch in batches:
+                    learner.frozen.read(to_device(batch.frozen or batch.inputs, CPU))
             forwards.append(time.process_time() - start)
     # The first step warms up.
     found = {"step": sum(steps[1:]) / num_steps, "tokens": trained, "teacher_tokens": read}

@@ -143,6 +143,7 @@ GROUP_SCHEMA = pa.schema(
         ("sampling", pa.string()),  # JSON of the sampling section
         ("cost", pa.float64()),  # money paid for the completions
         ("taken_from", pa.string()),  # the stage that asked for them; null: the store's own
+        ("round", pa.int32()),  # rounds that the student was trained which wrote; null: a teacher
         ("completions", pa.list_(COMPLETION)),
         *SIGNALS,
         ("dropped", pa.string()),  # "" when kept for training, else why not
@@ -169,6 +170,7 @@ class GroupRow(TypedDict):
     sampling: str
     cost: float
     taken_from: str | None
+    round: int | None
     completions: list[CompletionRow]
     dropped: str
 

@@ -26,7 +26,7 @@ ORDER = [
         "models",
     ),
     *("prompts", "endpoints", "cluster", "tasks", "verifiers", "generation", "rewards", "groups"),
-    *("objectives", "training", "scoring"),
+    *("objectives", "rounds", "training", "scoring"),
     *("evaluation", "recipe", "report", "run", "cli"),
 ]
 PURE = [  # load neither torch nor Ray nor vLLM

@@ -65,6 +65,10 @@ class PoolsKnobs(Knobs):
     scorer: PoolKnobs | None = Field(
         default=None, description="Pool of the model that is asked about texts; none: as `teacher`."
     )
+    writer: PoolKnobs | None = Field(
+        default=None,
+        description="Pool of the student that writes what it is trained on; none: as `evaluation`.",
+    )
     judges: PoolKnobs = PoolKnobs(cpus=0.5)
     student: PoolKnobs = PoolKnobs()
     evaluation: PoolKnobs = PoolKnobs()
@@ -97,6 +101,10 @@ class PoolsKnobs(Knobs):
     @property
     def of_scorer(self) -> PoolKnobs:
         return self.scorer or self.teacher
+
+    @property
+    def of_writer(self) -> PoolKnobs:
+        return self.writer or self.evaluation
 
     def of_groups(self, num_teachers: int) -> list[PoolKnobs]:
         """All that are held while groups are made."""

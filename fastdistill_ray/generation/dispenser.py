@@ -43,6 +43,7 @@ class Dispenser:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.total, self.num_seats, self.most_aside = total, num_seats, most_aside
+        self.open = total  # numbers from here on are held back
         self.clock = clock
         self.fresh = 0  # the next number never handed out
         self.again: deque[int] = deque()
@@ -75,6 +76,14 @@ class Dispenser:
         if len(recent) > RESTARTS_PER_HOUR:
             said = self.words.get(actor, "its process is gone, see the logs of Ray on its node")
             self.stop(f"an engine died {len(recent) - 1} times within an hour; the last: {said}")
+
+    def allow(self, most: int) -> None:
+        """Numbers below `most` may be handed out, the others not yet."""
+        self.open = min(most, self.total)
+
+    def holds_back(self) -> bool:
+        """Whether all is handed out that may be, and more will be."""
+        return self.open <= self.fresh < self.total and not self.stopped
 
     def beat(self, actor: str) -> bool:
         """The actor lives; -> whether it is to say where it is."""
@@ -140,7 +149,8 @@ class Dispenser:
         self.suspects.difference_update(counts)
         if self.stopped or mine & self.suspects:
             return counts, [], self.is_abandoned
-        numbers = [self._next() for _ in range(min(want, len(self.again) + self._num_fresh))]
+        num_open = len(self.again) + max(0, self.open - self.fresh)
+        numbers = [self._next() for _ in range(min(want, num_open))]
         if not numbers and not mine and self.alone and want:
             numbers = [self.alone.popleft()]
         mine.update(numbers)
@@ -172,12 +182,13 @@ class Dispenser:
         self.stop("an engine's actor raised what it should not")
 
     def status(self) -> Status:
+        is_idle = not (self.again or self.alone or any(self.out.values()))
         return Status(
             self.num_done,
             sum(map(len, self.out.values())),
             self._num_fresh + len(self.again) + len(self.alone),
             sum(bool(starts) for starts in self.starts.values()),
-            self.clock() - self.moved,
+            0.0 if self.holds_back() and is_idle else self.clock() - self.moved,
             self.num_deaths,
             self.failures.total(),
             self.aside,

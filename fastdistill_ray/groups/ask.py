@@ -5,14 +5,16 @@ only logs commits; it holds neither requests nor completions. Generation and eva
 what they make of completions, and in nothing else.
 """
 
+import contextlib
 import json
 import traceback
-from collections.abc import Callable, Iterable, Mapping
-from typing import cast
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
+from ray.exceptions import RayError
 
 from fastdistill_ray.background import repeated
 from fastdistill_ray.cluster.metrics import show
@@ -29,6 +31,7 @@ from fastdistill_ray.groups.watch import LOOK_SECONDS, Watch
 from fastdistill_ray.progress import Progress
 
 MakeRows = Callable[[pa.Table], pa.Table]  # requests with raw completions -> rows of a store
+GATE_SECONDS = 0.1
 FEWEST_ASIDE = 2  # requests that may be set aside, however few there are
 
 
@@ -82,12 +85,14 @@ def ask(
     stall_minutes: float,
     progress: Progress,
     note: Callable[[Commit], str],
+    gate: Callable[[Any], None] | None = None,
 ) -> None:
     """Ask for all requests; each commit is logged as it arrives, then `note` is told of it.
 
     What `note` returns stands in the progress line; what it raises ends the loop. Requests that
     fail again and again are noted in their store and set aside, up to the share `max_aside`.
     UserError where that is exceeded or an engine cannot be kept alive, once the others are done.
+    `gate` is called again and again with each dispenser, which it tells how far it may go.
     """
     asked = [one for one in asked if len(one.requests)]
     if not asked:
@@ -109,7 +114,7 @@ def ask(
     )
     folder = next(iter(stores.values())).folder
     watch = Watch(dispensers, progress.label, folder, stall_minutes)
-    with repeated(watch.look, LOOK_SECONDS):
+    with repeated(watch.look, LOOK_SECONDS), opened(gate, dispensers):
         batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
         log_rows(cast(Iterable[pa.Table], batches), stores, progress, note)
     statuses: list[Status] = ray.get([one.status.remote() for one in dispensers])
@@ -125,6 +130,22 @@ def ask(
                 f"{status.stopped}; {progress.done} of {progress.total} are committed, start again "
                 "to go on"
             )
+
+
+@contextlib.contextmanager
+def opened(gate: Callable[[Any], None] | None, dispensers: list[Any]) -> Iterator[None]:
+    if gate is None:
+        yield
+        return
+
+    def look() -> None:
+        with contextlib.suppress(RayError):  # the execution itself will tell
+            for dispenser in dispensers:
+                gate(dispenser)
+
+    look()  # before an actor can ask
+    with repeated(look, GATE_SECONDS):
+        yield
 
 
 def log_rows(

@@ -33,10 +33,11 @@ class Signal(NamedTuple):
 
     chosen: log-probabilities of the tokens. random: `size` tokens drawn with replacement from the
     whole distribution. topk: the `size` likeliest tokens and the exact mass of all others. hidden:
-    the states that the head reads, in numbers of `size` bits.
+    the states that the head reads, in numbers of `size` bits. drawn: as chosen, noted by whoever
+    drew the tokens.
     """
 
-    kind: Literal["chosen", "random", "topk", "hidden"]
+    kind: Literal["chosen", "random", "topk", "hidden", "drawn"]
     size: int = 0
     temperature: float = 1.0  # of the distribution; of hidden states there is none
     by: Literal["teacher", "student"] = "teacher"  # the student as it begins
@@ -63,6 +64,7 @@ def schema_of(signal: Signal, vocabulary: int) -> pa.Schema:
     ids = pa.uint16() if vocabulary <= SHORT_IDS else pa.uint32()
     columns = {
         "chosen": {"values": pa.float32()},
+        "drawn": {"values": pa.float32()},
         "random": {"sizes": pa.uint8(), "ids": ids, "counts": pa.uint8()},  # sizes: ids of a token
         "topk": {"ids": ids, "values": pa.float32(), "rest": pa.float32()},
         "hidden": {"hidden": pa.uint16()},  # the upper halves of float32
@@ -75,7 +77,7 @@ def schema_of(signal: Signal, vocabulary: int) -> pa.Schema:
 def bytes_of(signal: Signal, width: int) -> int:
     """Of a token, at most; `width`: of hidden states."""
     match signal.kind:
-        case "chosen":
+        case "chosen" | "drawn":
             return 4
         case "random":
             return 1 + 5 * signal.size
@@ -144,7 +146,7 @@ class GroupSignals:
         part = slice(end - int(row["num_tokens"][number]), end)
         num_tokens, total = part.stop - part.start, int(self.ends[-1])
         none = no_signals(num_tokens)
-        if kind == "chosen":
+        if kind in ("chosen", "drawn"):
             return none._replace(values=row["values"][part, None])
         if kind == "topk":
             ids, values = (row[name].reshape(total, -1)[part] for name in ("ids", "values"))

@@ -4,14 +4,15 @@ import hashlib
 import time
 from array import array
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from itertools import count, islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fastdistill_ray.groups.signals import Signal
+from fastdistill_ray.groups.signals import SHORT_IDS, Signal, Spoken, schema_of, to_table
 from fastdistill_ray.groups.store import (
     POLL_SECONDS,
     ROWS_PER_ROW_GROUP,
@@ -27,6 +28,7 @@ from fastdistill_ray.storage.tables import open_parquet
 CACHED_ROW_GROUPS = 64
 
 INDEX_ROWS = 1024
+DRAWN = Signal("drawn")
 
 
 class StoredSignals(NamedTuple):
@@ -34,6 +36,16 @@ class StoredSignals(NamedTuple):
 
     folder: str
     signal: Signal
+
+
+class Rounds(NamedTuple):
+    """Of a training whose student writes what it is trained on."""
+
+    num_steps: int
+    num_own: int  # groups of a step that it wrote, in arrival order
+    mixed: str  # the complete store of the others
+    num_mixed: int  # groups of a step from there
+    is_logged: bool  # with the log-probabilities with which its tokens were drawn
 
 
 class StepPlan(NamedTuple):
@@ -47,6 +59,14 @@ class StepPlan(NamedTuple):
     follow: bool  # epoch 0 in arrival order, while the store may still grow
     held_out: float = 0.0  # share of the kept groups that no step trains; a complete store's
     signals: StoredSignals | None = None  # groups without any are not trained
+    rounds: Rounds | None = None  # one epoch, of as many steps
+
+    @property
+    def signal(self) -> Signal | None:
+        """What each group comes with."""
+        if self.rounds and self.rounds.is_logged:
+            return DRAWN
+        return self.signals.signal if self.signals else None
 
 
 def num_trained(plan: StepPlan) -> int:
@@ -67,11 +87,19 @@ class Step(NamedTuple):
     epoch: int
     ends_epoch: bool
     locations: list[Location]
+    mixed: list[Location] = []  # of another store
+
+    @property
+    def all_locations(self) -> list[Location]:
+        return [*self.locations, *self.mixed]
 
 
 def steps(plan: StepPlan, first: int = 0) -> Iterator[Step]:
     """The steps from `first` on, in order; waits for groups that are still being written."""
     store, index = Store(plan.folder), None
+    if plan.rounds:
+        yield from _steps_of_rounds(plan, plan.rounds, first)
+        return
     step = 0
     for epoch in range(plan.epochs):
         if plan.follow and epoch == 0:
@@ -99,18 +127,43 @@ def rank_rows(
     rank, rank + world_size, ..., and with tables of their signals where the plan has any. Who
     trains them is decided once their tokens are known (training/dealing.py)."""
     reader = RowReader(Store(plan.folder))
-    stored = SignalReader(plan.signals) if plan.signals else None
+    mixed = RowReader(Store(plan.rounds.mixed)) if plan.rounds and plan.rounds.mixed else reader
+    signals_of = _signals_of(plan, reader.store)
     for step in steps(plan, first):
-        own = step.locations[rank::world_size]
-        row = {"signals": [stored.read(one.key) for one in own]} if stored else {}
+        placed = [(reader, one) for one in step.locations] + [(mixed, one) for one in step.mixed]
+        own = placed[rank::world_size]
+        row = {"signals": [signals_of(one) for _, one in own]} if signals_of else {}
         yield row | {
             "step": step.step,
             "epoch": step.epoch,
             "ends_epoch": step.ends_epoch,
-            "num_groups": len(step.locations),
-            "groups": [reader.read(location) for location in own],
-            "group_ids": [location.key for location in step.locations],
+            "num_groups": len(placed),
+            "groups": [its.read(location) for its, location in own],
+            "group_ids": [location.key for location in step.all_locations],
         }
+
+
+def _steps_of_rounds(plan: StepPlan, rounds: Rounds, first: int) -> Iterator[Step]:
+    """A step is handed out once its groups are there: the next one's wait for it."""
+    own = _arriving(Store(plan.folder))
+    others = _mixed(plan, rounds) if rounds.num_mixed else iter(())
+    for step in range(rounds.num_steps):
+        chunk = list(islice(own, rounds.num_own))
+        mixed = list(islice(others, rounds.num_mixed))
+        if len(chunk) < rounds.num_own:  # nothing follows: some were set aside
+            if chunk and step >= first:
+                yield Step(step, 0, True, chunk, mixed)
+            return
+        if step >= first:
+            yield Step(step, 0, step + 1 == rounds.num_steps, chunk, mixed)
+
+
+def _mixed(plan: StepPlan, rounds: Rounds) -> Iterator[Location]:
+    """The groups of the other store, again and again, each pass in an order of its own."""
+    wait_until_complete(store := Store(rounds.mixed))
+    index = read_index(store)
+    for number in count():
+        yield from _shuffled(index, plan, number, 0)
 
 
 def _arriving(store: Store) -> Iterator[Location]:
@@ -215,6 +268,33 @@ class RowReader:
                 self.row_groups.popitem(last=False)
         self.row_groups.move_to_end(at)
         return self.row_groups[at], place
+
+
+def _signals_of(plan: StepPlan, store: Store) -> Callable[[Location], pa.Table] | None:
+    """Gives a table of one row, where each group comes with signals."""
+    if plan.signal == DRAWN:
+        reader = RowReader(store, ())
+        return lambda location: drawn_signals(reader.table(location), location.key)
+    if plan.signals:
+        stored = SignalReader(plan.signals)
+        return lambda location: stored.read(location.key)
+    return None
+
+
+def drawn_signals(row: pa.Table, key: str) -> pa.Table:
+    """The log-probabilities with which the tokens of a group were drawn, noted in its row."""
+    lengths = pc.list_flatten(row["completions"])
+    numbers = pc.struct_field(lengths, "num_tokens").to_pylist()
+    arrays = [row[name].combine_chunks().flatten().to_numpy() for name, _ in SIGNALS]
+    ids, values = (array.reshape(sum(numbers), -1)[:, 0] for array in arrays)
+    spoken = Spoken(
+        problem_id=key,
+        places=range(len(numbers)),
+        token_ids=[part.tolist() for part in np.split(ids, np.cumsum(numbers)[:-1])],
+        prompt_num_tokens=row["prompt_num_tokens"][0].as_py(),
+        arrays={"values": values},
+    )
+    return to_table([spoken], schema_of(DRAWN, SHORT_IDS))
 
 
 class SignalReader:

@@ -22,12 +22,13 @@ from fastdistill_ray.objectives.distribution import (
 from fastdistill_ray.objectives.dpkd import Dpkd
 from fastdistill_ray.objectives.dpo import Dpo
 from fastdistill_ray.objectives.hidden import DistilBert, Pkd
+from fastdistill_ray.objectives.opd import Opd
 from fastdistill_ray.objectives.sft import Sft
 from fastdistill_ray.objectives.sparse import SampledKl, TopkKl
 
 FromTeacher = ForwardKl | ReverseKl | SkewKl | SkewReverseKl | Jsd | Tvd | Dpkd | Pkd | DistilBert
 FromSignals = TopkKl | SampledKl
-AnyObjective = AdvDistill | Sft | FromTeacher | FromSignals | Dpo
+AnyObjective = AdvDistill | Sft | FromTeacher | FromSignals | Dpo | Opd
 Objective = Annotated[AnyObjective, Field(discriminator="kind")]
 OBJECTIVES: dict[str, type[AnyObjective]] = {
     objective.model_fields["kind"].default: objective for objective in get_args(AnyObjective)

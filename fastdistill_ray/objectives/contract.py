@@ -48,6 +48,14 @@ class Needs(NamedTuple):
     # Temperature at which both say how likely two tokens are, the frozen model's likeliest and the
     # student's; 0: neither is asked.
     likeliest: float = 0.0
+    # Tokens that the student finds likeliest, of which both say how likely they are; 0: none.
+    top: int = 0
+    # The frozen model's log-probabilities of the targets, beside what else it says.
+    frozen_logprob: bool = False
+    # The log-probabilities with which the targets were drawn, as a student's own texts have them.
+    written: bool = False
+    # Texts that the student wrote itself, as it was shortly before.
+    rounds: bool = False
     # Pairs of a block of the student and one of the frozen model whose outputs are compared.
     taps: tuple[tuple[int, int], ...] = ()
     # What is stored of the texts in place of a frozen model. With hidden states, `measure` says how
@@ -142,7 +150,8 @@ class Outputs(NamedTuple):
     logprob: Tensor  # [K], by the student
     router: Tensor | None = None  # loss of a mixture of experts' choices, which training adds
     divergence: Tensor | None = None  # [K], by `Needs.measure`
-    # [K], by the frozen model where nothing is measured, or as the signal `chosen` has it.
+    # [K], by the frozen model where nothing is measured or it is asked for, or as the signal
+    # `chosen` has it.
     frozen_logprob: Tensor | None = None
     # [K, 2] by the student and by the frozen model: log-probabilities of the frozen model's
     # likeliest token and of the student's, which are -inf where that is the same.
@@ -150,6 +159,10 @@ class Outputs(NamedTuple):
     signals: Signals | None = None  # of the kinds random and topk, and of their ids by the student:
     picked: Tensor | None = None  # [K, M] log-probabilities, at the signal's temperature
     rest: Tensor | None = None  # [K] log-mass of all others
+    # Of the student's likeliest tokens: [K, M] by the student and by the frozen model, and [K],
+    # whether the target is among them.
+    top: tuple[Tensor, Tensor, Tensor] | None = None
+    written: Tensor | None = None  # [K], of the targets when they were drawn
     # Of each pair of `Needs.taps`: [K, D] of the student and of the frozen model, in float32.
     taps: tuple[tuple[Tensor, Tensor], ...] = ()
 

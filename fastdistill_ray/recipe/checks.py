@@ -49,7 +49,7 @@ def combination_errors(recipe: Recipe) -> list[str]:
             f"evaluation.max_new_tokens: {evaluation.max_new_tokens} leaves no room for the prompt "
             f"in the engine's max_model_len = {evaluation.engine.max_model_len}"
         )
-    errors += _resource_errors(recipe) + _teaching_errors(recipe)
+    errors += _resource_errors(recipe) + _teaching_errors(recipe) + _rounds_errors(recipe)
     errors += training_errors(recipe)
     if scorer := recipe.scorer:
         pool = recipe.pools.of_scorer
@@ -196,11 +196,69 @@ def _frozen_errors(recipe: Recipe) -> list[str]:
     return errors
 
 
+def _rounds_errors(recipe: Recipe) -> list[str]:
+    """What a student cannot do that writes what it is trained on, or must have to be trained so."""
+    errors = []
+    training, engine = recipe.training, recipe.evaluation.engine
+    for student in students(recipe):
+        needs, rounds, field = student.objective.needs, student.rounds, student.rounds_field
+        kind = student.objective.kind
+        if rounds is None:
+            if needs.rounds:
+                errors.append(
+                    f"{student.section}.kind: {kind} learns from texts that the student writes "
+                    f"itself; set {field}.count"
+                )
+            continue
+        if needs.signal:
+            errors.append(
+                f"{field}: nothing is stored of texts that are yet to be written, which {kind} of "
+                f"{student.section} learns from; take what a live model says (states: live, "
+                "reference: live), or another kind"
+            )
+        if student.group_size:
+            errors.append(f"{field}: its groups are of {field}.n; leave out group_size")
+        if not rounds.num_own(training.groups_per_step):
+            errors.append(
+                f"{field}.mix: {rounds.mix:g} leaves the student none of "
+                f"training.groups_per_step = {training.groups_per_step}; lower it"
+            )
+        if needs.written and rounds.num_mixed(training.groups_per_step):
+            errors.append(
+                f"{field}.mix: {kind} of {student.section} learns from the student's own draws "
+                "alone; set 0, or form: full"
+            )
+        if needs.written and rounds.temperature != 1:
+            errors.append(
+                f"{field}.temperature: {kind} of {student.section} needs the probability with "
+                "which each token was drawn, which is that of temperature 1; set 1, or form: full"
+            )
+        if needs.written and engine.kind == "scripted":
+            errors.append(
+                f"{field}: a scripted evaluation.engine tells no probabilities, which {kind} of "
+                f"{student.section} needs"
+            )
+        if training.overlap:
+            errors.append(f"training.overlap: true and {field} cannot be had together; set false")
+        if training.held_out.best_metric != "none":
+            errors.append(
+                f"training.held_out.best_metric: nothing is held out of what is yet to be written "
+                f"({field}); set none"
+            )
+        if recipe.sampling.max_new_tokens >= engine.max_model_len:
+            errors.append(
+                f"sampling.max_new_tokens: {recipe.sampling.max_new_tokens} leaves no room for the "
+                f"prompt in evaluation.engine.max_model_len = {engine.max_model_len} ({field})"
+            )
+    return errors
+
+
 def _idle_ranks(recipe: Recipe) -> list[str]:
     """A step is dealt to ranks by completions."""
     ranks, per_step = recipe.pools.student.workers, recipe.training.groups_per_step
     for student in students(recipe):
         in_group = min(recipe.sampling.most, student.group_size or recipe.sampling.most)
+        in_group = student.rounds.n if student.rounds else in_group
         most = per_step * (1 if student.objective.trains_one else in_group)
         if ranks > most:
             return [

@@ -17,6 +17,7 @@ from pydantic import (
 from fastdistill_ray.knobs import Knobs
 from fastdistill_ray.objectives import OBJECTIVES, Objective
 from fastdistill_ray.prompts import PromptKnobs
+from fastdistill_ray.rounds.knobs import RoundsKnobs
 
 NAME = r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$"  # also of a file or folder
 NAME_OR_NONE = r"^([A-Za-z0-9_-][A-Za-z0-9_.-]*)?$"
@@ -39,6 +40,11 @@ class ComparedStudent(Knobs):
         description="Completions of each group it is trained on, chosen, filtered and weighted "
         "anew by selection; none: all that selection leaves.",
     )
+    rounds: RoundsKnobs | None = Field(
+        default=None,
+        description="It is trained on texts of its own, as rounds of the recipe says; none: on the "
+        "groups of the store.",
+    )
     objective: Objective = Field(
         exclude=True,
         description=f"{', '.join(OBJECTIVES)}; and the fields of that kind, as in objective.",
@@ -49,7 +55,8 @@ class ComparedStudent(Knobs):
     def _gather_objective(cls, entry: Any) -> Any:
         if not isinstance(entry, dict):
             return entry
-        own = {name: entry[name] for name in ("name", "model", "group_size") if name in entry}
+        fields = [name for name in cls.model_fields if name != "objective"]
+        own = {name: entry[name] for name in fields if name in entry}
         return {**own, "objective": {k: v for k, v in entry.items() if k not in own}}
 
     @model_serializer(mode="wrap")

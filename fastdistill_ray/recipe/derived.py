@@ -8,7 +8,8 @@ from fastdistill_ray.objectives import Objective
 from fastdistill_ray.prompts import Prompted
 from fastdistill_ray.recipe.compare import ComparedModel
 from fastdistill_ray.recipe.tree import Recipe
-from fastdistill_ray.rewards.selection import Judging
+from fastdistill_ray.rewards.selection import Judging, SelectionKnobs
+from fastdistill_ray.rounds.knobs import RoundsKnobs
 
 
 class StudentSpec(NamedTuple):
@@ -20,8 +21,18 @@ class StudentSpec(NamedTuple):
     group_size: int | None  # only where it differs from that of the recipe's groups
     learning_rates: list[float]
     seeds: list[int]
+    rounds: RoundsKnobs | None
     section: str  # of the recipe: where the objective's knobs stand
     model_field: str  # of the recipe: where the model stands
+
+    @property
+    def rounds_field(self) -> str:
+        return "rounds" if self.section == "objective" else f"{self.section}.rounds"
+
+    @property
+    def reads_groups(self) -> bool:
+        """Whether it is trained on what teachers wrote, be it in part."""
+        return self.rounds is None or self.rounds.mix > 0
 
     @property
     def trainings(self) -> list["Training"]:
@@ -53,7 +64,18 @@ def students(recipe: Recipe) -> list[StudentSpec]:
     seeds = recipe.compare.seeds or [recipe.training.seed]
     own, model = recipe.objective, recipe.student.reference
     size = recipe.selection.group_size or recipe.sampling.n
-    specs = [StudentSpec(own.kind, own, model, None, rates, seeds, "objective", "student.model")]
+    first = StudentSpec(
+        name=own.kind,
+        objective=own,
+        model=model,
+        group_size=None,
+        learning_rates=rates,
+        seeds=seeds,
+        rounds=recipe.rounds,
+        section="objective",
+        model_field="student.model",
+    )
+    specs = [first]
     for place, other in enumerate(recipe.compare.students):
         section = f"compare.students.{place}"
         specs.append(
@@ -64,6 +86,7 @@ def students(recipe: Recipe) -> list[StudentSpec]:
                 group_size=other.group_size if other.group_size != size else None,
                 learning_rates=rates,
                 seeds=seeds,
+                rounds=other.rounds,
                 section=section,
                 model_field=f"{section}.model" if other.model else "student.model",
             )
@@ -153,8 +176,16 @@ def judging_of(recipe: Recipe) -> Judging:
     return Judging(recipe.reward, recipe.advantage, recipe.selection)
 
 
-def exported_epochs(recipe: Recipe) -> list[int]:
+def judging_of_rounds(recipe: Recipe) -> Judging:
+    """Of the texts that a student writes for itself, which are trained on whatever they are."""
+    every = SelectionKnobs(min_correct=0, min_size=1)
+    return Judging(recipe.reward, recipe.advantage, every)
+
+
+def exported_epochs(recipe: Recipe, student: StudentSpec) -> list[int]:
     """Epochs whose end is exported; none where a metric of held-out groups chooses the step."""
+    if student.rounds:
+        return [1]
     if recipe.training.held_out.best_metric != "none":
         return []
     return recipe.compare.epochs or [recipe.training.epochs]

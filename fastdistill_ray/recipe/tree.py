@@ -11,6 +11,7 @@ from fastdistill_ray.recipe.compare import NAME, CompareKnobs
 from fastdistill_ray.rewards import RewardKnobs
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.rewards.selection import SelectionKnobs
+from fastdistill_ray.rounds.knobs import RoundsKnobs
 from fastdistill_ray.scoring.knobs import ScorerKnobs
 from fastdistill_ray.tasks import TaskKnobs
 from fastdistill_ray.training.knobs import OptimizerKnobs, StudentKnobs, TrainingKnobs
@@ -35,6 +36,11 @@ class Recipe(Knobs):
     reward: RewardKnobs = RewardKnobs()
     advantage: AdvantageKnobs = AdvantageKnobs()
     selection: SelectionKnobs = SelectionKnobs()
+    rounds: RoundsKnobs | None = Field(
+        default=None,
+        description="The student writes what it is trained on, in rounds; none: it is trained on "
+        "the teachers' groups.",
+    )
     objective: Objective
     optimizer: OptimizerKnobs = OptimizerKnobs()
     training: TrainingKnobs = TrainingKnobs()

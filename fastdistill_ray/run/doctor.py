@@ -257,6 +257,8 @@ def pools_at_once(recipe: Recipe) -> list[dict[str, PoolKnobs]]:
     at_once = [teaching | training] if recipe.training.overlap else [teaching, training]
     if any(student.objective.needs.signal for student in students(recipe)):
         at_once.append(scoring)
+    if any(student.rounds for student in students(recipe)):
+        at_once.append(training | {"writer": pools.of_writer, "judges": pools.judges})
     return [*at_once, evaluating]
 
 

@@ -15,6 +15,8 @@ def check_groups(run: RunFolder) -> None:
     problems = _problems(run)
     if problems is None:
         raise _missing(run, None, "it holds no groups of this recipe", "generate")
+    if not any(student.reads_groups for student in students(run.recipe)):
+        return
     groups = run.stages.groups(problems)
     if not run.is_complete(groups):
         raise _missing(run, groups, "the groups of this recipe are not complete", "generate")

@@ -4,6 +4,8 @@ Each function reuses what the run folder already has. Read jobs/distill.py first
 """
 
 import threading
+from collections.abc import Callable
+from functools import partial
 from itertools import chain
 
 from fastdistill_ray.background import repeated
@@ -41,9 +43,11 @@ from fastdistill_ray.recipe.derived import (
     students,
 )
 from fastdistill_ray.records import SPLITS, Split
+from fastdistill_ray.rounds.policies import Policies
 from fastdistill_ray.run.folder import NOTE_SECONDS, Clock, RunFolder
 from fastdistill_ray.run.inputs import check_usable
 from fastdistill_ray.run.paid import sources_of
+from fastdistill_ray.run.rounds import plan_rounds, train_in_rounds
 from fastdistill_ray.run.signals import ask_first
 from fastdistill_ray.run_files import (
     CHOICE,
@@ -63,6 +67,7 @@ from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks import TaskKnobs, decontaminated, load_problems
 from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
 from fastdistill_ray.training.job import TrainJob, train
+from fastdistill_ray.training.knobs import HeldOutKnobs
 from fastdistill_ray.training.monitor import follow_metrics
 from fastdistill_ray.training.trackers import Trackers
 from fastdistill_ray.verifiers import Judge, VerifierKnobs
@@ -117,7 +122,8 @@ def generate_groups(run: RunFolder, problems: ProblemFile) -> Place:
 def generate_and_train(run: RunFolder, problems: ProblemFile) -> list[Trial]:
     """Groups and every student of the comparison; side by side when training.overlap says so."""
     if not run.recipe.training.overlap:
-        generate_groups(run, problems)
+        if any(student.reads_groups for student in students(run.recipe)):
+            generate_groups(run, problems)
         return train_students(run, problems)
     groups = run.enter(run.stages.groups(problems))
     (groups / FAILED).unlink()
@@ -159,46 +165,79 @@ def train_students(run: RunFolder, problems: ProblemFile) -> list[Trial]:
 
 
 def _train(run: RunFolder, training: Training, problems: ProblemFile) -> list[Trial]:
-    recipe, student, rate = run.recipe, training.student, training.learning_rate
-    knobs = recipe.training.model_copy(update={"seed": training.seed})
-    groups = _groups_for(run, student, problems)
-    follow = knobs.overlap and student.group_size is None
-    plan = StepPlan(
-        str(groups),
-        knobs.groups_per_step,
-        knobs.epochs,
-        knobs.max_steps,
-        knobs.seed,
-        follow,
-        knobs.held_out.share,
-    )
-    stored = _signals_for(run, student, groups, problems)
-    plan = plan._replace(signals=stored)
-    total_steps = num_steps(plan, len(problems) if follow else num_trained(plan))
+    recipe, student = run.recipe, training.student
+    groups = _groups_for(run, student, problems) if student.reads_groups else None
     stage = run.stages.training(training, problems)
-    out = run.enter(stage)
-    job = TrainJob(
-        model=student.model,
-        prompt=recipe.student.prompt,
-        teacher_prompts={one.model: one.prompt for one in all_teachers(recipe).values()},
-        objective=student.objective,
-        frozen=frozen_model(recipe, student),
-        advantage=recipe.advantage,
-        optimizer=recipe.optimizer.model_copy(update={"learning_rate": rate}),
-        training=knobs,
-        plan=plan,
-        total_steps=total_steps,
-        export_epochs=exported_epochs(recipe),
-    )
+    work: Callable[..., StageResult]
+    if student.rounds:
+        if groups:
+            wait_until_complete(Store(groups))
+        out = run.enter(stage)
+        written = plan_rounds(recipe, training, problems, groups, out)
+        rounds = written.plan.rounds
+        assert rounds
+        job = _job(run, training, written.plan, rounds.num_steps, written.policies)
+        work = partial(train_in_rounds, job, written)
+        pools = [recipe.pools.student, recipe.pools.of_writer, recipe.pools.judges]
+    else:
+        assert groups
+        plan = _plan(run, training, groups, problems)
+        total_steps = num_steps(plan, len(problems) if plan.follow else num_trained(plan))
+        out = run.enter(stage)
+        job = _job(run, training, plan, total_steps)
+        work, pools = partial(train, job), [recipe.pools.student]
     trackers = Trackers(recipe.tracking, out, f"{recipe.name}/{stage.label}")
     if not (out / MANIFEST).exists():
         trackers.open()
     with (
-        follow_metrics(out / METRICS, f"train {training.label}", total_steps, trackers),
-        ask_first(lambda: write_text(out / STOP, ""), knobs.stop_seconds),
+        follow_metrics(out / METRICS, f"train {training.label}", job.total_steps, trackers),
+        ask_first(lambda: write_text(out / STOP, ""), recipe.training.stop_seconds),
     ):
-        run.stage(stage, train, job, recipe.pools.student, pools=[recipe.pools.student])
-    return trials_in(out, student.name, rate, training.told_seed)
+        run.stage(stage, work, recipe.pools.student, pools=pools)
+    return trials_in(out, student.name, training.learning_rate, training.told_seed)
+
+
+def _plan(run: RunFolder, training: Training, groups: Place, problems: ProblemFile) -> StepPlan:
+    knobs, student = run.recipe.training, training.student
+    return StepPlan(
+        str(groups),
+        knobs.groups_per_step,
+        knobs.epochs,
+        knobs.max_steps,
+        training.seed,
+        knobs.overlap and student.group_size is None,
+        knobs.held_out.share,
+        _signals_for(run, student, groups, problems),
+    )
+
+
+def _job(
+    run: RunFolder,
+    training: Training,
+    plan: StepPlan,
+    total_steps: int,
+    policies: Policies | None = None,
+) -> TrainJob:
+    recipe, student = run.recipe, training.student
+    knobs = recipe.training.model_copy(update={"seed": training.seed})
+    teachers = {one.model: one.prompt for one in all_teachers(recipe).values()}
+    if policies:  # it reads its own texts, and nothing is held out of what is yet to be written
+        knobs = knobs.model_copy(update={"held_out": HeldOutKnobs()})
+        teachers |= {student.model: recipe.student.prompt}
+    return TrainJob(
+        model=student.model,
+        prompt=recipe.student.prompt,
+        teacher_prompts=teachers,
+        objective=student.objective,
+        frozen=frozen_model(recipe, student),
+        advantage=recipe.advantage,
+        optimizer=recipe.optimizer.model_copy(update={"learning_rate": training.learning_rate}),
+        training=knobs,
+        plan=plan,
+        total_steps=total_steps,
+        export_epochs=exported_epochs(recipe, student),
+        rounds=policies,
+    )
 
 
 def _groups_for(run: RunFolder, student: StudentSpec, problems: ProblemFile) -> Place:

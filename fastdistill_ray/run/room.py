@@ -63,7 +63,7 @@ def room_needed(run: RunFolder, problems: Mapping[Split, ProblemFile]) -> Room:
     weights = checkpoints = 0.0
     for student in students(recipe):
         size = model_size(fetch_without_weights(student.model))
-        exports = EXPORT_BYTES * size * max(1, len(exported_epochs(recipe)))
+        exports = EXPORT_BYTES * size * max(1, len(exported_epochs(recipe, student)))
         for training in student.trainings:
             stage = run.stages.training(training, problems["train"])
             if not run.is_complete(stage):

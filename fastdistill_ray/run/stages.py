@@ -21,6 +21,7 @@ from fastdistill_ray.training.texts import generation_eos
 PAID = ("teacher", "teachers", "sampling")  # sections that decide what a teacher writes
 SELECTED, SIGNALS, TRAIN = "selected_groups", "signals", "train"
 PROBLEMS = "the problems of task"
+DRAWN = {"max_new_tokens", "loop_repeats", "seed"}  # of `sampling`, how students write too
 
 
 class Stages:
@@ -65,15 +66,21 @@ class Stages:
             "student": recipe.student,
             "compare.epochs": recipe.compare.epochs,
         }
-        inputs = {
-            "student.model": model_identity(student.model),
-            "groups": self._id(self.groups_of(student, problems)),
-        }
+        inputs = {"student.model": model_identity(student.model)}
+        if student.reads_groups:
+            inputs["groups"] = self._id(self.groups_of(student, problems))
+        if student.rounds:
+            sections |= {"rounds": student.rounds, "reward": recipe.reward}
+            sections |= {"evaluation.engine": recipe.evaluation.engine}
+            drawn = recipe.sampling.model_dump(include=DRAWN)
+            sections |= {f"sampling.{name}": value for name, value in drawn.items()}
+            inputs[PROBLEMS] = problems.digest
         if student.objective.needs.signal:
             inputs["signals"] = self._id(self.signals(student, problems))
         elif student.objective.needs.frozen == "teacher":
             self._add_speaker(student, sections, inputs)
         paths = {"objective": student.section, "student.model": student.model_field}
+        paths |= {"rounds": student.rounds_field}
         return Stage(TRAIN, training.label, sections, inputs, paths)
 
     def signals(self, student: StudentSpec, problems: ProblemFile) -> Stage:

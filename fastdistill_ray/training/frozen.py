@@ -7,7 +7,8 @@ its share of the weights and a forward pass.
 Legend: K target tokens.
 """
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -16,12 +17,12 @@ from torch import Tensor, nn
 
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.models import load_config
-from fastdistill_ray.objectives.contract import Measure
+from fastdistill_ray.objectives.contract import Measure, Needs
 from fastdistill_ray.training.head import Readout
 from fastdistill_ray.training.knobs import LoraKnobs, TrainingKnobs
 from fastdistill_ray.training.loading import empty_model, fill, fill_head
 from fastdistill_ray.training.logit_map import logit_factor, softcap_of
-from fastdistill_ray.training.operators import divergence, of_likeliest
+from fastdistill_ray.training.operators import divergence, of_likeliest, of_top
 from fastdistill_ray.training.packing import Inputs
 from fastdistill_ray.training.packing_check import check_small_copy, factor_of
 from fastdistill_ray.training.sharding import hold_frozen, reshard, shard_head, shard_student
@@ -37,29 +38,34 @@ from fastdistill_ray.training.student import (
 
 
 class Frozen(CausalModel):
+    seconds = 0.0  # that its forward passes took, where they are waited for
+
     def forward(
         self,
         inputs: Inputs,
-        student: Readout | None = None,
-        measure: Measure | None = None,
-        blocks: Sequence[int] = (),
-        likeliest: float = 0.0,
-    ) -> Tensor | Compared:
-        """[K], its log-probabilities of the labels; with a measure, the divergence between its
-        distributions and the student's, differentiable by the student's tensors, and its `blocks`'
-        outputs; with the temperature `likeliest`, both sides' log-probabilities of the two tokens.
+        student: Readout,
+        needs: Needs,
+    ) -> Compared:
+        """What an objective needs of it beside the student, differentiable by the student's
+        tensors.
 
         The head is gathered only here, and once more for the gradient.
         """
+        start = time.perf_counter()
         with torch.no_grad():
-            own = self.read(inputs, blocks)
-            if measure is None and not likeliest:
-                return logprob_of(own.readout, inputs.labels)
-        assert student is not None
-        if likeliest:
-            return Compared(likeliest=of_likeliest(student, own.readout, likeliest))
-        assert measure
-        return Compared(divergence(student, own.readout, measure), own.states)
+            own = self.read(inputs, [its for _, its in needs.taps])
+            is_asked = needs.frozen_logprob or not (needs.measure or needs.likeliest)
+            logprob = logprob_of(own.readout, inputs.labels) if is_asked else None
+        self.seconds += time.perf_counter() - start
+        found = Compared(states=own.states, frozen_logprob=logprob)
+        if needs.measure:
+            found = found._replace(divergence=divergence(student, own.readout, needs.measure))
+        if needs.likeliest:
+            found = found._replace(likeliest=of_likeliest(student, own.readout, needs.likeliest))
+        if needs.top:
+            top = of_top(student, own.readout, needs.top, inputs.labels)
+            found = found._replace(top=top)
+        return found
 
 
 def build_frozen(

@@ -41,7 +41,7 @@ class StepJournal:
 def is_as_planned(out: Place, plan: StepPlan, num_steps: int) -> bool:
     """Whether the first steps that were done are of the groups that the plan says now."""
     done = (json.loads(line)["group_ids"] for line in (out / STEPS).read_text().splitlines())
-    planned = ([one.key for one in step.locations] for step in steps(plan))
+    planned = ([one.key for one in step.all_locations] for step in steps(plan))
     return all(
         first == second
         for first, second in zip_longest(islice(done, num_steps), islice(planned, num_steps))

@@ -97,7 +97,7 @@ def build_learner(
         work=work_of(student.model),
         frozen=beside,
         head=head,
-        no_signals=empty_signals(width) if signal else None,
+        no_signals=empty_signals(width) if signal or objective.needs.written else None,
     )
 
 

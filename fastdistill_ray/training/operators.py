@@ -53,6 +53,33 @@ def likeliest(readout: Readout) -> Tensor:
     return ids_K
 
 
+@torch.no_grad()
+def top_ids(readout: Readout, k: int) -> Tensor:
+    """The ids of the k likeliest tokens, [K, k], the likeliest first."""
+    best_KM = wide(readout.hidden_KD.new_empty(len(readout.hidden_KD), 0))
+    ids_KM = best_KM.long()
+    for part in slices(readout.hidden_KD, readout.weight_VD):
+        logits_KC = capped(wide(_raw(readout, part)), readout.softcap)
+        here_KM, columns_KM = logits_KC.topk(min(k, logits_KC.shape[1]), -1)
+        best_KM = torch.cat([best_KM, here_KM], 1)
+        ids_KM = torch.cat([ids_KM, columns_KM + part.start], 1)
+        best_KM, places_KM = best_KM.topk(min(k, best_KM.shape[1]), -1)
+        ids_KM = ids_KM.gather(1, places_KM)
+    return ids_KM
+
+
+def of_top(
+    student: Readout, teacher: Readout, k: int, labels_K: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """[K, k] log-probabilities of the student's k likeliest tokens by the student, which are
+    differentiable, and by the teacher; [K], 1 where the label is among them, else 0."""
+    ids_KM = top_ids(student, k)
+    with torch.no_grad():
+        other_KM, _ = picks(teacher, ids_KM)
+    own_KM, _ = picks(student, ids_KM)
+    return own_KM, other_KM, (ids_KM == labels_K[:, None]).any(1).to(own_KM.dtype)
+
+
 def of_likeliest(student: Readout, teacher: Readout, temperature: float) -> tuple[Tensor, Tensor]:
     """[K, 2] log-probabilities by the student, which are differentiable, and by the teacher: of the
     teacher's likeliest token, and of the student's, which are -inf where that is the same."""

@@ -51,6 +51,7 @@ T = TypeVar("T")
 def train_step(learner: Learner, row: dict[str, Any], total_steps: int) -> dict[str, float]:
     """One optimizer update from all ranks' groups; UserError in place of one that is not finite."""
     start = time.perf_counter()
+    frozen_before = learner.frozen.seconds if learner.frozen else 0.0
     step = row["step"]
     torch.manual_seed(hash((learner.training.seed, step, dist.get_rank())))  # adapters' dropout
     batches = make_batches(learner, row["groups"])
@@ -72,6 +73,8 @@ def train_step(learner: Learner, row: dict[str, Any], total_steps: int) -> dict[
     used = {}
     if learner.frozen:
         used["train/frozen_tokens"] = counts["frozen_tokens"]
+        if learner.device.type == "cpu":  # where a pass has ended when it returns
+            used["time/frozen"] = learner.frozen.seconds - frozen_before
     if learner.peak:
         operations = sum_over_ranks([num_operations(learner.work, batches)])[0]
         used["time/mfu"] = operations / (seconds * dist.get_world_size() * learner.peak)
@@ -179,21 +182,19 @@ def backward(learner: Learner, batches: list[MicroBatch], counts: dict[str, int]
 def compute(learner: Learner, batch: MicroBatch) -> Outputs:
     """What the models say of a micro-batch's targets: the student and, where the objective needs
     one, the frozen model."""
-    inputs = to_device(batch.inputs, learner.device)
-    if batch.signals is not None:
+    inputs, needs = to_device(batch.inputs, learner.device), learner.objective.needs
+    if needs.signal and batch.signals is not None:
         return _with_signals(learner, inputs, to_device(batch.signals, learner.device))
     if (frozen := learner.frozen) is None:
         return learner.student(inputs)
     seen = to_device(batch.frozen, learner.device) if batch.frozen else inputs
-    needs = learner.objective.needs
-    if needs.measure or needs.likeliest:
-        own_blocks, others = ([pair[side] for pair in needs.taps] for side in (0, 1))
-        return learner.student(
-            inputs,
-            lambda own: frozen(seen, own, needs.measure, others, needs.likeliest),
-            own_blocks,
-        )
-    return learner.student(inputs)._replace(frozen_logprob=frozen(seen))
+    outputs = learner.student(
+        inputs, lambda own: frozen(seen, own, needs), [mine for mine, _ in needs.taps]
+    )
+    if needs.written and batch.signals is not None:
+        signals = to_device(batch.signals, learner.device)
+        outputs = outputs._replace(written=signals.values[:, 0])
+    return outputs
 
 
 def _with_signals(learner: Learner, inputs: Inputs, signals: Signals) -> Outputs:

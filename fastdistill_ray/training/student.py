@@ -119,6 +119,8 @@ class Student(CausalModel):
             picked=found.picked,
             rest=found.rest,
             likeliest=found.likeliest,
+            top=found.top,
+            frozen_logprob=found.frozen_logprob,
             taps=tuple(zip(own.states, found.states, strict=True)),
         )
 
@@ -149,6 +151,8 @@ class Compared(NamedTuple):
     picked: Tensor | None = None  # [K, M], log-probabilities by the student of some ids
     likeliest: tuple[Tensor, Tensor] | None = None  # as `Outputs` has it
     rest: Tensor | None = None  # [K], log-mass of all others
+    frozen_logprob: Tensor | None = None  # [K], by that model of the targets
+    top: tuple[Tensor, Tensor, Tensor] | None = None  # as `Outputs` has it
 
 
 def _at(sources: Tensor, hidden: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ ranks cannot change it; only the loss of a router's choices is of each micro-bat
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from fastdistill_ray.prompts import (
     PromptKnobs,
 )
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
+from fastdistill_ray.rounds.policies import Policies
 from fastdistill_ray.storage.folders import readable_folder
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.training.checkpoints import (
@@ -56,6 +58,7 @@ from fastdistill_ray.training.step import train_step
 from fastdistill_ray.training.stopping import watch_stop
 from fastdistill_ray.training.texts import student_text
 from fastdistill_ray.training.utilisation import matrix_peak
+from fastdistill_ray.training.written import written_metrics
 
 CHECKPOINTS = "checkpoints"
 logger = logging.getLogger(__name__)
@@ -76,6 +79,7 @@ class TrainJob:
     plan: StepPlan
     total_steps: int  # the length of the learning rate's schedule
     export_epochs: list[int]  # from 1
+    rounds: Policies | None = None  # where the student itself writes what it is trained on
 
 
 def run_worker(job: TrainJob, *, use_gpu: bool, out: Place) -> None:
@@ -95,7 +99,7 @@ def train_rank(job: TrainJob, *, use_gpu: bool, out: Place) -> None:
         held_out = hold_out(learner, held_out_rows(job.plan, *ranks))
     journal = StepJournal(out, progress.step) if dist.get_rank() == 0 else None
     writer = CheckpointWriter(is_async=job.optimizer.kind == "adamw")
-    row, is_saved = None, True
+    row, is_saved, ended = None, True, time.perf_counter()
     with watch_stop(out) as is_told:
         for row in rows_from(job.plan, progress.step):
             if is_stopped(progress, knobs):
@@ -103,11 +107,18 @@ def train_rank(job: TrainJob, *, use_gpu: bool, out: Place) -> None:
             if is_told():
                 save_and_stop(writer, learner, progress, out, journal, is_saved)
                 return
+            waited = time.perf_counter() - ended
             metrics = train_step(learner, row, progress.total_steps)
+            if job.rounds:
+                metrics |= written_metrics(row, job.rounds.max_cut) | {"time/waiting": waited}
             progress = progress._replace(step=row["step"] + 1)
             if held_out and (progress.step % knobs.every == 0 or is_last(job, row)):
                 metrics |= validate(learner, held_out)
                 progress = mark_best(progress, metrics, knobs)
+            if job.rounds:
+                metrics["time/publish"] = publish(
+                    learner, source, job.rounds, progress, job.total_steps
+                )
             if journal:
                 journal.add(row, metrics)
             is_due = progress.step % job.training.checkpoint_every == 0
@@ -118,6 +129,7 @@ def train_rank(job: TrainJob, *, use_gpu: bool, out: Place) -> None:
                 export(learner, source, epoch_folder(out, row["epoch"]))
             if is_saved:
                 report_checkpoint(writer, learner, progress, out)
+            ended = time.perf_counter()
     writer.wait()
     if journal:
         journal.sync()
@@ -144,6 +156,20 @@ def is_last(job: TrainJob, row: dict[str, Any]) -> bool:
     return row["step"] + 1 == job.plan.max_steps or (
         row["ends_epoch"] and row["epoch"] + 1 == job.plan.epochs
     )
+
+
+def publish(
+    learner: Learner, source: str, rounds: Policies, progress: TrainProgress, total_steps: int
+) -> float:
+    """At the end of a round, but the last, the student that writes the next; -> seconds."""
+    start = time.perf_counter()
+    if progress.step % rounds.steps == 0 and progress.step < total_steps:
+        rounds.publish(
+            progress.step // rounds.steps,
+            lambda folder: export(learner, source, folder),
+            is_first=dist.get_rank() == 0,
+        )
+    return time.perf_counter() - start
 
 
 def export_last(
@@ -178,8 +204,7 @@ def step_folder(out: Place, step: int) -> Place:
 def rows_from(plan: StepPlan, step: int) -> Iterator[dict[str, Any]]:
     """This rank's rows of the steps from `step` on."""
     ranks = dist.get_rank(), dist.get_world_size()
-    signal = plan.signals.signal if plan.signals else None
-    yield from step_rows(rank_dataset(plan, *ranks, step).iterator(), signal)
+    yield from step_rows(rank_dataset(plan, *ranks, step).iterator(), plan.signal)
 
 
 def step_rows(

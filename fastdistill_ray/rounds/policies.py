@@ -1,0 +1,58 @@
+"""The students that write a training's texts: weights for each round but the first.
+
+Who trains publishes them, who writes looks for the newest. Version v is the student after v rounds;
+its record, a file beside its folder, is written once the folder is whole.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from fastdistill_ray.storage.place import Place
+
+POLICIES = "policies"
+PREFIX, RECORD = "round_", ".whole"
+
+
+class Policy(NamedTuple):
+    version: int
+    weights: str
+
+
+class Policies(NamedTuple):
+    folder: Place
+    model: str  # what the training begins with, version 0
+    steps: int  # updates of a round
+    staleness: int  # rounds that who writes may be behind
+    max_cut: float  # most texts of a step that may be cut, as a share
+
+    def newest(self) -> Policy:
+        version = max(self._versions(), default=0)
+        return Policy(version, str(self.place(version)) if version else self.model)
+
+    def place(self, version: int) -> Place:
+        return self.folder / f"{PREFIX}{version}"
+
+    def publish(self, version: int, write: Callable[[Place], None], *, is_first: bool) -> None:
+        """All ranks call this at once; the first of them keeps the record. Nothing is written where
+        this or a later student is there, as in a training that goes on from a checkpoint."""
+        if self.newest().version >= version:
+            return
+        write(self.place(version))
+        if is_first:
+            self._record(version).put("")
+            self._forget_before(version - self.staleness)
+
+    def _forget_before(self, oldest: int) -> None:
+        """Once a version is there, all texts of the rounds before it are."""
+        for version in self._versions():
+            if version < oldest:
+                self._record(version).unlink()
+                self.place(version).remove_tree()
+
+    def _record(self, version: int) -> Place:
+        return self.folder / f"{PREFIX}{version}{RECORD}"
+
+    def _versions(self) -> list[int]:
+        names = [one.name for one in self.folder.list()]
+        found = [name.removeprefix(PREFIX).removesuffix(RECORD) for name in names if RECORD in name]
+        return list(map(int, found))

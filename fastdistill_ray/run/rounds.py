@@ -1,0 +1,131 @@
+"""A training whose student writes what it is trained on: both go on side by side in one stage.
+
+The student's texts lie in the stage's own folder, beside the weights that wrote them. Who writes
+waits for the weights of its round, who trains for the texts of its step.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from fastdistill_ray.cluster.pools import PoolKnobs
+from fastdistill_ray.errors import UserError
+from fastdistill_ray.groups.steps import Rounds, StepPlan
+from fastdistill_ray.groups.store import FAILED, Store
+from fastdistill_ray.recipe.derived import Training, judging_of_rounds
+from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.rounds.policies import POLICIES, Policies
+from fastdistill_ray.rounds.requests import RoundRequests, draw_requests
+from fastdistill_ray.rounds.write import Closed, Writing, write_rounds
+from fastdistill_ray.run_files import StageResult, write_text
+from fastdistill_ray.storage.place import Place
+from fastdistill_ray.tasks.problem_file import ProblemFile
+from fastdistill_ray.training.job import TrainJob, train
+
+GROUPS = "groups"  # in the training's folder
+
+
+class Written(NamedTuple):
+    """What a training in rounds needs beside its job."""
+
+    writing: Writing
+    requests: RoundRequests
+    policies: Policies
+    plan: StepPlan
+
+
+def plan_rounds(
+    recipe: Recipe, training: Training, problems: ProblemFile, mixed: Place | None, out: Place
+) -> Written:
+    """`mixed`: the groups of teachers, where the student is trained on some."""
+    student, knobs = training.student, recipe.training
+    rounds = student.rounds
+    assert rounds
+    is_logged, engine = student.objective.needs.written, recipe.evaluation.engine
+    policies = Policies(
+        out / POLICIES, student.model, rounds.steps, rounds.staleness, rounds.max_cut
+    )
+    per_step = rounds.num_own(knobs.groups_per_step)
+    num_steps = min(rounds.total_steps, knobs.max_steps or rounds.total_steps)
+    sampling = rounds.sampling(recipe.sampling, is_logged=is_logged)
+    requests = draw_requests(
+        problems,
+        num_steps * per_step,
+        policies,
+        recipe.student.prompt,
+        training.seed,
+        engine.max_model_len - sampling.max_new_tokens,
+    )
+    if not len(requests):
+        raise UserError(
+            "evaluation.engine.max_model_len: the prompts of all problems leave no room for "
+            "sampling.max_new_tokens"
+        )
+    plan = StepPlan(
+        str(out / GROUPS),
+        knobs.groups_per_step,
+        epochs=1,
+        max_steps=None,
+        seed=training.seed,
+        follow=True,
+        rounds=Rounds(
+            num_steps,
+            per_step,
+            str(mixed) if mixed else "",
+            rounds.num_mixed(knobs.groups_per_step),
+            is_logged,
+        ),
+    )
+    pools = recipe.pools
+    writing = Writing(
+        engine,
+        sampling,
+        judging_of_rounds(recipe),
+        pools.of_writer,
+        pools.judges,
+        pools.stall_minutes,
+        per_step,
+    )
+    return Written(writing, requests, policies, plan)
+
+
+def train_in_rounds(job: TrainJob, written: Written, pool: PoolKnobs, *, out: Place) -> StageResult:
+    """As `train`; its result also counts what the student has written."""
+    with writer(written, out / GROUPS):
+        result = train(job, pool, out=out)
+    (out / POLICIES).remove_tree()
+    commits = list(Store(out / GROUPS).commits())
+    result.facts["written_tokens"] = sum(commit.num_tokens for commit in commits)
+    result.facts["written_prompt_tokens"] = sum(commit.prompt_tokens for commit in commits)
+    return result
+
+
+@contextmanager
+def writer(written: Written, groups: Place) -> Iterator[None]:
+    """Texts are written while the block runs; what stopped the writer is raised in place of what
+    that made of the block."""
+    closed = threading.Event()
+    failures: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            write_rounds(written.writing, written.requests, groups, closed)
+        except Closed:
+            pass
+        except BaseException as error:  # noqa: BLE001  raised by the other thread, which follows
+            failures.append(error)
+            write_text(groups / FAILED, f"{type(error).__name__}: {error}")
+
+    (groups / FAILED).unlink()
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    try:
+        yield
+    except Exception:
+        if failures:
+            raise failures[0] from None
+        raise
+    finally:
+        closed.set()
+        thread.join()

@@ -1,0 +1,41 @@
+"""What the student's own texts of a step are like, and when they are too many that lead nowhere."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from fastdistill_ray.errors import UserError
+from fastdistill_ray.training.step import sum_over_ranks
+
+CUT = ("length", "repetition")  # finish reasons of texts that did not come to their end
+
+
+def written_metrics(row: dict[str, Any], max_cut: float) -> dict[str, float]:
+    """Of the texts of all ranks: how many are right and are cut, their length, how many rounds
+    behind who wrote them is. UserError where more than a share of `max_cut` are cut."""
+    groups = [group for group in row["groups"] if group["round"] is not None]
+    texts = [one for group in groups for one in group["completions"]]
+    counts = [
+        len(texts),
+        _number(one["verdict"] == "correct" for one in texts),
+        _number(one["finish_reason"] in CUT for one in texts),
+        sum(one["num_tokens"] for one in texts),
+        len(groups),
+        sum(group["round"] for group in groups),
+    ]
+    total, right, cut, tokens, num_groups, rounds = sum_over_ranks(counts)
+    if total and cut > max_cut * total:
+        raise UserError(
+            f"rounds.max_cut: {cut:.0f} of the {total:.0f} texts that the student wrote for step "
+            f"{row['step'] + 1} are cut or loop; raise sampling.max_new_tokens, lower "
+            "optimizer.learning_rate or set rounds.mix"
+        )
+    return {
+        "rounds/correct": right / max(1, total),
+        "rounds/cut": cut / max(1, total),
+        "rounds/length": tokens / max(1, total),
+        "rounds/version": rounds / max(1, num_groups),
+    }
+
+
+def _number(marks: Iterable[bool]) -> int:
+    return sum(map(int, marks))
