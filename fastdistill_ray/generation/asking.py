@@ -37,7 +37,6 @@ from fastdistill_ray.verifiers import Judge
 
 ENGINES = {"vllm": VLLMEngine, "scripted": ScriptedEngine, "endpoint": EndpointEngine}
 BEAT_SECONDS = 5.0
-HELD_SECONDS = 0.1  # between questions whether what is held back may be asked
 
 
 class Asking:
@@ -91,9 +90,6 @@ class Asking:
             done, failed = {}, {}
             if rows:
                 yield bundle(pa.concat_tables(rows))
-            if not running and not is_abandoned and self._call("holds_back"):
-                time.sleep(HELD_SECONDS)
-                continue
             if not running or is_abandoned:
                 self._call("leave_seat", self.me)
                 return

@@ -78,12 +78,9 @@ class Dispenser:
             self.stop(f"an engine died {len(recent) - 1} times within an hour; the last: {said}")
 
     def allow(self, most: int) -> None:
-        """Numbers below `most` may be handed out, the others not yet."""
+        """Numbers below `most` may be handed out, the others not yet: nobody sits and waits for
+        these, as a seat gives its last answers only when it is left."""
         self.open = min(most, self.total)
-
-    def holds_back(self) -> bool:
-        """Whether all is handed out that may be, and more will be."""
-        return self.open <= self.fresh < self.total and not self.stopped
 
     def beat(self, actor: str) -> bool:
         """The actor lives; -> whether it is to say where it is."""
@@ -107,7 +104,7 @@ class Dispenser:
         """Whether another task may wait for an actor; each takes one seat. Where nothing is left
         to be handed out, actors without one are released. Seats are lost with actors that die;
         where an engine that lives gets none, there is another."""
-        if not (self._num_fresh or self.again or self.alone):
+        if not (self.open > self.fresh or self.again or self.alone):
             return False
         now = self.clock()
         if self.seats_made - self.seats_taken >= self.num_seats:
@@ -183,12 +180,13 @@ class Dispenser:
 
     def status(self) -> Status:
         is_idle = not (self.again or self.alone or any(self.out.values()))
+        is_held = is_idle and self.open <= self.fresh < self.total
         return Status(
             self.num_done,
             sum(map(len, self.out.values())),
             self._num_fresh + len(self.again) + len(self.alone),
             sum(bool(starts) for starts in self.starts.values()),
-            0.0 if self.holds_back() and is_idle else self.clock() - self.moved,
+            0.0 if is_held else self.clock() - self.moved,
             self.num_deaths,
             self.failures.total(),
             self.aside,

@@ -115,7 +115,8 @@ def ask(
     folder = next(iter(stores.values())).folder
     watch = Watch(dispensers, progress.label, folder, stall_minutes)
     with repeated(watch.look, LOOK_SECONDS), opened(gate, dispensers):
-        batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+        # No prefetching: what is committed would be logged once the next one is.
+        batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
         log_rows(cast(Iterable[pa.Table], batches), stores, progress, note)
     statuses: list[Status] = ray.get([one.status.remote() for one in dispensers])
     watch.show(statuses)
