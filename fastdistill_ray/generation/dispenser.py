@@ -80,7 +80,9 @@ class Dispenser:
     def allow(self, most: int) -> None:
         """Numbers below `most` may be handed out, the others not yet: nobody sits and waits for
         these, as a seat gives its last answers only when it is left."""
-        self.open = min(most, self.total)
+        before, self.open = self.open, min(most, self.total)
+        if self.open > before:
+            self.moved = self.clock()
 
     def beat(self, actor: str) -> bool:
         """The actor lives; -> whether it is to say where it is."""

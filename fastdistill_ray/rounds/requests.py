@@ -31,11 +31,11 @@ class RoundRequests:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def keys(self) -> list[str]:
+    def ids(self) -> list[str]:
         return [one.problem_id for one in self._problems(np.arange(len(self)))]
 
     def without(self, known: set[str]) -> "RoundRequests":
-        left = np.array([key not in known for key in self.keys()], bool)
+        left = np.array([key not in known for key in self.ids()], bool)
         return replace(self, rows=self.rows[left], passes=self.passes[left])
 
     def take(self, numbers: np.ndarray) -> pa.Table:

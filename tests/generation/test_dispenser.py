@@ -45,6 +45,28 @@ def test_every_number_is_handed_out_once_and_done():
     assert dispenser.status().num_done == 7
 
 
+def test_numbers_from_the_allowed_on_wait_without_a_seat_and_without_being_called_silence():
+    dispenser, clock = make(6)
+    dispenser.allow(2)
+    dispenser.enter("a")
+    assert dispenser.wants_seat()
+    dispenser.take_seat("a")
+    assert take(dispenser, "a", [], {}, 5) == ([], [0, 1])
+    assert take(dispenser, "a", [0], {1: "it failed"}, 5) == ([0], [1]), "what fails is asked again"
+    assert take(dispenser, "a", [1], {}, 5) == ([1], [])
+    dispenser.leave_seat("a")
+    clock.now += 1000
+    assert not dispenser.wants_seat() and not dispenser.is_over()
+    assert dispenser.status().seconds_quiet == 0, "nobody is to say anything"
+    dispenser.allow(99)
+    assert dispenser.wants_seat()
+    assert take(dispenser, "a", [], {}, 9) == ([], [2, 3, 4, 5])
+    clock.now += 50
+    assert dispenser.status().seconds_quiet == 50
+    assert take(dispenser, "a", [2, 3, 4, 5], {}, 9)[1] == []
+    assert dispenser.is_over()
+
+
 def test_request_that_kills_its_engine_is_asked_again_then_alone_then_set_aside():
     dispenser, _ = make(4)
     poison = 2

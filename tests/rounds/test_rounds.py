@@ -1,7 +1,7 @@
-"""Whole jobs whose student writes what it is trained on, by a real vLLM engine beside the training."""
+"""Whole jobs whose student writes what it is trained on, by a real vLLM engine beside training."""
 
+import itertools
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +20,16 @@ from support.jobs import (
 from support.models import make_tiny_model
 from transformers import AutoModelForCausalLM
 
+from fastdistill_ray.groups.signals import GroupSignals, arrays_of
 from fastdistill_ray.groups.steps import DRAWN, drawn_signals
 from fastdistill_ray.groups.store import Store
+from fastdistill_ray.models import load_tokenizer
+from fastdistill_ray.prompts import PromptKnobs, build_messages, render
 
 pytestmark = pytest.mark.ray
 ENGINE = {"kind": "vllm", "max_model_len": 256, "max_num_seqs": 8, "dtype": "float32"}
 ENGINE |= {"enforce_eager": True, "cpu_kv_cache_gib": 1}
+TRAINING = {"groups_per_step": 2, "max_seq_len": 256}
 SMALL = {"evaluation": {"engine": ENGINE, "max_new_tokens": 8}}
 
 
@@ -38,11 +42,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def recipe_of(models: dict[str, str], **changes: dict | list) -> dict:
     """Model a writes, model b says what it thinks of that; nobody writes groups for the store."""
     sections = {
-        "teacher": {"model": models["b"], "engine": {"max_model_len": 256, **ENGINE}},
+        "teacher": {"model": models["b"], "engine": ENGINE},
         "sampling": {"n": 2, "max_new_tokens": 12},
         "objective": {"kind": "opd"},
         "rounds": {"count": 4, "n": 3},
-        "training": {"groups_per_step": 2, "max_seq_len": 256},
+        "training": TRAINING,
         "compare": {"baselines": []},
         **SMALL,
     }
@@ -50,10 +54,22 @@ def recipe_of(models: dict[str, str], **changes: dict | list) -> dict:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, models: dict[str, str], head: str) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, models: dict[str, str]) -> Path:
+    """Killed -9 with all its processes once two rounds are trained, and started again."""
     folder = tmp_path_factory.mktemp("rounds")
-    run_job("distill", write_recipe(folder, recipe_of(models)), folder / "run", head)
+    recipe = write_recipe(folder, recipe_of(models, training=TRAINING | {"checkpoint_every": 1}))
+    job = start_job("distill", recipe, folder / "run")
+    try:
+        wait_for(lambda: len(steps_of(folder / "run")) >= 2, job)
+    finally:
+        kill_with_children(job)
+    (folder / "before.json").write_text(json.dumps(groups_of(folder / "run")))
+    run_job("distill", recipe, folder / "run")
     return folder / "run"
+
+
+def steps_of(run: Path) -> list[dict]:
+    return lines_of(stage_folder(run, "train") / "metrics.jsonl")
 
 
 def groups_of(run: Path) -> list[dict]:
@@ -65,9 +81,79 @@ def test_each_round_is_written_by_the_student_that_the_last_one_made(run):
     groups = groups_of(run)
     assert [group["round"] for group in groups] == [0, 0, 1, 1, 2, 2, 3, 3]
     assert len({group["problem_id"] for group in groups}) == 8
-    metrics = lines_of(stage_folder(run, "train") / "metrics.jsonl")
-    assert [line["rounds/version"] for line in metrics] == [0, 1, 2, 3]
+    assert [line["rounds/version"] for line in steps_of(run)] == [0, 1, 2, 3]
     assert not (run / "stages/groups").exists(), "a teacher's text is paid for and not used"
     manifest = json.loads((stage_folder(run, "train") / "manifest.json").read_text())
     written = sum(one["num_tokens"] for group in groups for one in group["completions"])
     assert manifest["facts"]["written_tokens"] == written > 0
+    assert not (stage_folder(run, "train") / "policies").exists()
+    assert (run / "students/opd/config.json").exists()
+
+
+def test_texts_that_were_there_when_it_was_killed_are_as_they_were_and_none_is_doubled(run):
+    before = json.loads((run.parent / "before.json").read_text())
+    assert len(before) >= 4
+    after = json.loads(json.dumps(groups_of(run)))
+    assert after[: len(before)] == before
+    trained = [
+        key
+        for step in lines_of(stage_folder(run, "train") / "steps.jsonl")
+        for key in step["group_ids"]
+    ]
+    assert trained == [group["problem_id"] for group in after]
+
+
+def test_first_loss_is_the_mean_log_ratio_by_transformers_in_float64(run, models):
+    """The first round is written by model a itself: the engine's probabilities are its own, every
+    ratio is 1, and the loss is the mean of log q - log p over the tokens."""
+    a, b = (
+        AutoModelForCausalLM.from_pretrained(models[name], dtype=torch.float64) for name in "ab"
+    )
+    tokenizer = load_tokenizer(models["a"])
+    total, num_tokens = 0.0, 0
+    for table in itertools.islice(Store(stage_folder(run, "train") / "groups").tables(), 2):
+        (group,) = table.to_pylist()
+        messages = build_messages(group["question"], PromptKnobs(), group["options"])
+        prompt = render(messages, tokenizer, PromptKnobs())
+        noted = GroupSignals(arrays_of(drawn_signals(table, group["problem_id"])), DRAWN)
+        for place, one in enumerate(group["completions"]):
+            ids = one["token_ids"]
+            own, other = (logprob_of(model, prompt, ids) for model in (a, b))
+            assert np.allclose(noted.of(place, ids).values[:, 0], own, atol=1e-4)
+            total, num_tokens = total + (own - other).sum(), num_tokens + len(ids)
+    first = steps_of(run)[0]
+    assert first["train/trained_tokens"] == num_tokens
+    assert first["train/loss"] == pytest.approx(total / num_tokens, abs=1e-4)
+
+
+@torch.no_grad()
+def logprob_of(model: torch.nn.Module, prompt: list[int], ids: list[int]) -> np.ndarray:
+    logits = model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
+    return logits.log_softmax(-1)[range(len(ids)), ids].numpy()
+
+
+@pytest.mark.slow
+def test_texts_of_the_round_before_are_mixed_with_teachers_groups_on_two_ranks(models, tmp_path):
+    """Each round's texts are written while the one before is trained; the other student of the run
+    is trained on the teacher's groups as ever."""
+    recipe = recipe_of(
+        models,
+        teacher={"model": models["b"], "engine": ENGINE},
+        objective={"kind": "jsd"},
+        rounds={"count": 3, "steps": 2, "n": 2, "staleness": 1, "mix": 0.5, "temperature": 0.7},
+        selection={"min_correct": 0},
+        compare={"students": [{"kind": "sft", "on": "all"}], "baselines": []},
+        pools={"student": {"workers": 2, "cpus": 1.0}},
+    )
+    run_job("distill", write_recipe(tmp_path, recipe), tmp_path / "run")
+    out = stage_folder(tmp_path / "run", "train", "jsd")
+    store = Store(out / "groups")
+    rounds = [row["round"] for table in store.tables() for row in table.to_pylist()]
+    assert len(rounds) == 6
+    for step, version in enumerate(rounds):
+        assert step // 2 - 1 <= version <= step // 2, "one round behind at most"
+    steps = lines_of(out / "steps.jsonl")
+    own = set(store.keys())
+    assert [len(own & set(step["group_ids"])) for step in steps] == [1] * 6
+    assert [len(step["group_ids"]) for step in steps] == [2] * 6
+    assert (tmp_path / "run/students/sft").exists()

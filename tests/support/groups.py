@@ -49,6 +49,7 @@ def make_group(problem_id: str, completions: Sequence[dict], **fields: Any) -> d
         "sampling": "{}",
         "cost": 0.0,
         "taken_from": None,
+        "round": None,
         "completions": list(completions),
         "logprob_ids": None,
         "logprobs": None,

@@ -5,6 +5,10 @@ from fastdistill_ray.objectives import OBJECTIVES, AnyObjective
 REQUIRED = {"pkd": {"layers": [[0, 1]]}}
 
 
+# Sections of a recipe that a kind needs beside its own.
+BESIDE = {"opd": {"rounds": {"count": 2}}}
+
+
 def knobs_of(kind: str) -> dict:
     return {"kind": kind, **REQUIRED.get(kind, {})}
 

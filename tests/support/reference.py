@@ -4,7 +4,16 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from fastdistill_ray.objectives import AdvDistill, AnyObjective, Dpkd, Dpo, SampledKl, Sft, TopkKl
+from fastdistill_ray.objectives import (
+    AdvDistill,
+    AnyObjective,
+    Dpkd,
+    Dpo,
+    Opd,
+    SampledKl,
+    Sft,
+    TopkKl,
+)
 from fastdistill_ray.objectives.contract import Divergence
 from fastdistill_ray.training.packing import TrainCompletion, TrainGroup
 
@@ -34,6 +43,8 @@ def loss_and_gradients_by_definition(
     student = _load(folder)
     beside = _load(frozen).requires_grad_(False) if frozen else None
     total = torch.zeros((), dtype=torch.float64)
+    num_texts = sum(len(group.completions) for group in groups)
+    num_tokens = sum(len(one.token_ids) for group in groups for one in group.completions)
     for group in groups:
         margin = 0.0
         for one in group.completions:
@@ -58,6 +69,14 @@ def loss_and_gradients_by_definition(
                 total = total - objective.lambda_ * one.penalty * torch.log(1 - mean)
             elif isinstance(objective, Sft):
                 total = total - one.weight * logprob.sum()
+            elif isinstance(objective, Opd):
+                apart = on_policy(objective, logits, other, one)
+                total = total + one.weight * apart / num_tokens
+                if objective.reward:
+                    written = torch.from_numpy(one.signals.values[:, 0]).double()
+                    ratio = (logprob.detach() - written).exp().clamp(max=objective.max_ratio)
+                    drawn = _sloped(-ratio, logprob).mean()
+                    total = total + objective.reward * one.penalty * drawn / num_texts
             elif isinstance(objective, Dpo):
                 ratio = logprob - _of_labels(other, one.token_ids)
                 is_mean = objective.normalize == "token"
@@ -82,11 +101,47 @@ def loss_and_gradients_by_definition(
                 total = total + one.weight * (values.mean() if is_mean else values.sum())
         if isinstance(objective, Dpo):
             total = total - torch.log(torch.sigmoid(objective.beta * margin))
-    num_tokens = sum(len(one.token_ids) for group in groups for one in group.completions)
     is_of_tokens = isinstance(objective, Sft) or (getattr(objective, "weighting", "") == "uniform")
-    loss = total / (num_tokens if is_of_tokens else len(groups))
+    loss = total if isinstance(objective, Opd) else total / len(groups)
+    if is_of_tokens:
+        loss = total / num_tokens
     loss.backward()
     return loss.item(), {name: one.grad for name, one in student.named_parameters()}
+
+
+def on_policy(objective: Opd, logits: Tensor, other: Tensor, one: TrainCompletion) -> Tensor:
+    """Of a completion, the sum over its tokens; constants have no gradient."""
+    lq, lp = logits.log_softmax(-1), other.log_softmax(-1)
+    if objective.form == "full":
+        kind, share = objective.divergence, objective.share
+        return by_definition(lp.exp(), lq.exp(), kind, share).sum()
+    own, its = _of_labels(logits, one.token_ids), _of_labels(other, one.token_ids)
+    written = torch.from_numpy(one.signals.values[:, 0]).double()
+    now = (own - written).exp()
+    ratio = now.detach().clamp(max=objective.max_ratio)
+    apart = (own - its).detach()
+    if objective.form == "sampled":
+        return _sloped(ratio * apart, own).sum()
+    if objective.form == "minillm":
+        later = [-apart[t + 1 :].mean() if t + 1 < len(own) else 0.0 for t in range(len(own))]
+        later = torch.tensor(later, dtype=torch.float64)
+        clipped = now.clamp(1 - objective.clip, 1 + objective.clip)
+        following = -torch.minimum(later * now, later * clipped)
+        return by_definition(lp.exp(), lq.exp(), "reverse_kl", 0.0).sum() + following.sum()
+    total = torch.zeros((), dtype=torch.float64)
+    for t, label in enumerate(one.token_ids):
+        top = lq[t].argsort(descending=True)[: objective.k]
+        c = sum(lq[t, v].exp() * (lq[t, v] - lp[t, v]) for v in top).detach()
+        for v in top:
+            total = total + _sloped((lq[t, v].exp() * (lq[t, v] - lp[t, v] - c)).detach(), lq[t, v])
+        if label not in top:
+            total = total + _sloped(ratio[t] * (apart[t] - c), own[t])
+        total = total + c
+    return total
+
+
+def _sloped(value: Tensor, logprob: Tensor) -> Tensor:
+    return value * (1 + logprob - logprob.detach())
 
 
 def _compared(objective: AnyObjective, p: Tensor, q: Tensor, one: TrainCompletion) -> Tensor:

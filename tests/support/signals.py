@@ -5,11 +5,20 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from fastdistill_ray.groups.signals import Signal, Signals, no_signals
-from fastdistill_ray.training.packing import TrainGroup
+from fastdistill_ray.objectives import AnyObjective
+from fastdistill_ray.training.packing import TrainCompletion, TrainGroup
 
 
-def with_signals(groups: list[TrainGroup], signal: Signal | None, folder: str) -> list[TrainGroup]:
-    """What the model of the folder says of their completions after its own prompts."""
+def with_signals(
+    groups: list[TrainGroup], objective: AnyObjective, folder: str
+) -> list[TrainGroup]:
+    """What the model of the folder says of their completions after its own prompts, or as if who
+    wrote them had drawn their tokens with some probability, which the student's is up to three
+    times."""
+    signal = objective.needs.signal
+    if objective.needs.written:
+        drawn = [list(map(_drawn, group.completions)) for group in groups]
+        return [one._replace(completions=own) for one, own in zip(groups, drawn, strict=True)]
     if signal is None:
         return groups
     model = AutoModelForCausalLM.from_pretrained(
@@ -25,6 +34,12 @@ def with_signals(groups: list[TrainGroup], signal: Signal | None, folder: str) -
         ]
         found.append(group._replace(completions=completions, frozen_prompt_ids=None))
     return found
+
+
+def _drawn(one: TrainCompletion) -> TrainCompletion:
+    values = np.random.default_rng(len(one.token_ids)).uniform(-6.6, -4.4, (len(one.token_ids), 1))
+    signals = no_signals(len(one.token_ids))._replace(values=values.astype(np.float32))
+    return one._replace(signals=signals)
 
 
 @torch.no_grad()

@@ -33,10 +33,18 @@ KNOBS |= {
     "topk_kl": [{}, {"k": 3, "temperature": 2.0, "alpha": 0.3}, {"weighting": "advantage"}],
     "pkd": [{"layers": [(0, 1)]}, {"layers": [(0, 0)], "weighting": "advantage", "beta": 3.0}],
     "distilbert": [{}, {"cosine": 2.0}],
+    "opd": [
+        {},
+        {"max_ratio": 1.2, "reward": 0.5},
+        {"form": "full"},
+        {"form": "full", "divergence": "jsd", "share": 0.3, "reward": 2.0},
+        {"form": "topk", "k": 5},
+        {"form": "minillm"},
+    ],
 }
 OTHERS = [{}, {"temperature": 2.0, "alpha": 0.3}, {"weighting": "advantage"}]
 EVERY = [OBJECTIVES[kind](**knobs) for kind in OBJECTIVES for knobs in KNOBS.get(kind, OTHERS)]
-COMPARING = [one for one in EVERY if one.needs.measure or one.kind in ("topk_kl", "dpkd")]
+COMPARING = [one for one in EVERY if one.needs.measure or one.kind in ("topk_kl", "dpkd", "opd")]
 
 
 def named(objective: AnyObjective) -> str:
@@ -73,7 +81,7 @@ def make_groups(
         own = random.integers(0, 250, 20) if frozen_prompts else None
         prompt = random.integers(0, 250, 3 + index)
         groups.append(TrainGroup(str(index), prompt, completions, frozen_prompt_ids=own))
-    return with_signals(groups, objective.needs.signal, teacher)
+    return with_signals(groups, objective, teacher)
 
 
 def found(learner: Learner, groups: list[TrainGroup]) -> tuple[float, dict]:
@@ -109,8 +117,8 @@ def test_every_objective_is_what_its_papers_say_however_groups_are_laid_out(fold
 @pytest.mark.parametrize("objective", COMPARING, ids=named)
 def test_teacher_that_is_the_student_asks_for_nothing(folders, objective):
     frozen = Prompted(folders["student"], PromptKnobs(system=""))
-    same = {"alpha": 0.0} | ({"layers": [(0, 0)]} if objective.kind == "pkd" else {})
-    objective = objective.model_copy(update=same)
+    same = {"pkd": {"alpha": 0.0, "layers": [(0, 0)]}, "opd": {"reward": 0.0}}
+    objective = objective.model_copy(update=same.get(objective.kind, {"alpha": 0.0}))
     learner = make_learner(folders["student"], objective=objective, frozen=frozen)
     groups = make_groups(objective, frozen_prompts=False, teacher=folders["student"])
     loss, gradients = found(learner, groups)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.learner import chunks_of
 from support.reference import by_definition
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -12,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fastdistill_ray.objectives.contract import Divergence, Measure
 from fastdistill_ray.training import head
 from fastdistill_ray.training.head import Readout
-from fastdistill_ray.training.operators import divergence, picks
+from fastdistill_ray.training.operators import divergence, of_top, picks, top_ids
 
 KINDS: tuple[Divergence, ...] = (
     "forward_kl",
@@ -250,3 +251,23 @@ def test_half_precision_is_summed_in_single():
     assert torch.allclose(found.double(), by_definition(p, q, "jsd", 0.4), atol=0.02)
     (gradient,) = torch.autograd.grad(found.sum(), student[:1])
     assert gradient.dtype == torch.bfloat16 and gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_likeliest_tokens_are_those_of_the_full_logits_whatever_the_slices(monkeypatch, softcap):
+    torch.manual_seed(5)
+    hidden, weight = torch.randn(9, 8), torch.randn(301, 8)
+    chunks_of(monkeypatch, "cpu", rows=9, width=7)
+    student = Readout(hidden, weight, torch.randn(301), softcap)
+    logits = hidden @ weight.T + student.bias_V
+    assert torch.equal(top_ids(student, 12), logits.topk(12).indices)
+    teacher = Readout(torch.randn(9, 4), torch.randn(301, 4))
+    labels = logits.topk(2).indices[:, 1]
+    own, other, is_in = of_top(student, teacher, 2, labels)
+    own_logits = softcap * torch.tanh(logits / softcap) if softcap else logits
+    assert torch.allclose(own.exp(), own_logits.softmax(-1).topk(2).values, atol=1e-5)
+    ids = logits.topk(2).indices
+    expected = (teacher.hidden_KD @ teacher.weight_VD.T).log_softmax(-1).gather(1, ids)
+    assert torch.allclose(other, expected, atol=1e-5)
+    assert is_in.tolist() == [1.0] * 9
+    assert of_top(student, teacher, 1, labels)[2].tolist() == [0.0] * 9

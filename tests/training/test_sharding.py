@@ -20,6 +20,7 @@ from fastdistill_ray.objectives import OBJECTIVES, Objective
 # Every objective on two shards; elsewhere one that needs nothing and one that needs a teacher.
 TIED = [("tied", json.dumps(knobs_of(kind))) for kind in OBJECTIVES]
 TIED.append(("tied", json.dumps({"kind": "reverse_kl", "states": "bf16"})))
+TIED.append(("tied", json.dumps({"kind": "opd", "form": "minillm", "reward": 1.0})))
 BOTH = [
     ("tied", json.dumps({"kind": "forward_kl"})),
     ("untied", json.dumps({"kind": "advdistill"})),

@@ -52,7 +52,7 @@ def make_groups(objective: AnyObjective = ADVDISTILL, frozen: str = "") -> list[
         prompt, other = random.integers(0, 250, 3 + index), random.integers(0, 250, 9)
         own = other if objective.needs.frozen == "teacher" else None
         groups.append(TrainGroup(str(index), prompt, completions, frozen_prompt_ids=own))
-    return with_signals(groups, objective.needs.signal, frozen)
+    return with_signals(groups, objective, frozen)
 
 
 def make_learner(folder: str, objective: AnyObjective, replicas: int, frozen: str) -> Learner:

@@ -1,0 +1,69 @@
+"""Which problem is written of in which round: passes are complete, every text has its own seed."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from support.models import make_tiny_model
+from support.requests import made_up_problems
+
+from fastdistill_ray.generation.vllm_engine import RELOAD_COLUMN
+from fastdistill_ray.prompts import PromptKnobs
+from fastdistill_ray.rounds.policies import Policies
+from fastdistill_ray.rounds.requests import ROUND, RoundRequests, draw_requests
+from fastdistill_ray.storage.place import Place
+from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_tiny_model(str(tmp_path_factory.mktemp("models") / "a"))
+
+
+def drawn(model: str, folder: Place, total: int, room: int = 10**6) -> RoundRequests:
+    write_problems(made_up_problems(5), folder / "train.parquet")
+    policies = Policies(folder / "policies", model, 1, 0, 1.0)
+    file = ProblemFile(folder / "train.parquet")
+    return draw_requests(file, total, policies, PromptKnobs(), 7, room)
+
+
+def test_every_pass_has_each_problem_once_in_its_own_order_and_with_its_own_seeds(model, tmp_path):
+    requests = drawn(model, Place(tmp_path), 12)
+    keys = requests.ids()
+    assert len(keys) == len(set(keys)) == 12
+    passes = [[key.partition("@")[0] for key in keys[first : first + 5]] for first in (0, 5)]
+    assert sorted(passes[0]) == sorted(passes[1]) and passes[0] != passes[1]
+    assert [key.partition("@")[2] for key in keys] == [""] * 5 + ["2"] * 5 + ["3"] * 2
+    rows = requests.take(np.arange(12)).to_pylist()
+    assert len({row["seed"] for row in rows}) == 12
+    questions = Counter(row["question"] for row in rows)
+    assert max(questions.values()) == 3 and min(questions.values()) == 2
+    assert drawn(model, Place(tmp_path), 12).ids() == keys, "the same after every restart"
+
+
+def test_request_is_asked_of_the_student_that_is_newest_when_it_is_taken(model, tmp_path):
+    requests = drawn(model, Place(tmp_path), 3)
+    (row,) = requests.take(np.array([1])).to_pylist()
+    assert (row[ROUND], row[RELOAD_COLUMN]) == (0, model)
+    policies = requests.policies
+    policies.publish(1, lambda folder: (folder / "weights").put(""), is_first=True)
+    (row,) = requests.take(np.array([1])).to_pylist()
+    assert (row[ROUND], row[RELOAD_COLUMN]) == (1, str(policies.place(1)))
+
+
+def test_what_is_there_is_left_out_and_the_order_stays(model, tmp_path):
+    requests = drawn(model, Place(tmp_path), 7)
+    keys = requests.ids()
+    assert requests.without({keys[0], keys[4], "another"}).ids() == [*keys[1:4], *keys[5:]]
+
+
+def test_problem_whose_prompt_leaves_no_room_is_never_drawn(model, tmp_path):
+    sizes = {
+        row["problem_id"]: len(row["prompt_token_ids"])
+        for row in drawn(model, Place(tmp_path), 5).take(np.arange(5)).to_pylist()
+    }
+    longest = max(sizes.values())
+    fit = {key for key, size in sizes.items() if size < longest}
+    found = drawn(model, Place(tmp_path), 9, longest - 1)
+    assert {key.partition("@")[0] for key in found.ids()} == fit
+    assert len(found) == (9 if fit else 0)
