@@ -109,7 +109,8 @@ class Opd(ObjectiveKnobs):
         )
 
     def describe(self) -> str:
-        parts = [self.described, self.form.replace("topk", f"top {self.k}")]
+        forms = {"topk": f"top {self.k}", "sampled": ""}
+        parts = list(filter(None, [self.described, forms.get(self.form, self.form)]))
         parts += [self.divergence.replace("_", " ")] if self.form == "full" else []
         parts += [f"{self.reward:g} rewards"] if self.reward else []
         return ", ".join(parts)

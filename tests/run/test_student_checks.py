@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from support.jobs import tiny_recipe
 from support.models import make_tiny_model
-from support.objectives import knobs_of, objective_of
+from support.objectives import BESIDE, knobs_of, objective_of
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from fastdistill_ray.errors import UserError
@@ -20,7 +20,8 @@ COMPARING = [kind for kind, needs in NEEDS.items() if needs.frozen == "teacher" 
 
 
 def recipe_of(model: str, teacher: str, /, **changes: Any) -> Any:
-    sections = {"teacher": {"model": teacher}} | changes
+    beside = BESIDE.get(changes.get("objective", {}).get("kind"), {})
+    sections = {"teacher": {"model": teacher}} | beside | changes
     return parse_recipe(tiny_recipe(model, **sections), "x.yaml")
 
 

@@ -6,7 +6,9 @@ REQUIRED = {"pkd": {"layers": [[0, 1]]}}
 
 
 # Sections of a recipe that a kind needs beside its own.
-BESIDE = {"opd": {"rounds": {"count": 2}}}
+BESIDE = {
+    "opd": {"rounds": {"count": 2}, "evaluation": {"engine": {"max_model_len": 1024}}},
+}
 
 
 def knobs_of(kind: str) -> dict:
