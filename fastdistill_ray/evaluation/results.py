@@ -27,6 +27,9 @@ from fastdistill_ray.run_files import (
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.storage.tables import read_parquet, read_rows
 
+# Seconds of a step; a student that writes its own texts is waited for.
+SPENT = ("time/step", "time/held_out", "time/waiting", "time/publish")
+
 
 class Trial(NamedTuple):
     """A student as it was at the end of an epoch of one training run."""
@@ -40,6 +43,7 @@ class Trial(NamedTuple):
     trained_tokens: int
     scored_tokens: int = 0  # read by the model that its objective needs, if any, also before it
     signal_bytes: int = 0  # what was stored of its texts
+    written_tokens: int = 0  # by the student itself, for this training
 
     @property
     def name(self) -> str:
@@ -61,10 +65,11 @@ def trials_in(out: Place, name: str, rate: float, seed: int | None) -> list[Tria
             seed=seed,
             epoch=epoch,
             weights=str(folder),
-            seconds=sum(line["time/step"] + line.get("time/held_out", 0.0) for line in spent),
+            seconds=sum(line.get(name, 0.0) for line in spent for name in SPENT),
             trained_tokens=sum(int(line["train/trained_tokens"]) for line in spent),
             scored_tokens=before + sum(int(line.get("train/frozen_tokens", 0)) for line in spent),
             signal_bytes=size,
+            written_tokens=int(facts.get("written_tokens", 0)),
         )
 
     trials = []
@@ -156,6 +161,7 @@ def write_choice(
                 "trained_tokens": trial.trained_tokens,
                 "scored_tokens": trial.scored_tokens,
                 "signal_bytes": trial.signal_bytes,
+                "written_tokens": trial.written_tokens,
                 "chosen": trial in chosen.values(),
             }
         )
@@ -211,7 +217,7 @@ def _costs(chosen: Mapping[str, Trial]) -> list[dict[str, Any]]:
         own = [trial for trial in chosen.values() if trial.student == name]
         cost: dict[str, Any] = {
             name: round(sum(getattr(trial, name) for trial in own) / len(own))
-            for name in ("trained_tokens", "scored_tokens", "signal_bytes")
+            for name in ("trained_tokens", "scored_tokens", "signal_bytes", "written_tokens")
         }
         seconds = sum(trial.seconds for trial in own) / len(own)
         costs.append({"model": name, **cost, "seconds": seconds})

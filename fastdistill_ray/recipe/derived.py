@@ -10,6 +10,7 @@ from fastdistill_ray.recipe.compare import ComparedModel
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.rewards.selection import Judging, SelectionKnobs
 from fastdistill_ray.rounds.knobs import RoundsKnobs
+from fastdistill_ray.training.knobs import TrainingKnobs
 
 
 class StudentSpec(NamedTuple):
@@ -33,6 +34,12 @@ class StudentSpec(NamedTuple):
     def reads_groups(self) -> bool:
         """Whether it is trained on what teachers wrote, be it in part."""
         return self.rounds is None or self.rounds.mix > 0
+
+    def most_steps(self, training: TrainingKnobs, num_groups: int) -> int:
+        """Updates of one training, where `num_groups` can be had of teachers."""
+        steps = training.epochs * -(-num_groups // training.groups_per_step)
+        steps = self.rounds.total_steps if self.rounds else steps
+        return min(steps, training.max_steps or steps)
 
     @property
     def trainings(self) -> list["Training"]:

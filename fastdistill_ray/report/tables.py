@@ -52,7 +52,7 @@ def _result_table(run: Contents, split: str) -> Table:
     largest = max(measures, key=lambda measure: measure.num_problems)
     header = ["Model", "Accuracy %", "Strict accuracy %", "Format %", "Mean tokens", "Truncated %"]
     caption = ""
-    if _has_scored(run):
+    if "scored_tokens" in _extra_costs(run):
         caption = (
             "Scored tokens: what another model read of the texts, beside the student in training "
             "or once before it: the teacher or, of DPO, the student as it began."
@@ -343,21 +343,24 @@ def _interval_cell(found: Estimate) -> Cell:
     return Cell(percent(found.value), interval)
 
 
-def _has_scored(run: Contents) -> bool:
-    return any(cost.get("scored_tokens") for cost in run.results.costs.values())
+# Costs that only some methods have -> title of the column and how a number is shown.
+EXTRA_COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "written_tokens": ("Written by the student", lambda tokens: f"{tokens:,}"),
+    "scored_tokens": ("Scored tokens", lambda tokens: f"{tokens:,}"),
+    "signal_bytes": ("Stored MiB", lambda size: f"{size / 2**20:,.2f}"),
+}
 
 
-def _has_stored(run: Contents) -> bool:
-    return any(cost.get("signal_bytes") for cost in run.results.costs.values())
+def _extra_costs(run: Contents) -> list[str]:
+    """Those that a student of this run has."""
+    costs = run.results.costs.values()
+    return [name for name in EXTRA_COSTS if any(cost.get(name) for cost in costs)]
 
 
 def _cost_header(run: Contents) -> list[str]:
-    scored = ["Scored tokens"] if _has_scored(run) else []
-    stored = ["Stored MiB"] if _has_stored(run) else []
-    return ["Trained tokens", *scored, *stored, "Training s"]
+    return ["Trained tokens", *(EXTRA_COSTS[name][0] for name in _extra_costs(run)), "Training s"]
 
 
 def _cost_cells(run: Contents, cost: dict[str, float]) -> list[Cell | str]:
-    scored = [f"{cost.get('scored_tokens', 0):,}"] if _has_scored(run) else []
-    stored = [f"{cost.get('signal_bytes', 0) / 2**20:,.2f}"] if _has_stored(run) else []
-    return [f"{cost['trained_tokens']:,}", *scored, *stored, f"{cost['seconds']:,.0f}"]
+    extra = [EXTRA_COSTS[name][1](cost.get(name, 0)) for name in _extra_costs(run)]
+    return [f"{cost['trained_tokens']:,}", *extra, f"{cost['seconds']:,.0f}"]

@@ -47,10 +47,11 @@ class RoundRequests:
         return table.append_column(ROUND, pa.array([version] * len(requests), pa.int32()))
 
     def _problems(self, numbers: np.ndarray) -> list[Problem]:
-        """A problem that is asked again is one with another id: its texts have other seeds."""
+        """With an id for each time that a problem is asked: texts of each have their own seeds, and
+        are told from a teacher's."""
         found = self.problems.take(self.rows[numbers])
         return [
-            replace(one, problem_id=f"{one.problem_id}@{number + 1}") if number else one
+            replace(one, problem_id=f"{one.problem_id}@{number + 1}")
             for one, number in zip(found, self.passes[numbers], strict=True)
         ]
 

@@ -32,7 +32,8 @@ def check_run(recipe: Recipe, run: Place, again: list[str], *, is_here: bool) ->
     problems = find(run, stages.problems())
     if problems and problems.is_complete:
         file = ProblemFile(problems.folder / "train.parquet")
-        check_not_paid_twice(run, stages.groups(file), recipe, len(file), again)
+        if any(student.reads_groups for student in students(recipe)):
+            check_not_paid_twice(run, stages.groups(file), recipe, len(file), again)
     elif is_here:
         check_task(recipe.task)
 
@@ -47,7 +48,8 @@ def _lines(recipe: Recipe, run: Place) -> Iterator[tuple[str, str]]:
         return
     files = {split: ProblemFile(found.folder / f"{split}.parquet") for split in SPLITS}
     train = files["train"]
-    yield _groups_line(recipe, run, stages.groups(train), train)
+    if any(student.reads_groups for student in students(recipe)):
+        yield _groups_line(recipe, run, stages.groups(train), train)
     trials: dict[str, list[Trial]] = {}
     for student in students(recipe):
         yield from _training_lines(recipe, run, student, train, trials)
@@ -92,8 +94,7 @@ def _training_lines(
     trials: dict[str, list[Trial]],
 ) -> Iterator[tuple[str, str]]:
     """Fills in the trials of the student where all its trainings are complete."""
-    steps = recipe.training.epochs * -(-len(train) // recipe.training.groups_per_step)
-    steps = min(steps, recipe.training.max_steps or steps)
+    steps = student.most_steps(recipe.training, len(train))
     own, is_complete = [], True
     if student.objective.needs.signal:
         stage = Stages(recipe, run).signals(student, train)

@@ -34,8 +34,6 @@ def describe(recipe: Recipe) -> str:
         if not number:
             raise UserError(f"task.name {recipe.task.name}: it has no {kind} problems")
     trained = students(recipe)
-    steps = recipe.training.epochs * -(-train // recipe.training.groups_per_step)
-    steps = min(steps, recipe.training.max_steps or steps)
     ends = len(recipe.compare.epochs or [recipe.training.epochs])
     trials = ends * sum(len(student.trainings) for student in trained)
     models = len(recipe.compare.baselines) + sum(len(student.seeds) for student in trained)
@@ -51,19 +49,23 @@ def describe(recipe: Recipe) -> str:
         + (f" and {recipe.task.ood.name}" if recipe.task.ood else ""),
         f"generate   {train} groups of {_size(recipe.sampling)} completions, at most {written:,} "
         f"tokens{price(recipe, written)}"
-        f"  [{teaching}; judges {_pool(recipe.pools.judges)}]",
+        f"  [{teaching}; judges {_pool(recipe.pools.judges)}]"
+        if any(student.reads_groups for student in trained)
+        else "generate   nothing: every student is trained on its own texts",
         f"reward     {describe_rewards(recipe.reward)}",
     ]
     for student in trained:
-        lines += _scoring_line(recipe, student)
+        lines += _scoring_line(recipe, student) + _writing_line(recipe, student)
+        steps = student.most_steps(recipe.training, train)
+        passes = f", {recipe.training.epochs} epochs" if student.rounds is None else ""
         size = f" on {student.group_size} completions each" if student.group_size else ""
         for training in student.trainings:
             seed = "" if training.told_seed is None else f", seed {training.seed}"
             lines.append(
                 f"train      {student.name} from {student.model}{size} at learning rate "
                 f"{training.learning_rate:g}{seed}: "
-                f"at most {steps} steps of {recipe.training.groups_per_step} groups, "
-                f"{recipe.training.epochs} epochs  [{_pool(recipe.pools.student)}]"
+                f"at most {steps} steps of {recipe.training.groups_per_step} groups{passes}"
+                f"  [{_pool(recipe.pools.student)}]"
             )
     if held_out and (recipe.compare.learning_rates or recipe.compare.epochs):
         lines.append(
@@ -88,6 +90,22 @@ def _scoring_line(recipe: Recipe, student: StudentSpec) -> list[str]:
     return [
         f"score      {signal.name} of every trained token, by {speaker.prompted.model}, for "
         f"{student.name}  [{_pool(pool)}]"
+    ]
+
+
+def _writing_line(recipe: Recipe, student: StudentSpec) -> list[str]:
+    """What a student writes itself beside its training, if it does."""
+    rounds = student.rounds
+    if rounds is None:
+        return []
+    steps = student.most_steps(recipe.training, 0)
+    groups = steps * rounds.num_own(recipe.training.groups_per_step)
+    tokens = groups * rounds.n * recipe.sampling.max_new_tokens
+    pools = recipe.pools
+    return [
+        f"write      {groups} groups of {rounds.n} completions by {student.name} itself in "
+        f"{-(-steps // rounds.steps)} rounds, at most {tokens:,} tokens"
+        f"  [{_pool(pools.of_writer)}; judges {_pool(pools.judges)}]"
     ]
 
 

@@ -64,6 +64,8 @@ def room_needed(run: RunFolder, problems: Mapping[Split, ProblemFile]) -> Room:
     for student in students(recipe):
         size = model_size(fetch_without_weights(student.model))
         exports = EXPORT_BYTES * size * max(1, len(exported_epochs(recipe, student)))
+        if student.rounds:  # those that write meanwhile
+            exports += EXPORT_BYTES * size * (student.rounds.staleness + 2)
         for training in student.trainings:
             stage = run.stages.training(training, problems["train"])
             if not run.is_complete(stage):

@@ -47,7 +47,7 @@ def plan_rounds(
         out / POLICIES, student.model, rounds.steps, rounds.staleness, rounds.max_cut
     )
     per_step = rounds.num_own(knobs.groups_per_step)
-    num_steps = min(rounds.total_steps, knobs.max_steps or rounds.total_steps)
+    num_steps = student.most_steps(knobs, len(problems))
     sampling = rounds.sampling(recipe.sampling, is_logged=is_logged)
     requests = draw_requests(
         problems,

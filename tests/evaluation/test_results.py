@@ -118,5 +118,5 @@ def test_results_of_a_student_are_the_mean_of_its_seeds_and_its_interval_is_over
     assert gap["value"] == pytest.approx(0.5 - 0.125)
     assert gap["p"] == gap["p_holm"]
     cost = {"model": "sft", "trained_tokens": 200, "scored_tokens": 50}
-    cost |= {"signal_bytes": 7, "seconds": 15.0}
+    cost |= {"signal_bytes": 7, "written_tokens": 0, "seconds": 15.0}
     assert tree["costs"] == [cost]

@@ -86,6 +86,9 @@ def test_each_round_is_written_by_the_student_that_the_last_one_made(run):
     manifest = json.loads((stage_folder(run, "train") / "manifest.json").read_text())
     written = sum(one["num_tokens"] for group in groups for one in group["completions"])
     assert manifest["facts"]["written_tokens"] == written > 0
+    (cost,) = json.loads((run / "results.json").read_text())["costs"]
+    assert cost["written_tokens"] == written
+    assert f"{written:,}" in (run / "report.md").read_text()
     assert not (stage_folder(run, "train") / "policies").exists()
     assert (run / "students/opd/config.json").exists()
 
