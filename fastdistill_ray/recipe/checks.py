@@ -5,7 +5,7 @@ from typing import get_args
 from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.generation.knobs import pool_error, sampling_errors, teacher_errors
 from fastdistill_ray.recipe.compare import Baseline, ComparedModel
-from fastdistill_ray.recipe.derived import all_teachers, speaker_of, students
+from fastdistill_ray.recipe.derived import StudentSpec, all_teachers, speaker_of, students
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.rewards.scorer import weight_errors
 from fastdistill_ray.run_files import seed_name
@@ -75,6 +75,9 @@ def _lineup_errors(recipe: Recipe, size: int) -> list[str]:
     words = [name for name in recipe.compare.baselines if isinstance(name, str)]
     others = [one.name for one in recipe.compare.baselines if isinstance(one, ComparedModel)]
     further = [seed_name(student.name, s) for student in own for s in student.seeds[1:]]
+    for place, student in enumerate(own):
+        if student.teacher:
+            errors += _chain_errors(student, [one.name for one in own[:place]])
     names = [*words, *others, *(student.name for student in own), *further]
     reserved = set(others) & set(get_args(Baseline))
     if repeated := sorted({name for name in names if names.count(name) > 1} | reserved):
@@ -83,6 +86,22 @@ def _lineup_errors(recipe: Recipe, size: int) -> list[str]:
             "the other a name of its own"
         )
     return errors
+
+
+def _chain_errors(student: StudentSpec, before: list[str]) -> list[str]:
+    """Of a student whose teacher is another one, which is trained before it."""
+    field, needs = f"{student.section}.teacher", student.objective.needs
+    if student.teacher not in before:
+        there = ", ".join(before)
+        return [f"{field}: {student.teacher} is no student before it; those are {there}"]
+    if needs.speaker != "teacher":
+        return [
+            f"{field}: {student.objective.kind} learns from texts alone; leave it out, or take a "
+            "kind that learns from distributions, such as forward_kl"
+        ]
+    if needs.signal:
+        return [f"{field}: a former student is asked live; set states: live, or a kind that is"]
+    return []
 
 
 def _resource_errors(recipe: Recipe) -> list[str]:
@@ -172,7 +191,7 @@ def _frozen_errors(recipe: Recipe) -> list[str]:
                 "set scorer.model to one that is at hand, or take a kind that learns from texts, "
                 "such as sft or advdistill"
             )
-        elif needed == "teacher" and recipe.teachers and not recipe.scorer:
+        elif needed == "teacher" and recipe.teachers and not recipe.scorer and not student.teacher:
             errors.append(
                 f"{own} learns from the distributions of one model; set scorer.model, which is "
                 "then asked about the texts of all teachers, or teachers: []"

@@ -40,6 +40,12 @@ class ComparedStudent(Knobs):
         description="Completions of each group it is trained on, chosen, filtered and weighted "
         "anew by selection; none: all that selection leaves.",
     )
+    teacher: str = Field(
+        default="",
+        pattern=NAME_OR_NONE,
+        description="Name of a student before it, which once trained is its teacher, wherever it "
+        "learns from distributions; empty: `teacher` or `scorer`.",
+    )
     rounds: RoundsKnobs | None = Field(
         default=None,
         description="It is trained on texts of its own, as rounds of the recipe says; none: on the "

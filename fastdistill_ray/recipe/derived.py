@@ -23,6 +23,7 @@ class StudentSpec(NamedTuple):
     learning_rates: list[float]
     seeds: list[int]
     rounds: RoundsKnobs | None
+    teacher: str  # the name of the student that is its teacher; "": the recipe's own
     section: str  # of the recipe: where the objective's knobs stand
     model_field: str  # of the recipe: where the model stands
 
@@ -79,6 +80,7 @@ def students(recipe: Recipe) -> list[StudentSpec]:
         learning_rates=rates,
         seeds=seeds,
         rounds=recipe.rounds,
+        teacher="",
         section="objective",
         model_field="student.model",
     )
@@ -94,6 +96,7 @@ def students(recipe: Recipe) -> list[StudentSpec]:
                 learning_rates=rates,
                 seeds=seeds,
                 rounds=other.rounds,
+                teacher=other.teacher,
                 section=section,
                 model_field=f"{section}.model" if other.model else "student.model",
             )
@@ -148,6 +151,11 @@ def scorer_of(recipe: Recipe) -> Scorer | None:
 def speaker_of(recipe: Recipe, student: StudentSpec) -> Scorer | None:
     """Who is asked about what the student is trained on, if anyone: live, or before training."""
     match student.objective.needs.speaker:
+        case "teacher" if student.teacher:
+            former = teaching_student(recipe, student)
+            prompted = Prompted(former.model, recipe.student.prompt)
+            section = former.model_field.removesuffix(".model")
+            return Scorer(prompted, recipe.evaluation.engine, section)
         case "teacher":
             return scorer_of(recipe)
         case "student":
@@ -155,6 +163,12 @@ def speaker_of(recipe: Recipe, student: StudentSpec) -> Scorer | None:
             section = student.model_field.removesuffix(".model")
             return Scorer(prompted, recipe.evaluation.engine, section)
     return None
+
+
+def teaching_student(recipe: Recipe, student: StudentSpec) -> StudentSpec:
+    """The one that is the student's teacher once it is trained: a model like it as it begins."""
+    named = (one for one in students(recipe) if one.name == student.teacher)
+    return next(named, student)  # one that is not there is refused
 
 
 def frozen_model(recipe: Recipe, student: StudentSpec) -> Prompted | None:

@@ -64,10 +64,14 @@ def model_label(model: str, recipe: dict[str, Any]) -> str:
 
 
 def _student_label(name: str, entry: dict[str, Any]) -> str:
-    """By what sets it apart from the recipe's own: model and completions per group."""
+    """By what sets it apart from the recipe's own: model, completions per group, who teaches it
+    and who writes."""
     parts = [_objective(entry).describe()]
     parts += [os.path.basename(entry["model"].rstrip("/"))] if entry["model"] else []
     parts += [f"{entry['group_size']} completions"] if entry["group_size"] else []
+    parts += [f"taught by {entry['teacher']}"] if entry.get("teacher") else []
+    is_on_policy = entry.get("rounds") and entry["kind"] != "opd"
+    parts += ["on its own texts"] if is_on_policy else []
     is_plain = len(parts) == 1 and name != entry["kind"]
     return f"{parts[0]} ({name})" if is_plain else ", ".join(parts)
 

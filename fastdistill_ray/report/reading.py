@@ -266,7 +266,8 @@ def baseline_names(recipe: dict[str, Any]) -> list[str]:
 def student_entries(recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Each student's name and what the recipe says of it, the recipe's own last."""
     others = {entry["name"] or entry["kind"]: entry for entry in recipe["compare"]["students"]}
-    own = {"name": "", "model": "", "group_size": None, **recipe["objective"]}
+    plain = {"name": "", "model": "", "group_size": None, "teacher": ""}
+    own = {**plain, "rounds": recipe.get("rounds"), **recipe["objective"]}
     return {**others, own["kind"]: own}
 
 

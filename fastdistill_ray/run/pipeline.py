@@ -41,6 +41,7 @@ from fastdistill_ray.recipe.derived import (
     judging_of,
     speaker_of,
     students,
+    teaching_student,
 )
 from fastdistill_ray.records import SPLITS, Split
 from fastdistill_ray.rounds.policies import Policies
@@ -176,7 +177,7 @@ def _train(run: RunFolder, training: Training, problems: ProblemFile) -> list[Tr
         written = plan_rounds(recipe, training, problems, groups, out)
         rounds = written.plan.rounds
         assert rounds
-        job = _job(run, training, written.plan, rounds.num_steps, written.policies)
+        job = _job(run, training, problems, written.plan, rounds.num_steps, written.policies)
         work = partial(train_in_rounds, job, written)
         pools = [recipe.pools.student, recipe.pools.of_writer, recipe.pools.judges]
     else:
@@ -184,7 +185,7 @@ def _train(run: RunFolder, training: Training, problems: ProblemFile) -> list[Tr
         plan = _plan(run, training, groups, problems)
         total_steps = num_steps(plan, len(problems) if plan.follow else num_trained(plan))
         out = run.enter(stage)
-        job = _job(run, training, plan, total_steps)
+        job = _job(run, training, problems, plan, total_steps)
         work, pools = partial(train, job), [recipe.pools.student]
     trackers = Trackers(recipe.tracking, out, f"{recipe.name}/{stage.label}")
     if not (out / MANIFEST).exists():
@@ -211,9 +212,21 @@ def _plan(run: RunFolder, training: Training, groups: Place, problems: ProblemFi
     )
 
 
+def _frozen(run: RunFolder, training: Training, problems: ProblemFile) -> Prompted | None:
+    """The model beside the student; of a former student as it was at its training's end."""
+    found, student = frozen_model(run.recipe, training.student), training.student
+    if not found or not student.teacher:
+        return found
+    former = training._replace(student=teaching_student(run.recipe, student))
+    out = run.enter(run.stages.training(former, problems))
+    *_, last = trials_in(out, student.teacher, former.learning_rate, former.told_seed)
+    return found._replace(model=last.weights)
+
+
 def _job(
     run: RunFolder,
     training: Training,
+    problems: ProblemFile,
     plan: StepPlan,
     total_steps: int,
     policies: Policies | None = None,
@@ -229,7 +242,7 @@ def _job(
         prompt=recipe.student.prompt,
         teacher_prompts=teachers,
         objective=student.objective,
-        frozen=frozen_model(recipe, student),
+        frozen=_frozen(run, training, problems),
         advantage=recipe.advantage,
         optimizer=recipe.optimizer.model_copy(update={"learning_rate": training.learning_rate}),
         training=knobs,

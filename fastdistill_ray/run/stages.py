@@ -9,7 +9,14 @@ from fastdistill_ray.evaluation.knobs import Model
 from fastdistill_ray.generation.knobs import EndpointKnobs, TeacherKnobs
 from fastdistill_ray.models import fetch_without_weights, model_identity, tokenizer_of
 from fastdistill_ray.prompts import written_by
-from fastdistill_ray.recipe.derived import Scorer, StudentSpec, Training, all_teachers, speaker_of
+from fastdistill_ray.recipe.derived import (
+    Scorer,
+    StudentSpec,
+    Training,
+    all_teachers,
+    speaker_of,
+    teaching_student,
+)
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run.graph import Stage, find
 from fastdistill_ray.run_files import STAGES
@@ -77,6 +84,10 @@ class Stages:
             inputs[PROBLEMS] = problems.digest
         if student.objective.needs.signal:
             inputs["signals"] = self._id(self.signals(student, problems))
+        elif student.teacher:
+            former = training._replace(student=teaching_student(recipe, student))
+            inputs[f"{student.section}.teacher"] = self._id(self.training(former, problems))
+            sections["student.prompt"] = recipe.student.prompt
         elif student.objective.needs.frozen == "teacher":
             self._add_speaker(student, sections, inputs)
         paths = {"objective": student.section, "student.model": student.model_field}

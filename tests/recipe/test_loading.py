@@ -25,9 +25,9 @@ def test_recipe_shipped_parses_and_survives_a_round_trip(path):
 
 def test_every_objective_has_a_recipe_that_begins_with_its_command():
     methods = {path.stem: path for path in RECIPES if path.parent.name == "methods"}
-    assert methods.keys() == OBJECTIVES.keys()
-    for kind, path in methods.items():
-        assert load_recipe(path, []).objective.kind == kind
+    assert methods.keys() >= OBJECTIVES.keys()
+    for name, path in methods.items():
+        assert name not in OBJECTIVES or load_recipe(path, []).objective.kind == name
         first = path.read_text().splitlines()[0]
         assert first == f"# fastdistill distill {path} --run-dir runs/methods"
 
