@@ -39,7 +39,7 @@ def test_former_student_stands_beside_the_next_with_the_students_own_prompt():
         ),
         (
             [{"kind": "jsd", "teacher": "jsd"}],
-            "compare.students.0.teacher: jsd is no student before",
+            "compare.students.0.teacher: jsd is no student be",
         ),
         (
             [{"kind": "advdistill", "teacher": "sft"}],
