@@ -26,7 +26,9 @@ Denominator = Literal["groups", "completions", "tokens", "unique_tokens", "step"
 Divergence = Literal["forward_kl", "reverse_kl", "skew_kl", "skew_reverse_kl", "jsd", "tvd"]
 
 
-LAST = -1  # in place of a block: the state that the head reads, after the final norm
+# In place of a block, whose output is otherwise meant:
+LAST = -1  # the state that the head reads, after the final norm
+FIRST = -2  # the state that the first block reads, the tokens' embeddings
 
 
 class Measure(NamedTuple):
@@ -50,6 +52,9 @@ class Needs(NamedTuple):
     likeliest: float = 0.0
     # Pairs of a block of the student and one of the frozen model whose outputs are compared.
     taps: tuple[tuple[int, int], ...] = ()
+    # One matrix that is trained beside the student takes all its compared outputs to the width of
+    # the frozen model; without it both have one width.
+    bridge: bool = False
     # What is stored of the texts in place of a frozen model. With hidden states, `measure` says how
     # the distributions are compared that both heads make.
     signal: Signal | None = None
@@ -150,7 +155,8 @@ class Outputs(NamedTuple):
     signals: Signals | None = None  # of the kinds random and topk, and of their ids by the student:
     picked: Tensor | None = None  # [K, M] log-probabilities, at the signal's temperature
     rest: Tensor | None = None  # [K] log-mass of all others
-    # Of each pair of `Needs.taps`: [K, D] of the student and of the frozen model, in float32.
+    # Of each pair of `Needs.taps`: [K, D] of the student, behind its bridge where there is one, and
+    # of the frozen model, in float32.
     taps: tuple[tuple[Tensor, Tensor], ...] = ()
 
 

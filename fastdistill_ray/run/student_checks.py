@@ -11,6 +11,7 @@ from fastdistill_ray.models import (
     tokenizer_of,
     vocabulary_of,
 )
+from fastdistill_ray.objectives.hidden import Pkd
 from fastdistill_ray.prompts import Prompted, written_by
 from fastdistill_ray.recipe.derived import StudentSpec, speaker_of, students
 from fastdistill_ray.recipe.tree import Recipe
@@ -28,6 +29,7 @@ def check_frozen(recipe: Recipe) -> None:
             continue
         teacher, field = speaker.prompted, speaker.field
         _check_size(student)
+        _check_taps(student, teacher.model)
         if teacher == Prompted(student.model, recipe.student.prompt):
             continue
         kind = student.objective.kind
@@ -56,7 +58,6 @@ def check_frozen(recipe: Recipe) -> None:
             name: load_config(fetch_without_weights(name)).get_text_config().vocab_size
             for name in (student.model, teacher.model)
         }
-        _check_taps(student, teacher.model)
         used = min(len(own), rows[student.model])
         if rows[teacher.model] < used:
             raise UserError(
@@ -76,28 +77,31 @@ def _check_size(student: StudentSpec) -> None:
 
 
 def _check_taps(student: StudentSpec, teacher: str) -> None:
-    """Blocks whose outputs are compared are there, and as wide on both sides."""
-    pairs = student.objective.needs.taps
-    if not pairs:
+    """Blocks whose outputs are compared are there, and as wide on both sides where nothing makes
+    them so."""
+    needs = student.objective.needs
+    if not needs.taps:
         return
     own, other = (
         load_config(fetch_without_weights(model)).get_text_config()
         for model in (student.model, teacher)
     )
-    if own.hidden_size != other.hidden_size:
+    if own.hidden_size != other.hidden_size and not needs.bridge:
         raise UserError(
             f"{student.section}.kind: {student.objective.kind} compares hidden states, which "
             f"teacher.model {teacher} has {other.hidden_size} wide and {student.model_field} "
             f"{student.model} {own.hidden_size}; take a student of the teacher's width, such as "
             "some of its blocks by student.init.layers"
         )
-    for place, pair in enumerate(pairs):
+    is_last_left = isinstance(student.objective, Pkd)
+    named = [pair for pair in needs.taps if min(pair) >= 0]
+    for place, pair in enumerate(named):
         for block, config, who in zip(pair, (own, other), ("student", "teacher"), strict=True):
-            if block >= config.num_hidden_layers - 1:
+            if block >= (most := config.num_hidden_layers - is_last_left):
+                reason = "; the last one's is what the distribution is made of" * is_last_left
                 raise UserError(
                     f"{student.section}.layers.{place}: block {block} of the {who}, whose outputs "
-                    f"are compared up to block {config.num_hidden_layers - 2}; the last one's is "
-                    "what the distribution is made of"
+                    f"are compared up to block {most - 1}{reason}"
                 )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.models import load_config
 from fastdistill_ray.objectives.contract import Measure
-from fastdistill_ray.training.head import Readout
+from fastdistill_ray.training.head import Readout, wide
 from fastdistill_ray.training.knobs import LoraKnobs, TrainingKnobs
 from fastdistill_ray.training.loading import empty_model, fill, fill_head
 from fastdistill_ray.training.logit_map import logit_factor, softcap_of
@@ -59,7 +59,8 @@ class Frozen(CausalModel):
         if likeliest:
             return Compared(likeliest=of_likeliest(student, own.readout, likeliest))
         assert measure
-        return Compared(divergence(student, own.readout, measure), own.states)
+        states = tuple(map(wide, own.states))
+        return Compared(divergence(student, own.readout, measure), states)
 
 
 def build_frozen(

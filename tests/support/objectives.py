@@ -2,7 +2,11 @@
 
 from fastdistill_ray.objectives import OBJECTIVES, AnyObjective
 
-REQUIRED = {"pkd": {"layers": [[0, 1]]}}
+REQUIRED = {
+    "pkd": {"layers": [[0, 1]]},
+    "fitnets": {"layers": [[0, 1]]},
+    "tinybert": {"layers": [[0, 1], [1, 2]]},
+}
 
 
 def knobs_of(kind: str) -> dict:
@@ -11,3 +15,8 @@ def knobs_of(kind: str) -> dict:
 
 def objective_of(kind: str) -> AnyObjective:
     return OBJECTIVES[kind](**knobs_of(kind))
+
+
+def teacher_of(objective: AnyObjective) -> str:
+    """What tests call it: one of another width where that can be."""
+    return "wide" if objective.needs.bridge else "teacher"

@@ -6,6 +6,7 @@ from transformers import AutoModelForCausalLM
 
 from fastdistill_ray.objectives import AdvDistill, AnyObjective, Dpkd, Dpo, SampledKl, Sft, TopkKl
 from fastdistill_ray.objectives.contract import Divergence
+from fastdistill_ray.training.knobs import TrainingKnobs
 from fastdistill_ray.training.packing import TrainCompletion, TrainGroup
 
 
@@ -33,6 +34,11 @@ def loss_and_gradients_by_definition(
     beside the student, whose prompts are `frozen_prompt_ids` where a group has some."""
     student = _load(folder)
     beside = _load(frozen).requires_grad_(False) if frozen else None
+    bridge = torch.nn.Identity()
+    if objective.needs.bridge:
+        torch.manual_seed(TrainingKnobs().seed)
+        widths = student.config.hidden_size, beside.config.hidden_size
+        bridge = torch.nn.Linear(*widths, bias=False).double()
     total = torch.zeros((), dtype=torch.float64)
     for group in groups:
         margin = 0.0
@@ -47,7 +53,7 @@ def loss_and_gradients_by_definition(
                 other = _logits(beside, prompt, one.token_ids)
                 states = [
                     (
-                        _states(student, group.prompt_ids, one.token_ids, mine),
+                        bridge(_states(student, group.prompt_ids, one.token_ids, mine)),
                         _states(beside, prompt, one.token_ids, its),
                     )
                     for mine, its in objective.needs.taps
@@ -75,6 +81,10 @@ def loss_and_gradients_by_definition(
                         apart = mine / mine.norm(dim=-1, keepdim=True)
                         apart = apart - its / its.norm(dim=-1, keepdim=True)
                         values = values + objective.beta * apart.square().sum(-1)
+                    elif objective.kind == "fitnets":
+                        values = values + objective.beta * (mine - its).square().sum(-1) / 2
+                    elif objective.kind == "tinybert":
+                        values = values + objective.beta * (mine - its).square().mean(-1)
                     else:
                         alike = torch.nn.functional.cosine_similarity(mine, its, dim=-1)
                         values = values + objective.cosine * (1 - alike)
@@ -86,7 +96,10 @@ def loss_and_gradients_by_definition(
     is_of_tokens = isinstance(objective, Sft) or (getattr(objective, "weighting", "") == "uniform")
     loss = total / (num_tokens if is_of_tokens else len(groups))
     loss.backward()
-    return loss.item(), {name: one.grad for name, one in student.named_parameters()}
+    gradients = {name: one.grad for name, one in student.named_parameters()}
+    return loss.item(), gradients | {
+        f"bridge.{name}": one.grad for name, one in bridge.named_parameters()
+    }
 
 
 def _compared(objective: AnyObjective, p: Tensor, q: Tensor, one: TrainCompletion) -> Tensor:
@@ -121,8 +134,10 @@ def _logits(model: torch.nn.Module, prompt: object, ids: object) -> Tensor:
 
 
 def _states(model: torch.nn.Module, prompt: object, ids: object, block: int) -> Tensor:
-    """What the block's own forward gave; of -1 what the head was given."""
+    """What the block's own forward gave; of -1 what the head was given, of -2 the embeddings."""
     kept = []
+    if block == -2:
+        return model.model.embed_tokens(torch.tensor([*prompt, *ids]))[len(prompt) - 1 : -1]
     module = model.lm_head if block < 0 else model.model.layers[block]
     if block < 0:
         hook = module.register_forward_pre_hook(lambda _, given: kept.append(given[0]))

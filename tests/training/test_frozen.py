@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.learner import assert_same, make_learner, make_row
+from support.learner import assert_same, gradients_of, make_learner, make_row
 from support.models import make_tiny_model
+from support.objectives import teacher_of
 from support.reference import loss_and_gradients_by_definition
 from support.signals import with_signals
 
@@ -33,6 +34,8 @@ KNOBS |= {
     "topk_kl": [{}, {"k": 3, "temperature": 2.0, "alpha": 0.3}, {"weighting": "advantage"}],
     "pkd": [{"layers": [(0, 1)]}, {"layers": [(0, 0)], "weighting": "advantage", "beta": 3.0}],
     "distilbert": [{}, {"cosine": 2.0}],
+    "fitnets": [{"layers": [(0, 1)]}, {"layers": [(1, 2)], "weighting": "advantage", "beta": 3.0}],
+    "tinybert": [{"layers": [(0, 1), (1, 2)]}, {"layers": [(1, 0)], "beta": 3.0, "alpha": 0.5}],
 }
 OTHERS = [{}, {"temperature": 2.0, "alpha": 0.3}, {"weighting": "advantage"}]
 EVERY = [OBJECTIVES[kind](**knobs) for kind in OBJECTIVES for knobs in KNOBS.get(kind, OTHERS)]
@@ -52,6 +55,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "teacher": make_tiny_model(
             str(path / "teacher"), seed=4, tie_word_embeddings=False, num_layers=3
         ),
+        "wide": make_tiny_model(str(path / "wide"), seed=4, num_layers=3, num_heads=3),
     }
 
 
@@ -81,18 +85,17 @@ def found(learner: Learner, groups: list[TrainGroup]) -> tuple[float, dict]:
     batches = pack(learner, groups)
     counts = {name: sum(batch.counts[name] for batch in batches) for name in COUNTS}
     terms = backward(learner, batches, counts)
-    gradients = {
-        name: one.grad.full_tensor() for name, one in learner.student.model.named_parameters()
-    }
-    return sum(term.coefficient * term.total for term in terms), gradients
+    loss = sum(term.coefficient * term.total for term in terms)
+    return loss, gradients_of(learner.student)
 
 
 @pytest.mark.parametrize("objective", EVERY, ids=named)
 def test_every_objective_is_what_its_papers_say_however_groups_are_laid_out(folders, objective):
     needs = objective.needs
     needed = needs.frozen or needs.signal  # here always another model, so that it is seen
-    frozen = Prompted(folders["teacher"], PromptKnobs()) if needed else None
-    groups = make_groups(objective, needs.frozen == "teacher", folders["teacher"])
+    teacher = folders[teacher_of(objective)]
+    frozen = Prompted(teacher, PromptKnobs()) if needed else None
+    groups = make_groups(objective, needs.frozen == "teacher", teacher)
     expected = loss_and_gradients_by_definition(
         objective, folders["student"], groups, frozen.model if frozen else ""
     )
@@ -109,9 +112,12 @@ def test_every_objective_is_what_its_papers_say_however_groups_are_laid_out(fold
 @pytest.mark.parametrize("objective", COMPARING, ids=named)
 def test_teacher_that_is_the_student_asks_for_nothing(folders, objective):
     frozen = Prompted(folders["student"], PromptKnobs(system=""))
-    same = {"alpha": 0.0} | ({"layers": [(0, 0)]} if objective.kind == "pkd" else {})
+    has_layers = "layers" in type(objective).model_fields
+    same = {"alpha": 0.0} | ({"layers": [(0, 0)]} if has_layers else {})
     objective = objective.model_copy(update=same)
     learner = make_learner(folders["student"], objective=objective, frozen=frozen)
+    if bridge := learner.student.bridge:
+        torch.nn.init.eye_(bridge.weight.to_local())
     groups = make_groups(objective, frozen_prompts=False, teacher=folders["student"])
     loss, gradients = found(learner, groups)
     assert abs(loss) < 1e-6

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from pydantic import TypeAdapter
+from support.learner import gradients_of
+from support.objectives import teacher_of
 from support.signals import with_signals
 
 from fastdistill_ray.objectives import AdvDistill, AnyObjective, Objective
@@ -86,8 +88,7 @@ def loss_and_gradients(
     counts = sum_over_ranks([sum(batch.counts[name] for batch in batches) for name in COUNTS])
     terms = backward(learner, batches, dict(zip(COUNTS, map(int, counts), strict=True)))
     loss = sum(term.coefficient * term.total for term in terms)
-    named = learner.student.model.named_parameters()
-    gradients = {name: one.grad.full_tensor() for name, one in named}
+    gradients = gradients_of(learner.student)
     own = sum(batch.counts["unique_tokens"] for batch in batches)
     totals = {term.name: term.total for term in terms}
     return loss, gradients, totals, own / counts[COUNTS.index("unique_tokens")]
@@ -100,8 +101,9 @@ def main(folder: str, rank: int, out: str, world_size: int, replicas: int, *aske
     found = {}
     for model, kind in zip(asked[::2], asked[1::2], strict=True):
         objective = TypeAdapter(Objective).validate_json(kind)
-        learner = make_learner(f"{folder}/{model}", objective, replicas, f"{folder}/frozen")
-        groups = make_groups(objective, f"{folder}/frozen")
+        frozen = f"{folder}/{teacher_of(objective)}"
+        learner = make_learner(f"{folder}/{model}", objective, replicas, frozen)
+        groups = make_groups(objective, frozen)
         for deal in (*DEALS, DEALT):
             if deal == DEALT:
                 batches = pack(learner, gather_groups(groups[rank::world_size]))
