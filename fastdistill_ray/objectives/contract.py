@@ -39,6 +39,23 @@ class Measure(NamedTuple):
     temperature: float = 1.0  # of both sides
 
 
+class Relations(NamedTuple):
+    """Which relations of tokens to those before them are compared, in a block of each model."""
+
+    blocks: tuple[int, int]
+    num_heads: int  # that queries, keys and values are split into, whatever heads the models have
+
+
+class Wanted(NamedTuple):
+    """What of one model's inside is compared."""
+
+    blocks: tuple[int, ...] = ()  # their outputs at the targets, [K, D]
+    related: int | None = None  # the block whose queries, keys and values are, of all tokens
+
+
+NOTHING = Wanted()
+
+
 class Needs(NamedTuple):
     """What an objective's loss is made of beside the log-probabilities of the targets."""
 
@@ -55,11 +72,17 @@ class Needs(NamedTuple):
     # One matrix that is trained beside the student takes all its compared outputs to the width of
     # the frozen model; without it both have one width.
     bridge: bool = False
+    relations: Relations | None = None
     # What is stored of the texts in place of a frozen model. With hidden states, `measure` says how
     # the distributions are compared that both heads make.
     signal: Signal | None = None
     # Completions of a group are compared with each other, so that one micro-batch has all of them.
     whole_groups: bool = False
+
+    def wanted(self, side: Literal[0, 1]) -> Wanted:
+        """Of the student, 0, or of the frozen model, 1."""
+        related = self.relations.blocks[side] if self.relations else None
+        return Wanted(tuple(pair[side] for pair in self.taps), related)
 
     @property
     def speaker(self) -> Literal["", "teacher", "student"]:
@@ -158,6 +181,9 @@ class Outputs(NamedTuple):
     # Of each pair of `Needs.taps`: [K, D] of the student, behind its bridge where there is one, and
     # of the frozen model, in float32.
     taps: tuple[tuple[Tensor, Tensor], ...] = ()
+    # [K] each: of queries, keys and values the KL from the frozen model's relations to the
+    # student's, the mean over `Needs.relations.num_heads`.
+    relations: tuple[Tensor, ...] = ()
 
 
 class Term(NamedTuple):

@@ -188,6 +188,11 @@ def _frozen_errors(recipe: Recipe) -> list[str]:
                 f"training.overlap: true trains on texts as they come, and {kind} of "
                 f"{student.section} on what is asked about them afterwards; set it to false"
             )
+        if needs.relations and recipe.training.compile:
+            errors.append(
+                f"training.compile: true hides the inside of a block, which {kind} of "
+                f"{student.section} compares; set it to false"
+            )
         if needed and not recipe.training.mask_prompt:
             errors.append(
                 f"training.mask_prompt: false trains the prompts' own tokens, which {kind} of "

@@ -11,11 +11,13 @@ from fastdistill_ray.models import (
     tokenizer_of,
     vocabulary_of,
 )
+from fastdistill_ray.objectives.contract import Relations
 from fastdistill_ray.objectives.hidden import Pkd
 from fastdistill_ray.prompts import Prompted, written_by
 from fastdistill_ray.recipe.derived import StudentSpec, speaker_of, students
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.training.knobs import LoraKnobs, TrainingKnobs
+from fastdistill_ray.training.relations import projected_widths
 from fastdistill_ray.training.router import trained_coefficient
 from fastdistill_ray.training.trial import check_student
 
@@ -80,13 +82,13 @@ def _check_taps(student: StudentSpec, teacher: str) -> None:
     """Blocks whose outputs are compared are there, and as wide on both sides where nothing makes
     them so."""
     needs = student.objective.needs
-    if not needs.taps:
+    if not needs.taps and not needs.relations:
         return
     own, other = (
         load_config(fetch_without_weights(model)).get_text_config()
         for model in (student.model, teacher)
     )
-    if own.hidden_size != other.hidden_size and not needs.bridge:
+    if needs.taps and own.hidden_size != other.hidden_size and not needs.bridge:
         raise UserError(
             f"{student.section}.kind: {student.objective.kind} compares hidden states, which "
             f"teacher.model {teacher} has {other.hidden_size} wide and {student.model_field} "
@@ -95,6 +97,7 @@ def _check_taps(student: StudentSpec, teacher: str) -> None:
         )
     is_last_left = isinstance(student.objective, Pkd)
     named = [pair for pair in needs.taps if min(pair) >= 0]
+    named += [needs.relations.blocks] if needs.relations else []
     for place, pair in enumerate(named):
         for block, config, who in zip(pair, (own, other), ("student", "teacher"), strict=True):
             if block >= (most := config.num_hidden_layers - is_last_left):
@@ -102,6 +105,24 @@ def _check_taps(student: StudentSpec, teacher: str) -> None:
                 raise UserError(
                     f"{student.section}.layers.{place}: block {block} of the {who}, whose outputs "
                     f"are compared up to block {most - 1}{reason}"
+                )
+    if needs.relations:
+        _check_heads(student, teacher, needs.relations)
+
+
+def _check_heads(student: StudentSpec, teacher: str, relations: Relations) -> None:
+    """What is related is there, and can be split into as many heads on both sides."""
+    models = (student.model_field, student.model), ("teacher.model", teacher)
+    for (field, model), block in zip(models, relations.blocks, strict=True):
+        try:
+            widths = projected_widths(fetch_without_weights(model), block)
+        except UserError as error:
+            raise UserError(f"{student.section}.kind: {field} {model}: {error}") from error
+        for name, width in widths.items():
+            if width % relations.num_heads:
+                raise UserError(
+                    f"{student.section}.relation_heads: {relations.num_heads} heads do not divide "
+                    f"the {width} numbers that {name} of {field} {model} gives"
                 )
 
 

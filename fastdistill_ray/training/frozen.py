@@ -7,7 +7,7 @@ its share of the weights and a forward pass.
 Legend: K target tokens.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.models import load_config
-from fastdistill_ray.objectives.contract import Measure
+from fastdistill_ray.objectives.contract import NOTHING, Measure, Wanted
 from fastdistill_ray.training.head import Readout, wide
 from fastdistill_ray.training.knobs import LoraKnobs, TrainingKnobs
 from fastdistill_ray.training.loading import empty_model, fill, fill_head
@@ -42,17 +42,18 @@ class Frozen(CausalModel):
         inputs: Inputs,
         student: Readout | None = None,
         measure: Measure | None = None,
-        blocks: Sequence[int] = (),
+        wanted: Wanted = NOTHING,
         likeliest: float = 0.0,
     ) -> Tensor | Compared:
         """[K], its log-probabilities of the labels; with a measure, the divergence between its
-        distributions and the student's, differentiable by the student's tensors, and its `blocks`'
-        outputs; with the temperature `likeliest`, both sides' log-probabilities of the two tokens.
+        distributions and the student's, differentiable by the student's tensors, and what is
+        `wanted` of it; with the temperature `likeliest`, both sides' log-probabilities of the two
+        tokens.
 
         The head is gathered only here, and once more for the gradient.
         """
         with torch.no_grad():
-            own = self.read(inputs, blocks)
+            own = self.read(inputs, wanted)
             if measure is None and not likeliest:
                 return logprob_of(own.readout, inputs.labels)
         assert student is not None
@@ -60,7 +61,8 @@ class Frozen(CausalModel):
             return Compared(likeliest=of_likeliest(student, own.readout, likeliest))
         assert measure
         states = tuple(map(wide, own.states))
-        return Compared(divergence(student, own.readout, measure), states)
+        apart = divergence(student, own.readout, measure)
+        return Compared(apart, states, vectors=own.vectors)
 
 
 def build_frozen(

@@ -20,7 +20,6 @@ from fastdistill_ray.groups.signals import Signals
 from fastdistill_ray.objectives.contract import Outputs, Term
 from fastdistill_ray.training.attention import row_multiple
 from fastdistill_ray.training.dealing import deal
-from fastdistill_ray.training.head import Readout
 from fastdistill_ray.training.knobs import OptimizerKnobs
 from fastdistill_ray.training.learner import Learner
 from fastdistill_ray.training.operators import picks
@@ -31,7 +30,8 @@ from fastdistill_ray.training.packing import (
     batch_of,
     prepare_group,
 )
-from fastdistill_ray.training.student import Compared, Student, to_device
+from fastdistill_ray.training.relations import common_texts, related
+from fastdistill_ray.training.student import Compared, Read, Student, to_device
 from fastdistill_ray.training.utilisation import num_operations
 
 COUNTS: tuple[str, ...] = (
@@ -180,20 +180,24 @@ def compute(learner: Learner, batch: MicroBatch) -> Outputs:
     """What the models say of a micro-batch's targets: the student and, where the objective needs
     one, the frozen model."""
     inputs = to_device(batch.inputs, learner.device)
+    needs = learner.objective.needs
     if batch.signals is not None:
         return _with_signals(learner, inputs, to_device(batch.signals, learner.device))
     if (frozen := learner.frozen) is None:
         return learner.student(inputs)
     seen = to_device(batch.frozen, learner.device) if batch.frozen else inputs
-    needs = learner.objective.needs
-    if needs.measure or needs.likeliest:
-        own_blocks, others = ([pair[side] for pair in needs.taps] for side in (0, 1))
-        return learner.student(
-            inputs,
-            lambda own: frozen(seen, own, needs.measure, others, needs.likeliest),
-            own_blocks,
-        )
-    return learner.student(inputs)._replace(frozen_logprob=frozen(seen))
+    if not needs.measure and not needs.likeliest:
+        return learner.student(inputs)._replace(frozen_logprob=frozen(seen))
+
+    def compare(own: Read) -> Compared:
+        found = frozen(seen, own.readout, needs.measure, needs.wanted(1), needs.likeliest)
+        if not needs.relations:
+            return found
+        texts = common_texts(batch.inputs, batch.frozen or batch.inputs)
+        relations = related(own.vectors, found.vectors, texts, needs.relations.num_heads)
+        return found._replace(relations=relations)
+
+    return learner.student(inputs, compare, needs.wanted(0))
 
 
 def _with_signals(learner: Learner, inputs: Inputs, signals: Signals) -> Outputs:
@@ -206,12 +210,12 @@ def _with_signals(learner: Learner, inputs: Inputs, signals: Signals) -> Outputs
         head = learner.head
         assert head
         return learner.student(
-            inputs, lambda own: Compared(head(signals.hidden, own, needs.measure))
+            inputs, lambda own: Compared(head(signals.hidden, own.readout, needs.measure))
         )
     temperature = needs.signal.temperature
 
-    def pick(own: Readout) -> Compared:
-        picked, rest = picks(own, signals.ids, temperature)
+    def pick(own: Read) -> Compared:
+        picked, rest = picks(own.readout, signals.ids, temperature)
         return Compared(picked=picked, rest=rest)
 
     return learner.student(inputs, pick)._replace(signals=signals)

@@ -5,7 +5,7 @@ tied weights stay one parameter. Legend: R rows of L tokens, K target tokens, D 
 vocabulary of the tokenizer (a model's head is often padded beyond it).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.models import load_config
-from fastdistill_ray.objectives.contract import LAST, Outputs
+from fastdistill_ray.objectives.contract import LAST, NOTHING, Outputs, Wanted
 from fastdistill_ray.training.attention import (
     GROUPED,
     attention_arguments,
@@ -32,7 +32,7 @@ from fastdistill_ray.training.loading import Weights, empty_model, fill
 from fastdistill_ray.training.logit_map import logit_factor, softcap_of
 from fastdistill_ray.training.packing import PADDING, Inputs
 from fastdistill_ray.training.router import router_loss, trained_coefficient
-from fastdistill_ray.training.taps import kept_states
+from fastdistill_ray.training.taps import kept
 
 T = TypeVar("T")
 SHARDED = "FSDP"  # what fully_shard puts before the name of a module's class
@@ -51,12 +51,12 @@ class CausalModel(nn.Module):
         self.router_coefficient = 0.0  # of the loss of its routers' choices; 0: there is none
         self.bridge: nn.Linear | None = None  # to the width of the model it is compared with
 
-    def read(self, inputs: Inputs, blocks: Sequence[int] = ()) -> "Read":
-        """`blocks`: whose outputs are wanted at the targets, LAST among them."""
+    def read(self, inputs: Inputs, wanted: Wanted = NOTHING) -> "Read":
+        """What the head reads of the targets, and what else is wanted."""
         text = self.model.config.get_text_config()
         shown = {"output_router_logits": True} if self.router_coefficient else {}
-        inner = [block for block in blocks if block != LAST]
-        with kept_states(decoder_blocks(self) if inner else [], inner, text) as states:
+        blocks = decoder_blocks(self) if wanted != NOTHING else []
+        with kept(blocks, wanted, text) as (states, vectors):
             found = self.model.get_decoder()(
                 input_ids=inputs.input_ids,
                 position_ids=inputs.position_ids,
@@ -71,7 +71,7 @@ class CausalModel(nn.Module):
             router = router_loss(self.model, found.get("router_logits"), is_token_N)
         hidden = found.last_hidden_state
         head = cast(nn.Linear, self.model.get_output_embeddings())
-        gathered = tuple(_at(inputs.sources, states[block]) for block in blocks)
+        gathered = tuple(_at(inputs.sources, states[block]) for block in wanted.blocks)
         readout = readout_of(
             _at(inputs.sources, hidden),
             head,
@@ -79,7 +79,7 @@ class CausalModel(nn.Module):
             self.logit_factor,
             softcap_of(self.model.config),
         )
-        return Read(readout, router, gathered)
+        return Read(readout, router, gathered, tuple(vectors.values()))
 
     def logits_of_head(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The head's and the model's own, of the hidden states of the same tokens."""
@@ -106,22 +106,23 @@ class Student(CausalModel):
     def forward(
         self,
         inputs: Inputs,
-        compare: Callable[[Readout], "Compared"] | None = None,
-        blocks: Sequence[int] = (),
+        compare: Callable[["Read"], "Compared"] | None = None,
+        wanted: Wanted = NOTHING,
     ) -> Outputs:
-        """`compare` is given what the logits are made of, while all weights are at hand; `blocks`
-        are those whose outputs stand beside what it says of another model's."""
-        own = self.read(inputs, blocks)
+        """`compare` is given what was read, while all weights are at hand; the states of `wanted`
+        stand beside what it says of another model's."""
+        own = self.read(inputs, wanted)
         outputs = Outputs(logprob_of(own.readout, inputs.labels), own.router)
         if compare is None:
             return outputs
-        found = compare(own.readout)
+        found = compare(own)
         return outputs._replace(
             divergence=found.divergence,
             picked=found.picked,
             rest=found.rest,
             likeliest=found.likeliest,
             taps=tuple(zip(map(self._bridged, own.states), found.states, strict=True)),
+            relations=found.relations,
         )
 
     def _bridged(self, state_KD: Tensor) -> Tensor:
@@ -145,6 +146,7 @@ class Read(NamedTuple):
     readout: Readout
     router: Tensor | None  # the loss of the routers' choices
     states: tuple[Tensor, ...]  # [K, D] of each block asked for, as it was computed
+    vectors: tuple[Tensor, ...]  # [N, W] queries, keys and values of the block asked for
 
 
 class Compared(NamedTuple):
@@ -155,6 +157,8 @@ class Compared(NamedTuple):
     picked: Tensor | None = None  # [K, M], log-probabilities by the student of some ids
     likeliest: tuple[Tensor, Tensor] | None = None  # as `Outputs` has it
     rest: Tensor | None = None  # [K], log-mass of all others
+    vectors: tuple[Tensor, ...] = ()  # of that model, as `Read` has them
+    relations: tuple[Tensor, ...] = ()  # [K] each
 
 
 def _at(sources: Tensor, hidden: Tensor) -> Tensor:

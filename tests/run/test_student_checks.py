@@ -157,6 +157,55 @@ def test_hidden_states_of_blocks_that_are_not_there_are_refused(model, tmp_path,
     check_frozen(recipe_of(model, teacher, objective={"kind": "pkd", "layers": [[0, 1]]}))
 
 
+@pytest.mark.parametrize(
+    ("objective", "said"),
+    [
+        ({"kind": "fitnets", "layers": [[0, 3]]}, "layers.0: block 3 of the teacher, .* block 2$"),
+        ({"kind": "tinybert", "layers": [[0, 0], [2, 1]]}, "layers.1: block 2 of the student"),
+        ({"kind": "minilmv2", "layers": [[2, 0]]}, "layers.0: block 2 of the student, .* block 1$"),
+        (
+            {"kind": "minilmv2", "layers": [[0, 0]], "relation_heads": 3},
+            "relation_heads: 3 heads do not divide the 64 numbers that q_proj of student.model",
+        ),
+        (
+            {"kind": "minilmv2", "layers": [[0, 0]], "relation_heads": 64},
+            "relation_heads: 64 heads do not divide the 32 numbers that k_proj of student.model",
+        ),
+        (
+            {"kind": "minilmv2", "layers": [[0, 0]], "relation_heads": 32},
+            "",
+        ),
+    ],
+)
+def test_blocks_and_heads_of_a_teacher_of_another_width_are_there(model, tmp_path, objective, said):
+    teacher = make_tiny_model(str(tmp_path), num_layers=3, num_heads=3)
+    recipe = recipe_of(model, teacher, objective=objective)
+    if not said:
+        check_frozen(recipe)
+        return
+    with pytest.raises(UserError, match=f"^objective.{said}"):
+        check_frozen(recipe)
+
+
+def test_relations_of_a_family_whose_projections_are_one_are_refused(model, tmp_path):
+    AutoTokenizer.from_pretrained(model).save_pretrained(tmp_path)
+    shape = {"n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": 400}
+    AutoConfig.for_model("gpt2", **shape).save_pretrained(tmp_path)
+    objective = {"kind": "minilmv2", "layers": [[0, 1]]}
+    recipe = recipe_of(model, str(tmp_path), objective=objective)
+    said = r"objective.kind: teacher.model .*: a block of gpt2 has 0 layers q_proj, expected one"
+    with pytest.raises(UserError, match=f"^{said}"):
+        check_frozen(recipe)
+
+
+def test_relations_inside_of_compiled_blocks_are_refused(model):
+    plain = {"training": {"compile": True, "shared_prompt": False}}
+    compare = {"compare": {"students": [knobs_of("minilmv2")]}}
+    said = r"training.compile: .* minilmv2 of compare.students.0 compares; set it to false"
+    with pytest.raises(UserError, match=said):
+        recipe_of(model, model, **plain, **compare)
+
+
 @pytest.mark.parametrize("kind", ["pkd", "distilbert"])
 def test_hidden_states_of_another_width_are_refused(model, tmp_path, kind):
     wide = make_tiny_model(str(tmp_path))

@@ -6,6 +6,7 @@ REQUIRED = {
     "pkd": {"layers": [[0, 1]]},
     "fitnets": {"layers": [[0, 1]]},
     "tinybert": {"layers": [[0, 1], [1, 2]]},
+    "minilmv2": {"layers": [[1, 1]], "relation_heads": 4},
 }
 
 
@@ -19,4 +20,5 @@ def objective_of(kind: str) -> AnyObjective:
 
 def teacher_of(objective: AnyObjective) -> str:
     """What tests call it: one of another width where that can be."""
-    return "wide" if objective.needs.bridge else "teacher"
+    needs = objective.needs
+    return "wide" if needs.bridge or needs.relations else "teacher"

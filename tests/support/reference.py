@@ -88,6 +88,11 @@ def loss_and_gradients_by_definition(
                     else:
                         alike = torch.nn.functional.cosine_similarity(mine, its, dim=-1)
                         values = values + objective.cosine * (1 - alike)
+                if objective.kind == "minilmv2":
+                    values = values + objective.beta * sum(
+                        _relation_kl(objective.relation_heads, own, its, size, len(one.token_ids))
+                        for own, its, size in _related(objective, student, beside, group, one)
+                    )
                 is_mean = objective.weighting == "advantage"
                 total = total + one.weight * (values.mean() if is_mean else values.sum())
         if isinstance(objective, Dpo):
@@ -148,6 +153,53 @@ def _states(model: torch.nn.Module, prompt: object, ids: object, block: int) -> 
     model(torch.tensor([[*prompt, *ids]]))
     hook.remove()
     return kept[0][0, len(prompt) - 1 : -1]
+
+
+def _related(
+    objective: AnyObjective,
+    student: torch.nn.Module,
+    beside: torch.nn.Module,
+    group: TrainGroup,
+    one: TrainCompletion,
+) -> list[tuple[Tensor, Tensor, int]]:
+    """Of queries, keys and values what the projections gave of all tokens but the last, of both
+    models, and with how many tokens both prompts end alike, the last one in any case."""
+    prompts = list(group.prompt_ids), list(group.prompt_ids)
+    if group.frozen_prompt_ids is not None:
+        prompts = prompts[0], list(group.frozen_prompt_ids)
+    size = 1
+    while size < min(map(len, prompts)) and (prompts[0][-size - 1 :] == prompts[1][-size - 1 :]):
+        size += 1
+    size = size if prompts[0][-1] == prompts[1][-1] else 1
+    found = []
+    for name in ("q_proj", "k_proj", "v_proj"):
+        kept = []
+        for model, prompt, block in zip(
+            (student, beside), prompts, objective.layers[0], strict=True
+        ):
+            layer = getattr(model.model.layers[block].self_attn, name)
+            hook = layer.register_forward_hook(lambda _, given, out, kept=kept: kept.append(out))
+            model(torch.tensor([[*prompt, *one.token_ids[:-1]]]))
+            hook.remove()
+        found.append((kept[0][0], kept[1][0], size))
+    return found
+
+
+def _relation_kl(num_heads: int, own: Tensor, its: Tensor, size: int, num_targets: int) -> Tensor:
+    """[S], head by head and token by token."""
+    seen = size + num_targets - 1
+    values = []
+    for place in range(size - 1, seen):
+        total = 0.0
+        for head in range(num_heads):
+            rows = []
+            for all_of in (own[-seen:], its[-seen:]):
+                x = all_of.unflatten(1, (num_heads, -1))[:, head]
+                rows.append((x[place] @ x[: place + 1].T / x.shape[1] ** 0.5).softmax(0))
+            q, p = rows
+            total = total + (p * (p / q).log()).sum() / num_heads
+        values.append(total)
+    return torch.stack(values)
 
 
 def _of_labels(logits: Tensor, ids: object) -> Tensor:

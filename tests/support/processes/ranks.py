@@ -52,6 +52,7 @@ def make_groups(objective: AnyObjective = ADVDISTILL, frozen: str = "") -> list[
             for i, (n, w) in enumerate(zip(lengths, weights, strict=True))
         ]
         prompt, other = random.integers(0, 250, 3 + index), random.integers(0, 250, 9)
+        other[9 - 2 * index :] = prompt[len(prompt) - 2 * index :]  # both end so far alike
         own = other if objective.needs.frozen == "teacher" else None
         groups.append(TrainGroup(str(index), prompt, completions, frozen_prompt_ids=own))
     return with_signals(groups, objective.needs.signal, frozen)
