@@ -43,7 +43,9 @@ class Relations(NamedTuple):
     """Which relations of tokens to those before them are compared, in a block of each model."""
 
     blocks: tuple[int, int]
-    num_heads: int  # that queries, keys and values are split into, whatever heads the models have
+    # That what makes queries, keys and values is split into, each related to itself. 0: the heads
+    # of the models, queries related to keys, as attention is computed, and values to themselves.
+    num_heads: int
 
 
 class Wanted(NamedTuple):
@@ -51,6 +53,7 @@ class Wanted(NamedTuple):
 
     blocks: tuple[int, ...] = ()  # their outputs at the targets, [K, D]
     related: int | None = None  # the block whose queries, keys and values are, of all tokens
+    num_heads: int = 0  # as `Relations` has it
 
 
 NOTHING = Wanted()
@@ -81,8 +84,10 @@ class Needs(NamedTuple):
 
     def wanted(self, side: Literal[0, 1]) -> Wanted:
         """Of the student, 0, or of the frozen model, 1."""
-        related = self.relations.blocks[side] if self.relations else None
-        return Wanted(tuple(pair[side] for pair in self.taps), related)
+        blocks = tuple(pair[side] for pair in self.taps)
+        if not self.relations:
+            return Wanted(blocks)
+        return Wanted(blocks, self.relations.blocks[side], self.relations.num_heads)
 
     @property
     def speaker(self) -> Literal["", "teacher", "student"]:
@@ -181,8 +186,7 @@ class Outputs(NamedTuple):
     # Of each pair of `Needs.taps`: [K, D] of the student, behind its bridge where there is one, and
     # of the frozen model, in float32.
     taps: tuple[tuple[Tensor, Tensor], ...] = ()
-    # [K] each: of queries, keys and values the KL from the frozen model's relations to the
-    # student's, the mean over `Needs.relations.num_heads`.
+    # [K] each: the KL from the frozen model's relation to the student's, the mean over heads.
     relations: tuple[Tensor, ...] = ()
 
 

@@ -17,7 +17,7 @@ from fastdistill_ray.prompts import Prompted, written_by
 from fastdistill_ray.recipe.derived import StudentSpec, speaker_of, students
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.training.knobs import LoraKnobs, TrainingKnobs
-from fastdistill_ray.training.relations import projected_widths
+from fastdistill_ray.training.relations import check_attention, projected_widths
 from fastdistill_ray.training.router import trained_coefficient
 from fastdistill_ray.training.trial import check_student
 
@@ -31,7 +31,7 @@ def check_frozen(recipe: Recipe) -> None:
             continue
         teacher, field = speaker.prompted, speaker.field
         _check_size(student)
-        _check_taps(student, teacher.model)
+        _check_taps(student, teacher.model, recipe.training.max_seq_len)
         if teacher == Prompted(student.model, recipe.student.prompt):
             continue
         kind = student.objective.kind
@@ -78,7 +78,7 @@ def _check_size(student: StudentSpec) -> None:
         )
 
 
-def _check_taps(student: StudentSpec, teacher: str) -> None:
+def _check_taps(student: StudentSpec, teacher: str, max_seq_len: int) -> None:
     """Blocks whose outputs are compared are there, and as wide on both sides where nothing makes
     them so."""
     needs = student.objective.needs
@@ -106,8 +106,33 @@ def _check_taps(student: StudentSpec, teacher: str) -> None:
                     f"{student.section}.layers.{place}: block {block} of the {who}, whose outputs "
                     f"are compared up to block {most - 1}{reason}"
                 )
-    if needs.relations:
+    if needs.relations and needs.relations.num_heads:
         _check_heads(student, teacher, needs.relations)
+    elif needs.relations:
+        heads = own.num_attention_heads, other.num_attention_heads
+        _check_attention(student, teacher, needs.relations, heads, max_seq_len)
+
+
+def _check_attention(
+    student: StudentSpec,
+    teacher: str,
+    relations: Relations,
+    heads: tuple[int, int],
+    max_seq_len: int,
+) -> None:
+    """Attention can be compared head by head."""
+    own = f"{student.section}.kind: {student.objective.kind}"
+    if heads[0] != heads[1]:
+        raise UserError(
+            f"{own} compares attention head by head, of which teacher.model {teacher} has "
+            f"{heads[1]} and {student.model_field} {student.model} {heads[0]}; take minilmv2"
+        )
+    models = (student.model_field, student.model), ("teacher.model", teacher)
+    for (field, model), block in zip(models, relations.blocks, strict=True):
+        try:
+            check_attention(fetch_without_weights(model), block, max_seq_len)
+        except UserError as error:
+            raise UserError(f"{own}: {field} {model}: {error}") from error
 
 
 def _check_heads(student: StudentSpec, teacher: str, relations: Relations) -> None:

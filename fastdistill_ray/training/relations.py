@@ -7,6 +7,7 @@ Legend: N tokens of all rows, W numbers of a token, H heads of W / H numbers eac
 text: S targets and A tokens that they see, of which the last S are where the targets are drawn.
 """
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -14,11 +15,15 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.models import load_config, quiet_transformers
+from fastdistill_ray.objectives.contract import Wanted
+from fastdistill_ray.training.attention import SLIDING, window_of
 from fastdistill_ray.training.head import wide
 from fastdistill_ray.training.packing import Inputs, Segment
+from fastdistill_ray.training.small_copy import SPECIAL, small_copy
 from fastdistill_ray.training.student import CausalModel, decoder_blocks
-from fastdistill_ray.training.taps import projections_of
+from fastdistill_ray.training.taps import Vectors, kept, projections_of
 
 Texts = list[tuple[Segment, Segment]]  # of the student and of the model beside it
 
@@ -74,20 +79,17 @@ class RelationKl(torch.autograd.Function):
         )
 
 
-def related(
-    own: tuple[Tensor, ...], other: tuple[Tensor, ...], texts: Texts, num_heads: int
-) -> tuple[Tensor, ...]:
-    """[K] of each of a block's projections, [N, W], related to itself."""
+def related(own: Sequence[Vectors], other: Sequence[Vectors], texts: Texts) -> tuple[Tensor, ...]:
+    """[K] of each of a block's relations."""
     return tuple(
-        RelationKl.apply(mine, mine, its, its, texts, num_heads, _scales(mine, its, num_heads))
+        RelationKl.apply(
+            *(mine.query_NW, mine.key_NW, its.query_NW, its.key_NW),
+            texts,
+            mine.num_heads,
+            (mine.scale, its.scale),
+        )
         for mine, its in zip(own, other, strict=True)
     )
-
-
-def _scales(own_NW: Tensor, other_NW: Tensor, num_heads: int) -> tuple[float, float]:
-    """1 / sqrt(D) of both."""
-    one, other = ((num_heads / values.shape[1]) ** 0.5 for values in (own_NW, other_NW))
-    return one, other
 
 
 def projected_widths(folder: str, block: int) -> dict[str, int]:
@@ -98,6 +100,25 @@ def projected_widths(folder: str, block: int) -> dict[str, int]:
         model = CausalModel(AutoModelForCausalLM.from_config(config), 1)
     layers = projections_of(decoder_blocks(model)[block], config.model_type)
     return {name: cast(Tensor, layer.weight).shape[0] for name, layer in layers.items()}
+
+
+def check_attention(folder: str, block: int, longest: int) -> None:
+    """UserError where the attention of a block is no relation of each token to all before it, of
+    texts of at most so many tokens; of the folder only the config is read."""
+    config = load_config(folder)
+    text = config.get_text_config()
+    kinds = getattr(text, "layer_types", None)
+    window = window_of(text) if not kinds or kinds[block] == SLIDING else None
+    if window is not None and window < longest:
+        raise UserError(
+            f"block {block} attends to {window} tokens, texts have up to {longest} "
+            "(training.max_seq_len); take a block that attends to all"
+        )
+    model = CausalModel(small_copy(config), 1)
+    blocks, text = decoder_blocks(model), model.model.config.get_text_config()
+    ids = torch.arange(SPECIAL, SPECIAL + 4)[None]
+    with torch.no_grad(), kept(blocks, Wanted(related=min(block, len(blocks) - 1)), text):
+        model.model(input_ids=ids, use_cache=False)
 
 
 def common_texts(own: Inputs, other: Inputs) -> Texts:

@@ -194,8 +194,7 @@ def compute(learner: Learner, batch: MicroBatch) -> Outputs:
         if not needs.relations:
             return found
         texts = common_texts(batch.inputs, batch.frozen or batch.inputs)
-        relations = related(own.vectors, found.vectors, texts, needs.relations.num_heads)
-        return found._replace(relations=relations)
+        return found._replace(relations=related(own.vectors, found.vectors, texts))
 
     return learner.student(inputs, compare, needs.wanted(0))
 

@@ -5,7 +5,7 @@ tied weights stay one parameter. Legend: R rows of L tokens, K target tokens, D 
 vocabulary of the tokenizer (a model's head is often padded beyond it).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -32,7 +32,7 @@ from fastdistill_ray.training.loading import Weights, empty_model, fill
 from fastdistill_ray.training.logit_map import logit_factor, softcap_of
 from fastdistill_ray.training.packing import PADDING, Inputs
 from fastdistill_ray.training.router import router_loss, trained_coefficient
-from fastdistill_ray.training.taps import kept
+from fastdistill_ray.training.taps import Vectors, kept
 
 T = TypeVar("T")
 SHARDED = "FSDP"  # what fully_shard puts before the name of a module's class
@@ -79,7 +79,7 @@ class CausalModel(nn.Module):
             self.logit_factor,
             softcap_of(self.model.config),
         )
-        return Read(readout, router, gathered, tuple(vectors.values()))
+        return Read(readout, router, gathered, vectors)
 
     def logits_of_head(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The head's and the model's own, of the hidden states of the same tokens."""
@@ -146,7 +146,7 @@ class Read(NamedTuple):
     readout: Readout
     router: Tensor | None  # the loss of the routers' choices
     states: tuple[Tensor, ...]  # [K, D] of each block asked for, as it was computed
-    vectors: tuple[Tensor, ...]  # [N, W] queries, keys and values of the block asked for
+    vectors: list[Vectors]  # of the block whose relations are asked for
 
 
 class Compared(NamedTuple):
@@ -157,7 +157,7 @@ class Compared(NamedTuple):
     picked: Tensor | None = None  # [K, M], log-probabilities by the student of some ids
     likeliest: tuple[Tensor, Tensor] | None = None  # as `Outputs` has it
     rest: Tensor | None = None  # [K], log-mass of all others
-    vectors: tuple[Tensor, ...] = ()  # of that model, as `Read` has them
+    vectors: Sequence[Vectors] = ()  # of that model, as `Read` has them
     relations: tuple[Tensor, ...] = ()  # [K] each
 
 

@@ -198,6 +198,51 @@ def test_relations_of_a_family_whose_projections_are_one_are_refused(model, tmp_
         check_frozen(recipe)
 
 
+def attending(folder: Path, family: str, **shape: object) -> str:
+    """A model of that family by its config alone, with two heads."""
+    shape |= {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
+    shape |= {"num_hidden_layers": 2, "intermediate_size": 64, "vocab_size": 400}
+    AutoConfig.for_model(family, **shape).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("family", "shape", "said"),
+    [
+        ("llama", {}, ""),
+        ("qwen3", {"head_dim": 32}, ""),
+        (
+            "mistral",
+            {"head_dim": 32, "sliding_window": 100},
+            "block 1 attends to 100 tokens, .* 30",
+        ),
+        ("mistral", {"head_dim": 32, "sliding_window": 4096}, ""),
+        ("gemma2", {"head_dim": 32, "sliding_window": 4096}, "the attention of gemma2 is"),
+        ("gpt_oss", {"head_dim": 32}, "the attention of gpt_oss is"),
+    ],
+)
+def test_attention_that_is_no_softmax_of_all_products_is_refused(
+    model, tmp_path, family, shape, said
+):
+    AutoTokenizer.from_pretrained(model).save_pretrained(tmp_path)
+    teacher = attending(tmp_path, family, **shape)
+    training = {"max_seq_len": 300}
+    objective = {"kind": "minilm", "layers": [[1, 1]]}
+    recipe = recipe_of(model, teacher, objective=objective, training=training)
+    if not said:
+        check_frozen(recipe)
+        return
+    with pytest.raises(UserError, match=f"^objective.kind: minilm: teacher.model .*: {said}"):
+        check_frozen(recipe)
+
+
+def test_attention_of_other_heads_is_refused(model, tmp_path):
+    wide = make_tiny_model(str(tmp_path), num_heads=3)
+    recipe = recipe_of(model, wide, objective={"kind": "minilm", "layers": [[0, 0]]})
+    with pytest.raises(UserError, match=r"^objective.kind: minilm compares .* has 3 .* 2; take mi"):
+        check_frozen(recipe)
+
+
 def test_relations_inside_of_compiled_blocks_are_refused(model):
     plain = {"training": {"compile": True, "shared_prompt": False}}
     compare = {"compare": {"students": [knobs_of("minilmv2")]}}

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from fastdistill_ray.objectives import AdvDistill, AnyObjective, Dpkd, Dpo, SampledKl, Sft, TopkKl
 from fastdistill_ray.objectives.contract import Divergence
@@ -93,6 +94,14 @@ def loss_and_gradients_by_definition(
                         _relation_kl(objective.relation_heads, own, its, size, len(one.token_ids))
                         for own, its, size in _related(objective, student, beside, group, one)
                     )
+                if objective.kind == "minilm":
+                    own, its, size = _related(objective, student, beside, group, one)[2]
+                    values = values + objective.beta * (
+                        _relation_kl(
+                            student.config.num_key_value_heads, own, its, size, len(one.token_ids)
+                        )
+                        + _attention_kl(objective, student, beside, group, one, size)
+                    )
                 is_mean = objective.weighting == "advantage"
                 total = total + one.weight * (values.mean() if is_mean else values.sum())
         if isinstance(objective, Dpo):
@@ -164,25 +173,62 @@ def _related(
 ) -> list[tuple[Tensor, Tensor, int]]:
     """Of queries, keys and values what the projections gave of all tokens but the last, of both
     models, and with how many tokens both prompts end alike, the last one in any case."""
-    prompts = list(group.prompt_ids), list(group.prompt_ids)
-    if group.frozen_prompt_ids is not None:
-        prompts = prompts[0], list(group.frozen_prompt_ids)
-    size = 1
+    prompts, size = _prompts(group), 1
     while size < min(map(len, prompts)) and (prompts[0][-size - 1 :] == prompts[1][-size - 1 :]):
         size += 1
     size = size if prompts[0][-1] == prompts[1][-1] else 1
     found = []
     for name in ("q_proj", "k_proj", "v_proj"):
-        kept = []
-        for model, prompt, block in zip(
-            (student, beside), prompts, objective.layers[0], strict=True
-        ):
-            layer = getattr(model.model.layers[block].self_attn, name)
-            hook = layer.register_forward_hook(lambda _, given, out, kept=kept: kept.append(out))
-            model(torch.tensor([[*prompt, *one.token_ids[:-1]]]))
-            hook.remove()
-        found.append((kept[0][0], kept[1][0], size))
+        blocks = zip((student, beside), prompts, objective.layers[0], strict=True)
+        own, its = (_projected(model, prompt, one, block, name) for model, prompt, block in blocks)
+        found.append((own, its, size))
     return found
+
+
+def _projected(
+    model: torch.nn.Module, prompt: list[int], one: TrainCompletion, block: int, name: str
+) -> Tensor:
+    """What a projection gave of all tokens but the last."""
+    kept = []
+    layer = getattr(model.model.layers[block].self_attn, name)
+    hook = layer.register_forward_hook(lambda _, given, out: kept.append(out[0]))
+    model(torch.tensor([[*prompt, *one.token_ids[:-1]]]))
+    hook.remove()
+    return kept[0]
+
+
+def _prompts(group: TrainGroup) -> tuple[list[int], list[int]]:
+    frozen = group.frozen_prompt_ids
+    return list(group.prompt_ids), list(group.prompt_ids if frozen is None else frozen)
+
+
+def _attention_kl(
+    objective: AnyObjective,
+    student: torch.nn.Module,
+    beside: torch.nn.Module,
+    group: TrainGroup,
+    one: TrainCompletion,
+    size: int,
+) -> Tensor:
+    """[S] of the attention of Llama, by its own rotary positions, to what both models see."""
+    num_targets, maps = len(one.token_ids), []
+    blocks = zip((student, beside), _prompts(group), objective.layers[0], strict=True)
+    for model, prompt, block in blocks:
+        query, key = (_projected(model, prompt, one, block, name) for name in ("q_proj", "k_proj"))
+        heads = model.config.num_attention_heads, model.config.num_key_value_heads
+        query, key = (
+            x.unflatten(1, (num, -1)).transpose(0, 1)[None]
+            for x, num in zip((query, key), heads, strict=True)
+        )
+        positions = model.model.rotary_emb(query, torch.arange(query.shape[2])[None])
+        query, key = apply_rotary_pos_emb(query, key, *positions)
+        key = key.repeat_interleave(heads[0] // heads[1], 1)
+        scores = (query @ key.mT)[0] * query.shape[-1] ** -0.5
+        scores = scores + torch.full_like(scores[0], -torch.inf).triu(1)
+        maps.append(scores[:, -num_targets:, -(size + num_targets - 1) :].softmax(-1))
+    q, p = maps
+    p_seen, q_seen = (torch.where(p > 0, x, 1.0) for x in (p, q))
+    return (p * (p_seen / q_seen).log()).sum(-1).mean(0)
 
 
 def _relation_kl(num_heads: int, own: Tensor, its: Tensor, size: int, num_targets: int) -> Tensor:

@@ -35,6 +35,7 @@ KNOBS |= {
     "pkd": [{"layers": [(0, 1)]}, {"layers": [(0, 0)], "weighting": "advantage", "beta": 3.0}],
     "distilbert": [{}, {"cosine": 2.0}],
     "fitnets": [{"layers": [(0, 1)]}, {"layers": [(1, 2)], "weighting": "advantage", "beta": 3.0}],
+    "minilm": [{"layers": [(1, 2)]}, {"layers": [(0, 0)], "weighting": "advantage", "beta": 3.0}],
     "minilmv2": [
         {"layers": [(1, 1)], "relation_heads": 4},
         {"layers": [(0, 2)], "relation_heads": 32, "weighting": "advantage", "beta": 3.0},

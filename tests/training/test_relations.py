@@ -14,6 +14,7 @@ from fastdistill_ray.training.packing import (
     plain_batch,
 )
 from fastdistill_ray.training.relations import RelationKl, common_texts, related
+from fastdistill_ray.training.taps import attention_of, split
 
 
 def tensor(values: list) -> torch.Tensor:
@@ -25,10 +26,30 @@ def test_relation_of_two_tokens_is_the_papers_number():
     teacher, student = tensor([[1, 0, 0, 1], [0, 1, 1, 0]]), tensor([[1, 1], [1, 0]])
     text = Segment(1, 3, 0, 1)
     rows = [
-        related((student[order],), (teacher[order],), [(text, text)], 2)[0][-1].item()
+        related([split(student[order], 2)], [split(teacher[order], 2)], [(text, text)])[0][
+            -1
+        ].item()
         for order in ([0, 1], [1, 0])
     ]
     assert np.mean(rows) == pytest.approx(0.0463880456, abs=1e-10)
+
+
+def test_attention_and_relation_of_values_are_the_papers_numbers():
+    attention = {"teacher": tensor([[0.7, 0.3], [0.4, 0.6]]), "student": tensor([[0.5, 0.5]] * 2)}
+    values = {"teacher": tensor([[1, 0], [0, 1]]), "student": tensor([[1, 1, 0], [0, 1, 1]])}
+    found, text = [], Segment(1, 3, 0, 1)
+    for order in ([0, 1], [1, 0]):
+        sides = [  # keys are the tokens' own numbers, so that products are the logarithms
+            attention_of(
+                query=attention[who].log()[order][None, None],
+                key=torch.eye(2, dtype=torch.float64)[order][None, None],
+                value=values[who][order][None, None],
+                scaling=1.0,
+            )
+            for who in ("student", "teacher")
+        ]
+        found.append([one[-1].item() for one in related(*sides, [(text, text)])])
+    assert np.mean(found, axis=0) == pytest.approx([0.0512091960, 0.0018884363], abs=1e-10)
 
 
 def test_distances_behind_a_bridge_are_the_papers_numbers():
@@ -65,7 +86,10 @@ def test_relation_knows_no_order_of_heads_but_those_it_makes():
     texts = [(Segment(2, 6, 0, 2), Segment(2, 6, 0, 2))]
     turned = own[:, torch.randperm(8)]
     for num_heads, is_same in ((1, True), (4, False)):
-        one, two = (related((x,), (other,), texts, num_heads)[0] for x in (own, turned))
+        one, two = (
+            related([split(x, num_heads)], [split(other, num_heads)], texts)[0]
+            for x in (own, turned)
+        )
         assert torch.allclose(one, two) == is_same
 
 
