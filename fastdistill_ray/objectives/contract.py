@@ -54,6 +54,7 @@ class Wanted(NamedTuple):
     blocks: tuple[int, ...] = ()  # their outputs at the targets, [K, D]
     related: int | None = None  # the block whose queries, keys and values are, of all tokens
     num_heads: int = 0  # as `Relations` has it
+    whole: bool = False  # the outputs of all tokens too, [R, L, D]
 
 
 NOTHING = Wanted()
@@ -76,6 +77,9 @@ class Needs(NamedTuple):
     # the frozen model; without it both have one width.
     bridge: bool = False
     relations: Relations | None = None
+    # Behind a block of `taps` the student goes on with the frozen model's state of that pair, in
+    # place of its own.
+    fed: bool = False
     # What is stored of the texts in place of a frozen model. With hidden states, `measure` says how
     # the distributions are compared that both heads make.
     signal: Signal | None = None
@@ -85,6 +89,8 @@ class Needs(NamedTuple):
     def wanted(self, side: Literal[0, 1]) -> Wanted:
         """Of the student, 0, or of the frozen model, 1."""
         blocks = tuple(pair[side] for pair in self.taps)
+        if self.fed:  # the student is asked for another time
+            return Wanted(blocks, whole=True) if side else NOTHING
         if not self.relations:
             return Wanted(blocks)
         return Wanted(blocks, self.relations.blocks[side], self.relations.num_heads)

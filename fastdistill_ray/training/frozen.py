@@ -62,7 +62,7 @@ class Frozen(CausalModel):
         assert measure
         states = tuple(map(wide, own.states))
         apart = divergence(student, own.readout, measure)
-        return Compared(apart, states, vectors=own.vectors)
+        return Compared(apart, states, vectors=own.vectors, whole=own.whole)
 
 
 def build_frozen(

@@ -189,14 +189,29 @@ def compute(learner: Learner, batch: MicroBatch) -> Outputs:
     if not needs.measure and not needs.likeliest:
         return learner.student(inputs)._replace(frozen_logprob=frozen(seen))
 
+    if needs.fed and not (seen is inputs or torch.equal(seen.input_ids, inputs.input_ids)):
+        raise UserError(
+            f"{learner.objective.kind} gives the student's blocks the teacher's states, of a "
+            "prompt that the student reads otherwise; give both one prompt"
+        )
+
     def compare(own: Read) -> Compared:
         found = frozen(seen, own.readout, needs.measure, needs.wanted(1), needs.likeliest)
+        if needs.fed:
+            return _fed(learner, inputs, found)
         if not needs.relations:
             return found
         texts = common_texts(batch.inputs, batch.frozen or batch.inputs)
         return found._replace(relations=related(own.vectors, found.vectors, texts))
 
     return learner.student(inputs, compare, needs.wanted(0))
+
+
+def _fed(learner: Learner, inputs: Inputs, found: Compared) -> Compared:
+    """With the student's states where each of its parts begins with the frozen model's."""
+    taps = learner.objective.needs.taps
+    given = {block: found.whole[other] for block, other in taps}
+    return found._replace(own=learner.student.read_fed(inputs, list(given), given))
 
 
 def _with_signals(learner: Learner, inputs: Inputs, signals: Signals) -> Outputs:

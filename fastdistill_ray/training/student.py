@@ -5,8 +5,9 @@ tied weights stay one parameter. Legend: R rows of L tokens, K target tokens, D 
 vocabulary of the tokenizer (a model's head is often padded beyond it).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -32,7 +33,7 @@ from fastdistill_ray.training.loading import Weights, empty_model, fill
 from fastdistill_ray.training.logit_map import logit_factor, softcap_of
 from fastdistill_ray.training.packing import PADDING, Inputs
 from fastdistill_ray.training.router import router_loss, trained_coefficient
-from fastdistill_ray.training.taps import Vectors, kept
+from fastdistill_ray.training.taps import Vectors, fed, kept, kept_states
 
 T = TypeVar("T")
 SHARDED = "FSDP"  # what fully_shard puts before the name of a module's class
@@ -79,7 +80,21 @@ class CausalModel(nn.Module):
             self.logit_factor,
             softcap_of(self.model.config),
         )
-        return Read(readout, router, gathered, vectors)
+        return Read(readout, router, gathered, vectors, states if wanted.whole else {})
+
+    def read_fed(
+        self, inputs: Inputs, wanted: Sequence[int], given: Mapping[int, Tensor]
+    ) -> tuple[Tensor, ...]:
+        """[K, D] of each block that is wanted, with other states, [R, L, D], behind some blocks."""
+        text, blocks = self.model.config.get_text_config(), decoder_blocks(self)
+        with kept_states(blocks, wanted, text) as states, fed(blocks, given):
+            self.model.get_decoder()(
+                input_ids=inputs.input_ids,
+                position_ids=inputs.position_ids,
+                use_cache=False,
+                **attention_arguments(inputs, text),
+            )
+        return tuple(_at(inputs.sources, states[block]) for block in wanted)
 
     def logits_of_head(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The head's and the model's own, of the hidden states of the same tokens."""
@@ -121,7 +136,7 @@ class Student(CausalModel):
             picked=found.picked,
             rest=found.rest,
             likeliest=found.likeliest,
-            taps=tuple(zip(map(self._bridged, own.states), found.states, strict=True)),
+            taps=tuple(zip(map(self._bridged, found.own or own.states), found.states, strict=True)),
             relations=found.relations,
         )
 
@@ -147,6 +162,7 @@ class Read(NamedTuple):
     router: Tensor | None  # the loss of the routers' choices
     states: tuple[Tensor, ...]  # [K, D] of each block asked for, as it was computed
     vectors: list[Vectors]  # of the block whose relations are asked for
+    whole: Mapping[int, Tensor]  # [R, L, D] of each block, where those are asked for
 
 
 class Compared(NamedTuple):
@@ -158,6 +174,8 @@ class Compared(NamedTuple):
     likeliest: tuple[Tensor, Tensor] | None = None  # as `Outputs` has it
     rest: Tensor | None = None  # [K], log-mass of all others
     vectors: Sequence[Vectors] = ()  # of that model, as `Read` has them
+    whole: Mapping[int, Tensor] = MappingProxyType({})  # of that model, as `Read` has them
+    own: tuple[Tensor, ...] = ()  # [K, D], in place of the student's states that it read
     relations: tuple[Tensor, ...] = ()  # [K] each
 
 

@@ -5,7 +5,7 @@ Legend: R rows of L tokens, D hidden, N tokens of all rows, W numbers of all hea
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -84,6 +84,24 @@ def kept_states(
     ]
     try:
         yield states
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextlib.contextmanager
+def fed(blocks: Sequence[nn.Module], given: Mapping[int, Tensor]) -> Iterator[None]:
+    """Behind some of these blocks, by their places, a forward inside goes on with other states, [R,
+    L, D]. No block's input is changed, which one that is computed again would not find."""
+
+    def feed(state: Tensor, _module: nn.Module, _given: Any, output: Any) -> Any:
+        return (state, *output[1:]) if isinstance(output, tuple) else state
+
+    hooks = [
+        blocks[place].register_forward_hook(partial(feed, state)) for place, state in given.items()
+    ]
+    try:
+        yield
     finally:
         for hook in hooks:
             hook.remove()

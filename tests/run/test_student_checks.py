@@ -198,6 +198,24 @@ def test_relations_of_a_family_whose_projections_are_one_are_refused(model, tmp_
         check_frozen(recipe)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"training": {"lora": {"rank": 4}}}, r"training.lora.rank: lit of objective trains whole"),
+        ({"teacher": {"prompt": {"system": "Else."}}}, r"teacher.prompt: lit of objective gives"),
+        (
+            {"objective": {"kind": "lit", "layers": [[1, 0], [0, 1]]}},
+            r"objective.layers: .*\[1, 0\] are no parts one after the other",
+        ),
+    ],
+)
+def test_parts_of_a_student_that_cannot_stand_in_are_refused(model, changes, said):
+    asked = {"objective": knobs_of("lit")} | changes
+    asked["teacher"] = {"model": model} | asked.get("teacher", {})
+    with pytest.raises(UserError, match=said):
+        parse_recipe(tiny_recipe(model, **asked), "x.yaml")
+
+
 def attending(folder: Path, family: str, **shape: object) -> str:
     """A model of that family by its config alone, with two heads."""
     shape |= {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
@@ -251,7 +269,7 @@ def test_relations_inside_of_compiled_blocks_are_refused(model):
         recipe_of(model, model, **plain, **compare)
 
 
-@pytest.mark.parametrize("kind", ["pkd", "distilbert"])
+@pytest.mark.parametrize("kind", ["pkd", "distilbert", "lit"])
 def test_hidden_states_of_another_width_are_refused(model, tmp_path, kind):
     wide = make_tiny_model(str(tmp_path))
     shape = {"hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}

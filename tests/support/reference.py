@@ -84,6 +84,8 @@ def loss_and_gradients_by_definition(
                         values = values + objective.beta * apart.square().sum(-1)
                     elif objective.kind == "fitnets":
                         values = values + objective.beta * (mine - its).square().sum(-1) / 2
+                    elif objective.kind == "lit":
+                        pass
                     elif objective.kind == "tinybert":
                         values = values + objective.beta * (mine - its).square().mean(-1)
                     else:
@@ -93,6 +95,14 @@ def loss_and_gradients_by_definition(
                     values = values + objective.beta * sum(
                         _relation_kl(objective.relation_heads, own, its, size, len(one.token_ids))
                         for own, its, size in _related(objective, student, beside, group, one)
+                    )
+                if objective.kind == "lit":
+                    values = (
+                        values
+                        + objective.beta
+                        * _parts(objective, student, beside, [*group.prompt_ids, *one.token_ids])[
+                            len(group.prompt_ids) - 1 : -1
+                        ]
                     )
                 if objective.kind == "minilm":
                     own, its, size = _related(objective, student, beside, group, one)[2]
@@ -200,6 +210,32 @@ def _projected(
 def _prompts(group: TrainGroup) -> tuple[list[int], list[int]]:
     frozen = group.frozen_prompt_ids
     return list(group.prompt_ids), list(group.prompt_ids if frozen is None else frozen)
+
+
+def _parts(
+    objective: AnyObjective, student: torch.nn.Module, beside: torch.nn.Module, ids: list[int]
+) -> Tensor:
+    """[L], block by block: each of the student's begins with what the teacher's gave."""
+    tokens = torch.tensor([ids])
+    gave, hooks = {}, []
+    for place, block in enumerate(beside.model.layers):
+        keep = lambda _, given, out, place=place: gave.update({place: out})  # noqa: E731
+        hooks.append(block.register_forward_hook(keep))
+    beside(tokens)
+    for hook in hooks:
+        hook.remove()
+    hidden = student.model.embed_tokens(tokens)
+    seen = {
+        "attention_mask": torch.full((1, 1, len(ids), len(ids)), -torch.inf).double().triu(1),
+        "position_embeddings": student.model.rotary_emb(hidden, torch.arange(len(ids))[None]),
+    }
+    total, start = 0.0, 0
+    for block, other in objective.layers:
+        for layer in student.model.layers[start : block + 1]:
+            hidden = layer(hidden, **seen)
+        total = total + (hidden - gave[other])[0].square().mean(-1)
+        hidden, start = gave[other], block + 1
+    return total
 
 
 def _attention_kl(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.learner import assert_same, gradients_of, make_learner, make_row
 from support.models import make_tiny_model
-from support.objectives import teacher_of
+from support.objectives import reads_apart, teacher_of
 from support.reference import loss_and_gradients_by_definition
 from support.signals import with_signals
 
@@ -35,6 +35,7 @@ KNOBS |= {
     "pkd": [{"layers": [(0, 1)]}, {"layers": [(0, 0)], "weighting": "advantage", "beta": 3.0}],
     "distilbert": [{}, {"cosine": 2.0}],
     "fitnets": [{"layers": [(0, 1)]}, {"layers": [(1, 2)], "weighting": "advantage", "beta": 3.0}],
+    "lit": [{"layers": [(0, 1), (1, 2)]}, {"layers": [(1, 0)], "beta": 3.0, "alpha": 0.5}],
     "minilm": [{"layers": [(1, 2)]}, {"layers": [(0, 0)], "weighting": "advantage", "beta": 3.0}],
     "minilmv2": [
         {"layers": [(1, 1)], "relation_heads": 4},
@@ -103,7 +104,7 @@ def test_every_objective_is_what_its_papers_say_however_groups_are_laid_out(fold
     needed = needs.frozen or needs.signal  # here always another model, so that it is seen
     teacher = folders[teacher_of(objective)]
     frozen = Prompted(teacher, PromptKnobs()) if needed else None
-    groups = make_groups(objective, needs.frozen == "teacher", teacher)
+    groups = make_groups(objective, reads_apart(objective), teacher)
     expected = loss_and_gradients_by_definition(
         objective, folders["student"], groups, frozen.model if frozen else ""
     )
@@ -122,7 +123,7 @@ def test_what_stands_inside_of_blocks_is_the_same_where_these_are_computed_again
     folders, objective
 ):
     frozen = Prompted(folders[teacher_of(objective)], PromptKnobs())
-    groups = make_groups(objective, frozen_prompts=True)
+    groups = make_groups(objective, reads_apart(objective))
     once, again = (
         make_learner(
             folders["student"], objective=objective, frozen=frozen, activation_checkpointing=is_on

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from pydantic import TypeAdapter
 from support.learner import gradients_of
-from support.objectives import teacher_of
+from support.objectives import reads_apart, teacher_of
 from support.signals import with_signals
 
 from fastdistill_ray.objectives import AdvDistill, AnyObjective, Objective
@@ -53,7 +53,7 @@ def make_groups(objective: AnyObjective = ADVDISTILL, frozen: str = "") -> list[
         ]
         prompt, other = random.integers(0, 250, 3 + index), random.integers(0, 250, 9)
         other[9 - 2 * index :] = prompt[len(prompt) - 2 * index :]  # both end so far alike
-        own = other if objective.needs.frozen == "teacher" else None
+        own = other if reads_apart(objective) else None
         groups.append(TrainGroup(str(index), prompt, completions, frozen_prompt_ids=own))
     return with_signals(groups, objective.needs.signal, frozen)
 
