@@ -1,7 +1,7 @@
 """The teacher's distribution, and each part of the student on the teacher's own states: LIT.
 
 L = alpha CE + (1 - alpha) T^2 KL(p, q) + beta times the sum over pairs of blocks of the mean of
-(S(t) - t')^2 over the width, at every token (arXiv 1810.01937, section 3): S is the student's part
+(S(t) - t')^2 over the width, at every token (arXiv 1810.01937): S is the student's part
 from behind the pair before to this pair's block, t what the teacher has where that part begins, and
 t' what it has where the part ends. So no part waits for those before it. The first one begins with
 the student's own embeddings.

@@ -3,8 +3,8 @@ FitNets and TinyBERT on the teacher's texts.
 
 L = alpha CE + (1 - alpha) T^2 KL(p, q) + beta times a distance, at every token, of the teacher's
 states to r(h), the student's through a matrix r that is trained with it and that no export has.
-FitNets (arXiv 1412.6550, eq. 3): half the squared distance at one pair of blocks. TinyBERT (arXiv
-1909.10351, eq. 8 to 11): the mean of the squared differences over the width, summed over pairs of
+FitNets (arXiv 1412.6550, section 2.2): half the squared distance at one pair of blocks. TinyBERT (arXiv
+1909.10351, section 3): the mean of the squared differences over the width, summed over pairs of
 blocks and the embeddings, with one r for all of them, as its released code has.
 
 Departures: both papers train the states first and the distribution after them; here one loss has

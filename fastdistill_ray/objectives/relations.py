@@ -2,7 +2,7 @@
 
 L = alpha CE + (1 - alpha) T^2 KL(p, q) + beta times a sum of KL(R of the teacher, R of the student)
 over relations R of a block of each model, softmax(scale X Y^T) in each of some heads, the mean over
-heads. MiniLM (arXiv 2002.10957, eq. 5 to 9): attention as it is computed, and the values related to
+heads. MiniLM (arXiv 2002.10957, section 3): attention as it is computed, and the values related to
 themselves, in the models' own heads, of which both have as many. MiniLMv2 (arXiv 2012.15828,
 section 3): queries, keys and values each related to themselves, split anew into `relation_heads`,
 never head by head, so that models may have any widths and heads, and grouped keys need no copies.
