@@ -22,13 +22,17 @@ from fastdistill_ray.objectives.distribution import (
 from fastdistill_ray.objectives.dpkd import Dpkd
 from fastdistill_ray.objectives.dpo import Dpo
 from fastdistill_ray.objectives.hidden import DistilBert, Pkd
+from fastdistill_ray.objectives.lit import Lit
 from fastdistill_ray.objectives.opd import Opd
+from fastdistill_ray.objectives.projected import FitNets, TinyBert
+from fastdistill_ray.objectives.relations import MiniLm, MiniLmV2
 from fastdistill_ray.objectives.sft import Sft
 from fastdistill_ray.objectives.sparse import SampledKl, TopkKl
 
-FromTeacher = ForwardKl | ReverseKl | SkewKl | SkewReverseKl | Jsd | Tvd | Dpkd | Pkd | DistilBert
+FromTeacher = ForwardKl | ReverseKl | SkewKl | SkewReverseKl | Jsd | Tvd | Dpkd
+FromInside = Pkd | DistilBert | FitNets | TinyBert | MiniLm | MiniLmV2 | Lit
 FromSignals = TopkKl | SampledKl
-AnyObjective = AdvDistill | Sft | FromTeacher | FromSignals | Dpo | Opd
+AnyObjective = AdvDistill | Sft | FromTeacher | FromInside | FromSignals | Dpo | Opd
 Objective = Annotated[AnyObjective, Field(discriminator="kind")]
 OBJECTIVES: dict[str, type[AnyObjective]] = {
     objective.model_fields["kind"].default: objective for objective in get_args(AnyObjective)

@@ -26,7 +26,9 @@ Denominator = Literal["groups", "completions", "tokens", "unique_tokens", "step"
 Divergence = Literal["forward_kl", "reverse_kl", "skew_kl", "skew_reverse_kl", "jsd", "tvd"]
 
 
-LAST = -1  # in place of a block: the state that the head reads, after the final norm
+# In place of a block, whose output is otherwise meant:
+LAST = -1  # the state that the head reads, after the final norm
+FIRST = -2  # the state that the first block reads, the tokens' embeddings
 
 
 class Measure(NamedTuple):
@@ -35,6 +37,27 @@ class Measure(NamedTuple):
     kind: Divergence
     alpha: float = 0.5  # of the mixtures, between 0 and 1; other kinds have none
     temperature: float = 1.0  # of both sides
+
+
+class Relations(NamedTuple):
+    """Which relations of tokens to those before them are compared, in a block of each model."""
+
+    blocks: tuple[int, int]
+    # That what makes queries, keys and values is split into, each related to itself. 0: the heads
+    # of the models, queries related to keys, as attention is computed, and values to themselves.
+    num_heads: int
+
+
+class Wanted(NamedTuple):
+    """What of one model's inside is compared."""
+
+    blocks: tuple[int, ...] = ()  # their outputs at the targets, [K, D]
+    related: int | None = None  # the block whose queries, keys and values are, of all tokens
+    num_heads: int = 0  # as `Relations` has it
+    whole: bool = False  # the outputs of all tokens too, [R, L, D]
+
+
+NOTHING = Wanted()
 
 
 class Needs(NamedTuple):
@@ -58,11 +81,27 @@ class Needs(NamedTuple):
     rounds: bool = False
     # Pairs of a block of the student and one of the frozen model whose outputs are compared.
     taps: tuple[tuple[int, int], ...] = ()
+    # One matrix that is trained beside the student takes all its compared outputs to the width of
+    # the frozen model; without it both have one width.
+    bridge: bool = False
+    relations: Relations | None = None
+    # Behind a block of `taps` the student goes on with the frozen model's state of that pair, in
+    # place of its own.
+    fed: bool = False
     # What is stored of the texts in place of a frozen model. With hidden states, `measure` says how
     # the distributions are compared that both heads make.
     signal: Signal | None = None
     # Completions of a group are compared with each other, so that one micro-batch has all of them.
     whole_groups: bool = False
+
+    def wanted(self, side: Literal[0, 1]) -> Wanted:
+        """Of the student, 0, or of the frozen model, 1."""
+        blocks = tuple(pair[side] for pair in self.taps)
+        if self.fed:  # the student is asked for another time
+            return Wanted(blocks, whole=True) if side else NOTHING
+        if not self.relations:
+            return Wanted(blocks)
+        return Wanted(blocks, self.relations.blocks[side], self.relations.num_heads)
 
     @property
     def speaker(self) -> Literal["", "teacher", "student"]:
@@ -163,8 +202,11 @@ class Outputs(NamedTuple):
     # whether the target is among them.
     top: tuple[Tensor, Tensor, Tensor] | None = None
     written: Tensor | None = None  # [K], of the targets when they were drawn
-    # Of each pair of `Needs.taps`: [K, D] of the student and of the frozen model, in float32.
+    # Of each pair of `Needs.taps`: [K, D] of the student, behind its bridge where there is one, and
+    # of the frozen model, in float32.
     taps: tuple[tuple[Tensor, Tensor], ...] = ()
+    # [K] each: the KL from the frozen model's relation to the student's, the mean over heads.
+    relations: tuple[Tensor, ...] = ()
 
 
 class Term(NamedTuple):

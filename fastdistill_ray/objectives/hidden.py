@@ -47,15 +47,37 @@ class FromHidden(FromDistribution):
     def needs(self) -> Needs:
         return Needs(frozen="teacher", measure=self.measure, taps=self.pairs)
 
-    def distance(self, cosine_K: Tensor) -> Tensor:
+    def distance(self, student_KD: Tensor, teacher_KD: Tensor) -> Tensor:
+        """[K]"""
         raise NotImplementedError
 
     def __call__(self, outputs: Outputs, batch: LossBatch) -> list[Term]:
-        values_K = sum(self.distance(_cosine(*pair)) for pair in outputs.taps)
+        values_K = sum(self.distance(*pair) for pair in outputs.taps)
         return [*super().__call__(outputs, batch), self._term("hidden", values_K, batch, 1.0)]
 
 
-class Pkd(FromHidden):
+class OfBlocks(FromHidden):
+    """The recipe names the blocks whose outputs are compared."""
+
+    layers: list[tuple[Block, Block]] = Field(
+        min_length=1,
+        description="Pairs of a block of the student and one of the teacher, from 0, whose outputs "
+        "are compared.",
+    )
+
+    @field_validator("layers")
+    @classmethod
+    def _each_once(cls, layers: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        if len({student for student, _ in layers}) < len(layers):
+            raise ValueError("a block of the student stands in two pairs; keep one")
+        return layers
+
+    @property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        return tuple(self.layers)
+
+
+class Pkd(OfBlocks):
     label: ClassVar[str] = "PKD"
     described: ClassVar[str] = "PKD"
     colour: ClassVar[str] = "#4f7a28"
@@ -71,20 +93,9 @@ class Pkd(FromHidden):
     )
     beta: float = Field(default=0.65, gt=0, description="Weight of the distance of hidden states.")
 
-    @field_validator("layers")
-    @classmethod
-    def _each_once(cls, layers: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        if len({student for student, _ in layers}) < len(layers):
-            raise ValueError("a block of the student stands in two pairs; keep one")
-        return layers
-
-    @property
-    def pairs(self) -> tuple[tuple[int, int], ...]:
-        return tuple(self.layers)
-
-    def distance(self, cosine_K: Tensor) -> Tensor:
+    def distance(self, student_KD: Tensor, teacher_KD: Tensor) -> Tensor:
         """beta times the squared distance of two vectors of length 1."""
-        return 2 * self.beta * (1 - cosine_K)
+        return 2 * self.beta * (1 - _cosine(student_KD, teacher_KD))
 
 
 class DistilBert(FromHidden):
@@ -107,8 +118,8 @@ class DistilBert(FromHidden):
     def pairs(self) -> tuple[tuple[int, int], ...]:
         return ((LAST, LAST),)
 
-    def distance(self, cosine_K: Tensor) -> Tensor:
-        return self.cosine * (1 - cosine_K)
+    def distance(self, student_KD: Tensor, teacher_KD: Tensor) -> Tensor:
+        return self.cosine * (1 - _cosine(student_KD, teacher_KD))
 
 
 def _cosine(student_KD: Tensor, teacher_KD: Tensor) -> Tensor:

@@ -207,6 +207,21 @@ def _frozen_errors(recipe: Recipe) -> list[str]:
                 f"training.overlap: true trains on texts as they come, and {kind} of "
                 f"{student.section} on what is asked about them afterwards; set it to false"
             )
+        if needs.fed and recipe.training.lora.rank:
+            errors.append(
+                f"training.lora.rank: {kind} of {student.section} trains whole blocks to stand in "
+                "for the teacher's, which an adapter is too small for; set it to 0"
+            )
+        if needs.fed and speaker and speaker.prompted.prompt != recipe.student.prompt:
+            errors.append(
+                f"{speaker.section}.prompt: {kind} of {student.section} gives the student's blocks "
+                "the teacher's states of the same tokens; set it to student.prompt"
+            )
+        if needs.relations and recipe.training.compile:
+            errors.append(
+                f"training.compile: true hides the inside of a block, which {kind} of "
+                f"{student.section} compares; set it to false"
+            )
         if needed and not recipe.training.mask_prompt:
             errors.append(
                 f"training.mask_prompt: false trains the prompts' own tokens, which {kind} of "

@@ -11,10 +11,13 @@ from fastdistill_ray.models import (
     tokenizer_of,
     vocabulary_of,
 )
+from fastdistill_ray.objectives.contract import Relations
+from fastdistill_ray.objectives.hidden import Pkd
 from fastdistill_ray.prompts import Prompted, written_by
 from fastdistill_ray.recipe.derived import StudentSpec, speaker_of, students
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.training.knobs import LoraKnobs, TrainingKnobs
+from fastdistill_ray.training.relations import check_attention, projected_widths
 from fastdistill_ray.training.router import trained_coefficient
 from fastdistill_ray.training.trial import check_student
 
@@ -28,6 +31,7 @@ def check_frozen(recipe: Recipe) -> None:
             continue
         teacher, field = speaker.prompted, speaker.field
         _check_size(student)
+        _check_taps(student, teacher.model, recipe.training.max_seq_len)
         if teacher == Prompted(student.model, recipe.student.prompt):
             continue
         kind = student.objective.kind
@@ -56,7 +60,6 @@ def check_frozen(recipe: Recipe) -> None:
             name: load_config(fetch_without_weights(name)).get_text_config().vocab_size
             for name in (student.model, teacher.model)
         }
-        _check_taps(student, teacher.model)
         used = min(len(own), rows[student.model])
         if rows[teacher.model] < used:
             raise UserError(
@@ -75,29 +78,76 @@ def _check_size(student: StudentSpec) -> None:
         )
 
 
-def _check_taps(student: StudentSpec, teacher: str) -> None:
-    """Blocks whose outputs are compared are there, and as wide on both sides."""
-    pairs = student.objective.needs.taps
-    if not pairs:
+def _check_taps(student: StudentSpec, teacher: str, max_seq_len: int) -> None:
+    """Blocks whose outputs are compared are there, and as wide on both sides where nothing makes
+    them so."""
+    needs = student.objective.needs
+    if not needs.taps and not needs.relations:
         return
     own, other = (
         load_config(fetch_without_weights(model)).get_text_config()
         for model in (student.model, teacher)
     )
-    if own.hidden_size != other.hidden_size:
+    if needs.taps and own.hidden_size != other.hidden_size and not needs.bridge:
         raise UserError(
             f"{student.section}.kind: {student.objective.kind} compares hidden states, which "
             f"teacher.model {teacher} has {other.hidden_size} wide and {student.model_field} "
             f"{student.model} {own.hidden_size}; take a student of the teacher's width, such as "
             "some of its blocks by student.init.layers"
         )
-    for place, pair in enumerate(pairs):
+    is_last_left = isinstance(student.objective, Pkd)
+    named = [pair for pair in needs.taps if min(pair) >= 0]
+    named += [needs.relations.blocks] if needs.relations else []
+    for place, pair in enumerate(named):
         for block, config, who in zip(pair, (own, other), ("student", "teacher"), strict=True):
-            if block >= config.num_hidden_layers - 1:
+            if block >= (most := config.num_hidden_layers - is_last_left):
+                reason = "; the last one's is what the distribution is made of" * is_last_left
                 raise UserError(
                     f"{student.section}.layers.{place}: block {block} of the {who}, whose outputs "
-                    f"are compared up to block {config.num_hidden_layers - 2}; the last one's is "
-                    "what the distribution is made of"
+                    f"are compared up to block {most - 1}{reason}"
+                )
+    if needs.relations and needs.relations.num_heads:
+        _check_heads(student, teacher, needs.relations)
+    elif needs.relations:
+        heads = own.num_attention_heads, other.num_attention_heads
+        _check_attention(student, teacher, needs.relations, heads, max_seq_len)
+
+
+def _check_attention(
+    student: StudentSpec,
+    teacher: str,
+    relations: Relations,
+    heads: tuple[int, int],
+    max_seq_len: int,
+) -> None:
+    """Attention can be compared head by head."""
+    own = f"{student.section}.kind: {student.objective.kind}"
+    if heads[0] != heads[1]:
+        raise UserError(
+            f"{own} compares attention head by head, of which teacher.model {teacher} has "
+            f"{heads[1]} and {student.model_field} {student.model} {heads[0]}; take minilmv2"
+        )
+    models = (student.model_field, student.model), ("teacher.model", teacher)
+    for (field, model), block in zip(models, relations.blocks, strict=True):
+        try:
+            check_attention(fetch_without_weights(model), block, max_seq_len)
+        except UserError as error:
+            raise UserError(f"{own}: {field} {model}: {error}") from error
+
+
+def _check_heads(student: StudentSpec, teacher: str, relations: Relations) -> None:
+    """What is related is there, and can be split into as many heads on both sides."""
+    models = (student.model_field, student.model), ("teacher.model", teacher)
+    for (field, model), block in zip(models, relations.blocks, strict=True):
+        try:
+            widths = projected_widths(fetch_without_weights(model), block)
+        except UserError as error:
+            raise UserError(f"{student.section}.kind: {field} {model}: {error}") from error
+        for name, width in widths.items():
+            if width % relations.num_heads:
+                raise UserError(
+                    f"{student.section}.relation_heads: {relations.num_heads} heads do not divide "
+                    f"the {width} numbers that {name} of {field} {model} gives"
                 )
 
 

@@ -22,6 +22,7 @@ from fastdistill_ray.training.student import Student
 
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".index.json")
 ADAPTER = "adapter"  # in an exported folder: the adapter alone, as peft loads it
+BRIDGE = {"bridge.weight"}  # of a student in training: no model has it
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -54,12 +55,13 @@ def write_student(
     """As `export_student`, of the student's whole `state`."""
     # The tied head is a second name of one parameter; loaders want the tensor once.
     names = {name for name, _ in student.named_parameters()} & set(state)
+    names -= BRIDGE
     parts = {name.removeprefix("model."): cast(Tensor, state[name]).float() for name in names}
     weights = merge_adapter(parts, student.adapter_scale)
     halves = {name: weight.bfloat16() for name, weight in weights.items()}
     buffers = {name for name, _ in student.named_buffers()} & set(state)
     halves |= {name.removeprefix("model."): cast(Tensor, state[name]) for name in buffers}
-    tied = {name.removeprefix("model.") for name in set(state) - names - buffers}
+    tied = {name.removeprefix("model.") for name in set(state) - names - buffers - BRIDGE}
     whole = as_in_source(student, halves, tied, Path(source))
     with writable_folder(out) as folder:
         save_torch_state_dict(whole, folder)

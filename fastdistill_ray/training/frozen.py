@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.models import load_config
 from fastdistill_ray.objectives.contract import Measure, Needs
-from fastdistill_ray.training.head import Readout
+from fastdistill_ray.training.head import Readout, wide
 from fastdistill_ray.training.knobs import LoraKnobs, TrainingKnobs
 from fastdistill_ray.training.loading import empty_model, fill, fill_head
 from fastdistill_ray.training.logit_map import logit_factor, softcap_of
@@ -53,11 +53,16 @@ class Frozen(CausalModel):
         """
         start = time.perf_counter()
         with torch.no_grad():
-            own = self.read(inputs, [its for _, its in needs.taps])
+            own = self.read(inputs, needs.wanted(1))
             is_asked = needs.frozen_logprob or not (needs.measure or needs.likeliest)
             logprob = logprob_of(own.readout, inputs.labels) if is_asked else None
         self.seconds += time.perf_counter() - start
-        found = Compared(states=own.states, frozen_logprob=logprob)
+        found = Compared(
+            states=tuple(map(wide, own.states)),
+            vectors=own.vectors,
+            whole=own.whole,
+            frozen_logprob=logprob,
+        )
         if needs.measure:
             found = found._replace(divergence=divergence(student, own.readout, needs.measure))
         if needs.likeliest:

@@ -193,7 +193,8 @@ def _trained(outputs: Outputs, loss: LossBatch) -> tuple[Outputs, LossBatch]:
         kept["likeliest"] = tuple(values[is_target] for values in outputs.likeliest)
     if outputs.signals is not None:
         kept["signals"] = Signals(*(values[is_target] for values in outputs.signals))
-    return outputs._replace(**kept, taps=taps), LossBatch(
+    relations = tuple(values[is_target] for values in outputs.relations)
+    return outputs._replace(**kept, taps=taps, relations=relations), LossBatch(
         completion=place[loss.completion[is_target]],
         lengths=loss.lengths[is_trained],
         weight=loss.weight[is_trained],

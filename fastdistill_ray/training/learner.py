@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 
 from fastdistill_ray.groups.signals import Signals, empty_signals
+from fastdistill_ray.models import load_config
 from fastdistill_ray.objectives import Objective
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.training.dealing import Work
@@ -21,7 +22,7 @@ from fastdistill_ray.training.logit_map import logit_factor
 from fastdistill_ray.training.packing import StudentText
 from fastdistill_ray.training.packing_check import check_small_copy
 from fastdistill_ray.training.sharding import hold_frozen, reshard, shard_student
-from fastdistill_ray.training.student import Student, empty_student
+from fastdistill_ray.training.student import Student, add_bridge, empty_student
 from fastdistill_ray.training.utilisation import work_of
 
 
@@ -73,6 +74,8 @@ def build_learner(
         trains_router=training.router_loss,
         lora=training.lora,
     )
+    if objective.needs.bridge:
+        add_bridge(student, load_config(frozen).get_text_config().hidden_size, training.seed)
     hold_frozen(student, training)
     shard_student(student, training, device)
     fill(student, weights, torch.device("cpu") if training.cpu_offload else device)

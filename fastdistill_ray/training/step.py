@@ -20,7 +20,6 @@ from fastdistill_ray.groups.signals import Signals
 from fastdistill_ray.objectives.contract import Outputs, Term
 from fastdistill_ray.training.attention import row_multiple
 from fastdistill_ray.training.dealing import deal
-from fastdistill_ray.training.head import Readout
 from fastdistill_ray.training.knobs import OptimizerKnobs
 from fastdistill_ray.training.learner import Learner
 from fastdistill_ray.training.operators import picks
@@ -31,7 +30,8 @@ from fastdistill_ray.training.packing import (
     batch_of,
     prepare_group,
 )
-from fastdistill_ray.training.student import Compared, Student, to_device
+from fastdistill_ray.training.relations import common_texts, related
+from fastdistill_ray.training.student import Compared, Read, Student, to_device
 from fastdistill_ray.training.utilisation import num_operations
 
 COUNTS: tuple[str, ...] = (
@@ -188,13 +188,33 @@ def compute(learner: Learner, batch: MicroBatch) -> Outputs:
     if (frozen := learner.frozen) is None:
         return learner.student(inputs)
     seen = to_device(batch.frozen, learner.device) if batch.frozen else inputs
-    outputs = learner.student(
-        inputs, lambda own: frozen(seen, own, needs), [mine for mine, _ in needs.taps]
-    )
+    if needs.fed and not (seen is inputs or torch.equal(seen.input_ids, inputs.input_ids)):
+        raise UserError(
+            f"{learner.objective.kind} gives the student's blocks the teacher's states, of a "
+            "prompt that the student reads otherwise; give both one prompt"
+        )
+
+    def compare(own: Read) -> Compared:
+        found = frozen(seen, own.readout, needs)
+        if needs.fed:
+            return _fed(learner, inputs, found)
+        if not needs.relations:
+            return found
+        texts = common_texts(batch.inputs, batch.frozen or batch.inputs)
+        return found._replace(relations=related(own.vectors, found.vectors, texts))
+
+    outputs = learner.student(inputs, compare, needs.wanted(0))
     if needs.written and batch.signals is not None:
         signals = to_device(batch.signals, learner.device)
         outputs = outputs._replace(written=signals.values[:, 0])
     return outputs
+
+
+def _fed(learner: Learner, inputs: Inputs, found: Compared) -> Compared:
+    """With the student's states where each of its parts begins with the frozen model's."""
+    taps = learner.objective.needs.taps
+    given = {block: found.whole[other] for block, other in taps}
+    return found._replace(own=learner.student.read_fed(inputs, list(given), given))
 
 
 def _with_signals(learner: Learner, inputs: Inputs, signals: Signals) -> Outputs:
@@ -207,12 +227,12 @@ def _with_signals(learner: Learner, inputs: Inputs, signals: Signals) -> Outputs
         head = learner.head
         assert head
         return learner.student(
-            inputs, lambda own: Compared(head(signals.hidden, own, needs.measure))
+            inputs, lambda own: Compared(head(signals.hidden, own.readout, needs.measure))
         )
     temperature = needs.signal.temperature
 
-    def pick(own: Readout) -> Compared:
-        picked, rest = picks(own, signals.ids, temperature)
+    def pick(own: Read) -> Compared:
+        picked, rest = picks(own.readout, signals.ids, temperature)
         return Compared(picked=picked, rest=rest)
 
     return learner.student(inputs, pick)._replace(signals=signals)

@@ -5,10 +5,9 @@ tied weights stay one parameter. Legend: R rows of L tokens, K target tokens, D 
 vocabulary of the tokenizer (a model's head is often padded beyond it).
 """
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -21,7 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.models import load_config
-from fastdistill_ray.objectives.contract import LAST, Outputs
+from fastdistill_ray.objectives.contract import LAST, NOTHING, Outputs, Wanted
 from fastdistill_ray.training.attention import (
     GROUPED,
     attention_arguments,
@@ -34,6 +33,7 @@ from fastdistill_ray.training.loading import Weights, empty_model, fill
 from fastdistill_ray.training.logit_map import logit_factor, softcap_of
 from fastdistill_ray.training.packing import PADDING, Inputs
 from fastdistill_ray.training.router import router_loss, trained_coefficient
+from fastdistill_ray.training.taps import Vectors, fed, kept, kept_states
 
 T = TypeVar("T")
 SHARDED = "FSDP"  # what fully_shard puts before the name of a module's class
@@ -50,26 +50,29 @@ class CausalModel(nn.Module):
         self.logit_factor = 1.0  # of the head's logits, by the model's own forward
         self.adapter_scale = adapter_scale  # LoRA's alpha / rank; 0: no adapter
         self.router_coefficient = 0.0  # of the loss of its routers' choices; 0: there is none
+        self.bridge: nn.Linear | None = None  # to the width of the model it is compared with
 
-    def read(self, inputs: Inputs, blocks: Sequence[int] = ()) -> "Read":
-        """`blocks`: whose outputs are wanted at the targets, LAST among them."""
+    def read(self, inputs: Inputs, wanted: Wanted = NOTHING) -> "Read":
+        """What the head reads of the targets, and what else is wanted."""
+        text = self.model.config.get_text_config()
         shown = {"output_router_logits": True} if self.router_coefficient else {}
-        with _kept_outputs(self, [block for block in blocks if block != LAST]) as outputs:
+        blocks = decoder_blocks(self) if wanted != NOTHING else []
+        with kept(blocks, wanted, text) as (states, vectors):
             found = self.model.get_decoder()(
                 input_ids=inputs.input_ids,
                 position_ids=inputs.position_ids,
                 use_cache=False,
-                **attention_arguments(inputs, self.model.config.get_text_config()),
+                **attention_arguments(inputs, text),
                 **shown,
             )
-        outputs[LAST] = found.last_hidden_state
+        states[LAST] = found.last_hidden_state
         router = None
         if self.router_coefficient:
             is_token_N = (inputs.group != PADDING).flatten()
             router = router_loss(self.model, found.get("router_logits"), is_token_N)
         hidden = found.last_hidden_state
         head = cast(nn.Linear, self.model.get_output_embeddings())
-        states = tuple(_at(inputs.sources, outputs[block]) for block in blocks)
+        gathered = tuple(_at(inputs.sources, states[block]) for block in wanted.blocks)
         readout = readout_of(
             _at(inputs.sources, hidden),
             head,
@@ -77,7 +80,21 @@ class CausalModel(nn.Module):
             self.logit_factor,
             softcap_of(self.model.config),
         )
-        return Read(readout, router, tuple(map(wide, states)))
+        return Read(readout, router, gathered, vectors, states if wanted.whole else {})
+
+    def read_fed(
+        self, inputs: Inputs, wanted: Sequence[int], given: Mapping[int, Tensor]
+    ) -> tuple[Tensor, ...]:
+        """[K, D] of each block that is wanted, with other states, [R, L, D], behind some blocks."""
+        text, blocks = self.model.config.get_text_config(), decoder_blocks(self)
+        with kept_states(blocks, wanted, text) as states, fed(blocks, given):
+            self.model.get_decoder()(
+                input_ids=inputs.input_ids,
+                position_ids=inputs.position_ids,
+                use_cache=False,
+                **attention_arguments(inputs, text),
+            )
+        return tuple(_at(inputs.sources, states[block]) for block in wanted)
 
     def logits_of_head(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The head's and the model's own, of the hidden states of the same tokens."""
@@ -104,16 +121,16 @@ class Student(CausalModel):
     def forward(
         self,
         inputs: Inputs,
-        compare: Callable[[Readout], "Compared"] | None = None,
-        blocks: Sequence[int] = (),
+        compare: Callable[["Read"], "Compared"] | None = None,
+        wanted: Wanted = NOTHING,
     ) -> Outputs:
-        """`compare` is given what the logits are made of, while all weights are at hand; `blocks`
-        are those whose outputs stand beside what it says of another model's."""
-        own = self.read(inputs, blocks)
+        """`compare` is given what was read, while all weights are at hand; the states of `wanted`
+        stand beside what it says of another model's."""
+        own = self.read(inputs, wanted)
         outputs = Outputs(logprob_of(own.readout, inputs.labels), own.router)
         if compare is None:
             return outputs
-        found = compare(own.readout)
+        found = compare(own)
         return outputs._replace(
             divergence=found.divergence,
             picked=found.picked,
@@ -121,8 +138,13 @@ class Student(CausalModel):
             likeliest=found.likeliest,
             top=found.top,
             frozen_logprob=found.frozen_logprob,
-            taps=tuple(zip(own.states, found.states, strict=True)),
+            taps=tuple(zip(map(self._bridged, found.own or own.states), found.states, strict=True)),
+            relations=found.relations,
         )
+
+    def _bridged(self, state_KD: Tensor) -> Tensor:
+        """As comparing takes it: [K, D] -> [K, E], in float32 or wider."""
+        return wide(state_KD if self.bridge is None else self.bridge(state_KD))
 
     def reference_logprob(self, inputs: Inputs) -> Tensor:
         """The same [K] from the model's own forward and full logits; plain layout only."""
@@ -140,7 +162,9 @@ class Read(NamedTuple):
 
     readout: Readout
     router: Tensor | None  # the loss of the routers' choices
-    states: tuple[Tensor, ...]  # [K, D] of each block asked for, in float32 or wider
+    states: tuple[Tensor, ...]  # [K, D] of each block asked for, as it was computed
+    vectors: list[Vectors]  # of the block whose relations are asked for
+    whole: Mapping[int, Tensor]  # [R, L, D] of each block, where those are asked for
 
 
 class Compared(NamedTuple):
@@ -153,6 +177,10 @@ class Compared(NamedTuple):
     rest: Tensor | None = None  # [K], log-mass of all others
     frozen_logprob: Tensor | None = None  # [K], by that model of the targets
     top: tuple[Tensor, Tensor, Tensor] | None = None  # as `Outputs` has it
+    vectors: Sequence[Vectors] = ()  # of that model, as `Read` has them
+    whole: Mapping[int, Tensor] = MappingProxyType({})  # of that model, as `Read` has them
+    own: tuple[Tensor, ...] = ()  # [K, D], in place of the student's states that it read
+    relations: tuple[Tensor, ...] = ()  # [K] each
 
 
 def _at(sources: Tensor, hidden: Tensor) -> Tensor:
@@ -160,31 +188,12 @@ def _at(sources: Tensor, hidden: Tensor) -> Tensor:
     return nn.functional.embedding(sources, hidden.flatten(0, 1))
 
 
-@contextlib.contextmanager
-def _kept_outputs(model: CausalModel, blocks: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """What these decoder blocks give, [R, L, D], in a forward inside; what is computed again in
-    backward is not kept. UserError where a family's blocks give something else."""
-    kept: dict[int, Tensor] = {}
-    width = model.model.config.get_text_config().hidden_size
-
-    def keep(block: int, _module: nn.Module, _given: Any, output: Any) -> None:
-        hidden = output[0] if isinstance(output, tuple) else output
-        if hidden.ndim != 3 or hidden.shape[-1] != width:
-            raise UserError(
-                f"block {block} of {model.model.config.model_type} gives {list(hidden.shape)}, "
-                f"expected one state of {width} numbers a token; it cannot be compared"
-            )
-        kept[block] = hidden
-
-    hooks = []
-    if blocks:
-        modules = decoder_blocks(model)
-        hooks = [modules[one].register_forward_hook(partial(keep, one)) for one in blocks]
-    try:
-        yield kept
-    finally:
-        for hook in hooks:
-            hook.remove()
+def add_bridge(student: Student, width: int, seed: int) -> None:
+    """A trainable matrix to states that wide, the same on every rank; no export has it."""
+    own = student.model.config.get_text_config().hidden_size
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        student.bridge = nn.Linear(own, width, bias=False)
 
 
 def logprob_of(readout: Readout, labels: Tensor) -> Tensor:

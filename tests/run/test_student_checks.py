@@ -158,7 +158,119 @@ def test_hidden_states_of_blocks_that_are_not_there_are_refused(model, tmp_path,
     check_frozen(recipe_of(model, teacher, objective={"kind": "pkd", "layers": [[0, 1]]}))
 
 
-@pytest.mark.parametrize("kind", ["pkd", "distilbert"])
+@pytest.mark.parametrize(
+    ("objective", "said"),
+    [
+        ({"kind": "fitnets", "layers": [[0, 3]]}, "layers.0: block 3 of the teacher, .* block 2$"),
+        ({"kind": "tinybert", "layers": [[0, 0], [2, 1]]}, "layers.1: block 2 of the student"),
+        ({"kind": "minilmv2", "layers": [[2, 0]]}, "layers.0: block 2 of the student, .* block 1$"),
+        (
+            {"kind": "minilmv2", "layers": [[0, 0]], "relation_heads": 3},
+            "relation_heads: 3 heads do not divide the 64 numbers that q_proj of student.model",
+        ),
+        (
+            {"kind": "minilmv2", "layers": [[0, 0]], "relation_heads": 64},
+            "relation_heads: 64 heads do not divide the 32 numbers that k_proj of student.model",
+        ),
+        (
+            {"kind": "minilmv2", "layers": [[0, 0]], "relation_heads": 32},
+            "",
+        ),
+    ],
+)
+def test_blocks_and_heads_of_a_teacher_of_another_width_are_there(model, tmp_path, objective, said):
+    teacher = make_tiny_model(str(tmp_path), num_layers=3, num_heads=3)
+    recipe = recipe_of(model, teacher, objective=objective)
+    if not said:
+        check_frozen(recipe)
+        return
+    with pytest.raises(UserError, match=f"^objective.{said}"):
+        check_frozen(recipe)
+
+
+def test_relations_of_a_family_whose_projections_are_one_are_refused(model, tmp_path):
+    AutoTokenizer.from_pretrained(model).save_pretrained(tmp_path)
+    shape = {"n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": 400}
+    AutoConfig.for_model("gpt2", **shape).save_pretrained(tmp_path)
+    objective = {"kind": "minilmv2", "layers": [[0, 1]]}
+    recipe = recipe_of(model, str(tmp_path), objective=objective)
+    said = r"objective.kind: teacher.model .*: a block of gpt2 has 0 layers q_proj, expected one"
+    with pytest.raises(UserError, match=f"^{said}"):
+        check_frozen(recipe)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"training": {"lora": {"rank": 4}}}, r"training.lora.rank: lit of objective trains whole"),
+        ({"teacher": {"prompt": {"system": "Else."}}}, r"teacher.prompt: lit of objective gives"),
+        (
+            {"objective": {"kind": "lit", "layers": [[1, 0], [0, 1]]}},
+            r"objective.layers: .*\[1, 0\] are no parts one after the other",
+        ),
+    ],
+)
+def test_parts_of_a_student_that_cannot_stand_in_are_refused(model, changes, said):
+    asked = {"objective": knobs_of("lit")} | changes
+    asked["teacher"] = {"model": model} | asked.get("teacher", {})
+    with pytest.raises(UserError, match=said):
+        parse_recipe(tiny_recipe(model, **asked), "x.yaml")
+
+
+def attending(folder: Path, family: str, **shape: object) -> str:
+    """A model of that family by its config alone, with two heads."""
+    shape |= {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
+    shape |= {"num_hidden_layers": 2, "intermediate_size": 64, "vocab_size": 400}
+    AutoConfig.for_model(family, **shape).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("family", "shape", "said"),
+    [
+        ("llama", {}, ""),
+        ("qwen3", {"head_dim": 32}, ""),
+        (
+            "mistral",
+            {"head_dim": 32, "sliding_window": 100},
+            "block 1 attends to 100 tokens, .* 30",
+        ),
+        ("mistral", {"head_dim": 32, "sliding_window": 4096}, ""),
+        ("gemma2", {"head_dim": 32, "sliding_window": 4096}, "the attention of gemma2 is"),
+        ("gpt_oss", {"head_dim": 32}, "the attention of gpt_oss is"),
+    ],
+)
+def test_attention_that_is_no_softmax_of_all_products_is_refused(
+    model, tmp_path, family, shape, said
+):
+    AutoTokenizer.from_pretrained(model).save_pretrained(tmp_path)
+    teacher = attending(tmp_path, family, **shape)
+    training = {"max_seq_len": 300}
+    objective = {"kind": "minilm", "layers": [[1, 1]]}
+    recipe = recipe_of(model, teacher, objective=objective, training=training)
+    if not said:
+        check_frozen(recipe)
+        return
+    with pytest.raises(UserError, match=f"^objective.kind: minilm: teacher.model .*: {said}"):
+        check_frozen(recipe)
+
+
+def test_attention_of_other_heads_is_refused(model, tmp_path):
+    wide = make_tiny_model(str(tmp_path), num_heads=3)
+    recipe = recipe_of(model, wide, objective={"kind": "minilm", "layers": [[0, 0]]})
+    with pytest.raises(UserError, match=r"^objective.kind: minilm compares .* has 3 .* 2; take mi"):
+        check_frozen(recipe)
+
+
+def test_relations_inside_of_compiled_blocks_are_refused(model):
+    plain = {"training": {"compile": True, "shared_prompt": False}}
+    compare = {"compare": {"students": [knobs_of("minilmv2")]}}
+    said = r"training.compile: .* minilmv2 of compare.students.0 compares; set it to false"
+    with pytest.raises(UserError, match=said):
+        recipe_of(model, model, **plain, **compare)
+
+
+@pytest.mark.parametrize("kind", ["pkd", "distilbert", "lit"])
 def test_hidden_states_of_another_width_are_refused(model, tmp_path, kind):
     wide = make_tiny_model(str(tmp_path))
     shape = {"hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}

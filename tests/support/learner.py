@@ -120,6 +120,14 @@ def make_learner(
     )
 
 
+def gradients_of(student: Student) -> dict[str, torch.Tensor]:
+    """Whole, by the names of the model alone; its bridge is there too."""
+    return {
+        name.removeprefix("model."): one.grad.full_tensor()
+        for name, one in student.named_parameters()
+    }
+
+
 def make_row(folder: str, step: int, num_groups: int = 2) -> dict:
     random = np.random.default_rng(step)
     completions = [

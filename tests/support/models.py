@@ -41,19 +41,23 @@ SENTENCES = [
 
 
 def make_tiny_model(
-    folder: str, seed: int = 0, tie_word_embeddings: bool = True, num_layers: int = 2
+    folder: str,
+    seed: int = 0,
+    tie_word_embeddings: bool = True,
+    num_layers: int = 2,
+    num_heads: int = 2,
 ) -> str:
-    """Hidden size 64, 2,048 positions, fp32; equal seeds give equal weights.
+    """Hidden size 32 a head, 2,048 positions, fp32; equal seeds give equal weights.
 
     Every call makes the same tokenizer. Returns `folder`.
     """
     tokenizer = _make_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=64,
+        hidden_size=32 * num_heads,
         intermediate_size=128,
         num_hidden_layers=num_layers,
-        num_attention_heads=2,
+        num_attention_heads=num_heads,
         num_key_value_heads=1,
         max_position_embeddings=2048,
         tie_word_embeddings=tie_word_embeddings,

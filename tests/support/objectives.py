@@ -2,7 +2,14 @@
 
 from fastdistill_ray.objectives import OBJECTIVES, AnyObjective
 
-REQUIRED = {"pkd": {"layers": [[0, 1]]}}
+REQUIRED = {
+    "pkd": {"layers": [[0, 1]]},
+    "fitnets": {"layers": [[0, 1]]},
+    "tinybert": {"layers": [[0, 1], [1, 2]]},
+    "lit": {"layers": [[0, 1], [1, 2]]},
+    "minilm": {"layers": [[1, 2]]},
+    "minilmv2": {"layers": [[1, 1]], "relation_heads": 4},
+}
 
 
 # Sections of a recipe that a kind needs beside its own.
@@ -17,3 +24,14 @@ def knobs_of(kind: str) -> dict:
 
 def objective_of(kind: str) -> AnyObjective:
     return OBJECTIVES[kind](**knobs_of(kind))
+
+
+def teacher_of(objective: AnyObjective) -> str:
+    """What tests call it: one of another width where that can be."""
+    needs = objective.needs
+    return "wide" if needs.bridge or (needs.relations and needs.relations.num_heads) else "teacher"
+
+
+def reads_apart(objective: AnyObjective) -> bool:
+    """Whether tests give the model beside the student a prompt of its own."""
+    return objective.needs.frozen == "teacher" and not objective.needs.fed

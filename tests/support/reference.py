@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from fastdistill_ray.objectives import (
     AdvDistill,
@@ -15,6 +16,7 @@ from fastdistill_ray.objectives import (
     TopkKl,
 )
 from fastdistill_ray.objectives.contract import Divergence
+from fastdistill_ray.training.knobs import TrainingKnobs
 from fastdistill_ray.training.packing import TrainCompletion, TrainGroup
 
 
@@ -42,6 +44,11 @@ def loss_and_gradients_by_definition(
     beside the student, whose prompts are `frozen_prompt_ids` where a group has some."""
     student = _load(folder)
     beside = _load(frozen).requires_grad_(False) if frozen else None
+    bridge = torch.nn.Identity()
+    if objective.needs.bridge:
+        torch.manual_seed(TrainingKnobs().seed)
+        widths = student.config.hidden_size, beside.config.hidden_size
+        bridge = torch.nn.Linear(*widths, bias=False).double()
     total = torch.zeros((), dtype=torch.float64)
     num_texts = sum(len(group.completions) for group in groups)
     num_tokens = sum(len(one.token_ids) for group in groups for one in group.completions)
@@ -58,7 +65,7 @@ def loss_and_gradients_by_definition(
                 other = _logits(beside, prompt, one.token_ids)
                 states = [
                     (
-                        _states(student, group.prompt_ids, one.token_ids, mine),
+                        bridge(_states(student, group.prompt_ids, one.token_ids, mine)),
                         _states(beside, prompt, one.token_ids, its),
                     )
                     for mine, its in objective.needs.taps
@@ -94,9 +101,36 @@ def loss_and_gradients_by_definition(
                         apart = mine / mine.norm(dim=-1, keepdim=True)
                         apart = apart - its / its.norm(dim=-1, keepdim=True)
                         values = values + objective.beta * apart.square().sum(-1)
+                    elif objective.kind == "fitnets":
+                        values = values + objective.beta * (mine - its).square().sum(-1) / 2
+                    elif objective.kind == "lit":
+                        pass
+                    elif objective.kind == "tinybert":
+                        values = values + objective.beta * (mine - its).square().mean(-1)
                     else:
                         alike = torch.nn.functional.cosine_similarity(mine, its, dim=-1)
                         values = values + objective.cosine * (1 - alike)
+                if objective.kind == "minilmv2":
+                    values = values + objective.beta * sum(
+                        _relation_kl(objective.relation_heads, own, its, size, len(one.token_ids))
+                        for own, its, size in _related(objective, student, beside, group, one)
+                    )
+                if objective.kind == "lit":
+                    values = (
+                        values
+                        + objective.beta
+                        * _parts(objective, student, beside, [*group.prompt_ids, *one.token_ids])[
+                            len(group.prompt_ids) - 1 : -1
+                        ]
+                    )
+                if objective.kind == "minilm":
+                    own, its, size = _related(objective, student, beside, group, one)[2]
+                    values = values + objective.beta * (
+                        _relation_kl(
+                            student.config.num_key_value_heads, own, its, size, len(one.token_ids)
+                        )
+                        + _attention_kl(objective, student, beside, group, one, size)
+                    )
                 is_mean = objective.weighting == "advantage"
                 total = total + one.weight * (values.mean() if is_mean else values.sum())
         if isinstance(objective, Dpo):
@@ -106,7 +140,10 @@ def loss_and_gradients_by_definition(
     if is_of_tokens:
         loss = total / num_tokens
     loss.backward()
-    return loss.item(), {name: one.grad for name, one in student.named_parameters()}
+    gradients = {name: one.grad for name, one in student.named_parameters()}
+    return loss.item(), gradients | {
+        f"bridge.{name}": one.grad for name, one in bridge.named_parameters()
+    }
 
 
 def on_policy(objective: Opd, logits: Tensor, other: Tensor, one: TrainCompletion) -> Tensor:
@@ -176,8 +213,10 @@ def _logits(model: torch.nn.Module, prompt: object, ids: object) -> Tensor:
 
 
 def _states(model: torch.nn.Module, prompt: object, ids: object, block: int) -> Tensor:
-    """What the block's own forward gave; of -1 what the head was given."""
+    """What the block's own forward gave; of -1 what the head was given, of -2 the embeddings."""
     kept = []
+    if block == -2:
+        return model.model.embed_tokens(torch.tensor([*prompt, *ids]))[len(prompt) - 1 : -1]
     module = model.lm_head if block < 0 else model.model.layers[block]
     if block < 0:
         hook = module.register_forward_pre_hook(lambda _, given: kept.append(given[0]))
@@ -188,6 +227,116 @@ def _states(model: torch.nn.Module, prompt: object, ids: object, block: int) -> 
     model(torch.tensor([[*prompt, *ids]]))
     hook.remove()
     return kept[0][0, len(prompt) - 1 : -1]
+
+
+def _related(
+    objective: AnyObjective,
+    student: torch.nn.Module,
+    beside: torch.nn.Module,
+    group: TrainGroup,
+    one: TrainCompletion,
+) -> list[tuple[Tensor, Tensor, int]]:
+    """Of queries, keys and values what the projections gave of all tokens but the last, of both
+    models, and with how many tokens both prompts end alike, the last one in any case."""
+    prompts, size = _prompts(group), 1
+    while size < min(map(len, prompts)) and (prompts[0][-size - 1 :] == prompts[1][-size - 1 :]):
+        size += 1
+    size = size if prompts[0][-1] == prompts[1][-1] else 1
+    found = []
+    for name in ("q_proj", "k_proj", "v_proj"):
+        blocks = zip((student, beside), prompts, objective.layers[0], strict=True)
+        own, its = (_projected(model, prompt, one, block, name) for model, prompt, block in blocks)
+        found.append((own, its, size))
+    return found
+
+
+def _projected(
+    model: torch.nn.Module, prompt: list[int], one: TrainCompletion, block: int, name: str
+) -> Tensor:
+    """What a projection gave of all tokens but the last."""
+    kept = []
+    layer = getattr(model.model.layers[block].self_attn, name)
+    hook = layer.register_forward_hook(lambda _, given, out: kept.append(out[0]))
+    model(torch.tensor([[*prompt, *one.token_ids[:-1]]]))
+    hook.remove()
+    return kept[0]
+
+
+def _prompts(group: TrainGroup) -> tuple[list[int], list[int]]:
+    frozen = group.frozen_prompt_ids
+    return list(group.prompt_ids), list(group.prompt_ids if frozen is None else frozen)
+
+
+def _parts(
+    objective: AnyObjective, student: torch.nn.Module, beside: torch.nn.Module, ids: list[int]
+) -> Tensor:
+    """[L], block by block: each of the student's begins with what the teacher's gave."""
+    tokens = torch.tensor([ids])
+    gave, hooks = {}, []
+    for place, block in enumerate(beside.model.layers):
+        keep = lambda _, given, out, place=place: gave.update({place: out})  # noqa: E731
+        hooks.append(block.register_forward_hook(keep))
+    beside(tokens)
+    for hook in hooks:
+        hook.remove()
+    hidden = student.model.embed_tokens(tokens)
+    seen = {
+        "attention_mask": torch.full((1, 1, len(ids), len(ids)), -torch.inf).double().triu(1),
+        "position_embeddings": student.model.rotary_emb(hidden, torch.arange(len(ids))[None]),
+    }
+    total, start = 0.0, 0
+    for block, other in objective.layers:
+        for layer in student.model.layers[start : block + 1]:
+            hidden = layer(hidden, **seen)
+        total = total + (hidden - gave[other])[0].square().mean(-1)
+        hidden, start = gave[other], block + 1
+    return total
+
+
+def _attention_kl(
+    objective: AnyObjective,
+    student: torch.nn.Module,
+    beside: torch.nn.Module,
+    group: TrainGroup,
+    one: TrainCompletion,
+    size: int,
+) -> Tensor:
+    """[S] of the attention of Llama, by its own rotary positions, to what both models see."""
+    num_targets, maps = len(one.token_ids), []
+    blocks = zip((student, beside), _prompts(group), objective.layers[0], strict=True)
+    for model, prompt, block in blocks:
+        query, key = (_projected(model, prompt, one, block, name) for name in ("q_proj", "k_proj"))
+        heads = model.config.num_attention_heads, model.config.num_key_value_heads
+        query, key = (
+            x.unflatten(1, (num, -1)).transpose(0, 1)[None]
+            for x, num in zip((query, key), heads, strict=True)
+        )
+        positions = model.model.rotary_emb(query, torch.arange(query.shape[2])[None])
+        query, key = apply_rotary_pos_emb(query, key, *positions)
+        key = key.repeat_interleave(heads[0] // heads[1], 1)
+        scores = (query @ key.mT)[0] * query.shape[-1] ** -0.5
+        scores = scores + torch.full_like(scores[0], -torch.inf).triu(1)
+        maps.append(scores[:, -num_targets:, -(size + num_targets - 1) :].softmax(-1))
+    q, p = maps
+    p_seen, q_seen = (torch.where(p > 0, x, 1.0) for x in (p, q))
+    return (p * (p_seen / q_seen).log()).sum(-1).mean(0)
+
+
+def _relation_kl(num_heads: int, own: Tensor, its: Tensor, size: int, num_targets: int) -> Tensor:
+    """[S], head by head and token by token."""
+    seen = size + num_targets - 1
+    values = []
+    for place in range(size - 1, seen):
+        total = 0.0
+        for head in range(num_heads):
+            rows = []
+            for all_of in (own[-seen:], its[-seen:]):
+                x = all_of.unflatten(1, (num_heads, -1))[:, head]
+                rows.append((x[place] @ x[: place + 1].T / x.shape[1] ** 0.5).softmax(0))
+            q, p = rows
+            total = total + (p * (p / q).log()).sum() / num_heads
+        values.append(total)
+    return torch.stack(values)
 
 
 def _of_labels(logits: Tensor, ids: object) -> Tensor:

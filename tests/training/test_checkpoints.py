@@ -8,6 +8,8 @@ from support.learner import KNOBS, losses, make_learner
 from support.models import make_tiny_model
 from transformers import AutoModelForCausalLM
 
+from fastdistill_ray.objectives import TinyBert
+from fastdistill_ray.prompts import Prompted, PromptKnobs
 from fastdistill_ray.storage.folders import readable_folder
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.training.checkpoints import (
@@ -17,7 +19,7 @@ from fastdistill_ray.training.checkpoints import (
     load_checkpoint,
     load_weights,
 )
-from fastdistill_ray.training.export import export_student
+from fastdistill_ray.training.export import export_student, tensor_names
 from fastdistill_ray.training.knobs import LoraKnobs
 from fastdistill_ray.training.learner import Learner, build_optimizer
 
@@ -48,6 +50,30 @@ def test_training_resumed_from_a_checkpoint_has_identical_following_losses(
     second = make_learner(folder, lora=lora)
     assert load_checkpoint(second.student, second.optimizer, saved) == progress
     assert losses(second, folder, range(2, 5)) == expected
+
+
+@pytest.mark.parametrize("folder", [False], ids=["untied"], indirect=True)
+@pytest.mark.parametrize("lora", [LoraKnobs(), LoraKnobs(rank=4)], ids=["full", "lora"])
+def test_bridge_is_trained_resumed_bit_for_bit_and_in_no_export(
+    folder: str, tmp_path: Path, lora: LoraKnobs
+) -> None:
+    wide = Prompted(make_tiny_model(str(tmp_path / "wide"), num_heads=3, seed=1), PromptKnobs())
+    asked = {"objective": TinyBert(layers=[(0, 0), (1, 1)]), "frozen": wide, "lora": lora}
+    first, saved = make_learner(folder, **asked), str(tmp_path / "checkpoint")
+    assert first.student.bridge.weight.shape == (96, 64)
+    drawn = first.student.bridge.weight.full_tensor().clone()
+    losses(first, folder, range(2))
+    assert (first.student.bridge.weight.full_tensor() - drawn).abs().max() > 1e-3
+    CheckpointWriter().start(first.student, first.optimizer, TrainProgress(2, 10), saved).result()
+    then = first.student.bridge.weight.full_tensor().clone()
+    expected = losses(first, folder, range(2, 5))
+    second = make_learner(folder, **asked)
+    assert torch.equal(second.student.bridge.weight.full_tensor(), drawn)
+    load_checkpoint(second.student, second.optimizer, saved)
+    assert torch.equal(second.student.bridge.weight.full_tensor(), then)
+    assert losses(second, folder, range(2, 5)) == expected
+    export_student(second.student, folder, tmp_path / "out")
+    assert tensor_names(tmp_path / "out") == tensor_names(Path(folder))
 
 
 @pytest.mark.parametrize("folder", [True], ids=["tied"], indirect=True)

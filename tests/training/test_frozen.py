@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.learner import assert_same, make_learner, make_row
+from support.learner import assert_same, gradients_of, make_learner, make_row
 from support.models import make_tiny_model
+from support.objectives import reads_apart, teacher_of
 from support.reference import loss_and_gradients_by_definition
 from support.signals import with_signals
 
@@ -41,9 +42,18 @@ KNOBS |= {
         {"form": "topk", "k": 5},
         {"form": "minillm"},
     ],
+    "fitnets": [{"layers": [(0, 1)]}, {"layers": [(1, 2)], "weighting": "advantage", "beta": 3.0}],
+    "lit": [{"layers": [(0, 1), (1, 2)]}, {"layers": [(1, 0)], "beta": 3.0, "alpha": 0.5}],
+    "minilm": [{"layers": [(1, 2)]}, {"layers": [(0, 0)], "weighting": "advantage", "beta": 3.0}],
+    "minilmv2": [
+        {"layers": [(1, 1)], "relation_heads": 4},
+        {"layers": [(0, 2)], "relation_heads": 32, "weighting": "advantage", "beta": 3.0},
+    ],
+    "tinybert": [{"layers": [(0, 1), (1, 2)]}, {"layers": [(1, 0)], "beta": 3.0, "alpha": 0.5}],
 }
 OTHERS = [{}, {"temperature": 2.0, "alpha": 0.3}, {"weighting": "advantage"}]
 EVERY = [OBJECTIVES[kind](**knobs) for kind in OBJECTIVES for knobs in KNOBS.get(kind, OTHERS)]
+INSIDE = [one for one in EVERY if one.needs.taps or one.needs.relations]
 COMPARING = [one for one in EVERY if one.needs.measure or one.kind in ("topk_kl", "dpkd", "opd")]
 
 
@@ -60,6 +70,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "teacher": make_tiny_model(
             str(path / "teacher"), seed=4, tie_word_embeddings=False, num_layers=3
         ),
+        "wide": make_tiny_model(str(path / "wide"), seed=4, num_layers=3, num_heads=3),
     }
 
 
@@ -80,6 +91,8 @@ def make_groups(
         ]
         own = random.integers(0, 250, 20) if frozen_prompts else None
         prompt = random.integers(0, 250, 3 + index)
+        if own is not None and index:  # both end alike, or the teacher reads more before it
+            own[-2 * index :] = prompt[-2 * index :]
         groups.append(TrainGroup(str(index), prompt, completions, frozen_prompt_ids=own))
     return with_signals(groups, objective, teacher)
 
@@ -89,18 +102,17 @@ def found(learner: Learner, groups: list[TrainGroup]) -> tuple[float, dict]:
     batches = pack(learner, groups)
     counts = {name: sum(batch.counts[name] for batch in batches) for name in COUNTS}
     terms = backward(learner, batches, counts)
-    gradients = {
-        name: one.grad.full_tensor() for name, one in learner.student.model.named_parameters()
-    }
-    return sum(term.coefficient * term.total for term in terms), gradients
+    loss = sum(term.coefficient * term.total for term in terms)
+    return loss, gradients_of(learner.student)
 
 
 @pytest.mark.parametrize("objective", EVERY, ids=named)
 def test_every_objective_is_what_its_papers_say_however_groups_are_laid_out(folders, objective):
     needs = objective.needs
     needed = needs.frozen or needs.signal  # here always another model, so that it is seen
-    frozen = Prompted(folders["teacher"], PromptKnobs()) if needed else None
-    groups = make_groups(objective, needs.frozen == "teacher", folders["teacher"])
+    teacher = folders[teacher_of(objective)]
+    frozen = Prompted(teacher, PromptKnobs()) if needed else None
+    groups = make_groups(objective, reads_apart(objective), teacher)
     expected = loss_and_gradients_by_definition(
         objective, folders["student"], groups, frozen.model if frozen else ""
     )
@@ -114,12 +126,31 @@ def test_every_objective_is_what_its_papers_say_however_groups_are_laid_out(fold
         assert len(pack(learner, groups)) == 1 or layout["micro_batch_tokens"] < 1000
 
 
+@pytest.mark.parametrize("objective", INSIDE, ids=named)
+def test_what_stands_inside_of_blocks_is_the_same_where_these_are_computed_again(
+    folders, objective
+):
+    frozen = Prompted(folders[teacher_of(objective)], PromptKnobs())
+    groups = make_groups(objective, reads_apart(objective))
+    once, again = (
+        make_learner(
+            folders["student"], objective=objective, frozen=frozen, activation_checkpointing=is_on
+        )
+        for is_on in (False, True)
+    )
+    assert_same(found(again, groups), found(once, groups), 1e-6)
+
+
 @pytest.mark.parametrize("objective", COMPARING, ids=named)
 def test_teacher_that_is_the_student_asks_for_nothing(folders, objective):
     frozen = Prompted(folders["student"], PromptKnobs(system=""))
-    same = {"pkd": {"alpha": 0.0, "layers": [(0, 0)]}, "opd": {"reward": 0.0}}
-    objective = objective.model_copy(update=same.get(objective.kind, {"alpha": 0.0}))
+    fields = type(objective).model_fields
+    same = {"alpha": 0.0} if "alpha" in fields else {"reward": 0.0}
+    same |= {"layers": [(0, 0)]} if "layers" in fields else {}
+    objective = objective.model_copy(update=same)
     learner = make_learner(folders["student"], objective=objective, frozen=frozen)
+    if bridge := learner.student.bridge:
+        torch.nn.init.eye_(bridge.weight.to_local())
     groups = make_groups(objective, frozen_prompts=False, teacher=folders["student"])
     loss, gradients = found(learner, groups)
     assert abs(loss) < 1e-6

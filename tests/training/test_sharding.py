@@ -11,7 +11,7 @@ import torch
 from pydantic import TypeAdapter
 from support.learner import assert_same
 from support.models import make_tiny_model
-from support.objectives import knobs_of
+from support.objectives import knobs_of, teacher_of
 from support.processes.ranks import DEALS, DEALT, make_groups
 from support.reference import loss_and_gradients_by_definition
 
@@ -37,7 +37,8 @@ def test_ranks_with_uneven_groups_equal_a_naive_float64_reference(
 ) -> None:
     for model in ("tied", "untied"):
         make_tiny_model(str(tmp_path / model), seed=3, tie_word_embeddings=model == "tied")
-    frozen = make_tiny_model(str(tmp_path / "frozen"), seed=4, num_layers=3)
+    for teacher, num_heads in (("teacher", 2), ("wide", 3)):
+        make_tiny_model(str(tmp_path / teacher), seed=4, num_layers=3, num_heads=num_heads)
     out = tmp_path / "found.pt"
     script = str(Path(__file__).parents[1] / "support" / "processes" / "ranks.py")
     ranks = [
@@ -55,6 +56,7 @@ def test_ranks_with_uneven_groups_equal_a_naive_float64_reference(
     assert len(found) == len(trained) * (len(DEALS) + 1)
     for model, kind in trained:
         objective, folder = TypeAdapter(Objective).validate_json(kind), str(tmp_path / model)
+        frozen = str(tmp_path / teacher_of(objective))
         beside = frozen if objective.needs.frozen or objective.needs.signal else ""
         expected = loss_and_gradients_by_definition(
             objective, folder, make_groups(objective, frozen), beside

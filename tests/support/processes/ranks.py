@@ -11,6 +11,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from pydantic import TypeAdapter
+from support.learner import gradients_of
+from support.objectives import reads_apart, teacher_of
 from support.signals import with_signals
 
 from fastdistill_ray.objectives import AdvDistill, AnyObjective, Objective
@@ -50,7 +52,8 @@ def make_groups(objective: AnyObjective = ADVDISTILL, frozen: str = "") -> list[
             for i, (n, w) in enumerate(zip(lengths, weights, strict=True))
         ]
         prompt, other = random.integers(0, 250, 3 + index), random.integers(0, 250, 9)
-        own = other if objective.needs.frozen == "teacher" else None
+        other[9 - 2 * index :] = prompt[len(prompt) - 2 * index :]  # both end so far alike
+        own = other if reads_apart(objective) else None
         groups.append(TrainGroup(str(index), prompt, completions, frozen_prompt_ids=own))
     return with_signals(groups, objective, frozen)
 
@@ -86,8 +89,7 @@ def loss_and_gradients(
     counts = sum_over_ranks([sum(batch.counts[name] for batch in batches) for name in COUNTS])
     terms = backward(learner, batches, dict(zip(COUNTS, map(int, counts), strict=True)))
     loss = sum(term.coefficient * term.total for term in terms)
-    named = learner.student.model.named_parameters()
-    gradients = {name: one.grad.full_tensor() for name, one in named}
+    gradients = gradients_of(learner.student)
     own = sum(batch.counts["unique_tokens"] for batch in batches)
     totals = {term.name: term.total for term in terms}
     return loss, gradients, totals, own / counts[COUNTS.index("unique_tokens")]
@@ -100,8 +102,9 @@ def main(folder: str, rank: int, out: str, world_size: int, replicas: int, *aske
     found = {}
     for model, kind in zip(asked[::2], asked[1::2], strict=True):
         objective = TypeAdapter(Objective).validate_json(kind)
-        learner = make_learner(f"{folder}/{model}", objective, replicas, f"{folder}/frozen")
-        groups = make_groups(objective, f"{folder}/frozen")
+        frozen = f"{folder}/{teacher_of(objective)}"
+        learner = make_learner(f"{folder}/{model}", objective, replicas, frozen)
+        groups = make_groups(objective, frozen)
         for deal in (*DEALS, DEALT):
             if deal == DEALT:
                 batches = pack(learner, gather_groups(groups[rank::world_size]))
