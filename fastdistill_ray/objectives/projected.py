@@ -3,9 +3,9 @@ FitNets and TinyBERT on the teacher's texts.
 
 L = alpha CE + (1 - alpha) T^2 KL(p, q) + beta times a distance, at every token, of the teacher's
 states to r(h), the student's through a matrix r that is trained with it and that no export has.
-FitNets (arXiv 1412.6550, section 2.2): half the squared distance at one pair of blocks. TinyBERT (arXiv
-1909.10351, section 3): the mean of the squared differences over the width, summed over pairs of
-blocks and the embeddings, with one r for all of them, as its released code has.
+FitNets (arXiv 1412.6550, section 2.2): half the squared distance at one pair of blocks. TinyBERT
+(arXiv 1909.10351, section 3): the mean of the squared differences over the width, summed over pairs
+of blocks and the embeddings, with one r for all of them, as its released code has.
 
 Departures: both papers train the states first and the distribution after them; here one loss has
 both from the first step on, by constant shares. FitNets: r is a matrix, where its convolutions have
