@@ -7,15 +7,18 @@ import pytest
 import torch
 from support.learner import losses, make_learner, make_row
 from support.models import make_tiny_model
+from support.objectives import objective_of
 from transformers import AutoModelForCausalLM
 
 from fastdistill_ray.objectives import AdvDistill, Sft
 from fastdistill_ray.objectives.contract import Scored
+from fastdistill_ray.prompts import Prompted, PromptKnobs
 from fastdistill_ray.rewards.advantages import AdvantageKnobs, group_advantages
 from fastdistill_ray.training.checkpoints import TrainProgress
 from fastdistill_ray.training.held_out import hold_out, is_stopped, mark_best, validate
 from fastdistill_ray.training.knobs import HeldOutKnobs
 from fastdistill_ray.training.learner import Learner
+from fastdistill_ray.training.step import train_step
 
 pytestmark = pytest.mark.usefixtures("world_of_one")
 
@@ -170,3 +173,15 @@ def test_best_step_and_patience_follow_the_metric():
         results = {"held_out/likelihood_correct": value}
         progress = mark_best(progress._replace(step=step), results, rising)
     assert (progress.best_step, is_stopped(progress, rising)) == (20, False)
+
+
+@pytest.mark.parametrize("kind", ["pkd", "fitnets", "tinybert", "minilm", "minilmv2", "lit"])
+def test_what_stands_inside_of_blocks_is_held_out_as_it_is_trained(folder, tmp_path, kind):
+    teacher = Prompted(make_tiny_model(str(tmp_path), seed=5, num_layers=3), PromptKnobs(system=""))
+    learner = make_learner(folder, objective=objective_of(kind), frozen=teacher)
+    row = make_row(folder, 0)
+    found = values(learner, row["groups"])
+    trained = train_step(learner, row, 10)
+    for name in learner.objective.terms:
+        assert found[f"held_out/loss/{name}"] == pytest.approx(trained[f"loss/{name}"], rel=1e-5)
+        assert trained[f"loss/{name}"] > 1e-7
