@@ -26,10 +26,11 @@ def measure(training: Place) -> dict[str, float]:
     if any(version != place // _steps(versions) for place, version in enumerate(versions)):
         raise SystemExit(f"{training}: written with a staleness above 0; its phases overlap")
     steps = _steps(versions)
+    trained = {key: line["step"] for line in _lines(training / STEPS) for key in line["group_ids"]}
     written: dict[int, float] = {}
     for commit in Store(training / "groups").commits():
-        for key in commit.keys:
-            written[_round_of(training, key, steps)] = commit.time
+        for key in set(commit.keys) & set(trained):
+            written[trained[key] // steps] = commit.time
     rounds = range(1, len(metrics) // steps)
     found: dict[str, float] = dict.fromkeys(("writing", "teacher", "training", "handing over"), 0.0)
     for number in rounds:
@@ -46,13 +47,6 @@ def measure(training: Place) -> dict[str, float]:
 def _steps(versions: list[int]) -> int:
     """Updates of a round."""
     return versions.count(0)
-
-
-def _round_of(training: Place, key: str, steps: int) -> int:
-    for line in _lines(training / STEPS):
-        if key in line["group_ids"]:
-            return line["step"] // steps
-    raise SystemExit(f"{training}: {key} was written and not trained; the run is not complete")
 
 
 def _lines(file: Place) -> list[dict[str, Any]]:
