@@ -8,6 +8,7 @@ from fastdistill_ray.recipe.compare import Baseline, ComparedModel
 from fastdistill_ray.recipe.derived import StudentSpec, all_teachers, speaker_of, students
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.rewards.scorer import weight_errors
+from fastdistill_ray.rounds.knobs import RoundsKnobs
 from fastdistill_ray.run_files import seed_name
 
 
@@ -257,21 +258,13 @@ def _rounds_errors(recipe: Recipe) -> list[str]:
                 f"{field}.mix: {rounds.mix:g} leaves the student none of "
                 f"training.groups_per_step = {training.groups_per_step}; lower it"
             )
-        if needs.written and rounds.num_mixed(training.groups_per_step):
+        if rounds.mix and _is_read_as_its_own(recipe, student):
             errors.append(
-                f"{field}.mix: {kind} of {student.section} learns from the student's own draws "
-                "alone; set 0, or form: full"
+                f"{field}.mix: {student.model} is a teacher too, whose prompt has another chat "
+                "template: its texts could not be told from the student's own; set 0, or give both "
+                "one prompt.template and template_args"
             )
-        if needs.written and rounds.temperature != 1:
-            errors.append(
-                f"{field}.temperature: {kind} of {student.section} needs the probability with "
-                "which each token was drawn, which is that of temperature 1; set 1, or form: full"
-            )
-        if needs.written and engine.kind == "scripted":
-            errors.append(
-                f"{field}: a scripted evaluation.engine tells no probabilities, which {kind} of "
-                f"{student.section} needs"
-            )
+        errors += _draw_errors(recipe, student, rounds)
         if training.overlap:
             errors.append(f"training.overlap: true and {field} cannot be had together; set false")
         if training.held_out.best_metric != "none":
@@ -285,6 +278,38 @@ def _rounds_errors(recipe: Recipe) -> list[str]:
                 f"prompt in evaluation.engine.max_model_len = {engine.max_model_len} ({field})"
             )
     return errors
+
+
+def _draw_errors(recipe: Recipe, student: StudentSpec, rounds: RoundsKnobs) -> list[str]:
+    """What a student cannot do that must know with which probability its tokens were drawn."""
+    if not student.objective.needs.written:
+        return []
+    errors, field, kind = [], student.rounds_field, student.objective.kind
+    if rounds.num_mixed(recipe.training.groups_per_step):
+        errors.append(
+            f"{field}.mix: {kind} of {student.section} learns from the student's own draws "
+            "alone; set 0, or form: full"
+        )
+    if rounds.temperature != 1:
+        errors.append(
+            f"{field}.temperature: {kind} of {student.section} needs the probability with "
+            "which each token was drawn, which is that of temperature 1; set 1, or form: full"
+        )
+    if recipe.evaluation.engine.kind == "scripted":
+        errors.append(
+            f"{field}: a scripted evaluation.engine tells no probabilities, which {kind} of "
+            f"{student.section} needs"
+        )
+    return errors
+
+
+def _is_read_as_its_own(recipe: Recipe, student: StudentSpec) -> bool:
+    own = recipe.student.prompt
+    return any(
+        one.model == student.model
+        and (one.prompt.template, one.prompt.template_args) != (own.template, own.template_args)
+        for one in all_teachers(recipe).values()
+    )
 
 
 def _idle_ranks(recipe: Recipe) -> list[str]:

@@ -24,6 +24,7 @@ from fastdistill_ray.tasks.problem_file import ProblemFile
 from fastdistill_ray.training.job import TrainJob, train
 
 GROUPS = "groups"  # in the training's folder
+CLOSING_SECONDS = 60.0
 
 
 class Written(NamedTuple):
@@ -122,10 +123,14 @@ def writer(written: Written, groups: Place) -> Iterator[None]:
     thread.start()
     try:
         yield
+        thread.join()  # all texts of a training that is done are there
     except Exception:
+        closed.set()
+        thread.join(CLOSING_SECONDS)  # it may wait for an engine that does not come
         if failures:
             raise failures[0] from None
         raise
     finally:
-        closed.set()
-        thread.join()
+        closed.set()  # told to stop, this process ends with the thread
+    if failures:
+        raise failures[0]

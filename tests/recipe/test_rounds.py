@@ -39,6 +39,14 @@ def test_student_has_rounds_of_its_own_and_the_others_are_trained_on_the_store()
             {"rounds": {"count": 2, "mix": 0.9}, "objective": {"kind": "jsd"}},
             "rounds.mix: 0.9 leaves the student none of training.groups_per_step = 4",
         ),
+        (
+            {
+                "rounds": {"count": 2, "mix": 0.5},
+                "objective": {"kind": "jsd"},
+                "teacher": {"model": "m", "prompt": {"template": "plain"}},
+            },
+            "rounds.mix: m is a teacher too, whose prompt has another chat template",
+        ),
         ({"rounds": {"count": 2, "temperature": 0.7}}, "rounds.temperature: .*; set 1"),
         (
             {"evaluation": {"engine": {"kind": "scripted"}}},
