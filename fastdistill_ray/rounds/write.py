@@ -14,7 +14,7 @@ from fastdistill_ray.generation.knobs import EngineKnobs, EngineSpec, SamplingKn
 from fastdistill_ray.groups.accounting import check_failures, count_verdicts
 from fastdistill_ray.groups.aside import forget_aside, set_aside
 from fastdistill_ray.groups.ask import ask
-from fastdistill_ray.groups.curation import GroupMaker, compact
+from fastdistill_ray.groups.curation import GroupMaker
 from fastdistill_ray.groups.log import Commit
 from fastdistill_ray.groups.store import FAILED, Store
 from fastdistill_ray.progress import Progress
@@ -79,7 +79,6 @@ def write_rounds(
                 raise Closed from None
             raise
     check_failures(count_verdicts(store), judging.reward.max_failed_share, store)
-    compact(store, writing.judges)
     write_json(out / MANIFEST, {"requests": len(requests)})
 
 
