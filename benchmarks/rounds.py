@@ -1,4 +1,4 @@
-"""Where the time of an on-policy round goes: writing, the teacher, training, handing over, waiting.
+"""Where the time of an on-policy round goes: writing, the teacher, training, handing over.
 
     python -m benchmarks.rounds RUN_DIR [--student opd] [--json FILE]
 
@@ -23,9 +23,9 @@ def measure(training: Place) -> dict[str, float]:
     metrics = _lines(training / METRICS)
     ends = [line["time"] for line in _lines(training / STEPS)]
     versions = [round(line["rounds/version"]) for line in metrics]
-    if any(version != place // _steps(versions) for place, version in enumerate(versions)):
+    steps = versions.count(0)  # updates of a round
+    if any(version != place // steps for place, version in enumerate(versions)):
         raise SystemExit(f"{training}: written with a staleness above 0; its phases overlap")
-    steps = _steps(versions)
     trained = {key: line["step"] for line in _lines(training / STEPS) for key in line["group_ids"]}
     written: dict[int, float] = {}
     for commit in Store(training / "groups").commits():
@@ -42,11 +42,6 @@ def measure(training: Place) -> dict[str, float]:
     wall = ends[rounds[-1] * steps + steps - 1] - ends[steps - 1]
     found["other"] = wall - sum(found.values())
     return {name: value / len(rounds) for name, value in found.items()}
-
-
-def _steps(versions: list[int]) -> int:
-    """Updates of a round."""
-    return versions.count(0)
 
 
 def _lines(file: Place) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ from fastdistill_ray.training.texts import generation_eos
 PAID = ("teacher", "teachers", "sampling")  # sections that decide what a teacher writes
 SELECTED, SIGNALS, TRAIN = "selected_groups", "signals", "train"
 PROBLEMS = "the problems of task"
-DRAWN = {"max_new_tokens", "loop_repeats", "seed"}  # of `sampling`, how students write too
+AS_SAMPLED = {"max_new_tokens", "loop_repeats", "seed"}  # of `sampling`, how students write too
 
 
 class Stages:
@@ -79,7 +79,7 @@ class Stages:
         if student.rounds:
             sections |= {"rounds": student.rounds, "reward": recipe.reward}
             sections |= {"evaluation.engine": recipe.evaluation.engine}
-            drawn = recipe.sampling.model_dump(include=DRAWN)
+            drawn = recipe.sampling.model_dump(include=AS_SAMPLED)
             sections |= {f"sampling.{name}": value for name, value in drawn.items()}
             inputs[PROBLEMS] = problems.digest
         if student.objective.needs.signal:

@@ -48,7 +48,7 @@ def step_table(row: dict[str, Any]) -> pa.Table:
 
 def step_row(table: pa.Table, signal: Signal | None) -> dict[str, Any]:
     """A STEP_SCHEMA row of `step_table`; each group has its `signals`, where there are any."""
-    is_stored = SIGNALS in table.column_names  # they lie beside the groups of a step
+    is_stored = SIGNALS in table.column_names
     (row,) = (table.drop_columns([SIGNALS]) if is_stored else table).to_pylist()
     if signal and is_stored:
         stored = pa.Table.from_struct_array(table[SIGNALS].combine_chunks().flatten())

@@ -107,10 +107,11 @@ def train_rank(job: TrainJob, *, use_gpu: bool, out: Place) -> None:
             if is_told():
                 save_and_stop(writer, learner, progress, out, journal, is_saved)
                 return
-            waited = time.perf_counter() - ended
-            metrics = train_step(learner, row, progress.total_steps)
+            written: dict[str, float] = {}
             if job.rounds:
-                metrics |= written_metrics(row, job.rounds.max_cut) | {"time/waiting": waited}
+                written["time/waiting"] = time.perf_counter() - ended
+                written |= written_metrics(row, job.rounds.max_cut)  # before they are trained on
+            metrics = train_step(learner, row, progress.total_steps) | written
             progress = progress._replace(step=row["step"] + 1)
             if held_out and (progress.step % knobs.every == 0 or is_last(job, row)):
                 metrics |= validate(learner, held_out)

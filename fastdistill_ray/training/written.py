@@ -1,6 +1,5 @@
 """What the student's own texts of a step are like, and when they are too many that lead nowhere."""
 
-from collections.abc import Iterable
 from typing import Any
 
 from fastdistill_ray.errors import UserError
@@ -10,14 +9,14 @@ CUT = ("length", "repetition")  # finish reasons of texts that did not come to t
 
 
 def written_metrics(row: dict[str, Any], max_cut: float) -> dict[str, float]:
-    """Of the texts of all ranks: how many are right and are cut, their length, how many rounds
-    behind who wrote them is. UserError where more than a share of `max_cut` are cut."""
+    """Of the texts of all ranks: how many are right and are cut, their length, the rounds that
+    who wrote them was trained. UserError where more than a share of `max_cut` are cut."""
     groups = [group for group in row["groups"] if group["round"] is not None]
     texts = [one for group in groups for one in group["completions"]]
     counts = [
         len(texts),
-        _number(one["verdict"] == "correct" for one in texts),
-        _number(one["finish_reason"] in CUT for one in texts),
+        sum(one["verdict"] == "correct" for one in texts),
+        sum(one["finish_reason"] in CUT for one in texts),
         sum(one["num_tokens"] for one in texts),
         len(groups),
         sum(group["round"] for group in groups),
@@ -35,7 +34,3 @@ def written_metrics(row: dict[str, Any], max_cut: float) -> dict[str, float]:
         "rounds/length": tokens / max(1, total),
         "rounds/version": rounds / max(1, num_groups),
     }
-
-
-def _number(marks: Iterable[bool]) -> int:
-    return sum(map(int, marks))
