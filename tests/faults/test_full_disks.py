@@ -12,7 +12,7 @@ import pytest
 import ray
 from ray.data.exceptions import UserCodeException
 from ray.exceptions import RayTaskError
-from support.jobs import run_job, start_job, tiny_recipe, wait_for, write_recipe
+from support.jobs import ended, run_job, start_job, tiny_recipe, wait_for, write_recipe
 from support.models import make_tiny_model
 from support.run_folder import make_run
 
@@ -189,12 +189,10 @@ def test_job_on_a_disk_that_fills_up_ends_with_a_line_and_goes_on(small, tmp_pat
     training = {"checkpoint_every": 1, "max_failures": 0}
     recipe = write_recipe(tmp_path, tiny_recipe(model, training=training))
     job = start_job("distill", recipe, tmp_path / "job", head, run_dir=str(run))
-    try:
+    with ended(job, tmp_path / "job"):
         wait_for(lambda: list(run.glob(moment)), job)
         fill(small)
         assert job.wait() == 1
-    finally:
-        job.kill()
     log = (tmp_path / "job.log").read_text()
     assert "Traceback" not in log
     line = next(line for line in log.splitlines() if line.startswith("error: "))

@@ -13,6 +13,7 @@ from peft import AutoPeftModelForCausalLM
 from support.groups import commits_of
 from support.head import engines_started
 from support.jobs import (
+    ended,
     lines_of,
     run_job,
     stage_folder,
@@ -79,7 +80,7 @@ def overlapped(tmp_path_factory: pytest.TempPathFactory, head: str) -> Overlappe
     run = Overlapped(folder / "run", 0, 0)
     others, started = vllm_processes(), engines_started(head)
     job = start_job("overlapped", write_recipe(folder, recipe), run.path, head)
-    try:
+    with ended(job, run.path):
         # A step is handed out once it is known whether it is the last of its epoch.
         wait_for(lambda: len(run.keys) >= 4, job)
         worker = next(one for one in reversed(vllm_processes()) if one not in others)
@@ -88,8 +89,6 @@ def overlapped(tmp_path_factory: pytest.TempPathFactory, head: str) -> Overlappe
         num_done = len(run.keys)
         os.kill(worker.pid, signal.SIGKILL)
         assert job.wait() == 0, tail_of(run.path)
-    finally:
-        job.kill()
     return run._replace(num_engines=engines_started(head) - started, num_done=num_done)
 
 

@@ -15,6 +15,7 @@ KEY_VARIABLE, KEY = "KEY_OF_TESTS", "sk-of-the-tests"
 @contextlib.contextmanager
 def local_head() -> Iterator[str]:
     """8 logical CPUs and 2 GPUs that none looks for; -> its address."""
+    before = os.environ.get(KEY_VARIABLE)
     os.environ[KEY_VARIABLE] = KEY
     parameters = RayParams(
         num_cpus=8,
@@ -30,6 +31,8 @@ def local_head() -> Iterator[str]:
     finally:
         node.kill_all_processes(check_alive=False, allow_graceful=True)
         os.environ.pop(KEY_VARIABLE, None)  # a test that had one of its own took it along
+        if before is not None:  # another head still runs
+            os.environ[KEY_VARIABLE] = before
 
 
 def engines_started(address: str) -> int:

@@ -1,12 +1,13 @@
 """Recipes on a tiny random model, and running jobs as their own processes, as a cluster does."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -85,12 +86,21 @@ def kill_with_children(job: subprocess.Popen) -> None:
 def run_job(verb: str, recipe: Path, run_dir: Path, head: str = "") -> str:
     """Runs to the end; -> its output."""
     job = start_job(verb, recipe, run_dir, head)
+    with ended(job, run_dir):
+        assert job.wait() == 0, tail_of(run_dir)
+    return Path(f"{run_dir}.log").read_text()
+
+
+@contextlib.contextmanager
+def ended(job: subprocess.Popen, run_dir: Path) -> Iterator[None]:
+    """Kills the job at the end; what fails or takes too long is shown with its last lines."""
     try:
-        code = job.wait()
+        yield
+    except BaseException:
+        print(tail_of(run_dir))
+        raise
     finally:
         job.kill()
-    assert code == 0, tail_of(run_dir)
-    return Path(f"{run_dir}.log").read_text()
 
 
 def tail_of(run_dir: Path) -> str:
