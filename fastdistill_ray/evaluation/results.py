@@ -30,6 +30,8 @@ from fastdistill_ray.storage.tables import read_parquet, read_rows
 # Seconds of a step; a student that writes its own texts is waited for.
 SPENT = ("time/step", "time/held_out", "time/waiting", "time/publish")
 
+COSTS = ("seconds", "trained_tokens", "scored_tokens", "signal_bytes", "written_tokens")
+
 
 class Trial(NamedTuple):
     """A student as it was at the end of an epoch of one training run."""
@@ -44,6 +46,11 @@ class Trial(NamedTuple):
     scored_tokens: int = 0  # read by the model that its objective needs, if any, also before it
     signal_bytes: int = 0  # what was stored of its texts
     written_tokens: int = 0  # by the student itself, for this training
+
+    def after(self, other: "Trial") -> "Trial":
+        """With the costs of the one that it began as."""
+        costs = {name: getattr(self, name) + getattr(other, name) for name in COSTS}
+        return self._replace(**costs)
 
     @property
     def name(self) -> str:

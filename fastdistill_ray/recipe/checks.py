@@ -77,8 +77,7 @@ def _lineup_errors(recipe: Recipe, size: int) -> list[str]:
     others = [one.name for one in recipe.compare.baselines if isinstance(one, ComparedModel)]
     further = [seed_name(student.name, s) for student in own for s in student.seeds[1:]]
     for place, student in enumerate(own):
-        if student.teacher:
-            errors += _chain_errors(student, [one.name for one in own[:place]])
+        errors += _chain_errors(recipe, student, [one.name for one in own[:place]])
     names = [*words, *others, *(student.name for student in own), *further]
     reserved = set(others) & set(get_args(Baseline))
     if repeated := sorted({name for name in names if names.count(name) > 1} | reserved):
@@ -89,12 +88,37 @@ def _lineup_errors(recipe: Recipe, size: int) -> list[str]:
     return errors
 
 
-def _chain_errors(student: StudentSpec, before: list[str]) -> list[str]:
-    """Of a student whose teacher is another one, which is trained before it."""
+def _chain_errors(recipe: Recipe, student: StudentSpec, before: list[str]) -> list[str]:
+    """Of a student whose teacher is another one, or that begins as another one, which is trained
+    before it."""
+    for field, name in (("teacher", student.teacher), ("start", student.start)):
+        if name and name not in before:
+            there = ", ".join(before)
+            where = f"{student.section}.{field}"
+            return [f"{where}: {name} is no student before it; those are {there}"]
+    errors = _teacher_errors(student) if student.teacher else []
+    return errors + (_start_errors(recipe, student) if student.start else [])
+
+
+def _start_errors(recipe: Recipe, student: StudentSpec) -> list[str]:
+    section, signal = student.section, student.objective.needs.signal
+    if student.model_field == f"{section}.model":
+        return [f"{section}.model: it begins as {student.start}, of that one's model; leave it out"]
+    if signal and signal.by == "student":
+        return [
+            f"{section}.start: what {student.start} thinks of the texts is not stored, which "
+            f"{student.objective.kind} compares with; set reference: live"
+        ]
+    if recipe.training.overlap:
+        return [
+            f"training.overlap: true trains while the teacher writes, which {student.start} must "
+            f"have ended before ({section}.start); set it to false"
+        ]
+    return []
+
+
+def _teacher_errors(student: StudentSpec) -> list[str]:
     field, needs = f"{student.section}.teacher", student.objective.needs
-    if student.teacher not in before:
-        there = ", ".join(before)
-        return [f"{field}: {student.teacher} is no student before it; those are {there}"]
     if needs.speaker != "teacher":
         return [
             f"{field}: {student.objective.kind} learns from texts alone; leave it out, or take a "

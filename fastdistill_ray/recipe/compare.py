@@ -46,6 +46,12 @@ class ComparedStudent(Knobs):
         description="Name of a student before it, which once trained is its teacher, wherever it "
         "learns from distributions; empty: `teacher` or `scorer`.",
     )
+    start: str = Field(
+        default="",
+        pattern=NAME_OR_NONE,
+        description="Name of a student before it, whose weights at its training's end it begins "
+        "with; empty: those of its model.",
+    )
     rounds: RoundsKnobs | None = Field(
         default=None,
         description="It is trained on texts of its own, as rounds of the recipe says; none: on the "

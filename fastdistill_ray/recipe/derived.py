@@ -24,6 +24,7 @@ class StudentSpec(NamedTuple):
     seeds: list[int]
     rounds: RoundsKnobs | None
     teacher: str  # the name of the student that is its teacher; "": the recipe's own
+    start: str  # the name of the student that it begins as; "": its model
     section: str  # of the recipe: where the objective's knobs stand
     model_field: str  # of the recipe: where the model stands
 
@@ -55,6 +56,10 @@ class Training(NamedTuple):
     learning_rate: float
     seed: int
 
+    def of(self, student: StudentSpec) -> "Training":
+        """That of another student with the same learning rate and seed."""
+        return self._replace(student=student)
+
     @property
     def told_seed(self) -> int | None:
         """The seed where several tell trainings apart."""
@@ -81,24 +86,27 @@ def students(recipe: Recipe) -> list[StudentSpec]:
         seeds=seeds,
         rounds=recipe.rounds,
         teacher="",
+        start="",
         section="objective",
         model_field="student.model",
     )
     specs = [first]
     for place, other in enumerate(recipe.compare.students):
         section = f"compare.students.{place}"
+        before = next((one for one in specs if one.name == other.start), first)
         specs.append(
             StudentSpec(
                 name=other.name or other.objective.kind,
                 objective=other.objective,
-                model=other.model or model,
+                model=other.model or before.model,
                 group_size=other.group_size if other.group_size != size else None,
                 learning_rates=rates,
                 seeds=seeds,
                 rounds=other.rounds,
                 teacher=other.teacher,
+                start=other.start,
                 section=section,
-                model_field=f"{section}.model" if other.model else "student.model",
+                model_field=f"{section}.model" if other.model else before.model_field,
             )
         )
     return specs
@@ -152,7 +160,7 @@ def speaker_of(recipe: Recipe, student: StudentSpec) -> Scorer | None:
     """Who is asked about what the student is trained on, if anyone: live, or before training."""
     match student.objective.needs.speaker:
         case "teacher" if student.teacher:
-            former = teaching_student(recipe, student)
+            former = former_student(recipe, student.teacher)
             prompted = Prompted(former.model, recipe.student.prompt)
             section = former.model_field.removesuffix(".model")
             return Scorer(prompted, recipe.evaluation.engine, section)
@@ -165,10 +173,16 @@ def speaker_of(recipe: Recipe, student: StudentSpec) -> Scorer | None:
     return None
 
 
-def teaching_student(recipe: Recipe, student: StudentSpec) -> StudentSpec:
-    """The one that is the student's teacher once it is trained: a model like it as it begins."""
-    named = (one for one in students(recipe) if one.name == student.teacher)
-    return next(named, student)  # one that is not there is refused
+def former_student(recipe: Recipe, name: str) -> StudentSpec:
+    """One that once trained teaches a student or is what that begins as: its model says what it is
+    like before."""
+    found = students(recipe)
+    return next((one for one in found if one.name == name), found[0])  # one not there is refused
+
+
+def reads_groups(recipe: Recipe) -> bool:
+    """Whether any student is trained on what teachers wrote."""
+    return any(student.reads_groups for student in students(recipe))
 
 
 def frozen_model(recipe: Recipe, student: StudentSpec) -> Prompted | None:

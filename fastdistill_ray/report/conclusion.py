@@ -64,12 +64,13 @@ def model_label(model: str, recipe: dict[str, Any]) -> str:
 
 
 def _student_label(name: str, entry: dict[str, Any]) -> str:
-    """By what sets it apart from the recipe's own: model, completions per group, who teaches it
-    and who writes."""
+    """By what sets it apart from the recipe's own: model, completions per group, who teaches it,
+    what it begins as and who writes."""
     parts = [_objective(entry).describe()]
     parts += [os.path.basename(entry["model"].rstrip("/"))] if entry["model"] else []
     parts += [f"{entry['group_size']} completions"] if entry["group_size"] else []
     parts += [f"taught by {entry['teacher']}"] if entry.get("teacher") else []
+    parts += [f"from the end of {short_name(entry['start'])}"] if entry.get("start") else []
     is_on_policy = entry.get("rounds") and entry["kind"] != "opd"
     parts += ["on its own texts"] if is_on_policy else []
     is_plain = len(parts) == 1 and name != entry["kind"]

@@ -20,14 +20,15 @@ class Policy(NamedTuple):
 
 class Policies(NamedTuple):
     folder: Place
-    model: str  # what the training begins with, version 0
+    model: str  # of the student as its tokenizer and engine know it
     steps: int  # updates of a round
     staleness: int  # rounds that who writes may be behind
     max_cut: float  # most texts of a step that may be cut, as a share
+    start: str  # weights that the training begins with, version 0
 
     def newest(self) -> Policy:
         version = max(self._versions(), default=0)
-        return Policy(version, str(self.place(version)) if version else self.model)
+        return Policy(version, str(self.place(version)) if version else self.start)
 
     def place(self, version: int) -> Place:
         return self.folder / f"{PREFIX}{version}"

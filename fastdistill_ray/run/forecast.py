@@ -6,7 +6,7 @@ from fastdistill_ray.evaluation.knobs import Model
 from fastdistill_ray.evaluation.results import Trial, choose, trials_in
 from fastdistill_ray.groups.reweighting import num_missing
 from fastdistill_ray.progress import duration
-from fastdistill_ray.recipe.derived import StudentSpec, baselines, students
+from fastdistill_ray.recipe.derived import StudentSpec, baselines, reads_groups, students
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.records import SPLITS
 from fastdistill_ray.run.graph import Stage, find, nearest
@@ -32,7 +32,7 @@ def check_run(recipe: Recipe, run: Place, again: list[str], *, is_here: bool) ->
     problems = find(run, stages.problems())
     if problems and problems.is_complete:
         file = ProblemFile(problems.folder / "train.parquet")
-        if any(student.reads_groups for student in students(recipe)):
+        if reads_groups(recipe):
             check_not_paid_twice(run, stages.groups(file), recipe, len(file), again)
     elif is_here:
         check_task(recipe.task)
@@ -48,7 +48,7 @@ def _lines(recipe: Recipe, run: Place) -> Iterator[tuple[str, str]]:
         return
     files = {split: ProblemFile(found.folder / f"{split}.parquet") for split in SPLITS}
     train = files["train"]
-    if any(student.reads_groups for student in students(recipe)):
+    if reads_groups(recipe):
         yield _groups_line(recipe, run, stages.groups(train), train)
     trials: dict[str, list[Trial]] = {}
     for student in students(recipe):

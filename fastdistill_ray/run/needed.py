@@ -4,7 +4,7 @@ No Ray, no torch: asked before a cluster is.
 """
 
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.recipe.derived import students
+from fastdistill_ray.recipe.derived import reads_groups, students
 from fastdistill_ray.run.folder import RunFolder
 from fastdistill_ray.run.graph import Stage, find, nearest
 from fastdistill_ray.tasks.problem_file import ProblemFile
@@ -15,7 +15,7 @@ def check_groups(run: RunFolder) -> None:
     problems = _problems(run)
     if problems is None:
         raise _missing(run, None, "it holds no groups of this recipe", "generate")
-    if not any(student.reads_groups for student in students(run.recipe)):
+    if not reads_groups(run.recipe):
         return
     groups = run.stages.groups(problems)
     if not run.is_complete(groups):

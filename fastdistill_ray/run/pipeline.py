@@ -37,11 +37,12 @@ from fastdistill_ray.recipe.derived import (
     all_teachers,
     baselines,
     exported_epochs,
+    former_student,
     frozen_model,
     judging_of,
+    reads_groups,
     speaker_of,
     students,
-    teaching_student,
 )
 from fastdistill_ray.records import SPLITS, Split
 from fastdistill_ray.rounds.policies import Policies
@@ -123,7 +124,7 @@ def generate_groups(run: RunFolder, problems: ProblemFile) -> Place:
 def generate_and_train(run: RunFolder, problems: ProblemFile) -> list[Trial]:
     """Groups and every student of the comparison; side by side when training.overlap says so."""
     if not run.recipe.training.overlap:
-        if any(student.reads_groups for student in students(run.recipe)):
+        if reads_groups(run.recipe):
             generate_groups(run, problems)
         return train_students(run, problems)
     groups = run.enter(run.stages.groups(problems))
@@ -168,16 +169,18 @@ def train_students(run: RunFolder, problems: ProblemFile) -> list[Trial]:
 def _train(run: RunFolder, training: Training, problems: ProblemFile) -> list[Trial]:
     recipe, student = run.recipe, training.student
     groups = _groups_for(run, student, problems) if student.reads_groups else None
+    begun = _begun_as(run, training, problems)
+    start = begun.weights if begun else student.model
     stage = run.stages.training(training, problems)
     work: Callable[..., StageResult]
     if student.rounds:
         if groups:
             wait_until_complete(Store(groups))
         out = run.enter(stage)
-        written = plan_rounds(recipe, training, problems, groups, out)
+        written = plan_rounds(recipe, training, problems, start=start, mixed=groups, out=out)
         rounds = written.plan.rounds
         assert rounds
-        job = _job(run, training, problems, written.plan, rounds.num_steps, written.policies)
+        job = _job(run, training, problems, written.plan, rounds.num_steps, start, written.policies)
         work = partial(train_in_rounds, job, written)
         pools = [recipe.pools.student, recipe.pools.of_writer, recipe.pools.judges]
     else:
@@ -185,7 +188,7 @@ def _train(run: RunFolder, training: Training, problems: ProblemFile) -> list[Tr
         plan = _plan(run, training, groups, problems)
         total_steps = num_steps(plan, len(problems) if plan.follow else num_trained(plan))
         out = run.enter(stage)
-        job = _job(run, training, problems, plan, total_steps)
+        job = _job(run, training, problems, plan, total_steps, start)
         work, pools = partial(train, job), [recipe.pools.student]
     trackers = Trackers(recipe.tracking, out, f"{recipe.name}/{stage.label}")
     if not (out / MANIFEST).exists():
@@ -195,7 +198,26 @@ def _train(run: RunFolder, training: Training, problems: ProblemFile) -> list[Tr
         ask_first(lambda: write_text(out / STOP, ""), recipe.training.stop_seconds),
     ):
         run.stage(stage, work, recipe.pools.student, pools=pools)
-    return trials_in(out, student.name, training.learning_rate, training.told_seed)
+    return _trials(run, training, problems)
+
+
+def _trials(run: RunFolder, training: Training, problems: ProblemFile) -> list[Trial]:
+    """The exported students of a finished training."""
+    out, name = run.enter(run.stages.training(training, problems)), training.student.name
+    trials = trials_in(out, name, training.learning_rate, training.told_seed)
+    begun = _begun_as(run, training, problems)
+    return [trial.after(begun) for trial in trials] if begun else trials
+
+
+def _begun_as(run: RunFolder, training: Training, problems: ProblemFile) -> Trial | None:
+    """The former student whose weights this one begins with, if any."""
+    name = training.student.start
+    return _last(run, training, name, problems) if name else None
+
+
+def _last(run: RunFolder, training: Training, name: str, problems: ProblemFile) -> Trial:
+    """A former student of the same learning rate and seed, as it was at its training's end."""
+    return _trials(run, training.of(former_student(run.recipe, name)), problems)[-1]
 
 
 def _plan(run: RunFolder, training: Training, groups: Place, problems: ProblemFile) -> StepPlan:
@@ -213,14 +235,12 @@ def _plan(run: RunFolder, training: Training, groups: Place, problems: ProblemFi
 
 
 def _frozen(run: RunFolder, training: Training, problems: ProblemFile) -> Prompted | None:
-    """The model beside the student; of a former student as it was at its training's end."""
+    """The model beside the student; a former student as it was at its training's end."""
     found, student = frozen_model(run.recipe, training.student), training.student
-    if not found or not student.teacher:
+    former = student.start if student.objective.needs.speaker == "student" else student.teacher
+    if not found or not former:
         return found
-    former = training._replace(student=teaching_student(run.recipe, student))
-    out = run.enter(run.stages.training(former, problems))
-    *_, last = trials_in(out, student.teacher, former.learning_rate, former.told_seed)
-    return found._replace(model=last.weights)
+    return found._replace(model=_last(run, training, former, problems).weights)
 
 
 def _job(
@@ -229,6 +249,7 @@ def _job(
     problems: ProblemFile,
     plan: StepPlan,
     total_steps: int,
+    start: str,
     policies: Policies | None = None,
 ) -> TrainJob:
     recipe, student = run.recipe, training.student
@@ -239,6 +260,7 @@ def _job(
         teachers |= {student.model: recipe.student.prompt}
     return TrainJob(
         model=student.model,
+        start=start,
         prompt=recipe.student.prompt,
         teacher_prompts=teachers,
         objective=student.objective,

@@ -14,6 +14,7 @@ from fastdistill_ray.knobs import models_in
 from fastdistill_ray.recipe.derived import (
     StudentSpec,
     all_teachers,
+    reads_groups,
     speaker_of,
     students,
     trained_models,
@@ -50,7 +51,7 @@ def describe(recipe: Recipe) -> str:
         f"generate   {train} groups of {_size(recipe.sampling)} completions, at most {written:,} "
         f"tokens{price(recipe, written)}"
         f"  [{teaching}; judges {_pool(recipe.pools.judges)}]"
-        if any(student.reads_groups for student in trained)
+        if reads_groups(recipe)
         else "generate   nothing: every student is trained on its own texts",
         f"reward     {describe_rewards(recipe.reward)}",
     ]
@@ -58,11 +59,12 @@ def describe(recipe: Recipe) -> str:
         lines += _scoring_line(recipe, student) + _writing_line(recipe, student)
         steps = student.most_steps(recipe.training, train)
         passes = f", {recipe.training.epochs} epochs" if student.rounds is None else ""
+        begins = f"the end of {student.start}" if student.start else student.model
         size = f" on {student.group_size} completions each" if student.group_size else ""
         for training in student.trainings:
             seed = "" if training.told_seed is None else f", seed {training.seed}"
             lines.append(
-                f"train      {student.name} from {student.model}{size} at learning rate "
+                f"train      {student.name} from {begins}{size} at learning rate "
                 f"{training.learning_rate:g}{seed}: "
                 f"at most {steps} steps of {recipe.training.groups_per_step} groups{passes}"
                 f"  [{_pool(recipe.pools.student)}]"

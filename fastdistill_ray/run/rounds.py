@@ -37,15 +37,22 @@ class Written(NamedTuple):
 
 
 def plan_rounds(
-    recipe: Recipe, training: Training, problems: ProblemFile, mixed: Place | None, out: Place
+    recipe: Recipe,
+    training: Training,
+    problems: ProblemFile,
+    *,
+    start: str,
+    mixed: Place | None,
+    out: Place,
 ) -> Written:
-    """`mixed`: the groups of teachers, where the student is trained on some."""
+    """`start`: the weights that the student begins with; `mixed`: the groups of teachers, where it
+    is trained on some."""
     student, knobs = training.student, recipe.training
     rounds = student.rounds
     assert rounds
     is_logged, engine = student.objective.needs.written, recipe.evaluation.engine
     policies = Policies(
-        out / POLICIES, student.model, rounds.steps, rounds.staleness, rounds.max_cut
+        out / POLICIES, student.model, rounds.steps, rounds.staleness, rounds.max_cut, start
     )
     per_step = rounds.num_own(knobs.groups_per_step)
     num_steps = student.most_steps(knobs, len(problems))

@@ -14,8 +14,8 @@ from fastdistill_ray.recipe.derived import (
     StudentSpec,
     Training,
     all_teachers,
+    former_student,
     speaker_of,
-    teaching_student,
 )
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run.graph import Stage, find
@@ -85,11 +85,14 @@ class Stages:
         if student.objective.needs.signal:
             inputs["signals"] = self._id(self.signals(student, problems))
         elif student.teacher:
-            former = training._replace(student=teaching_student(recipe, student))
+            former = training.of(former_student(recipe, student.teacher))
             inputs[f"{student.section}.teacher"] = self._id(self.training(former, problems))
             sections["student.prompt"] = recipe.student.prompt
         elif student.objective.needs.frozen == "teacher":
             self._add_speaker(student, sections, inputs)
+        if student.start:
+            former = training.of(former_student(recipe, student.start))
+            inputs[f"{student.section}.start"] = self._id(self.training(former, problems))
         paths = {"objective": student.section, "student.model": student.model_field}
         paths |= {"rounds": student.rounds_field}
         return Stage(TRAIN, training.label, sections, inputs, paths)

@@ -69,6 +69,7 @@ class TrainJob:
     """What is trained and how; where it runs and writes is the caller's of `job.train`."""
 
     model: str
+    start: str  # whose weights it begins with: `model`, or a folder of a student of that
     prompt: PromptKnobs
     teacher_prompts: Mapping[str, PromptKnobs]  # by model
     objective: Objective
@@ -234,7 +235,7 @@ def load_learner(job: TrainJob, source: str, device: torch.device) -> Learner:
     # A reference that is the student as it begins is asked with the student's own prompts.
     teacher = job.frozen if job.objective.needs.frozen == "teacher" else None
     learner = build_learner(
-        folder=source,
+        folder=fetch_model(job.start),
         vocab_size=len(tokenizer),
         text=student_text(source, tokenizer, job.prompt, job.teacher_prompts, teacher),
         device=device,

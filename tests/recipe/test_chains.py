@@ -1,4 +1,4 @@
-"""Students whose teacher is another student: who may teach whom, and what is beside whom."""
+"""Students whose teacher is another student, or that begin as one: who may, and as what."""
 
 import re
 
@@ -30,6 +30,19 @@ def test_former_student_stands_beside_the_next_with_the_students_own_prompt():
     assert fields == [None, "student.model", "compare.students.0.model", "teacher.model"]
 
 
+def test_student_that_begins_as_another_is_of_that_ones_model():
+    recipe = recipe_of(
+        {"kind": "sft", "name": "small", "model": "other"},
+        {"kind": "dpo", "start": "small"},
+        {"kind": "forward_kl", "start": "dpo", "teacher": "sft"},
+    )
+    found = students(recipe)
+    assert [one.model for one in found] == ["m", "other", "other", "other"]
+    assert {one.model_field for one in found[1:]} == {"compare.students.0.model"}
+    beside = frozen_model(recipe, found[3])
+    assert beside and beside.model == "m", "who teaches is not who it begins as"
+
+
 @pytest.mark.parametrize(
     ("compared", "said"),
     [
@@ -48,6 +61,18 @@ def test_former_student_stands_beside_the_next_with_the_students_own_prompt():
         (
             [{"kind": "topk_kl", "teacher": "sft"}],
             "compare.students.0.teacher: a former student is asked live",
+        ),
+        (
+            [{"kind": "dpo", "start": "dpo"}],
+            "compare.students.0.start: dpo is no student before it; those are sft",
+        ),
+        (
+            [{"kind": "advdistill", "start": "sft", "model": "other"}],
+            "compare.students.0.model: it begins as sft",
+        ),
+        (
+            [{"kind": "dpo", "start": "sft", "reference": "stored"}],
+            "compare.students.0.start: what sft thinks of the texts is not stored",
         ),
     ],
 )

@@ -7,7 +7,7 @@ from fastdistill_ray.storage.place import Place
 
 
 def policies_in(folder: Path, staleness: int = 0) -> Policies:
-    return Policies(Place(folder / "policies"), "begun", 2, staleness, 1.0)
+    return Policies(Place(folder / "policies"), "model", 2, staleness, 1.0, "begun")
 
 
 def write(folder: Place) -> None:

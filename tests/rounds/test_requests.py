@@ -22,7 +22,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def drawn(model: str, folder: Place, total: int, room: int = 10**6) -> RoundRequests:
     write_problems(made_up_problems(5), folder / "train.parquet")
-    policies = Policies(folder / "policies", model, 1, 0, 1.0)
+    policies = Policies(folder / "policies", model, 1, 0, 1.0, model)
     file = ProblemFile(folder / "train.parquet")
     return draw_requests(file, total, policies, PromptKnobs(), 7, room)
 

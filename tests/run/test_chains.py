@@ -1,6 +1,7 @@
-"""Generations of students, each of which learns from the one before it as its training ended."""
+"""Students that learn from, or begin as, the one before them as its training ended."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -23,7 +24,11 @@ def test_second_generation_learns_from_the_first_as_it_was_at_its_end(tmp_path, 
         optimizer={"schedule": "constant", "warmup_ratio": 0.0},
         training={"epochs": 1},
         compare={
-            "students": [{"kind": "reverse_kl", "name": "second", "teacher": "sft"}],
+            "students": [
+                {"kind": "reverse_kl", "name": "second", "teacher": "sft"},
+                {"kind": "reverse_kl", "name": "begun", "teacher": "sft", "start": "sft"},
+                {"kind": "dpo", "start": "second", "reference": "live"},
+            ],
             "seeds": [0, 1],
             "baselines": [],
         },
@@ -39,6 +44,18 @@ def test_second_generation_learns_from_the_first_as_it_was_at_its_end(tmp_path, 
     loss = lines_of(second / "metrics.jsonl")[0]["loss/divergence"]
     assert loss == pytest.approx(reverse_kl(model, str(first / "epoch_1"), run, second), rel=1e-3)
     assert loss > 1e-4, "the first generation is not the base"
+
+    begun = stage_folder(run, "train", "begun-lr_0.001-seed_1")
+    depends = json.loads((begun / "stage.json").read_text())["inputs"]
+    assert depends["compare.students.1.start"] == first.name
+    loss = lines_of(begun / "metrics.jsonl")[0]["loss/divergence"]
+    assert abs(loss) < 1e-5, "it begins as its teacher"
+    trials = json.loads((run / "choose.json").read_text())["trials"]
+    cost = {one["student"]: one["trained_tokens"] for one in trials if one["seed"] == 1}
+    assert cost["begun"] == 2 * cost["second"] == 2 * cost["sft"], "with what it began as"
+    dpo = stage_folder(run, "train", "dpo-lr_0.001-seed_1")
+    preference = lines_of(dpo / "metrics.jsonl")[0]["loss/preference"]
+    assert preference == pytest.approx(math.log(2), abs=1e-6), "its reference is what it begins as"
 
     recipe["optimizer"]["learning_rate"] = 2e-3  # of both generations
     plan = run_job("distill", write_recipe(tmp_path, recipe), run, head)

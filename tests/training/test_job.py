@@ -185,6 +185,7 @@ def run(
     held_out = held_out or HeldOutKnobs()
     plan = StepPlan(str(store), 3, EPOCHS, None, 0, False, held_out.share)
     job = TrainJob(
+        start="",
         model=model,
         prompt=PromptKnobs(system=""),
         teacher_prompts={},
