@@ -87,6 +87,23 @@ class CompletionRow(TypedDict):
     advantage: float | None
 
 
+class Vote(TypedDict):
+    """VOTE as a Python object."""
+
+    answer: str
+    num_votes: int
+    agreement: float
+    verdict: Verdict | None
+
+
+VOTE = pa.struct(
+    [
+        ("answer", pa.string()),  # of most completions; "": none gave one that can be read
+        ("num_votes", pa.int32()),  # completions that gave one; the others abstain
+        ("agreement", pa.float64()),  # share of the votes that the answer has
+        ("verdict", pa.string()),  # of the answer by the reference; null: there is none
+    ]
+)
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 COMPLETION = pa.struct(
     [
@@ -144,6 +161,7 @@ GROUP_SCHEMA = pa.schema(
         ("cost", pa.float64()),  # money paid for the completions
         ("taken_from", pa.string()),  # the stage that asked for them; null: the store's own
         ("round", pa.int32()),  # rounds that the student was trained which wrote; null: a teacher
+        ("vote", VOTE),  # by which completions are judged; null: by the reference
         ("completions", pa.list_(COMPLETION)),
         *SIGNALS,
         ("dropped", pa.string()),  # "" when kept for training, else why not
@@ -171,6 +189,7 @@ class GroupRow(TypedDict):
     cost: float
     taken_from: str | None
     round: int | None
+    vote: Vote | None
     completions: list[CompletionRow]
     dropped: str
 

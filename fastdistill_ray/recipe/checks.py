@@ -50,6 +50,7 @@ def combination_errors(recipe: Recipe) -> list[str]:
             f"evaluation.max_new_tokens: {evaluation.max_new_tokens} leaves no room for the prompt "
             f"in the engine's max_model_len = {evaluation.engine.max_model_len}"
         )
+    errors += _vote_errors(recipe, size)
     errors += _resource_errors(recipe) + _teaching_errors(recipe) + _rounds_errors(recipe)
     errors += training_errors(recipe)
     if scorer := recipe.scorer:
@@ -127,6 +128,35 @@ def _teacher_errors(student: StudentSpec) -> list[str]:
     if needs.signal:
         return [f"{field}: a former student is asked live; set states: live, or a kind that is"]
     return []
+
+
+def _vote_errors(recipe: Recipe, size: int) -> list[str]:
+    """Of completions judged by each other; `size` is that of the recipe's groups."""
+    if recipe.reward.reference == "gold":
+        if recipe.task.unlabelled:
+            return [
+                "task.unlabelled: true needs completions to be judged without answers; set "
+                "reward.reference: vote"
+            ]
+        return []
+    errors = []
+    if size < recipe.selection.min_votes:
+        errors.append(
+            f"selection.min_votes: {recipe.selection.min_votes} votes cannot be had from groups of "
+            f"{size}; every group would be dropped"
+        )
+    if recipe.sampling.max_n:
+        errors.append(
+            "sampling.max_n: it draws until enough completions are correct, which a vote says of "
+            "whole groups only; set none, or reward.reference: gold"
+        )
+    errors += [
+        f"{student.rounds_field}: a student's own texts are judged by answers; set "
+        "reward.reference: gold"
+        for student in students(recipe)
+        if student.rounds
+    ]
+    return errors
 
 
 def _resource_errors(recipe: Recipe) -> list[str]:

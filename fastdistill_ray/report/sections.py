@@ -59,6 +59,7 @@ from fastdistill_ray.report.tables import (
     result_blocks,
     trial_blocks,
 )
+from fastdistill_ray.report.votes import vote_blocks
 from fastdistill_ray.rewards.assess import relative_weights
 from fastdistill_ray.run_files import REPORT, REPORT_MARKDOWN, write_text
 from fastdistill_ray.storage.place import Place
@@ -124,6 +125,7 @@ def _group_blocks(run: Contents) -> list[Block]:
             "middle teach most: they show right and wrong answers to the same problem.",
         ),
         _dropped_table(groups, PAPER_KEPT.get(run.recipe["task"]["name"])),
+        *vote_blocks(run),
         *_reward_figure(groups),
     ]
 

@@ -46,7 +46,12 @@ UNDECIDED = ("error", "timeout")
 
 def assess(groups: list[ToScore], judge: Judge, scorer: Scorer) -> list[list[Assessed]]:
     """One entry per response of each group, in order."""
-    judged = [judge_group(group, judge) for group in groups]
+    return score_judged(groups, [judge_group(group, judge) for group in groups], scorer)
+
+
+def score_judged(
+    groups: list[ToScore], judged: list[list[Judgement]], scorer: Scorer
+) -> list[list[Assessed]]:
     answered = [
         Answered(
             text=response.text,

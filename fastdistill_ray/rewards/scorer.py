@@ -56,6 +56,12 @@ class RewardKnobs(Knobs):
         "completion whose score fails has verdict error and no reward: it leaves its group, whose "
         "advantages and weights are those of the others.",
     )
+    reference: Literal["gold", "vote"] = Field(
+        default="gold",
+        description="What training completions are judged by: the problems' answers, or the answer "
+        "that most completions of the problem give, which then needs none "
+        "(selection.min_agreement).",
+    )
     length_unit: Literal["tokens", "characters"] = Field(
         default="tokens",
         description="What a completion's length is counted in (the teacher's tokens).",

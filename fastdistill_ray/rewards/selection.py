@@ -9,9 +9,18 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fastdistill_ray.knobs import Knobs
+from fastdistill_ray.records import Vote
 from fastdistill_ray.rewards import RewardKnobs, Scorer
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
-from fastdistill_ray.rewards.assess import Assessed, Response, ToScore, assess, relative
+from fastdistill_ray.rewards.assess import (
+    Assessed,
+    Response,
+    ToScore,
+    assess,
+    relative,
+    score_judged,
+)
+from fastdistill_ray.rewards.voting import hold_vote
 from fastdistill_ray.verifiers import Judge
 
 
@@ -40,6 +49,16 @@ class SelectionKnobs(Knobs):
         description="Which ones when group_size is set: seeded random, or the first.",
     )
     seed: int = Field(default=0, description="Seed of the random choice of group_size.")
+    min_agreement: float = Field(
+        default=0.6,
+        gt=0.5,
+        le=1,
+        description="With reward.reference: vote, least share of a kept group's votes that the "
+        "answer has; completions without an answer that can be read do not vote.",
+    )
+    min_votes: int = Field(
+        default=3, ge=1, description="With reward.reference: vote, fewest votes of a kept group."
+    )
 
 
 def select_completions(texts: list[str], knobs: SelectionKnobs, problem_id: str) -> list[int]:
@@ -74,7 +93,7 @@ def _without_repeats(texts: list[str], knobs: SelectionKnobs) -> list[int]:
 def drop_reason(
     is_correct: list[bool], rewards: NDArray[np.float64] | list[float], knobs: SelectionKnobs
 ) -> str:
-    """Why the group is not trained on: "" or one of four words that reports count."""
+    """Why the group is not trained on: "" or a word that reports count."""
     num_correct = sum(is_correct)
     if len(is_correct) < knobs.min_size:
         return "too_few_completions"
@@ -87,7 +106,7 @@ def drop_reason(
     return ""
 
 
-REFUSED = "refused_by_teacher"
+REFUSED, LOW_AGREEMENT = "refused_by_teacher", "low_agreement"
 
 
 class Judging(NamedTuple):
@@ -115,19 +134,31 @@ def judge_rows(
         )
         for row in rows
     ]
-    judged = zip(rows, assess(groups, judge, scorer), strict=True)
+    votes: list[Vote | None] = [None] * len(rows)
+    if judging.reward.reference == "vote":
+        voted = [hold_vote(group, judge) for group in groups]
+        votes = [one.vote for one in voted]
+        groups = [
+            group._replace(reference=one.vote["answer"])
+            for group, one in zip(groups, voted, strict=True)
+        ]
+        assessed = score_judged(groups, [one.judgements for one in voted], scorer)
+    else:
+        assessed = assess(groups, judge, scorer)
     return [
-        select(_with_judgements(row, group), judging.selection, judging.advantage)
-        for row, group in judged
+        select(_with_judgements(row, vote, group), judging.selection, judging.advantage)
+        for row, vote, group in zip(rows, votes, assessed, strict=True)
     ]
 
 
-def _with_judgements(row: dict[str, Any], group: list[Assessed]) -> dict[str, Any]:
+def _with_judgements(
+    row: dict[str, Any], vote: Vote | None, group: list[Assessed]
+) -> dict[str, Any]:
     completions = []
     for raw, one in zip(row["completions"], group, strict=True):
         scores = [{"name": name, "value": value} for name, value in (one.scores or {}).items()]
         completions.append({**raw, **one._asdict(), "scores": scores})
-    return {**row, "completions": completions}
+    return {**row, "vote": vote, "completions": completions}
 
 
 def _is_right(completion: dict[str, Any]) -> bool:
@@ -163,4 +194,16 @@ def select(
         [one["reward"] for one in rewarded],
         selection,
     )
-    return {**row, "completions": compared, "dropped": dropped if completions else REFUSED}
+    if not completions:
+        dropped = REFUSED
+    elif not is_agreed(row["vote"], selection):
+        dropped = LOW_AGREEMENT
+    return {**row, "completions": compared, "dropped": dropped}
+
+
+def is_agreed(vote: Vote | None, selection: SelectionKnobs) -> bool:
+    """Whether completions are judged by a reference, or by a vote that is clear enough."""
+    if vote is None:
+        return True
+    enough = vote["num_votes"] >= selection.min_votes
+    return enough and vote["agreement"] >= selection.min_agreement

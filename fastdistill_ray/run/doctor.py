@@ -150,6 +150,13 @@ def check_prompts(recipe: Recipe, problems: Mapping[Split, Problems]) -> None:
         raise UserError(f"task.name {recipe.task.name}: it has no training problems")
     if not problems["test"] and not problems["ood"]:
         raise UserError(f"task.name {recipe.task.name}: it has no test problems")
+    if recipe.reward.reference == "vote":
+        for one in problems["train"]:
+            if one.kind == "scored":
+                raise UserError(
+                    f"reward.reference: vote compares answers with each other, and those to "
+                    f"{one.problem_id} are only known to be right by its data set; set gold"
+                )
     for name, teacher in all_teachers(recipe).items():
         if not isinstance(teacher.engine, EndpointKnobs):
             _check_prompt(

@@ -34,6 +34,8 @@ def check_task(knobs: TaskKnobs) -> None:
 def check_usable(knobs: TaskKnobs, problems: Problems, judge: Judge) -> None:
     """UserError where no problem of a split has a reference that an answer can be held against."""
     for split, members in problems.items():
+        if split == "train" and knobs.unlabelled:
+            continue
         faults = (_fault(judge, problem) for problem in members)
         if members and all(faults):  # ends at the first that has one
             first = members[0]

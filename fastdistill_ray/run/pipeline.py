@@ -95,7 +95,8 @@ def _write_problems(task: TaskKnobs, *, out: Place) -> StageResult:
             usable = [
                 problem
                 for problem in problems
-                if not judge.reference_error(problem.kind, problem.reference, problem.options)
+                if (task.unlabelled and not problem.reference)
+                or not judge.reference_error(problem.kind, problem.reference, problem.options)
             ]
             num_in, num_out = num_in + len(problems), num_out + len(usable)
             write_problems(usable, out / f"{split}.parquet")

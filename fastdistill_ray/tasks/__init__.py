@@ -69,7 +69,7 @@ def load_problems(knobs: TaskKnobs) -> Problems:
     problems = _task(knobs.name).load(own)
     if knobs.ood:
         problems = _with_ood(problems, knobs, knobs.ood)
-    check_problems(problems)
+    check_problems(problems, is_unlabelled=knobs.unlabelled)
     return problems
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from fastdistill_ray.errors import UserError
@@ -15,7 +15,7 @@ Problems = dict[Split, list[Problem]]
 Item = TypeVar("Item")
 
 
-def require_text(row: dict[str, Any], names: tuple[str, ...], where: str) -> None:
+def require_text(row: dict[str, Any], names: Iterable[str], where: str) -> None:
     """Raises unless every named field is a text with something in it."""
     if missing := [name for name in names if row.get(name) is None]:
         raise UserError(f"{where}: missing {', '.join(missing)}")
@@ -87,7 +87,7 @@ def asked(problem: Problem) -> str:
     return normalise(" ".join([problem.question, *problem.options]))
 
 
-def check_problems(problems: Problems) -> None:
+def check_problems(problems: Problems, *, is_unlabelled: bool = False) -> None:
     """Ids unique, nothing empty, no trained or chosen-on question asked again in evaluation."""
     seen: dict[str, Split] = {}
     for split, members in problems.items():
@@ -98,8 +98,12 @@ def check_problems(problems: Problems) -> None:
                     f"({seen[problem.problem_id]} and {split})"
                 )
             seen[problem.problem_id] = split
-            if not problem.question.strip() or not problem.reference.strip():
-                raise UserError(f"{problem.problem_id}: question or reference is empty")
+            is_judged = problem.reference.strip() or (is_unlabelled and split == "train")
+            if not problem.question.strip() or not is_judged:
+                raise UserError(
+                    f"{problem.problem_id} ({split}): question or reference is empty"
+                    + ("; only training problems need none" if is_unlabelled else "")
+                )
     questions = {
         split: {asked(problem): problem.problem_id for problem in members}
         for split, members in problems.items()

@@ -31,12 +31,15 @@ def load(knobs: TaskKnobs) -> Problems:
     lines: dict[str, str] = {}
     for where, row in read_rows(file):
         fields = _renamed(row, knobs.columns, where)
-        if missing := [name for name in ("question", "answer") if name not in fields]:
+        needed = ["question", "answer"]
+        if knobs.unlabelled and fields.get("split", "train") == "train" and "answer" not in fields:
+            needed.remove("answer")
+        if missing := [name for name in needed if name not in fields]:
             raise UserError(
                 f"{where}: missing {', '.join(missing)} (its columns: {', '.join(row) or 'none'}); "
                 "task.columns says which column holds what"
             )
-        problem = _parse(fields, knobs.kind, where)
+        problem = _parse(fields, knobs.kind, needed, where)
         if problem.problem_id in lines:
             raise UserError(
                 f"{where}: id {problem.problem_id} is that of {lines[problem.problem_id]}"
@@ -67,9 +70,11 @@ def _renamed(row: dict[str, Any], columns: dict[JsonlField, str], where: str) ->
     return fields
 
 
-def _parse(row: dict[str, Any], default_kind: WrittenKind, where: str) -> Problem:
+def _parse(
+    row: dict[str, Any], default_kind: WrittenKind, needed: list[str], where: str
+) -> Problem:
     reference = _reference_text(row.get("answer"))
-    require_text({**row, "answer": reference}, ("question", "answer"), where)
+    require_text({**row, "answer": reference}, needed, where)
     kind, options = row.get("kind", default_kind), row.get("options") or []
     if kind not in WRITTEN_KINDS:
         raise UserError(f"{where}: kind {kind!r} is not one of {', '.join(WRITTEN_KINDS)}")
@@ -83,7 +88,7 @@ def _parse(row: dict[str, Any], default_kind: WrittenKind, where: str) -> Proble
         task="jsonl",
         split=_split(row.get("split", "train"), where),
         question=row["question"].strip(),
-        reference=str(reference).strip(),
+        reference="" if reference is None else str(reference).strip(),
         kind=kind,
         options=options,
         tolerance=_tolerance(row.get("tolerance"), kind, where),

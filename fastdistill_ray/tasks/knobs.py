@@ -57,6 +57,11 @@ class TaskKnobs(Knobs):
     columns: dict[JsonlField, str] = Field(
         default={}, description="jsonl: columns of the file by field; a dot goes into an object."
     )
+    unlabelled: bool = Field(
+        default=False,
+        description="jsonl: training lines need no answer, which reward.reference: vote does not "
+        "need either.",
+    )
     kind: WrittenKind = Field(
         default="number", description="jsonl: kind of answer of problems that name none."
     )

@@ -27,6 +27,7 @@ ANOTHER_NUMBER = Decision("wrong", "another number")
 EXPRESSIONS = "fastdistill_ray.verifiers.worker"
 MAX_CLEANED = 2_000  # characters; a longer text is compared as it stands
 MAX_CACHED = 100_000  # decisions
+SEVERAL_NUMBERS = "more than one number"
 MAX_SHOWN = 1_000  # characters of an answer that are kept in a judgement
 
 
@@ -118,6 +119,18 @@ class Judge:
             tolerance=row["tolerance"],
             scorer=row["scorer"],
         )
+
+    def compare(
+        self,
+        kind: Kind,
+        reference: str,
+        answer: str,
+        options: tuple[str, ...] | list[str] = (),
+        tolerance: float | None = None,
+    ) -> Decision:
+        """The decision on an answer that is written by itself."""
+        asked = Question(kind, reference, answer, tuple(options), tolerance, "")
+        return decide_integers(asked) or self._decide(asked)
 
     def reference_error(
         self, kind: Kind, reference: str, options: tuple[str, ...] | list[str] = ()
@@ -239,7 +252,7 @@ def decide_number(
             given = None
     if given is None:
         if is_several_numbers(answer):
-            return Decision("wrong", "more than one number")
+            return Decision("wrong", SEVERAL_NUMBERS)
         return Decision("unparsable", "not a number")
     is_same = is_equal(expected, given, tolerance)
     return CORRECT if is_same else ANOTHER_NUMBER

@@ -50,6 +50,7 @@ def make_group(problem_id: str, completions: Sequence[dict], **fields: Any) -> d
         "cost": 0.0,
         "taken_from": None,
         "round": None,
+        "vote": None,
         "completions": list(completions),
         "logprob_ids": None,
         "logprobs": None,

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.records import Problem
 from fastdistill_ray.tasks import TaskKnobs, load_problems
 
@@ -107,3 +108,23 @@ def test_jsonl_file_without_problems_is_refused(
 def test_jsonl_without_path_is_refused() -> None:
     with pytest.raises(ValueError, match=r"task\.path: task jsonl needs the file"):
         load_problems(TaskKnobs(name="jsonl"))
+
+
+def test_training_lines_need_no_answer_where_none_is_looked_at(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"question": "1 + 1?"},
+        {"question": "2 + 2?", "answer": 4},
+        {"question": "3 + 3?", "answer": 6, "split": "test"},
+    ]
+    file = write_lines(tmp_path / "a.jsonl", rows)
+    splits = load_problems(TaskKnobs(name="jsonl", path=file, unlabelled=True))
+    assert [one.reference for one in splits["train"]] == ["", "4"]
+    with pytest.raises(UserError, match="line 1: missing answer"):
+        load_problems(TaskKnobs(name="jsonl", path=file))
+    del rows[2]["answer"]
+    write_lines(tmp_path / "a.jsonl", rows)
+    with pytest.raises(UserError, match="line 3: missing answer"):
+        load_problems(TaskKnobs(name="jsonl", path=file, unlabelled=True))
+    write_lines(tmp_path / "a.jsonl", rows[:1])
+    with pytest.raises(UserError, match=r"\(test\): .* is empty; only training problems need none"):
+        load_problems(TaskKnobs(name="jsonl", path=file, unlabelled=True, num_test=1))

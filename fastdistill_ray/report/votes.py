@@ -1,0 +1,55 @@
+"""What the report says of answers that completions voted for: how many, and how often right."""
+
+import numpy as np
+
+from fastdistill_ray.evaluation.statistics import wilson
+from fastdistill_ray.report.conclusion import percent
+from fastdistill_ray.report.page import Block, Table
+from fastdistill_ray.report.reading import Contents, group_batches
+from fastdistill_ray.rewards.selection import LOW_AGREEMENT
+
+# Upper ends of the classes of agreement, a share of the votes.
+ENDS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+CAPTION = (
+    "Answers that most completions of a problem give, by the share of the votes they have. "
+    "Completions whose answer cannot be read abstain. Right: beside the problem's own answer, "
+    "which decides nothing here; with 95 % intervals."
+)
+
+
+def vote_blocks(run: Contents) -> list[Block]:
+    """A table where completions are judged by a vote."""
+    if run.groups is None or run.recipe["reward"].get("reference") != "vote":
+        return []
+    columns: dict[str, list] = {"agreement": [], "num_votes": [], "verdict": []}
+    dropped, sizes = [], []
+    for batch in group_batches(run.stages["groups"], ["vote", "dropped"], ("seed",)):
+        votes = batch.column("vote")
+        for name, found in columns.items():
+            found += votes.field(name).to_pylist()
+        dropped += batch.column("dropped").to_pylist()
+        sizes += batch.column("completions").value_lengths().to_pylist()
+    agreement, num_votes = (np.array(columns[name]) for name in ("agreement", "num_votes"))
+    verdicts = np.array([name or "" for name in columns["verdict"]])
+    is_clear = np.array([reason != LOW_AGREEMENT for reason in dropped])
+    rows, low = [], -1.0
+    for high in ENDS:
+        inside = (agreement > low) & (agreement <= high)
+        name = f"up to {high:.0%}" if low < 0 else f"{low:.0%} to {high:.0%}"
+        if inside.any():
+            rows.append(_row(name, inside, verdicts))
+        low = high
+    rows += [_row("Clear enough", is_clear, verdicts), _row("All", agreement >= 0, verdicts)]
+    abstained = 1 - num_votes.sum() / max(sum(sizes), 1)
+    caption = f"{CAPTION} {percent(abstained)} % of the completions abstained."
+    return [Table(["Agreement", "Problems", "Share %", "Right %", "Known"], rows, caption)]
+
+
+def _row(name: str, inside: np.ndarray, verdicts: np.ndarray) -> list[str]:
+    known = int((inside & (verdicts != "")).sum())
+    right = wilson(int((inside & (verdicts == "correct")).sum()), known) if known else None
+    share = ""
+    if right:
+        share = f"{percent(right.value)} [{percent(right.low)}, {percent(right.high)}]"
+    total = percent(inside.mean()) if len(inside) else ""
+    return [name, f"{int(inside.sum()):,}", total, share, f"{known:,}"]
