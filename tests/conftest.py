@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Limits are for what hangs: jobs and engines take minutes to start on a busy machine."""
     for item in items:
         if item.get_closest_marker("ray") and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(900))
+            item.add_marker(pytest.mark.timeout(1800))
     # Of two files at a time the longest begins first.
     items.sort(key=lambda item: item.path.name not in LONGEST)
 

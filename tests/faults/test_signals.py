@@ -66,9 +66,9 @@ def test_training_told_to_stop_has_a_checkpoint_of_its_last_step_and_goes_on_fro
     ("number", "once_there_is", "code"),
     [
         (signal.SIGINT, "gcs_server", 130),  # the head has only begun to start
-        (signal.SIGHUP, "gcs_server", 129),
+        pytest.param(signal.SIGHUP, "gcs_server", 129, marks=pytest.mark.slow),
         (signal.SIGTERM, "ray::MapWorker", 143),
-        (signal.SIGKILL, "raylet/raylet ", -9),
+        pytest.param(signal.SIGKILL, "raylet/raylet ", -9, marks=pytest.mark.slow),
     ],
     ids=["ctrl-c", "closed terminal", "told to end", "killed"],
 )

@@ -61,11 +61,9 @@ def is_vllm(process: psutil.Process) -> bool:
     return "VLLM::" in command or "multiprocessing.spawn" in command
 
 
-@pytest.fixture(scope="module")
-def overlapped(tmp_path_factory: pytest.TempPathFactory, head: str) -> Overlapped:
-    """Two ranks beside an engine whose worker is stopped after some groups, and killed -9 once a
-    step is trained: what makes the rest is another engine."""
-    folder = tmp_path_factory.mktemp("overlapped")
+def overlap(folder: Path, head: str, *, is_killed: bool) -> Overlapped:
+    """Two ranks beside an engine whose worker is stopped after some groups; once a step is trained
+    it goes on, or is killed -9 and another engine makes the rest."""
     model = make_tiny_model(str(folder / "model"))
     engine = {"max_model_len": 1024, "max_num_seqs": 4, "enforce_eager": True}
     engine |= {"dtype": "float32", "cpu_kv_cache_gib": 1}
@@ -87,12 +85,13 @@ def overlapped(tmp_path_factory: pytest.TempPathFactory, head: str) -> Overlappe
         worker.suspend()
         wait_for(lambda: lines_of(run.trained / "steps.jsonl"), job)
         num_done = len(run.keys)
-        os.kill(worker.pid, signal.SIGKILL)
+        os.kill(worker.pid, signal.SIGKILL if is_killed else signal.SIGCONT)
         assert job.wait() == 0, tail_of(run.path)
     return run._replace(num_engines=engines_started(head) - started, num_done=num_done)
 
 
-def test_overlap_with_real_vllm_and_two_ranks_trains_before_the_last_commit(overlapped):
+def test_overlap_with_real_vllm_and_two_ranks_trains_before_the_last_commit(tmp_path, head):
+    overlapped = overlap(tmp_path, head, is_killed=False)
     keys, out = overlapped.keys, overlapped.trained
     steps = lines_of(out / "steps.jsonl")
     assert steps[0]["time"] < overlapped.commits[-1]["time"], "a step precedes the last commit"
@@ -111,7 +110,9 @@ def test_overlap_with_real_vllm_and_two_ranks_trains_before_the_last_commit(over
     assert AutoTokenizer.from_pretrained(exported).chat_template
 
 
-def test_vllm_engine_killed_is_started_again_and_every_group_is_there_once(overlapped):
+@pytest.mark.slow
+def test_vllm_engine_killed_is_started_again_and_every_group_is_there_once(tmp_path, head):
+    overlapped = overlap(tmp_path, head, is_killed=True)
     assert 4 <= overlapped.num_done < 24
     assert len(overlapped.keys) == len(set(overlapped.keys)) == 24, "each problem is asked once"
 
