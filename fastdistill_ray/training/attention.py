@@ -12,15 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 
+from fastdistill_ray.training.block_mask import FLEX_BLOCK, block_mask
 from fastdistill_ray.training.head import wide
-from fastdistill_ray.training.packing import PADDING, PROMPT, Inputs, Segment
+from fastdistill_ray.training.packing import PADDING, Inputs, Segment
 
 SLIDING = "sliding_attention"  # transformers' name of such layers
 GROUPED = "grouped"  # its name among transformers' attention implementations
-FLEX_BLOCK = 128  # tokens; packed rows on CUDA are padded to it, so that few shapes are compiled
 
 
 def register_grouped() -> None:
@@ -83,27 +82,6 @@ def window_of(config: PreTrainedConfig) -> int | None:
     kinds = getattr(config, "layer_types", None)
     is_used = kinds is None or SLIDING in kinds
     return getattr(config, "sliding_window", None) if is_used else None
-
-
-def block_mask(inputs: Inputs, window: int | None) -> BlockMask:
-    rows, length = inputs.input_ids.shape
-    visible = packed_mask(inputs, window)
-    return create_block_mask(visible, rows, None, length, length, device=inputs.input_ids.device)
-
-
-def packed_mask(inputs: Inputs, window: int | None) -> Any:
-    """FlexAttention's mask_mod."""
-    group, completion, position = inputs.group, inputs.completion, inputs.position_ids
-
-    def visible(row: Tensor, _head: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
-        is_same = completion[row, query] == completion[row, key]
-        is_prompt = completion[row, key] == PROMPT
-        seen = (group[row, query] == group[row, key]) & (is_prompt | is_same) & (key <= query)
-        if window is None:
-            return seen
-        return seen & (position[row, query] - position[row, key] < window)
-
-    return visible
 
 
 def grouped_attention(

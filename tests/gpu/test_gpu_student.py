@@ -29,7 +29,7 @@ from support.learner import (
 from support.models import make_tiny_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from fastdistill_ray.training.attention import FLEX_BLOCK
+from fastdistill_ray.training.block_mask import FLEX_BLOCK
 from fastdistill_ray.training.head import ChunkedLogprob
 from fastdistill_ray.training.held_out import hold_out, validate
 from fastdistill_ray.training.job import allocator

@@ -77,8 +77,7 @@ def reverse_kl(base: str, former: str, run, second) -> float:
             messages = build_messages(group["question"], PromptKnobs(), group["options"])
             prompt = render(messages, tokenizer, PromptKnobs())
             for one in group["completions"]:
-                ids = tokenizer.encode(one["text"], add_special_tokens=False)
-                ids.append(tokenizer.eos_token_id)
+                ids = [*one["token_ids"], tokenizer.eos_token_id]  # what was sampled, and its end
                 row = torch.tensor([[*prompt, *ids]])
                 lq, lp = (
                     model(row).logits[0, len(prompt) - 1 : -1].log_softmax(-1)

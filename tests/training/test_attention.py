@@ -6,7 +6,8 @@ from support.learner import FAMILIES, make_student
 from torch.nn.attention.flex_attention import create_mask
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from fastdistill_ray.training.attention import GROUPED, GroupedAttention, packed_mask, window_of
+from fastdistill_ray.training.attention import GROUPED, GroupedAttention, window_of
+from fastdistill_ray.training.block_mask import packed_mask
 from fastdistill_ray.training.packing import Inputs, Segment, packed_batch
 from fastdistill_ray.training.packing_check import check_packed_attention, probe_group
 from fastdistill_ray.training.student import Student, to_device
