@@ -5,7 +5,8 @@
 A completion with its prompt is computed on one rank, whole; a larger group is split by completions.
 So the longest is the largest micro-batch that fits, in bf16 with activation checkpointing, 5 % of
 the card left free. The plan is made for two lengths, between and beyond which it is a straight line
-of the tokens. Models are configs of the sizes of Qwen2.5; no weights.
+of the tokens, and once more for what is below both. Models are configs of the sizes of Qwen2.5; no
+weights.
 """
 
 import tempfile
@@ -51,6 +52,9 @@ def main() -> None:
                 for size in options.gib:
                     room = (1 - FREE) * size * GIB - few
                     tokens = int(TOKENS[0] + room / per_token) // 1024 * 1024
+                    if 0 < tokens < TOKENS[0]:
+                        fits = needed(folder, tokens, workers, rank) <= few + room
+                        tokens = tokens if fits else 0
                     row[f"{size} GiB"] = min(max(0, tokens), MOST)
                 print_rows([row])
                 rows.append(row)
