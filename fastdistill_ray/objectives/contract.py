@@ -56,6 +56,9 @@ class Across(NamedTuple):
     # the likeliest tokens of a text in their order, and how they move through it.
     kind: Literal["sorted", "bytes", "levels"]
     temperature: float = 1.0  # of both sides
+    k: int = 0  # of levels, tokens of a text
+    epsilon: float = 0.0  # of levels, share of the entropy of Sinkhorn's plan
+    iterations: int = 0  # of levels, Sinkhorn's
 
 
 class Wanted(NamedTuple):

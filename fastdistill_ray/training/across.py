@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fastdistill_ray.objectives.contract import Across
 from fastdistill_ray.training.alignment import NUM_EVENTS, Spans
 from fastdistill_ray.training.head import CHUNK_BYTES, Readout, capped, part_of, slices, wide
+from fastdistill_ray.training.levels import levels
 from fastdistill_ray.training.operators import HeadGradient
 
 COPIES = 4  # of a row of logits in float32 that sorting holds at once, of each side
@@ -32,14 +33,23 @@ def compared(
     """[K] each in float32 or wider, 0 where no span begins; differentiable by the student's
     tensors."""
     spans, temperature = aligned.spans, across.temperature
+    if across.kind == "levels":
+        found = levels(student, other, across, spans)
+        firsts_C = spans.own_lengths.cumsum(0) - spans.own_lengths
+        places = spans.own, spans.own, firsts_C
+        return tuple(_placed(*pair, student) for pair in zip(found, places, strict=True))
     own, its = at(student, spans.own), at(other, spans.other)
     if across.kind == "sorted":
         values_S = sorted_distance(own, its, temperature)
     else:
         assert aligned.events
         values_S = event_kl(own, its, aligned.events, temperature)
-    zeros_K = values_S.new_zeros(len(student.hidden_KD))
-    return (zeros_K.index_add(0, spans.own, values_S),)
+    return (_placed(values_S, spans.own, student),)
+
+
+def _placed(values: Tensor, places: Tensor, student: Readout) -> Tensor:
+    """[K], 0 at all other places."""
+    return values.new_zeros(len(student.hidden_KD)).index_add(0, places, values)
 
 
 def at(side: Readout, places: Tensor) -> Readout:
@@ -145,7 +155,7 @@ class _EventLogmass(torch.autograd.Function):
             if side.softcap:
                 scale = ctx.temperature / side.softcap
                 slopes_SC *= 1 - (logits_SC * scale).square()
-            gradient.add(part, slopes_SC)
+            gradient.add(part, slopes_SC.to(weight_VD.dtype))
         return *gradient.found(), None, None, None
 
 
@@ -155,8 +165,8 @@ class _RowGradient:
     def __init__(self, side: Readout, needed: tuple[bool, ...], num_blocks: int) -> None:
         self.side = side
         self.hidden_KD = torch.zeros_like(side.hidden_KD)
-        as_sum = wide if num_blocks > 1 else torch.Tensor.contiguous
-        self.weight_VD = as_sum(torch.zeros_like(side.weight_VD)) if needed[1] else None
+        zeros_VD = torch.zeros_like(side.weight_VD) if needed[1] else None
+        self.weight_VD = wide(zeros_VD) if zeros_VD is not None and num_blocks > 1 else zeros_VD
         bias_V = side.bias_V if needed[2] else None
         self.bias_V = None if bias_V is None else wide(torch.zeros_like(bias_V))
 

@@ -53,10 +53,11 @@ class Spans(NamedTuple):
 
     own: Array  # [S] int64, places among the K targets at which a span begins
     other: Array  # [S] int64, among the J targets of the other tokenizer
-    other_lengths: Array  # [C] int64, targets of each completion by the other tokenizer
+    own_lengths: Array  # [C] int64, targets of each text
+    other_lengths: Array  # [C] int64, by the other tokenizer
 
 
-NO_SPANS = Spans(*np.zeros((3, 0), dtype=np.int64))  # of a micro-batch that counts nothing
+NO_SPANS = Spans(*np.zeros((4, 0), dtype=np.int64))  # of a micro-batch that counts nothing
 
 
 class Aligner:
@@ -174,15 +175,12 @@ def _first_bytes(side: Vocabulary) -> np.ndarray:
 def spans_of(readings: Sequence[Reading], own_lengths: Sequence[int]) -> tuple[Spans, np.ndarray]:
     """Of texts one after the other, whose targets are so many; and how many spans each has."""
     other_lengths = np.array([len(one.token_ids) for one in readings], dtype=np.int64)
-    firsts = np.stack([_before(np.array(own_lengths)), _before(other_lengths)], 1)
+    lengths = np.stack([np.array(own_lengths, dtype=np.int64), other_lengths])
+    firsts = (lengths.cumsum(1) - lengths).T
     starts = [one.starts + first for one, first in zip(readings, firsts, strict=True)]
     own, other = np.concatenate(starts).T
     num_spans = np.array([len(one) for one in starts])
-    return Spans(own.copy(), other.copy(), other_lengths), num_spans
-
-
-def _before(lengths: np.ndarray) -> np.ndarray:
-    return np.cumsum(lengths) - lengths
+    return Spans(own.copy(), other.copy(), lengths[0], other_lengths), num_spans
 
 
 def _joined(ids: Sequence[int], side: Vocabulary) -> bytes:

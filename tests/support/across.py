@@ -55,6 +55,25 @@ def compared_by_definition(
     return t**2 * torch.where(p > 0, p * (p / q).log(), 0.0).sum(-1)
 
 
+def levels_by_definition(
+    objective: AnyObjective, logits: Tensor, other: Tensor, one: TrainCompletion
+) -> tuple[Tensor, Tensor, Tensor]:
+    """[S], [S] and a number: the paper's three costs of a completion."""
+    sides = []
+    for z in (logits, other):
+        q = (z / z.std(-1, keepdim=True) / objective.temperature).softmax(-1)
+        order = q.sum(0).argsort(descending=True)
+        sides.append(q[:, order[: min(objective.k, logits.shape[1], other.shape[1])]])
+    q, p = sides
+    cost = torch.stack([torch.stack([(a - b).abs().sum() for b in q]) for a in p])
+    plan = (-cost / objective.epsilon).exp()
+    for _ in range(objective.iterations):
+        plan = plan / plan.sum(1, keepdim=True) / len(p)
+        plan = plan / plan.sum(0, keepdim=True) / len(q)
+    q, p = (x[one.reading.starts[:, side]] for side, x in enumerate((q, p)))
+    return (p - q).abs().sum(-1), -(p * q.log()).sum(-1), (plan * cost).sum()
+
+
 def wasserstein(p: Tensor, q: Tensor) -> Tensor:
     """Of two distributions whose outcomes are equally far from each other, up to their names."""
     p, q = sorted(p, reverse=True), sorted(q, reverse=True)

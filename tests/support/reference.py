@@ -1,7 +1,7 @@
 """What every objective is by its papers: one forward a completion, in float64, on full logits."""
 
 import torch
-from support.across import compared_by_definition
+from support.across import compared_by_definition, levels_by_definition
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
@@ -11,6 +11,7 @@ from fastdistill_ray.objectives import (
     AnyObjective,
     Dpkd,
     Dpo,
+    MultiLevelOt,
     Opd,
     SampledKl,
     Sft,
@@ -81,11 +82,17 @@ def loss_and_gradients_by_definition(
             elif isinstance(objective, Sft):
                 total = total - one.weight * logprob.sum()
             elif objective.needs.across:
-                values = compared_by_definition(objective, logits, other, one, [folder, frozen])
+                moved = 0.0
+                if isinstance(objective, MultiLevelOt):
+                    values, logs, moved = levels_by_definition(objective, logits, other, one)
+                    values = values + objective.logarithmic * logs
+                    moved = (1 - objective.alpha) * objective.transport * moved
+                else:
+                    values = compared_by_definition(objective, logits, other, one, [folder, frozen])
                 d, ce = 1 - objective.alpha, -objective.alpha * logprob
-                both = d * values.sum() / num_spans + ce.sum() / num_tokens
+                both = d * values.sum() / num_spans + ce.sum() / num_tokens + moved / num_texts
                 if objective.weighting == "advantage":
-                    both = (d * values.mean() + ce.mean()) / len(groups)
+                    both = (d * values.mean() + ce.mean() + moved) / len(groups)
                 total = total + one.weight * both
             elif isinstance(objective, Opd):
                 apart = on_policy(objective, logits, other, one)

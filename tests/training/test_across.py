@@ -131,7 +131,7 @@ def test_values_stand_where_spans_begin_and_nothing_is_compared_of_none(kind: st
     tensors = sides()
     student, other = Readout(*tensors[:3]), Readout(*tensors[3:])
     places = [[0, 3, 4], [1, 2, 4]]
-    spans = Spans(*map(torch.tensor, places), other_lengths=torch.tensor([5]))
+    spans = Spans(*map(torch.tensor, [*places, [5], [5]]))
     (found_K,) = compared(student, other, Across(kind), Aligned(spans, EVENTS))
     compute: Callable[..., Tensor] = KINDS[kind][0]
     own, its = (

@@ -35,6 +35,11 @@ KNOBS |= {
     "topk_kl": [{}, {"k": 3, "temperature": 2.0, "alpha": 0.3}, {"weighting": "advantage"}],
     "pkd": [{"layers": [(0, 1)]}, {"layers": [(0, 0)], "weighting": "advantage", "beta": 3.0}],
     "distilbert": [{}, {"cosine": 2.0}],
+    "multilevel_ot": [
+        {},
+        {"k": 3, "temperature": 2.0, "alpha": 0.3, "transport": 0.0},
+        {"weighting": "advantage", "transport": 20.0, "epsilon": 0.3, "logarithmic": 0.0},
+    ],
     "opd": [
         {},
         {"max_ratio": 1.2, "reward": 0.5},

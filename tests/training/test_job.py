@@ -58,7 +58,13 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 NUM_GROUPS = 13  # in steps of 3: the last of an epoch has one group, so one of two ranks has none
 EPOCHS = 3
 ASCII_IDS = 97
-MEASURED = ("time/step", "time/held_out", "train/tokens_per_second", "memory/peak_gib")
+MEASURED = (
+    "time/step",
+    "time/held_out",
+    "time/frozen",
+    "train/tokens_per_second",
+    "memory/peak_gib",
+)
 # Two groups held out; the best step is neither the last nor one of a periodic checkpoint.
 RISING = 5e-3  # a learning rate at which they get worse after some steps
 WATCHED = HeldOutKnobs(share=0.15, every=2, best_metric="loss", patience=2)
