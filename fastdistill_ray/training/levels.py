@@ -22,6 +22,8 @@ from fastdistill_ray.training.alignment import Spans
 from fastdistill_ray.training.head import Readout, capped, part_of, slices, wide
 from fastdistill_ray.training.operators import HeadGradient
 
+LEAST = 1e-6  # deviation of logits: those of an empty micro-batch's token may be one number
+
 
 class Levels(NamedTuple):
     """Differentiable by the student's tensors."""
@@ -158,7 +160,7 @@ class _Spread(torch.autograd.Function):
             squares_K += apart_K.square() * (seen * size / (seen + size))
             seen += size
             mean_K += apart_K * (size / seen)
-        spread_K = (squares_K / (seen - 1)).sqrt()
+        spread_K = (squares_K / (seen - 1)).sqrt().clamp(min=LEAST)
         scale_K = 1 / (temperature * spread_K)
         normaliser_K, expected_K = torch.full_like(mean_K, -torch.inf), torch.zeros_like(mean_K)
         for part in parts:
