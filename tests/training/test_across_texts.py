@@ -10,6 +10,7 @@ from support.objectives import objective_of
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.objectives import OBJECTIVES
 from fastdistill_ray.prompts import Prompted, PromptKnobs
+from fastdistill_ray.training.held_out import hold_out, validate
 from fastdistill_ray.training.learner import Learner
 from fastdistill_ray.training.step import make_batches, train_step
 
@@ -125,3 +126,28 @@ def test_student_comes_nearer_to_a_teacher_of_another_tokenizer(
         courses.append([[line[name] for name in names] for line in course])
     np.testing.assert_allclose(*courses, rtol=2e-4)
     assert courses[0][-1][1] < courses[0][0][1] / 2, courses[0]
+
+
+@pytest.mark.parametrize("kind", ACROSS)
+def test_held_out_groups_in_bf16_have_the_loss_of_training(
+    folders: dict[str, str], kind: str
+) -> None:
+    """Before it; a completion that is not trained does not count, nor does one that cannot be
+    aligned."""
+    teacher = {"teacher": folders["twin"]}
+    one, two, three = (written(folders["twin"], TWIN, text) for text in SENTENCES[:3])
+    groups = [
+        make_group("a", [one, two | {"verdict": "wrong"}], **teacher),
+        make_group("b", [three, one | {"text": "else"}], **teacher),
+    ]
+    expected = None
+    for precision, tolerance in (("fp32", 1e-5), ("bf16", 0.05)):
+        learner = learner_of(folders, kind, precision=precision)
+        objective = learner.objective.model_copy(update={"on": "correct"})
+        learner = learner._replace(objective=objective)
+        found = validate(learner, hold_out(learner, groups))
+        trained = train_step(learner, row_of(groups), 10)
+        expected = expected or trained["train/loss"]
+        for loss in (found["held_out/loss"], trained["train/loss"]):
+            assert loss == pytest.approx(expected, rel=tolerance)
+        assert trained["train/num_completions"] == 2
