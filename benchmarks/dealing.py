@@ -13,12 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.harness import make_parser, write_json
-from fastdistill_ray.training.dealing import Work, deal
+from fastdistill_ray.training.dealing import Work, deal, first_fit
 from fastdistill_ray.training.packing import (
     TrainCompletion,
     TrainGroup,
     batch_of,
-    first_fit,
 )
 from fastdistill_ray.training.utilisation import num_pairs
 

@@ -10,6 +10,7 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
+from fastdistill_ray.objectives.across import ByteKl, MultiLevelOt, Uld
 from fastdistill_ray.objectives.advdistill import AdvDistill
 from fastdistill_ray.objectives.distribution import (
     ForwardKl,
@@ -32,7 +33,8 @@ from fastdistill_ray.objectives.sparse import SampledKl, TopkKl
 FromTeacher = ForwardKl | ReverseKl | SkewKl | SkewReverseKl | Jsd | Tvd | Dpkd
 FromInside = Pkd | DistilBert | FitNets | TinyBert | MiniLm | MiniLmV2 | Lit
 FromSignals = TopkKl | SampledKl
-AnyObjective = AdvDistill | Sft | FromTeacher | FromInside | FromSignals | Dpo | Opd
+FromOthers = Uld | MultiLevelOt | ByteKl
+AnyObjective = AdvDistill | Sft | FromTeacher | FromInside | FromSignals | FromOthers | Dpo | Opd
 Objective = Annotated[AnyObjective, Field(discriminator="kind")]
 OBJECTIVES: dict[str, type[AnyObjective]] = {
     objective.model_fields["kind"].default: objective for objective in get_args(AnyObjective)

@@ -20,7 +20,7 @@ from fastdistill_ray.rewards.advantages import softmax_weights
 Tensor = Any  # a torch.Tensor: recipes are parsed where torch is not installed
 PAPER_TAU = 0.5  # temperature of eq. 7 of arXiv 2507.00054
 # Counts of a step; "step" is 1. "unique_tokens" are all that it computes but padding.
-Denominator = Literal["groups", "completions", "tokens", "unique_tokens", "step"]
+Denominator = Literal["groups", "completions", "tokens", "spans", "unique_tokens", "step"]
 # Of p, the frozen model's, and q, the student's: KL(p, q); KL(q, p); KL(p, a p + (1 - a) q);
 # KL(q, a q + (1 - a) p); a KL(p, m) + (1 - a) KL(q, m) with m = a p + (1 - a) q; half the L1.
 Divergence = Literal["forward_kl", "reverse_kl", "skew_kl", "skew_reverse_kl", "jsd", "tvd"]
@@ -46,6 +46,19 @@ class Relations(NamedTuple):
     # That what makes queries, keys and values is split into, each related to itself. 0: the heads
     # of the models, queries related to keys, as attention is computed, and values to themselves.
     num_heads: int
+
+
+class Across(NamedTuple):
+    """How distributions of models with two tokenizers are compared, wherever both have a token's
+    end at the same byte of the text (`training/alignment.py`)."""
+
+    # Probabilities in order of size, whatever they are of; of the byte that comes next; of some of
+    # the likeliest tokens of a text in their order, and how they move through it.
+    kind: Literal["sorted", "bytes", "levels"]
+    temperature: float = 1.0  # of both sides
+    k: int = 0  # of levels, tokens of a text
+    epsilon: float = 0.0  # of levels, share of the entropy of Sinkhorn's plan
+    iterations: int = 0  # of levels, Sinkhorn's
 
 
 class Wanted(NamedTuple):
@@ -88,6 +101,8 @@ class Needs(NamedTuple):
     # Behind a block of `taps` the student goes on with the frozen model's state of that pair, in
     # place of its own.
     fed: bool = False
+    # In place of `measure`, with a frozen model whose tokenizer need not be the student's.
+    across: Across | None = None
     # What is stored of the texts in place of a frozen model. With hidden states, `measure` says how
     # the distributions are compared that both heads make.
     signal: Signal | None = None
@@ -162,6 +177,8 @@ class LossBatch(NamedTuple):
     penalty: Tensor  # [C]
     group: Tensor  # [C] int64, which group of the micro-batch a completion is of
     is_own: Tensor | None = None  # [K] 1 of the completion itself, 0 of its prompt; None: all 1
+    # [C] spans of each completion, where a frozen model reads it by a tokenizer of its own.
+    spans: Tensor | None = None
 
     def mean_own_tokens(self, values: Tensor) -> Tensor:
         """[K] -> [C]: the mean over each completion's own tokens, whatever else is trained."""
@@ -207,6 +224,9 @@ class Outputs(NamedTuple):
     taps: tuple[tuple[Tensor, Tensor], ...] = ()
     # [K] each: the KL from the frozen model's relation to the student's, the mean over heads.
     relations: tuple[Tensor, ...] = ()
+    # [K] each: what `Needs.across` compares, at the first target of each span or, of what is of a
+    # whole text, of each text; 0 at others.
+    spans: tuple[Tensor, ...] = ()
 
 
 class Term(NamedTuple):

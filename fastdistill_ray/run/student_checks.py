@@ -14,8 +14,9 @@ from fastdistill_ray.models import (
 from fastdistill_ray.objectives.contract import Relations
 from fastdistill_ray.objectives.hidden import Pkd
 from fastdistill_ray.prompts import Prompted, written_by
-from fastdistill_ray.recipe.derived import StudentSpec, speaker_of, students
+from fastdistill_ray.recipe.derived import Scorer, StudentSpec, speaker_of, students
 from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.training.alignment import read_vocabulary
 from fastdistill_ray.training.knobs import LoraKnobs, TrainingKnobs
 from fastdistill_ray.training.relations import check_attention, projected_widths
 from fastdistill_ray.training.router import trained_coefficient
@@ -25,13 +26,17 @@ logger = logging.getLogger(__name__)
 
 
 def check_frozen(recipe: Recipe) -> None:
-    """A model whose distributions are learned has its student's vocabulary and ends of turns."""
+    """A model whose distributions are learned has its student's vocabulary and ends of turns, or a
+    tokenizer whose texts can be aligned with the student's, where the kind does so."""
     for student in students(recipe):
         if not (speaker := speaker_of(recipe, student)):
             continue
         teacher, field = speaker.prompted, speaker.field
         _check_size(student)
         _check_taps(student, teacher.model, recipe.training.max_seq_len)
+        if student.objective.needs.across:
+            _check_bytes(recipe, student, speaker)
+            continue
         if teacher == Prompted(student.model, recipe.student.prompt):
             continue
         kind = student.objective.kind
@@ -40,8 +45,8 @@ def check_frozen(recipe: Recipe) -> None:
         if not same_tokenizer(own, other):
             raise UserError(
                 f"{alike} {teacher.model} has another tokenizer than {student.model_field} "
-                f"{student.model}; take models of one family, or a kind that learns from texts, "
-                "such as sft or advdistill"
+                f"{student.model}; take models of one family, a kind that aligns texts by bytes, "
+                "such as uld or byte_kl, or one that learns from texts, such as sft or advdistill"
             )
         mine, its = (
             written_by(tokenizer, prompt)
@@ -66,6 +71,31 @@ def check_frozen(recipe: Recipe) -> None:
                 f"{alike} {teacher.model} has a head of {rows[teacher.model]} rows, the student "
                 f"uses {used}; take models of one family"
             )
+
+
+def _check_bytes(recipe: Recipe, student: StudentSpec, speaker: Scorer) -> None:
+    """What tokens of both sides stand for is known to the byte, and both begin with one byte."""
+    own = f"{student.section}.kind: {student.objective.kind} aligns texts byte by byte; "
+    sides = (
+        (student.model_field, Prompted(student.model, recipe.student.prompt)),
+        (speaker.field, speaker.prompted),
+    )
+    openings = []
+    for field, (model, prompt) in sides:
+        tokenizer = tokenizer_of(model)
+        try:
+            read_vocabulary(tokenizer, frozenset())
+        except UserError as error:
+            raise UserError(
+                f"{own}{field} {model}: {error}; take another model, or a kind that learns from "
+                "texts alone, such as sft or advdistill"
+            ) from error
+        openings.append(written_by(tokenizer, prompt).opening)
+    if openings[0] != openings[1]:
+        raise UserError(
+            f"{own}{speaker.field} {speaker.prompted.model} begins an answer with {openings[1]!r}, "
+            f"the student {openings[0]!r}; set student.prompt.template or template_args"
+        )
 
 
 def _check_size(student: StudentSpec) -> None:

@@ -8,17 +8,16 @@ are compared with each other. A completion is never split. The loss is a sum ove
 coefficients are constants, so it does not change.
 """
 
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from fastdistill_ray.training.packing import (
     TrainGroup,
-    first_fit,
     num_packed_tokens,
     num_padded_tokens,
     row_lengths,
-    split,
 )
 
 FINER = (1.0, 0.5, 0.25, 0.0)  # sizes of parts that are tried, of a micro-batch's mean
@@ -87,6 +86,47 @@ def deal(
         if finer.step(world_size) < best.step(world_size):
             best = finer
     return _to_ranks(best, world_size)
+
+
+def first_fit(
+    groups: list[TrainGroup], micro_batch_tokens: int, shared_prompt: bool, whole: bool = False
+) -> list[list[TrainGroup]]:
+    """Micro-batches of at most that many tokens, padding included.
+
+    A group larger than that is split by completions, each part with the prompt, but where groups
+    are to stay whole; only what is too long by itself has a larger micro-batch.
+    """
+    size = num_packed_tokens if shared_prompt else num_padded_tokens
+    bins: list[list[TrainGroup]] = []
+    parts = (part for one in groups for part in split(one, micro_batch_tokens, size, whole))
+    for group in parts:
+        for members in bins:
+            if size([*members, group]) <= micro_batch_tokens:
+                members.append(group)
+                break
+        else:
+            bins.append([group])
+    return bins
+
+
+def split(
+    group: TrainGroup,
+    micro_batch_tokens: int,
+    size: Callable[[list[TrainGroup]], int],
+    whole: bool = False,
+) -> Iterator[TrainGroup]:
+    """The group, or parts of it that are each as large as fits where it need not be whole."""
+    if whole:
+        yield group
+        return
+    part = group._replace(completions=[])
+    for place, completion in enumerate(group.completions):
+        longer = part._replace(completions=[*part.completions, completion])
+        if part.completions and size([longer]) > micro_batch_tokens:
+            yield part
+            longer = group._replace(completions=[completion], first=place)
+        part = longer
+    yield part
 
 
 def _piece(group: TrainGroup, place: int, shared_prompt: bool) -> Piece:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.models import load_config
 from fastdistill_ray.objectives.contract import Measure, Needs
+from fastdistill_ray.training.across import Aligned, compared
 from fastdistill_ray.training.head import Readout, wide
 from fastdistill_ray.training.knobs import LoraKnobs, TrainingKnobs
 from fastdistill_ray.training.loading import empty_model, fill, fill_head
@@ -45,16 +46,18 @@ class Frozen(CausalModel):
         inputs: Inputs,
         student: Readout,
         needs: Needs,
+        aligned: Aligned | None = None,
     ) -> Compared:
         """What an objective needs of it beside the student, differentiable by the student's
-        tensors.
+        tensors; `aligned`, where it needs something across tokenizers.
 
         The head is gathered only here, and once more for the gradient.
         """
         start = time.perf_counter()
         with torch.no_grad():
             own = self.read(inputs, needs.wanted(1))
-            is_asked = needs.frozen_logprob or not (needs.measure or needs.likeliest)
+            is_compared = needs.measure or needs.likeliest or needs.across
+            is_asked = needs.frozen_logprob or not is_compared
             logprob = logprob_of(own.readout, inputs.labels) if is_asked else None
         self.seconds += time.perf_counter() - start
         found = Compared(
@@ -65,6 +68,9 @@ class Frozen(CausalModel):
         )
         if needs.measure:
             found = found._replace(divergence=divergence(student, own.readout, needs.measure))
+        if needs.across:
+            assert aligned
+            found = found._replace(spans=compared(student, own.readout, needs.across, aligned))
         if needs.likeliest:
             found = found._replace(likeliest=of_likeliest(student, own.readout, needs.likeliest))
         if needs.top:

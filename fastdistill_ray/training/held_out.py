@@ -194,13 +194,15 @@ def _trained(outputs: Outputs, loss: LossBatch) -> tuple[Outputs, LossBatch]:
     if outputs.signals is not None:
         kept["signals"] = Signals(*(values[is_target] for values in outputs.signals))
     relations = tuple(values[is_target] for values in outputs.relations)
-    return outputs._replace(**kept, taps=taps, relations=relations), LossBatch(
+    spans = tuple(values[is_target] for values in outputs.spans)
+    return outputs._replace(**kept, taps=taps, relations=relations, spans=spans), LossBatch(
         completion=place[loss.completion[is_target]],
         lengths=loss.lengths[is_trained],
         weight=loss.weight[is_trained],
         penalty=loss.penalty[is_trained],
         group=loss.group[is_trained].unique(return_inverse=True)[1],
         is_own=None if loss.is_own is None else loss.is_own[is_target],
+        spans=None if loss.spans is None else loss.spans[is_trained],
     )
 
 

@@ -6,9 +6,10 @@ from typing import NamedTuple
 import torch
 
 from fastdistill_ray.groups.signals import Signals, empty_signals
-from fastdistill_ray.models import load_config
+from fastdistill_ray.models import load_config, vocabulary_of
 from fastdistill_ray.objectives import Objective
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
+from fastdistill_ray.training.alignment import events
 from fastdistill_ray.training.dealing import Work
 from fastdistill_ray.training.frozen import (
     Frozen,
@@ -41,6 +42,8 @@ class Learner(NamedTuple):
     frozen: Frozen | None = None  # what the objective needs beside the student
     head: FrozenHead | None = None  # of the model whose hidden states are stored
     no_signals: Signals | None = None  # of a token that counts nothing, where the objective has any
+    # [V], [W]: with what tokens begin (`alignment.events`), where the frozen model has its own.
+    events: tuple[torch.Tensor, torch.Tensor] | None = None
     peak: float = 0.0  # operations per second of the device; 0: not measured
 
 
@@ -84,7 +87,8 @@ def build_learner(
     beside, head, width = None, None, 0
     signal = objective.needs.signal
     if frozen and signal is None:
-        beside = build_frozen(frozen, student.vocab_size, training, device)
+        of_frozen = vocabulary_of(frozen) if objective.needs.across else student.vocab_size
+        beside = build_frozen(frozen, of_frozen, training, device)
     elif frozen:
         head = build_sharded_head(frozen, student.vocab_size, training, device)
         width = head.weight.shape[1]
@@ -100,8 +104,18 @@ def build_learner(
         work=work_of(student.model),
         frozen=beside,
         head=head,
+        events=events_of(text, student, beside, device) if objective.needs.across else None,
         no_signals=empty_signals(width) if signal or objective.needs.written else None,
     )
+
+
+def events_of(
+    text: StudentText, student: Student, frozen: Frozen | None, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the ids that both heads have rows of."""
+    assert frozen and text.aligner
+    own_V, other_W = map(torch.from_numpy, events(text.aligner.own, text.aligner.other))
+    return own_V[: student.vocab_size].to(device), other_W[: frozen.vocab_size].to(device)
 
 
 def build_optimizer(student: Student, knobs: OptimizerKnobs) -> torch.optim.Optimizer:

@@ -177,7 +177,7 @@ class _Divergence(torch.autograd.Function):
         *tensors, student_K, teacher_K, slope_K = ctx.saved_tensors
         student, teacher = _readouts(tensors, ctx.caps)
         slopes_of = _on(student, _divergence_slopes)
-        gradient = _Gradient(student, ctx.needs_input_grad)
+        gradient = HeadGradient(student, ctx.needs_input_grad)
         for part in slices(student.hidden_KD, student.weight_VD, kept=2):
             raw = _raw(student, part), _raw(teacher, part)
             gradient.add(
@@ -217,7 +217,7 @@ class _Picks(torch.autograd.Function):
         at_picked_KM = grad_KM - all_K[:, None] * (picked_KM - normaliser_K[:, None]).exp()
         # Of the others e^(logit - rest) is at most 1, however little their mass is.
         others_K = grad_K - all_K * (rest_K - normaliser_K).exp()
-        gradient = _Gradient(student, ctx.needs_input_grad)
+        gradient = HeadGradient(student, ctx.needs_input_grad)
         for part in slices(student.hidden_KD, student.weight_VD):
             raw_KC = _raw(student, part)
             logits_KC = capped(wide(raw_KC), ctx.softcap)
@@ -234,7 +234,7 @@ class _Picks(torch.autograd.Function):
         return *gradient.found(), None, None, None
 
 
-class _Gradient:
+class HeadGradient:
     """Of the student's tensors, summed over slices of the logits."""
 
     def __init__(self, student: Readout, needed: tuple[bool, ...]) -> None:

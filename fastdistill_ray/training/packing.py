@@ -7,7 +7,7 @@ shares; so targets are pairs (source position, label).
 Legend: R rows of L tokens, K target tokens, C completions.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from fastdistill_ray.groups.signals import Signals, joined
 from fastdistill_ray.objectives import Objective
 from fastdistill_ray.objectives.contract import LossBatch, Scored, Target
 from fastdistill_ray.rewards.advantages import AdvantageKnobs, group_advantages
+from fastdistill_ray.training.alignment import Aligner, Reading, Spans, spans_of
 
 Array = Any  # numpy here, a torch.Tensor once the batch is on its device
 PROMPT = -1  # in place of a completion's number
@@ -34,6 +35,12 @@ class StudentText(NamedTuple):
     # The prompt of a frozen model that has one of its own.
     encode_frozen_prompt: Callable[[dict[str, Any]], list[int]] | None = None
     template: str = ""  # the chat template, where it is not the model's own
+    # How the tokenizer of a frozen model reads a completion of a row whose ids are these; None
+    # where both cannot be aligned, which the aligner counts.
+    read_otherwise: Callable[[dict[str, Any], dict[str, Any], list[int]], Reading | None] | None = (
+        None
+    )
+    aligner: Aligner | None = None
 
 
 class TrainCompletion(NamedTuple):
@@ -41,6 +48,7 @@ class TrainCompletion(NamedTuple):
     weight: float
     penalty: float
     signals: Signals | None = None  # of its tokens
+    reading: Reading | None = None  # by the frozen model's own tokenizer
 
 
 class TrainGroup(NamedTuple):
@@ -79,12 +87,13 @@ class MicroBatch(NamedTuple):
     inputs: Inputs
     loss: LossBatch
     parts: list["Part"]  # in the order of the completions
-    # groups, completions, tokens (trained), unique_tokens (prompts once), row_tokens (prompts with
-    # every completion), computed_tokens (padding too), frozen_tokens (unique ones that a frozen
-    # model would read)
+    # groups, completions, tokens (trained), spans, unique_tokens (prompts once), row_tokens
+    # (prompts with every completion), computed_tokens (padding too), frozen_tokens (unique ones
+    # that a frozen model would read)
     counts: dict[str, int]
     frozen: Inputs | None = None  # the same targets after a frozen model's own prompts
     signals: Signals | None = None  # of the targets
+    spans: Spans | None = None  # where the frozen model has targets of its own
 
 
 class Part(NamedTuple):
@@ -104,6 +113,7 @@ class ReadGroup(NamedTuple):
     scored: list[Scored]  # the same completions
     frozen_prompt_ids: list[int] | None  # of a frozen model that has one of its own
     signals: list[Signals] | None = None  # of each completion
+    readings: Sequence[Reading] = ()  # of each completion, by a frozen model's own tokenizer
 
 
 def read_group(
@@ -116,8 +126,9 @@ def read_group(
 ) -> ReadGroup | None:
     """A GROUP_SCHEMA row -> its selected completions that fit; None where too few are left.
 
-    Completions that do not fit `max_seq_len` leave, and advantages are those of the rest (methods
-    A20, A28); a group that so loses its last correct completion leaves too. Where the row has
+    Completions that do not fit `max_seq_len`, or that cannot be aligned, leave, and advantages are
+    those of the rest (methods A20, A28); a group that so loses its last correct one leaves too.
+    Where the row has
     `signals`, a GroupSignals, those of the completions come along; UserError where they are of
     other tokens.
     """
@@ -126,6 +137,11 @@ def read_group(
         raise UserError(f"problem {row['problem_id']}: the student's prompt has no tokens")
     encoded = selected_ids(row, text)
     kept = [one for one in encoded if one.ids and len(prompt) + len(one.ids) <= max_seq_len]
+    readings: list[Reading] = []
+    if read := text.read_otherwise:
+        both = [(one, read(row, one.given, one.ids)) for one in kept]
+        kept = [one for one, reading in both if reading]
+        readings = [reading for _, reading in both if reading]
     is_correct = [one.given["verdict"] == "correct" for one in kept]
     had_correct = any(one.given["verdict"] == "correct" for one in encoded)
     if len(kept) < min_completions or (had_correct and not any(is_correct)):
@@ -140,7 +156,8 @@ def read_group(
     frozen = text.encode_frozen_prompt(row) if text.encode_frozen_prompt else None
     stored = row.get("signals")
     signals = [stored.of(one.place, one.ids) for one in kept] if stored else None
-    return ReadGroup(row["problem_id"], prompt, [one.ids for one in kept], scored, frozen, signals)
+    ids = [one.ids for one in kept]
+    return ReadGroup(row["problem_id"], prompt, ids, scored, frozen, signals, readings)
 
 
 def train_group(group: ReadGroup, targets: list[Target]) -> TrainGroup:
@@ -150,6 +167,7 @@ def train_group(group: ReadGroup, targets: list[Target]) -> TrainGroup:
             target.weight,
             target.penalty,
             group.signals[target.index] if group.signals else None,
+            group.readings[target.index] if group.readings else None,
         )
         for target in targets
     ]
@@ -208,27 +226,6 @@ def completion_ids(completion: dict[str, Any], teacher: str, text: StudentText) 
     return ids
 
 
-def first_fit(
-    groups: list[TrainGroup], micro_batch_tokens: int, shared_prompt: bool, whole: bool = False
-) -> list[list[TrainGroup]]:
-    """Micro-batches of at most that many tokens, padding included.
-
-    A group larger than that is split by completions, each part with the prompt, but where groups
-    are to stay whole; only what is too long by itself has a larger micro-batch.
-    """
-    size = num_packed_tokens if shared_prompt else num_padded_tokens
-    bins: list[list[TrainGroup]] = []
-    parts = (part for one in groups for part in split(one, micro_batch_tokens, size, whole))
-    for group in parts:
-        for members in bins:
-            if size([*members, group]) <= micro_batch_tokens:
-                members.append(group)
-                break
-        else:
-            bins.append([group])
-    return bins
-
-
 def batch_of(
     groups: list[TrainGroup],
     *,
@@ -247,30 +244,18 @@ def batch_of(
         batch = plain_batch(groups, mask_prompt)
     if all(group.frozen_prompt_ids is None for group in groups):
         return batch
-    others = [group._replace(prompt_ids=group.frozen_prompt_ids) for group in groups]
+    others = list(map(_as_frozen_reads, groups))
     frozen = packed_batch(others, multiple_of) if shared_prompt else plain_batch(others, True)
     counts = batch.counts | {"frozen_tokens": frozen.counts["unique_tokens"]}
     return batch._replace(frozen=frozen.inputs, counts=counts)
 
 
-def split(
-    group: TrainGroup,
-    micro_batch_tokens: int,
-    size: Callable[[list[TrainGroup]], int],
-    whole: bool = False,
-) -> Iterator[TrainGroup]:
-    """The group, or parts of it that are each as large as fits where it need not be whole."""
-    if whole:
-        yield group
-        return
-    part = group._replace(completions=[])
-    for place, completion in enumerate(group.completions):
-        longer = part._replace(completions=[*part.completions, completion])
-        if part.completions and size([longer]) > micro_batch_tokens:
-            yield part
-            longer = group._replace(completions=[completion], first=place)
-        part = longer
-    yield part
+def _as_frozen_reads(group: TrainGroup) -> TrainGroup:
+    completions = [
+        one._replace(token_ids=one.reading.token_ids) if one.reading else one
+        for one in group.completions
+    ]
+    return group._replace(prompt_ids=group.frozen_prompt_ids, completions=completions)
 
 
 def empty_batch(
@@ -381,10 +366,15 @@ def _micro_batch(
         penalty=np.array([completion.penalty for completion in completions], dtype=np.float32),
         group=np.repeat(np.arange(len(groups)), [len(group.completions) for group in groups]),
     )
+    spans, num_spans_C = None, None
+    if readings := [one.reading for one in completions if one.reading]:
+        spans, num_spans_C = spans_of(readings, lengths_C.tolist())
+        loss = loss._replace(spans=num_spans_C.astype(np.float32))
     counts = {
         "groups": sum(group.first == 0 for group in groups),
         "completions": len(completions),
         "tokens": int(lengths_C.sum()),
+        "spans": 0 if num_spans_C is None else int(num_spans_C.sum()),
         "unique_tokens": num_tokens,
         "row_tokens": sum(row_lengths(groups)),
         "computed_tokens": tokens_RL[0].size,
@@ -395,4 +385,4 @@ def _micro_batch(
     parts = [Part(group.group_id, group.first, len(group.completions)) for group in groups]
     stored = [one.signals for one in completions if one.signals is not None]
     signals = joined(stored) if stored else None
-    return MicroBatch(inputs, loss, parts, counts, signals=signals)
+    return MicroBatch(inputs, loss, parts, counts, signals=signals, spans=spans)

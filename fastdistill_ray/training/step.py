@@ -18,6 +18,8 @@ from torch.distributed.tensor import DTensor
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.groups.signals import Signals
 from fastdistill_ray.objectives.contract import Outputs, Term
+from fastdistill_ray.training.across import Aligned
+from fastdistill_ray.training.alignment import NO_SPANS, REASONS
 from fastdistill_ray.training.attention import row_multiple
 from fastdistill_ray.training.dealing import deal
 from fastdistill_ray.training.knobs import OptimizerKnobs
@@ -38,6 +40,7 @@ COUNTS: tuple[str, ...] = (
     "groups",
     "completions",
     "tokens",
+    "spans",
     "unique_tokens",
     "row_tokens",
     "computed_tokens",
@@ -54,9 +57,11 @@ def train_step(learner: Learner, row: dict[str, Any], total_steps: int) -> dict[
     frozen_before = learner.frozen.seconds if learner.frozen else 0.0
     step = row["step"]
     torch.manual_seed(hash((learner.training.seed, step, dist.get_rank())))  # adapters' dropout
+    unaligned = num_unaligned(learner)
     batches = make_batches(learner, row["groups"])
     counts = sum_over_ranks([sum(batch.counts[name] for batch in batches) for name in COUNTS])
     counts = dict(zip(COUNTS, map(int, counts), strict=True))
+    used = check_aligned(learner, unaligned, counts["groups"])
     losses = backward(learner, batches, counts)
     learning_rate = learning_rate_at(step, total_steps, learner.knobs)
     norm = clip_gradients(learner.student, learner.knobs.max_grad_norm)
@@ -70,7 +75,6 @@ def train_step(learner: Learner, row: dict[str, Any], total_steps: int) -> dict[
     learner.optimizer.step()
     learner.optimizer.zero_grad()
     seconds = time.perf_counter() - start
-    used = {}
     if learner.frozen:
         used["train/frozen_tokens"] = counts["frozen_tokens"]
         if learner.device.type == "cpu":  # where a pass has ended when it returns
@@ -95,6 +99,29 @@ def train_step(learner: Learner, row: dict[str, Any], total_steps: int) -> dict[
         "train/tokens_per_second": counts["tokens"] / seconds,
         **used,
     }
+
+
+def num_unaligned(learner: Learner) -> list[int]:
+    """Texts that this rank could not align so far, of each of REASONS."""
+    aligner = learner.text.aligner
+    return [aligner.lost[reason] for reason in REASONS] if aligner else []
+
+
+def check_aligned(learner: Learner, before: list[int], num_groups: int) -> dict[str, float]:
+    """Metrics of the texts of all ranks that could not be aligned since; UserError where those are
+    all that the step has."""
+    if not before:
+        return {}
+    lost = [now - then for now, then in zip(num_unaligned(learner), before, strict=True)]
+    found = dict(zip(REASONS, map(int, sum_over_ranks(lost)), strict=True))
+    if num_groups == 0 and any(found.values()):
+        reasons = "; ".join(f"of {n}, {REASONS[name]}" for name, n in found.items() if n)
+        raise UserError(
+            f"{learner.objective.kind} can align no text of a step with the teacher's tokens: "
+            f"{reasons}; take a teacher of another tokenizer, or a kind that learns from texts "
+            "alone, such as sft or advdistill"
+        )
+    return {f"train/unaligned_{name}": number for name, number in found.items()}
 
 
 def peak_memory(device: torch.device) -> int:
@@ -193,6 +220,11 @@ def compute(learner: Learner, batch: MicroBatch) -> Outputs:
             f"{learner.objective.kind} gives the student's blocks the teacher's states, of a "
             "prompt that the student reads otherwise; give both one prompt"
         )
+
+    if needs.across:
+        spans = to_device(batch.spans or NO_SPANS, learner.device)
+        aligned = Aligned(spans, learner.events)
+        return learner.student(inputs, lambda own: frozen(seen, own.readout, needs, aligned))
 
     def compare(own: Read) -> Compared:
         found = frozen(seen, own.readout, needs)

@@ -140,6 +140,7 @@ class Student(CausalModel):
             frozen_logprob=found.frozen_logprob,
             taps=tuple(zip(map(self._bridged, found.own or own.states), found.states, strict=True)),
             relations=found.relations,
+            spans=found.spans,
         )
 
     def _bridged(self, state_KD: Tensor) -> Tensor:
@@ -181,6 +182,7 @@ class Compared(NamedTuple):
     whole: Mapping[int, Tensor] = MappingProxyType({})  # of that model, as `Read` has them
     own: tuple[Tensor, ...] = ()  # [K, D], in place of the student's states that it read
     relations: tuple[Tensor, ...] = ()  # [K] each
+    spans: tuple[Tensor, ...] = ()  # [K] each, as `Outputs` has it
 
 
 def _at(sources: Tensor, hidden: Tensor) -> Tensor:

@@ -5,7 +5,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fastdistill_ray.models import load_config, same_tokenizer, tokenizer_of
+from fastdistill_ray.models import (
+    fetch_without_weights,
+    load_config,
+    same_tokenizer,
+    tokenizer_of,
+)
 from fastdistill_ray.prompts import (
     Prompted,
     PromptKnobs,
@@ -15,7 +20,8 @@ from fastdistill_ray.prompts import (
     template_of,
     written_by,
 )
-from fastdistill_ray.training.packing import StudentText
+from fastdistill_ray.training.alignment import Aligner, Reading, read_vocabulary
+from fastdistill_ray.training.packing import StudentText, completion_ids
 
 
 def student_text(
@@ -62,6 +68,31 @@ def student_text(
         ),
         template=template_of(tokenizer, prompt) if prompt.template else "",
     )
+
+
+def read_by_both(
+    text: StudentText,
+    tokenizer: Any,
+    frozen: Prompted,
+    student_prompt: PromptKnobs,
+    teacher_prompts: Mapping[str, PromptKnobs],
+) -> StudentText:
+    """`student_text` of a student beside a frozen model whose tokenizer need not be the student's:
+    ids that were drawn stay as they are, the other side's are those of the same text."""
+    folder, other_tokenizer = fetch_without_weights(frozen.model), tokenizer_of(frozen.model)
+    other = student_text(folder, other_tokenizer, frozen.prompt, teacher_prompts)
+    aligner = Aligner(
+        read_vocabulary(tokenizer, text.eos_ids), read_vocabulary(other_tokenizer, other.eos_ids)
+    )
+    begun = written_by(tokenizer, student_prompt).opening
+
+    def read_otherwise(
+        row: dict[str, Any], completion: dict[str, Any], own_ids: list[int]
+    ) -> Reading | None:
+        ids = completion_ids(completion, row["teacher"], other)
+        return aligner.read(own_ids, ids, own_words(completion["text"], begun))
+
+    return text._replace(read_otherwise=read_otherwise, aligner=aligner)
 
 
 def generation_eos(folder: str) -> list[int | None]:

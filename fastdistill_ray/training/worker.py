@@ -56,7 +56,7 @@ from fastdistill_ray.training.learner import Learner, build_learner
 from fastdistill_ray.training.sharding import compilation
 from fastdistill_ray.training.step import train_step
 from fastdistill_ray.training.stopping import watch_stop
-from fastdistill_ray.training.texts import student_text
+from fastdistill_ray.training.texts import read_by_both, student_text
 from fastdistill_ray.training.utilisation import matrix_peak
 from fastdistill_ray.training.written import written_metrics
 
@@ -234,10 +234,13 @@ def load_learner(job: TrainJob, source: str, device: torch.device) -> Learner:
     tokenizer = load_tokenizer(source)
     # A reference that is the student as it begins is asked with the student's own prompts.
     teacher = job.frozen if job.objective.needs.frozen == "teacher" else None
+    text = student_text(source, tokenizer, job.prompt, job.teacher_prompts, teacher)
+    if teacher and job.objective.needs.across:
+        text = read_by_both(text, tokenizer, teacher, job.prompt, job.teacher_prompts)
     learner = build_learner(
         folder=fetch_model(job.start),
         vocab_size=len(tokenizer),
-        text=student_text(source, tokenizer, job.prompt, job.teacher_prompts, teacher),
+        text=text,
         device=device,
         objective=job.objective,
         advantage=job.advantage,

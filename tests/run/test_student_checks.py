@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 from support.jobs import tiny_recipe
-from support.models import make_tiny_model
+from support.models import make_tiny_model, make_tokenizer, make_twin_tokenizer
 from support.objectives import BESIDE, knobs_of, objective_of
+from tokenizers import Tokenizer, normalizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from fastdistill_ray.errors import UserError
@@ -28,6 +29,9 @@ def recipe_of(model: str, teacher: str, /, **changes: Any) -> Any:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return make_tiny_model(str(tmp_path_factory.mktemp("model")))
+
+
+ACROSS = [kind for kind, needs in NEEDS.items() if needs.across]
 
 
 @pytest.mark.parametrize("kind", COMPARING)
@@ -94,6 +98,58 @@ def test_teacher_with_another_tokenizer_is_refused(model, tmp_path):
             check_frozen(recipe)
             continue
         with pytest.raises(UserError, match=r"^objective.kind: tvd .* another tokenizer"):
+            check_frozen(recipe)
+
+
+@pytest.mark.parametrize("kind", COMPARING)
+def test_twin_teacher_is_refused_but_by_what_aligns_texts(model, tmp_path, kind):
+    """Of one width and of as many blocks; what is stored of its tokens is refused too."""
+    twin = make_tiny_model(str(tmp_path), num_layers=3, tokenizer=make_twin_tokenizer())
+    live = {"scorer": {"model": twin}, "objective": knobs_of(kind)}
+    objectives = [knobs_of(kind)]
+    if "states" in OBJECTIVES[kind].model_fields:
+        objectives.append(knobs_of(kind) | {"states": "int8"})
+    for objective in objectives:
+        recipe = recipe_of(model, twin, **live | {"objective": objective})
+        if kind in ACROSS:
+            check_frozen(recipe)
+            continue
+        with pytest.raises(UserError, match=f"^objective.kind: {kind} .* another tokenizer"):
+            check_frozen(recipe)
+
+
+@pytest.mark.parametrize("kind", ACROSS)
+def test_tokenizer_whose_bytes_are_not_known_is_refused_on_either_side(model, tmp_path, kind):
+    lossy = Tokenizer.from_str(make_tokenizer().backend_tokenizer.to_str())
+    lossy.normalizer = normalizers.Lowercase()
+    tokenizer = make_tokenizer()
+    tokenizer._tokenizer = lossy
+    other = make_tiny_model(str(tmp_path), tokenizer=tokenizer)
+    for student, teacher, field in (
+        (model, other, "teacher.model"),
+        (other, model, "student.model"),
+        (other, other, "student.model"),
+    ):
+        recipe = recipe_of(student, teacher, objective=knobs_of(kind))
+        said = rf"^objective.kind: {kind} aligns texts byte by byte; {field} .*: of .* tokenizer"
+        with pytest.raises(UserError, match=said):
+            check_frozen(recipe)
+
+
+@pytest.mark.parametrize("kind", ACROSS)
+def test_teacher_whose_template_begins_otherwise_cannot_be_aligned(model, kind):
+    own = AutoTokenizer.from_pretrained(model).chat_template
+    ends, begins = (
+        own.replace("<|im_end|>", "<|endoftext|>"),
+        own.replace("assistant\n' }}", "assistant\n<think>\n' }}"),
+    )
+    for template, is_right in ((ends, True), (begins, False)):
+        teacher = {"model": model, "prompt": {"template": template}}
+        recipe = recipe_of(model, model, teacher=teacher, objective=knobs_of(kind))
+        if is_right:
+            check_frozen(recipe)
+            continue
+        with pytest.raises(UserError, match=f"^objective.kind: {kind} .*begins an answer with"):
             check_frozen(recipe)
 
 

@@ -18,7 +18,7 @@ from fastdistill_ray.training.learner import Learner, build_learner
 from fastdistill_ray.training.packing import MicroBatch
 from fastdistill_ray.training.step import train_step
 from fastdistill_ray.training.student import Student, load_student, to_device
-from fastdistill_ray.training.texts import student_text
+from fastdistill_ray.training.texts import read_by_both, student_text
 
 CPU = torch.device("cpu")
 ADVDISTILL = AdvDistill()
@@ -107,10 +107,13 @@ def make_learner(
     **training: object,
 ) -> Learner:
     tokenizer, prompt = load_tokenizer(folder), PromptKnobs(system="")
+    text = student_text(folder, tokenizer, prompt, {}, frozen)
+    if frozen and objective.needs.across:
+        text = read_by_both(text, tokenizer, frozen, prompt, {})
     return build_learner(
         folder=folder,
         vocab_size=len(tokenizer),
-        text=student_text(folder, tokenizer, prompt, {}, frozen),
+        text=text,
         device=device,
         objective=objective,
         advantage=AdvantageKnobs(),

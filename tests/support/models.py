@@ -1,6 +1,7 @@
 """A tiny random Llama with its own tokenizer and chat template: loads in transformers and vLLM."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,13 @@ def make_tiny_model(
     tie_word_embeddings: bool = True,
     num_layers: int = 2,
     num_heads: int = 2,
+    tokenizer: PreTrainedTokenizerFast | None = None,
 ) -> str:
     """Hidden size 32 a head, 2,048 positions, fp32; equal seeds give equal weights.
 
-    Every call makes the same tokenizer. Returns `folder`.
+    Every call makes the same tokenizer where none is given. Returns `folder`.
     """
-    tokenizer = _make_tokenizer()
+    tokenizer = tokenizer or make_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=32 * num_heads,
@@ -74,13 +76,24 @@ def make_tiny_model(
     return folder
 
 
-def _make_tokenizer() -> PreTrainedTokenizerFast:
+def make_twin_tokenizer() -> PreTrainedTokenizerFast:
+    """With fewer merges of the same, other ids, and another end of turn."""
+    specials = ["<|none|>", "<|end|>", *SPECIALS]
+    twin = make_tokenizer(vocab_size=320, specials=specials)
+    twin.eos_token = "<|end|>"
+    twin.chat_template = CHAT_TEMPLATE.replace("<|im_end|>", "<|end|>")
+    return twin
+
+
+def make_tokenizer(
+    vocab_size: int = 400, specials: Sequence[str] = SPECIALS
+) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = BpeTrainer(
-        vocab_size=400,
-        special_tokens=SPECIALS,
+        vocab_size=vocab_size,
+        special_tokens=list(specials),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

@@ -27,8 +27,10 @@ def objective_of(kind: str) -> AnyObjective:
 
 
 def teacher_of(objective: AnyObjective) -> str:
-    """What tests call it: one of another width where that can be."""
+    """What tests call it: one of another width or tokenizer where that can be."""
     needs = objective.needs
+    if needs.across:
+        return "twin"
     return "wide" if needs.bridge or (needs.relations and needs.relations.num_heads) else "teacher"
 
 

@@ -1,6 +1,7 @@
 """Groups in the micro-batches of one rank."""
 
-from fastdistill_ray.training.packing import MicroBatch, TrainGroup, batch_of, first_fit
+from fastdistill_ray.training.dealing import first_fit
+from fastdistill_ray.training.packing import MicroBatch, TrainGroup, batch_of
 
 
 def pack_groups(

@@ -1,6 +1,7 @@
 """What every objective is by its papers: one forward a completion, in float64, on full logits."""
 
 import torch
+from support.across import compared_by_definition, levels_by_definition
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
@@ -10,6 +11,7 @@ from fastdistill_ray.objectives import (
     AnyObjective,
     Dpkd,
     Dpo,
+    MultiLevelOt,
     Opd,
     SampledKl,
     Sft,
@@ -52,6 +54,8 @@ def loss_and_gradients_by_definition(
     total = torch.zeros((), dtype=torch.float64)
     num_texts = sum(len(group.completions) for group in groups)
     num_tokens = sum(len(one.token_ids) for group in groups for one in group.completions)
+    readings = [one.reading for group in groups for one in group.completions]
+    num_spans = sum(len(one.starts) for one in readings if one)
     for group in groups:
         margin = 0.0
         for one in group.completions:
@@ -62,7 +66,8 @@ def loss_and_gradients_by_definition(
                 prompt = group.prompt_ids
                 if group.frozen_prompt_ids is not None:
                     prompt = group.frozen_prompt_ids
-                other = _logits(beside, prompt, one.token_ids)
+                read = one.reading.token_ids if one.reading else one.token_ids
+                other = _logits(beside, prompt, read)
                 states = [
                     (
                         bridge(_states(student, group.prompt_ids, one.token_ids, mine)),
@@ -76,6 +81,19 @@ def loss_and_gradients_by_definition(
                 total = total - objective.lambda_ * one.penalty * torch.log(1 - mean)
             elif isinstance(objective, Sft):
                 total = total - one.weight * logprob.sum()
+            elif objective.needs.across:
+                moved = 0.0
+                if isinstance(objective, MultiLevelOt):
+                    values, logs, moved = levels_by_definition(objective, logits, other, one)
+                    values = values + objective.logarithmic * logs
+                    moved = (1 - objective.alpha) * objective.transport * moved
+                else:
+                    values = compared_by_definition(objective, logits, other, one, [folder, frozen])
+                d, ce = 1 - objective.alpha, -objective.alpha * logprob
+                both = d * values.sum() / num_spans + ce.sum() / num_tokens + moved / num_texts
+                if objective.weighting == "advantage":
+                    both = (d * values.mean() + ce.mean() + moved) / len(groups)
+                total = total + one.weight * both
             elif isinstance(objective, Opd):
                 apart = on_policy(objective, logits, other, one)
                 total = total + one.weight * apart / num_tokens
@@ -136,8 +154,9 @@ def loss_and_gradients_by_definition(
         if isinstance(objective, Dpo):
             total = total - torch.log(torch.sigmoid(objective.beta * margin))
     is_of_tokens = isinstance(objective, Sft) or (getattr(objective, "weighting", "") == "uniform")
-    loss = total if isinstance(objective, Opd) else total / len(groups)
-    if is_of_tokens:
+    is_divided = isinstance(objective, Opd) or objective.needs.across
+    loss = total if is_divided else total / len(groups)
+    if is_of_tokens and not is_divided:
         loss = total / num_tokens
     loss.backward()
     gradients = {name: one.grad for name, one in student.named_parameters()}

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.across import as_read_by_itself, with_readings
 from support.learner import assert_same, gradients_of, make_learner, make_row
-from support.models import make_tiny_model
+from support.models import make_tiny_model, make_twin_tokenizer
 from support.objectives import reads_apart, teacher_of
 from support.reference import loss_and_gradients_by_definition
 from support.signals import with_signals
@@ -34,6 +35,11 @@ KNOBS |= {
     "topk_kl": [{}, {"k": 3, "temperature": 2.0, "alpha": 0.3}, {"weighting": "advantage"}],
     "pkd": [{"layers": [(0, 1)]}, {"layers": [(0, 0)], "weighting": "advantage", "beta": 3.0}],
     "distilbert": [{}, {"cosine": 2.0}],
+    "multilevel_ot": [
+        {},
+        {"k": 3, "temperature": 2.0, "alpha": 0.3, "transport": 0.0},
+        {"weighting": "advantage", "transport": 20.0, "epsilon": 0.3, "logarithmic": 0.0},
+    ],
     "opd": [
         {},
         {"max_ratio": 1.2, "reward": 0.5},
@@ -54,7 +60,8 @@ KNOBS |= {
 OTHERS = [{}, {"temperature": 2.0, "alpha": 0.3}, {"weighting": "advantage"}]
 EVERY = [OBJECTIVES[kind](**knobs) for kind in OBJECTIVES for knobs in KNOBS.get(kind, OTHERS)]
 INSIDE = [one for one in EVERY if one.needs.taps or one.needs.relations]
-COMPARING = [one for one in EVERY if one.needs.measure or one.kind in ("topk_kl", "dpkd", "opd")]
+ZERO = ("topk_kl", "dpkd", "opd", "uld", "byte_kl")
+COMPARING = [one for one in EVERY if one.needs.measure or one.kind in ZERO]
 
 
 def named(objective: AnyObjective) -> str:
@@ -71,6 +78,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             str(path / "teacher"), seed=4, tie_word_embeddings=False, num_layers=3
         ),
         "wide": make_tiny_model(str(path / "wide"), seed=4, num_layers=3, num_heads=3),
+        "twin": make_tiny_model(
+            str(path / "twin"), seed=4, num_layers=3, tokenizer=make_twin_tokenizer()
+        ),
     }
 
 
@@ -94,7 +104,7 @@ def make_groups(
         if own is not None and index:  # both end alike, or the teacher reads more before it
             own[-2 * index :] = prompt[-2 * index :]
         groups.append(TrainGroup(str(index), prompt, completions, frozen_prompt_ids=own))
-    return with_signals(groups, objective, teacher)
+    return with_signals(with_readings(groups, objective), objective, teacher)
 
 
 def found(learner: Learner, groups: list[TrainGroup]) -> tuple[float, dict]:
@@ -152,6 +162,8 @@ def test_teacher_that_is_the_student_asks_for_nothing(folders, objective):
     if bridge := learner.student.bridge:
         torch.nn.init.eye_(bridge.weight.to_local())
     groups = make_groups(objective, frozen_prompts=False, teacher=folders["student"])
+    if objective.needs.across:
+        groups = as_read_by_itself(groups)
     loss, gradients = found(learner, groups)
     assert abs(loss) < 1e-6
     assert max(gradient.abs().max() for gradient in gradients.values()) < 1e-6

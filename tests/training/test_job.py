@@ -22,7 +22,7 @@ from ray.data.block import BlockStats
 from ray.train import TrainingFailedError
 from support.groups import make_completion, make_group, write_store
 from support.learner import ADVDISTILL
-from support.models import make_tiny_model
+from support.models import make_tiny_model, make_twin_tokenizer
 from transformers import AutoModelForCausalLM
 
 from fastdistill_ray.cluster.pools import PoolKnobs
@@ -38,7 +38,8 @@ from fastdistill_ray.generation.requests import ProblemRequests, build_requests
 from fastdistill_ray.groups.log import LOG
 from fastdistill_ray.groups.steps import StepPlan, num_steps, steps
 from fastdistill_ray.groups.store import Store
-from fastdistill_ray.objectives import AdvDistill, Dpo, Jsd, Objective
+from fastdistill_ray.models import load_tokenizer
+from fastdistill_ray.objectives import AdvDistill, ByteKl, Dpo, Jsd, Objective
 from fastdistill_ray.objectives.contract import LossBatch, Outputs, Scored, Target, Term
 from fastdistill_ray.prompts import Prompted, PromptKnobs
 from fastdistill_ray.records import Problem
@@ -56,7 +57,14 @@ from fastdistill_ray.verifiers import VerifierKnobs
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 NUM_GROUPS = 13  # in steps of 3: the last of an epoch has one group, so one of two ranks has none
 EPOCHS = 3
-MEASURED = ("time/step", "time/held_out", "train/tokens_per_second", "memory/peak_gib")
+ASCII_IDS = 97
+MEASURED = (
+    "time/step",
+    "time/held_out",
+    "time/frozen",
+    "train/tokens_per_second",
+    "memory/peak_gib",
+)
 # Two groups held out; the best step is neither the last nor one of a periodic checkpoint.
 RISING = 5e-3  # a learning rate at which they get worse after some steps
 WATCHED = HeldOutKnobs(share=0.15, every=2, best_metric="loss", patience=2)
@@ -70,24 +78,27 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory, model: str) -> Path:
-    draw = np.random.default_rng(0)
-    groups = [
-        make_group(
-            f"p{index}",
-            [
+    return make_store(tmp_path_factory.mktemp("groups"), model, 250)
+
+
+def make_store(folder: Path, model: str, num_ids: int) -> Path:
+    """Of texts of the first ids; those below ASCII_IDS are characters."""
+    draw, tokenizer = np.random.default_rng(0), load_tokenizer(model)
+    groups = []
+    for index in range(NUM_GROUPS):
+        completions = []
+        for k in range(4):
+            ids = draw.integers(3, num_ids, draw.integers(1, 30)).tolist()
+            completions.append(
                 make_completion(
-                    token_ids=draw.integers(3, 250, draw.integers(1, 30)).tolist(),
+                    tokenizer.decode(ids),
+                    ids,
                     verdict="correct" if k % 2 else "wrong",
                     reward=float(draw.normal()),
                 )
-                for k in range(4)
-            ],
-            question=f"{index} + 2?",
-            teacher=model,
-        )
-        for index in range(NUM_GROUPS)
-    ]
-    return write_store(tmp_path_factory.mktemp("groups"), groups, is_complete=True).folder
+            )
+        groups.append(make_group(f"p{index}", completions, question=f"{index} + 2?", teacher=model))
+    return write_store(folder, groups, is_complete=True).folder
 
 
 def test_bounded_queue_stops_a_producer_whose_rows_nobody_takes(tmp_path):
@@ -313,12 +324,17 @@ def test_killed_worker_restarts_and_metrics_equal_the_quiet_run(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", [Jsd(weighting="advantage"), Dpo()], ids=["jsd", "dpo"])
+@pytest.mark.parametrize(
+    "objective", [Jsd(weighting="advantage"), Dpo(), ByteKl()], ids=["jsd", "dpo", "byte_kl"]
+)
 def test_killed_worker_beside_a_frozen_model_changes_no_digit(
     model: str, store: Path, tmp_path: Path, objective: Objective
 ) -> None:
-    teacher = make_tiny_model(str(tmp_path / "teacher"), seed=5, num_layers=3)
+    twin = make_twin_tokenizer() if objective.needs.across else None
+    teacher = make_tiny_model(str(tmp_path / "teacher"), seed=5, num_layers=3, tokenizer=twin)
     frozen = Prompted(teacher, PromptKnobs(system="Think."))
+    if objective.needs.across:
+        store = make_store(tmp_path / "groups", model, ASCII_IDS)
     quiet, killed = tmp_path / "undisturbed", tmp_path / "killed"
     run(model, store, quiet, workers=2, objective=objective, frozen=frozen)
     dying, marker = dying_after(killed, 6, objective=objective)
@@ -326,7 +342,8 @@ def test_killed_worker_beside_a_frozen_model_changes_no_digit(
     assert marker.exists()
     for name in ("metrics.jsonl", "steps.jsonl"):
         assert without_measured(killed / name) == without_measured(quiet / name)
-    assert lines(quiet / "metrics.jsonl")[0]["train/frozen_tokens"] > 0
+    first = lines(quiet / "metrics.jsonl")[0]
+    assert first["train/frozen_tokens"] > 0 and not first.get("train/unaligned_bytes")
 
 
 @pytest.mark.slow

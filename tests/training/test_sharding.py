@@ -10,7 +10,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 from support.learner import assert_same
-from support.models import make_tiny_model
+from support.models import make_tiny_model, make_twin_tokenizer
 from support.objectives import knobs_of, teacher_of
 from support.processes.ranks import DEALS, DEALT, make_groups
 from support.reference import loss_and_gradients_by_definition
@@ -39,6 +39,8 @@ def test_ranks_with_uneven_groups_equal_a_naive_float64_reference(
         make_tiny_model(str(tmp_path / model), seed=3, tie_word_embeddings=model == "tied")
     for teacher, num_heads in (("teacher", 2), ("wide", 3)):
         make_tiny_model(str(tmp_path / teacher), seed=4, num_layers=3, num_heads=num_heads)
+    twin = make_twin_tokenizer()
+    make_tiny_model(str(tmp_path / "twin"), seed=4, num_layers=3, tokenizer=twin)
     out = tmp_path / "found.pt"
     script = str(Path(__file__).parents[1] / "support" / "processes" / "ranks.py")
     ranks = [

@@ -11,12 +11,16 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from pydantic import TypeAdapter
+from support.across import with_readings
 from support.learner import gradients_of
 from support.objectives import reads_apart, teacher_of
 from support.signals import with_signals
 
+from fastdistill_ray.models import load_tokenizer
 from fastdistill_ray.objectives import AdvDistill, AnyObjective, Objective
+from fastdistill_ray.prompts import Prompted, PromptKnobs
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
+from fastdistill_ray.training.dealing import first_fit
 from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.learner import Learner, build_learner
 from fastdistill_ray.training.packing import (
@@ -25,9 +29,9 @@ from fastdistill_ray.training.packing import (
     TrainGroup,
     batch_of,
     empty_batch,
-    first_fit,
 )
 from fastdistill_ray.training.step import COUNTS, backward, gather_groups, pack, sum_over_ranks
+from fastdistill_ray.training.texts import read_by_both, student_text
 
 ADVDISTILL = AdvDistill()
 WORLD_SIZE = 2
@@ -55,15 +59,19 @@ def make_groups(objective: AnyObjective = ADVDISTILL, frozen: str = "") -> list[
         other[9 - 2 * index :] = prompt[len(prompt) - 2 * index :]  # both end so far alike
         own = other if reads_apart(objective) else None
         groups.append(TrainGroup(str(index), prompt, completions, frozen_prompt_ids=own))
-    return with_signals(groups, objective, frozen)
+    return with_signals(with_readings(groups, objective), objective, frozen)
 
 
 def make_learner(folder: str, objective: AnyObjective, replicas: int, frozen: str) -> Learner:
-    unused: Any = None
+    text: Any = None  # unused, but where two tokenizers are
+    if objective.needs.across:
+        tokenizer, prompt = load_tokenizer(folder), PromptKnobs()
+        text = student_text(folder, tokenizer, prompt, {})
+        text = read_by_both(text, tokenizer, Prompted(frozen, prompt), prompt, {})
     return build_learner(
         folder=folder,
         vocab_size=10**6,
-        text=unused,
+        text=text,
         device=torch.device("cpu"),
         objective=objective,
         advantage=AdvantageKnobs(),
