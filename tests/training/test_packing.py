@@ -124,6 +124,7 @@ def test_packed_batch_sources_predict_labels_and_first_tokens_come_from_the_prom
         "groups": 2,
         "completions": 5,
         "tokens": 13,
+        "spans": 0,
         "unique_tokens": 19,
         "row_tokens": 29,
         "computed_tokens": 32,
