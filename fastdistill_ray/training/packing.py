@@ -128,8 +128,8 @@ def read_group(
 
     Completions that do not fit `max_seq_len`, or that cannot be aligned, leave, and advantages are
     those of the rest (methods A20, A28); a group that so loses its last correct one leaves too.
-    Where the row has `signals`, a GroupSignals, those of the completions come along; UserError where
-    they are of other tokens.
+    Where the row has `signals`, a GroupSignals, those of the completions come along; UserError
+    where they are of other tokens.
     """
     prompt = text.encode_prompt(row)
     if not prompt:
