@@ -172,11 +172,11 @@ def _train(run: RunFolder, training: Training, problems: ProblemFile) -> list[Tr
     groups = _groups_for(run, student, problems) if student.reads_groups else None
     begun = _begun_as(run, training, problems)
     start = begun.weights if begun else student.model
-    stage = run.stages.training(training, problems)
     work: Callable[..., StageResult]
     if student.rounds:
         if groups:
             wait_until_complete(Store(groups))
+        stage = run.stages.training(training, problems)
         out = run.enter(stage)
         written = plan_rounds(recipe, training, problems, start=start, mixed=groups, out=out)
         rounds = written.plan.rounds
@@ -188,6 +188,7 @@ def _train(run: RunFolder, training: Training, problems: ProblemFile) -> list[Tr
         assert groups
         plan = _plan(run, training, groups, problems)
         total_steps = num_steps(plan, len(problems) if plan.follow else num_trained(plan))
+        stage = run.stages.training(training, problems)  # its signals are there by now
         out = run.enter(stage)
         job = _job(run, training, problems, plan, total_steps, start)
         work, pools = partial(train, job), [recipe.pools.student]

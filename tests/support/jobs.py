@@ -55,12 +55,7 @@ def start_job(
     if head:
         environment["RAY_ADDRESS"] = head
     else:
-        code = (
-            f"import functools, ray, runpy, sys; sys.argv = {arguments!r}; ray.init = "
-            "functools.partial(ray.init, address='local', num_cpus=8, include_dashboard=False, "
-            "object_store_memory=300 * 2**20); runpy.run_path(sys.argv[0], run_name='__main__')"
-        )
-        arguments = ["-c", code]
+        arguments = [str(Path(__file__).parent / "processes" / "own_head.py"), *arguments]
     with open(f"{log}.log", "a") as output:
         return subprocess.Popen(
             [sys.executable, *arguments],

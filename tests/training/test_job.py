@@ -196,8 +196,8 @@ def run(
     held_out = held_out or HeldOutKnobs()
     plan = StepPlan(str(store), 3, EPOCHS, None, 0, False, held_out.share)
     job = TrainJob(
-        start="",
         model=model,
+        start=model,
         prompt=PromptKnobs(system=""),
         teacher_prompts={},
         objective=objective,
