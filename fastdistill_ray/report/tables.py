@@ -70,8 +70,8 @@ def result_cells(run: Contents, model: str, split: str) -> list[Cell | str]:
     cost = run.results.costs.get(model)
     return [
         model_cell(run, model),
-        _interval_cell(measure(run, model, split, "accuracy")),
-        _interval_cell(measure(run, model, split, "strict_accuracy")),
+        interval_cell(measure(run, model, split, "accuracy")),
+        interval_cell(measure(run, model, split, "strict_accuracy")),
         percent(measure(run, model, split, "template_adherence").value),
         decimal(measure(run, model, split, "mean_tokens").value),
         percent(measure(run, model, split, "truncation_rate").value),
@@ -89,7 +89,7 @@ def _part_table(run: Contents, split: str) -> list[Table]:
         measures = [found.get((model, split, name), ABSENT) for model in models]
         num_problems = max(measure.num_problems for measure in measures)
         rows.append(
-            [name.replace("_", " "), f"{num_problems:,}", *(_interval_cell(m) for m in measures)]
+            [name.replace("_", " "), f"{num_problems:,}", *(interval_cell(m) for m in measures)]
         )
     header = ["Problems", "Number", *(f"{model_label(model, run.recipe)} %" for model in models)]
     title = f"{split_label(split).capitalize()}: accuracy by sort of problem"
@@ -103,7 +103,7 @@ def _seed_tables(run: Contents) -> list[Block]:
         [
             model_cell(run, model),
             str(seed),
-            *(_interval_cell(found.get((model, one, seed), ABSENT)) for one in run.results.splits),
+            *(interval_cell(found.get((model, one, seed), ABSENT)) for one in run.results.splits),
         ]
         for model, seed in dict.fromkeys((model, seed) for model, _, seed in found)
     ]
@@ -337,7 +337,7 @@ def hundredth(value: float | None) -> str:
     return UNDEFINED if value is None else f"{value:.2f}"
 
 
-def _interval_cell(found: Estimate) -> Cell:
+def interval_cell(found: Estimate) -> Cell:
     low, high = found.low, found.high
     interval = "" if low is None or high is None else f"{percent(low)} to {percent(high)}"
     return Cell(percent(found.value), interval)

@@ -4,9 +4,11 @@ import numpy as np
 
 from fastdistill_ray.evaluation.statistics import wilson
 from fastdistill_ray.report.conclusion import percent
-from fastdistill_ray.report.page import Block, Table
+from fastdistill_ray.report.page import Block, Cell, Table
 from fastdistill_ray.report.reading import Contents, group_batches
+from fastdistill_ray.report.tables import interval_cell
 from fastdistill_ray.rewards.selection import LOW_AGREEMENT
+from fastdistill_ray.storage.place import Place
 
 # Upper ends of the classes of agreement, a share of the votes.
 ENDS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -21,9 +23,14 @@ def vote_blocks(run: Contents) -> list[Block]:
     """A table where completions are judged by a vote."""
     if run.groups is None or run.recipe["reward"].get("reference") != "vote":
         return []
+    return [vote_table(run.stages["groups"])]
+
+
+def vote_table(groups: Place) -> Table:
+    """Of a store that has some."""
     columns: dict[str, list] = {"agreement": [], "num_votes": [], "verdict": []}
     dropped, sizes = [], []
-    for batch in group_batches(run.stages["groups"], ["vote", "dropped"], ("seed",)):
+    for batch in group_batches(groups, ["vote", "dropped"], ("seed",)):
         votes = batch.column("vote")
         for name, found in columns.items():
             found += votes.field(name).to_pylist()
@@ -42,14 +49,11 @@ def vote_blocks(run: Contents) -> list[Block]:
     rows += [_row("Clear enough", is_clear, verdicts), _row("All", agreement >= 0, verdicts)]
     abstained = 1 - num_votes.sum() / max(sum(sizes), 1)
     caption = f"{CAPTION} {percent(abstained)} % of the completions abstained."
-    return [Table(["Agreement", "Problems", "Share %", "Right %", "Known"], rows, caption)]
+    return Table(["Agreement", "Problems", "Share %", "Right %", "Known"], rows, caption)
 
 
-def _row(name: str, inside: np.ndarray, verdicts: np.ndarray) -> list[str]:
+def _row(name: str, inside: np.ndarray, verdicts: np.ndarray) -> list[Cell | str]:
     known = int((inside & (verdicts != "")).sum())
     right = wilson(int((inside & (verdicts == "correct")).sum()), known) if known else None
-    share = ""
-    if right:
-        share = f"{percent(right.value)} [{percent(right.low)}, {percent(right.high)}]"
-    total = percent(inside.mean()) if len(inside) else ""
-    return [name, f"{int(inside.sum()):,}", total, share, f"{known:,}"]
+    share = interval_cell(right) if right else ""
+    return [name, f"{int(inside.sum()):,}", percent(inside.mean()), share, f"{known:,}"]

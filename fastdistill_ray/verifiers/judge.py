@@ -93,7 +93,7 @@ class Judge:
         answer, origin = extract_answer(response, self._rules, kind, is_cut=is_cut)
         if answer:
             asked = Question(kind, reference, answer, tuple(options), tolerance, scorer)
-            decision = decide_integers(asked) or self._decide(asked)
+            decision = self._decide_written(asked)
             if origin == WHOLE and decision.verdict != "correct":
                 answer, decision = "", Decision("unparsable", "no answer")
         else:
@@ -130,7 +130,7 @@ class Judge:
     ) -> Decision:
         """The decision on an answer that is written by itself."""
         asked = Question(kind, reference, answer, tuple(options), tolerance, "")
-        return decide_integers(asked) or self._decide(asked)
+        return self._decide_written(asked)
 
     def reference_error(
         self, kind: Kind, reference: str, options: tuple[str, ...] | list[str] = ()
@@ -146,6 +146,9 @@ class Judge:
             except (NotAChoice, SeveralChoices):
                 return f"the reference {reference[:40]!r} is no letter of the options"
         return ""
+
+    def _decide_written(self, question: Question) -> Decision:
+        return decide_integers(question) or self._decide(question)
 
     def _decide(self, question: Question) -> Decision:
         # Emoji and marks may be a part of a text.
