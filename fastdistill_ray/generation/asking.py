@@ -26,6 +26,7 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayError
 
+from fastdistill_ray.cluster.deaths import was_short_of_memory
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.endpoint import EndpointEngine
 from fastdistill_ray.generation.knobs import EngineSpec
@@ -71,7 +72,7 @@ class Asking:
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
         threading.Thread(target=self._beat, daemon=True).start()
-        self._call("enter", self.me)
+        self._call("enter", self.me, was_short_of_memory())
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         self._call("take_seat", self.me)

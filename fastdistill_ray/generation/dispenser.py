@@ -3,7 +3,9 @@ each.
 
 A number whose actor died is handed out again; after a second death it is asked alone, so that it is
 seen which request kills engines, and after a third failure of any kind it is set aside with the
-reason. No Ray here: it is the state of one actor, of which every engine actor asks.
+reason. Where an actor's node was short of memory, that is no fault of the many it asked at once:
+it is given half as many from then on. No Ray here: it is the state of one actor, of which every
+engine actor asks.
 """
 
 import time
@@ -16,6 +18,10 @@ RESTARTS_PER_HOUR = 10  # of one engine; one that dies more often ends the stage
 SILENT_SECONDS = 180.0  # an actor that says nothing for so long, with its node perhaps, is gone
 SEAT_LOST_SECONDS = 10.0  # without a new seat though an engine has none
 HOUR = 3600.0
+SHORT_OF_MEMORY = (
+    "its node was short of memory; fewer workers on a node, a smaller max_num_seqs or a smaller "
+    "cpu_kv_cache_gib need less"
+)
 
 
 class Status(NamedTuple):
@@ -27,6 +33,7 @@ class Status(NamedTuple):
     num_deaths: int
     num_failures: int  # of requests
     aside: dict[int, str]  # number -> why
+    shares: dict[str, int]  # of actors whose memory was short -> n: each is given 1 / n
     stopped: str  # why nothing more is handed out
     crashed: str  # traceback, where that is a fault of ours
     is_abandoned: bool
@@ -59,16 +66,20 @@ class Dispenser:
         self.starts: dict[str, list[float]] = {}  # actor -> when its engines became ready
         self.heard: dict[str, float] = {}
         self.words: dict[str, str] = {}  # the last an actor said before it died
+        self.shares: dict[str, int] = {}  # actor -> n: it is given 1 / n of what it has room for
         self.stopped = self.crashed = ""
         self.is_abandoned = False
         self.is_dump_wanted, self.dumps = False, dict[str, str]()
         self.moved = clock()
 
-    def enter(self, actor: str) -> None:
+    def enter(self, actor: str, was_short_of_memory: bool = False) -> None:
         """An engine is ready; where that actor had one before, it died."""
         now = self.clock()
         self.heard[actor] = self.moved = now
         starts = self.starts.setdefault(actor, [])
+        if was_short_of_memory:
+            self.words[actor] = SHORT_OF_MEMORY
+            self._spare(actor)
         if starts or actor in self.out:
             self._lost(actor)
         starts.append(now)
@@ -148,9 +159,10 @@ class Dispenser:
         self.suspects.difference_update(counts)
         if self.stopped or mine & self.suspects:
             return counts, [], self.is_abandoned
+        want = min(want, max(1, (want + len(mine)) // self.shares.get(actor, 1)) - len(mine))
         num_open = len(self.again) + max(0, self.open - self.fresh)
         numbers = [self._next() for _ in range(min(want, num_open))]
-        if not numbers and not mine and self.alone and want:
+        if not numbers and not mine and self.alone and want > 0:
             numbers = [self.alone.popleft()]
         mine.update(numbers)
         return counts, numbers, False
@@ -192,6 +204,7 @@ class Dispenser:
             self.num_deaths,
             self.failures.total(),
             self.aside,
+            self.shares,
             self.stopped,
             self.crashed,
             self.is_abandoned,
@@ -206,6 +219,15 @@ class Dispenser:
             return self.again.popleft()
         self.fresh += 1
         return self.fresh - 1
+
+    def _spare(self, actor: str) -> None:
+        """The memory was not enough for all that it asked at once; where that was one request, it
+        is the request."""
+        asked = self.out.get(actor, set())
+        if len(asked) > 1:
+            self.shares[actor] = 2 * self.shares.get(actor, 1)
+            self.again.extend(sorted(asked - self.suspects))
+            asked &= self.suspects
 
     def _lost(self, actor: str) -> None:
         """An actor died with all it asked."""

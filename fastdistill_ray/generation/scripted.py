@@ -21,7 +21,7 @@ class ScriptedEngine:
     """`extra`: seconds_per_request; share_correct of the completions (0.5); and, by problem id,
     `kills`: at whose request the process ends, `fails`: that are answered with an error, `hangs`:
     that are never answered, `waits`: for a file each. `log`: a file to which the id of each
-    answered problem is added."""
+    answered problem is added. `mib_per_request`: held while one is asked."""
 
     def __init__(self, spec: EngineSpec, count_correct: CountCorrect) -> None:
         assert isinstance(spec.engine, EngineKnobs)
@@ -32,6 +32,7 @@ class ScriptedEngine:
             name: set(spec.engine.extra.get(name, ())) for name in ("kills", "fails", "hangs")
         }
         self.waits: dict[str, str] = spec.engine.extra.get("waits", {})
+        self.mib = int(spec.engine.extra.get("mib_per_request", 0))
         self.log = str(spec.engine.extra.get("log", ""))
         self.count_correct = count_correct
         self.slots = asyncio.Semaphore(max(1, spec.engine.max_num_seqs // spec.sampling.n))
@@ -52,7 +53,9 @@ class ScriptedEngine:
 
     async def _ask(self, row: dict[str, Any], draw: Draw) -> Part:
         async with self.slots:
+            held = np.ones(self.mib << 20, dtype=np.uint8)
             await asyncio.sleep(self.seconds)
+            del held
             if row["problem_id"] in self.faults["hangs"]:
                 await asyncio.Event().wait()
             file = self.waits.get(row["problem_id"], "/")

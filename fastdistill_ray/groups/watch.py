@@ -10,7 +10,7 @@ from ray.exceptions import RayError
 
 from fastdistill_ray.cluster.metrics import show
 from fastdistill_ray.generation.asking import BEAT_SECONDS
-from fastdistill_ray.generation.dispenser import Status
+from fastdistill_ray.generation.dispenser import SHORT_OF_MEMORY, Status
 from fastdistill_ray.progress import duration
 from fastdistill_ray.run_files import STALL
 from fastdistill_ray.storage.place import Place
@@ -23,8 +23,8 @@ SAY_SECONDS = 60.0
 
 class Watch:
     """Of the dispensers: `look` says once a minute what is waited for while nothing comes back,
-    says at once that one has stopped, and ends one from which nothing has come for
-    `stall_minutes`."""
+    says at once that one has stopped or an engine is asked less, and ends one from which nothing
+    has come for `stall_minutes`."""
 
     def __init__(
         self, dispensers: list[Any], label: str, folder: Place, stall_minutes: float
@@ -33,6 +33,7 @@ class Watch:
         self.stall_seconds = 60 * stall_minutes
         self.said = time.monotonic()
         self.told: set[int] = set()
+        self.spared: set[tuple[str, int]] = set()
 
     def look(self) -> None:
         try:
@@ -64,6 +65,12 @@ class Watch:
         if status.stopped and place not in self.told:
             self.told.add(place)
             logger.error("%s: %s", self.label, status.stopped)
+        for actor, share in set(status.shares.items()) - self.spared:
+            self.spared.add((actor, share))
+            logger.warning(
+                "%s: an engine died, %s; it is asked 1 / %d at once of what it has room for",
+                *(self.label, SHORT_OF_MEMORY, share),
+            )
         is_stalled = status.num_out and status.seconds_quiet > self.stall_seconds
         if is_stalled and not status.is_abandoned:
             evidence = self._dump(self.dispensers[place])

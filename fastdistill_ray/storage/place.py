@@ -22,6 +22,7 @@ from pyarrow import fs
 from fastdistill_ray.errors import UserError
 
 BUCKETS = ("s3", "gs", "abfs", "abfss")
+GOOGLE = "gs://"
 HIDDEN = "."  # begins the name of a file that is still being written, on a disk
 UNFINISHED = re.compile(r"\..*\.[0-9a-f]{32}")
 
@@ -146,11 +147,21 @@ class Place:
         """Name -> bytes of the files in a folder; unless `is_file`, of its folders too."""
         if self.is_local:
             return self._local_sizes(is_file)
+        if not is_file and self._root == GOOGLE:  # pyarrow does not list what lies deeper there
+            return self._sizes_below()
         return {
             info.base_name: info.size or 0
             for info in self._infos(recursive=False)
             if info.type == fs.FileType.File or not is_file
         }
+
+    def _sizes_below(self) -> dict[str, int]:
+        """As `sizes`, from the names of all files below."""
+        found: dict[str, int] = {}
+        for info in self._infos(recursive=True):
+            name, _, rest = info.path.removeprefix(f"{self._path}/").partition("/")
+            found[name] = 0 if rest else info.size or 0
+        return found
 
     def _local_sizes(self, is_file: bool) -> dict[str, int]:
         try:
@@ -228,7 +239,9 @@ class Place:
         if self.is_local:
             shutil.rmtree(self._path, ignore_errors=True)
         elif self.is_dir():
-            self.file_system.delete_dir(self._path)
+            # Where a folder is only what names have in common, it is gone with the last of them.
+            with contextlib.suppress(FileNotFoundError):
+                self.file_system.delete_dir(self._path)
 
     def remove_unfinished(self) -> None:
         """Files that a killed process had begun in a folder."""

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from fastdistill_ray.generation.dispenser import (
     RESTARTS_PER_HOUR,
     SEAT_LOST_SECONDS,
+    SHORT_OF_MEMORY,
     SILENT_SECONDS,
     Dispenser,
 )
@@ -84,6 +85,34 @@ def test_request_that_kills_its_engine_is_asked_again_then_alone_then_set_aside(
     assert dispenser.is_over() and not status.stopped
     assert status.aside == {poison: "illegal memory access"}
     assert (status.num_done, status.num_deaths) == (3, 3)
+
+
+def test_engine_whose_memory_is_short_is_asked_half_as_much_and_no_request_is_blamed():
+    dispenser, _ = make(20)
+    dispenser.enter("a")
+    dispenser.enter("b")
+    assert len(take(dispenser, "a", [], {}, 8)[1]) == 8
+    dispenser.enter("a", was_short_of_memory=True)
+    assert dispenser.status().shares == {"a": 2}
+    assert take(dispenser, "a", [], {}, 8)[1] == [0, 1, 2, 3]
+    assert take(dispenser, "a", [1], {}, 5) == ([1], [4]), "three are out, so there is room for one"
+    assert len(take(dispenser, "b", [], {}, 8)[1]) == 8, "another has its memory"
+    for share in (4, 8):
+        dispenser.enter("a", was_short_of_memory=True)
+        assert dispenser.status().shares == {"a": share}
+        numbers = take(dispenser, "a", [], {}, 8)[1]
+        assert len(numbers) == 8 // share
+    assert (dispenser.status().num_failures, dispenser.status().num_deaths) == (0, 3)
+
+
+def test_request_for_which_alone_memory_is_short_is_set_aside():
+    dispenser, _ = make(1)
+    dispenser.enter("a")
+    for _ in range(3):
+        assert take(dispenser, "a", [], {}, 8) == ([], [0])
+        dispenser.enter("a", was_short_of_memory=True)
+    assert dispenser.status().aside == {0: SHORT_OF_MEMORY}
+    assert dispenser.status().shares == {}
 
 
 def test_suspect_is_asked_with_nothing_beside_it():

@@ -1,13 +1,19 @@
-"""A real S3 server on loopback, for the time of a test."""
+"""Servers of buckets on loopback, for the time of a test: a real S3 server, and one of Google's."""
 
 import contextlib
+import http.server
+import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
+
+from gcp_storage_emulator.server import create_server
 
 KEYS = {
     "AWS_ACCESS_KEY_ID": "testing",
@@ -41,3 +47,41 @@ def s3_server() -> Iterator[dict[str, str]]:
     finally:
         server.kill()
         server.wait()
+
+
+class Tokens(http.server.BaseHTTPRequestHandler):
+    """Gives a token to everyone: Google's client asks for one before it says a word."""
+
+    def do_POST(self) -> None:
+        body = json.dumps({"access_token": "token", "expires_in": 3600, "token_type": "Bearer"})
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def google_server(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Query of the addresses of its bucket `runs`, and the environment of its clients; their
+    credentials lie in the folder."""
+    tokens = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Tokens)
+    threading.Thread(target=tokens.serve_forever, daemon=True).start()
+    credentials = folder / "credentials.json"
+    names = ("client_id", "client_secret", "refresh_token")
+    uri = f"http://127.0.0.1:{tokens.server_port}/token"
+    user = {"type": "authorized_user", "token_uri": uri, **dict.fromkeys(names, "testing")}
+    credentials.write_text(json.dumps(user))
+    server = create_server("127.0.0.1", 0, in_memory=True, default_bucket="runs")
+    server.start()
+    port = server._api._httpd.server_port
+    try:
+        yield (
+            f"?endpoint_override=127.0.0.1:{port}&scheme=http&retry_limit_seconds=5",
+            {"GOOGLE_APPLICATION_CREDENTIALS": str(credentials)},
+        )
+    finally:
+        server.stop()
+        tokens.shutdown()

@@ -1,0 +1,27 @@
+"""What Ray knows of how an actor's last process ended."""
+
+import ray
+from ray._private import state  # the public state API asks a dashboard, which a head may not have
+from ray._raylet import WorkerID
+from ray.core.generated.common_pb2 import NODE_OUT_OF_MEMORY  # pyright: ignore[reportAttributeAccessIssue]
+from ray.core.generated.gcs_pb2 import (  # pyright: ignore[reportAttributeAccessIssue]
+    ActorTableData,
+    WorkerTableData,
+)
+
+
+def was_short_of_memory() -> bool:
+    """Whether Ray ended the process that was this actor before, as its node was short of memory.
+
+    False in an actor's first process, and outside of an actor.
+    """
+    actor = ray.get_runtime_context().get_actor_id()
+    if actor is None:
+        return False
+    known = state.state._connect_and_get_accessor()
+    mine = known.get_actor_info(ray.ActorID.from_hex(actor))
+    processes = ActorTableData.FromString(mine).previous_incarnations if mine else []
+    if not processes:
+        return False
+    last = known.get_worker_info(WorkerID(processes[-1].worker_id))
+    return bool(last) and WorkerTableData.FromString(last).exit_type == NODE_OUT_OF_MEMORY
