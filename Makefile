@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready-$(shell cksum < pyproject.toml | cut -d' ' -f1)
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test test-pure test-ray test-slow test-faults fuzz check setup clean
+.PHONY: demo test test-long test-slow test-faults fuzz check setup clean
 
 # In float32 where the CPU has no arithmetic for bfloat16, which takes many times as long there.
 FLOAT32 := --training.precision=fp32 --teacher.engine.dtype=float32 --evaluation.engine.dtype=float32
@@ -13,16 +13,16 @@ PRECISION := $(shell grep -qsw -e amx_bf16 -e avx512_bf16 -e bf16 /proc/cpuinfo 
 demo: $(READY)
 	$(BIN)/fastdistill distill jobs/recipes/demo.yaml --run-dir runs/demo $(PRECISION)
 
-# Tests with Ray wait for processes to start: two at a time, and the others meanwhile.
-test: check
-	$(MAKE) -j2 --output-sync=target test-pure test-ray
-
 # One thread: two that wait for each other on cores that others use take many times as long.
-test-pure: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not gpu and not slow and not ray"
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --dist loadfile --no-loadscope-reorder
 
-test-ray: $(READY)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not gpu and not slow and ray"
+# Every part once, and Ray, vLLM and training workers together once.
+test: check
+	$(PYTEST) -n 2 -m "not gpu and not slow and not long"
+
+# What CI runs beside it: mostly Ray, engines and workers that start, are killed and start again.
+test-long: $(READY)
+	$(PYTEST) -n 3 -m "long and not gpu and not slow"
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow

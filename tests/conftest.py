@@ -20,7 +20,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # an actor for each job t
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
-LONGEST = ("test_pipeline.py", "test_job.py")
+LONGEST = ("test_pipeline.py", "test_job.py", "test_teachers.py", "test_rounds.py", "test_score.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("ray") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(1800))
-    # Of two files at a time the longest begins first.
+    # Of the files that run at a time the longest begin first.
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 

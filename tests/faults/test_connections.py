@@ -19,7 +19,7 @@ from support.marked import is_running, kill_all, marked
 from support.models import make_tiny_model
 from support.proxy import Proxy
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 FOLLOW = Path(__file__).parents[1] / "support" / "processes" / "follow.py"
 BIN = Path(sys.executable).parent

@@ -101,6 +101,7 @@ def test_verb_names_what_its_run_has_instead(recipe, tmp_path, capsys):
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_job_whose_head_is_lost_ends_with_a_line(tmp_path, monkeypatch):
     """Long before it is done: its teacher answers once in a minute."""
     monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "25")

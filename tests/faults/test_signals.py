@@ -14,7 +14,7 @@ from support.jobs import tiny_recipe, wait_for, write_recipe
 from support.marked import is_running, kill_all, wait_until_none
 from support.models import make_tiny_model
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from fastdistill_ray.groups.store import Store
 from fastdistill_ray.models import load_tokenizer
 from fastdistill_ray.prompts import PromptKnobs, build_messages, render
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 ENGINE = {"kind": "vllm", "max_model_len": 256, "max_num_seqs": 8, "dtype": "float32"}
 ENGINE |= {"enforce_eager": True, "cpu_kv_cache_gib": 1}
 TRAINING = {"groups_per_step": 2, "max_seq_len": 256}

@@ -24,6 +24,7 @@ def api_recipe(model: str, url: str) -> dict:
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_api_teacher_is_evaluated_through_its_endpoint(tmp_path, head):
     model, run = make_tiny_model(str(tmp_path / "model")), tmp_path / "run"
     recipe = api_recipe(model, "http://localhost:1/v1")

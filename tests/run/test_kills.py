@@ -14,7 +14,7 @@ from support.jobs import (
 )
 from support.models import make_tiny_model
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 
 def paced(model: str, seconds: float) -> dict:

@@ -18,7 +18,7 @@ from support.jobs import stage_folder, tiny_recipe, wait_for, write_recipe
 from support.marked import is_running, marked
 from support.models import CHAT_TEMPLATE, make_tiny_model
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 
 class Submitted(NamedTuple):

@@ -38,7 +38,7 @@ from fastdistill_ray.prompts import PromptKnobs
 from fastdistill_ray.records import REQUEST_SCHEMA, Problem
 from fastdistill_ray.verifiers import Judge, VerifierKnobs
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 PROBLEMS = [
     Problem(f"p{i}", "t", "train", f"Tom has {i} pens and buys 3 more.", "7", "number")

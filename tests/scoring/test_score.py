@@ -25,7 +25,7 @@ from fastdistill_ray.groups.store import Store
 from fastdistill_ray.models import load_tokenizer
 from fastdistill_ray.prompts import PromptKnobs, Shot, build_messages, render
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 SHOTS = [{"question": "1 + 1?", "answer": "<think>2</think>\n<answer>\\boxed{2}</answer>"}]
 TOPK, RANDOM, HIDDEN = Signal("topk", 20), Signal("random", 50), Signal("hidden", 16)
 CHOSEN = Signal("chosen", by="student")

@@ -50,6 +50,7 @@ def test_shards_of_two_ranks_are_what_from_pretrained_gives_to_the_bit(tmp_path:
         assert_equal(tensors, expected)
 
 
+@pytest.mark.long
 def test_adapter_on_two_ranks_is_the_one_that_peft_draws_on_a_whole_model(tmp_path: Path) -> None:
     folder = make_tiny_model(str(tmp_path / "model"))
     (found,) = read_by(2, tmp_path, "model", lora=4).values()

@@ -42,6 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "knobs",
     [

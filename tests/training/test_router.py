@@ -116,6 +116,7 @@ def test_step_trains_the_mean_over_tokens_of_its_micro_batches_losses(
         assert difference <= 1e-4 * one.grad.abs().max() + 1e-6 * gradients[name].abs().max(), name
 
 
+@pytest.mark.long
 def test_two_ranks_train_the_mean_over_all_their_micro_batches(tmp_path: Path) -> None:
     folder = make_experts(str(tmp_path / "experts"))
     out = tmp_path / "found.pt"
@@ -160,6 +161,7 @@ def exact_loss_of(model, parts) -> float:
     return exact_loss(model, chosen, once=True).item()
 
 
+@pytest.mark.long
 def test_trial_refuses_a_family_whose_loss_is_computed_otherwise(tmp_path, monkeypatch) -> None:
     AutoConfig.for_model("mixtral", **FAMILIES["mixtral"]).save_pretrained(tmp_path)
     options = {"shared_prompt": True, "lora": LoraKnobs(), "on_gpu": False}

@@ -29,8 +29,11 @@ BOTH = [
 
 @pytest.mark.parametrize(
     ("world_size", "replicas", "trained"),
-    [(2, 1, [*TIED, *BOTH[1:]]), (2, 2, BOTH), (4, 2, BOTH)],
-    ids=["two shards", "two copies", "two copies of two shards"],
+    [
+        pytest.param(2, 1, [*TIED, *BOTH[1:]], id="two shards", marks=pytest.mark.long),
+        pytest.param(2, 2, BOTH, id="two copies", marks=pytest.mark.long),
+        pytest.param(4, 2, BOTH, id="two copies of two shards"),
+    ],
 )
 def test_ranks_with_uneven_groups_equal_a_naive_float64_reference(
     tmp_path: Path, world_size: int, replicas: int, trained: list[tuple[str, str]]
