@@ -3,11 +3,7 @@
 import ray
 from ray._private import state  # the public state API asks a dashboard, which a head may not have
 from ray._raylet import WorkerID
-from ray.core.generated.common_pb2 import NODE_OUT_OF_MEMORY  # pyright: ignore[reportAttributeAccessIssue]
-from ray.core.generated.gcs_pb2 import (  # pyright: ignore[reportAttributeAccessIssue]
-    ActorTableData,
-    WorkerTableData,
-)
+from ray.core.generated import common_pb2, gcs_pb2
 
 
 def was_short_of_memory() -> bool:
@@ -20,8 +16,10 @@ def was_short_of_memory() -> bool:
         return False
     known = state.state._connect_and_get_accessor()
     mine = known.get_actor_info(ray.ActorID.from_hex(actor))
-    processes = ActorTableData.FromString(mine).previous_incarnations if mine else []
+    processes = gcs_pb2.ActorTableData.FromString(mine).previous_incarnations if mine else []
     if not processes:
         return False
     last = known.get_worker_info(WorkerID(processes[-1].worker_id))
-    return bool(last) and WorkerTableData.FromString(last).exit_type == NODE_OUT_OF_MEMORY
+    return bool(last) and (
+        gcs_pb2.WorkerTableData.FromString(last).exit_type == common_pb2.NODE_OUT_OF_MEMORY
+    )

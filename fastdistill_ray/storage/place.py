@@ -21,8 +21,10 @@ from pyarrow import fs
 
 from fastdistill_ray.errors import UserError
 
-BUCKETS = ("s3", "gs", "abfs", "abfss")
+AZURE = ("abfs", "abfss")
+BUCKETS = ("s3", "gs", *AZURE)
 GOOGLE = "gs://"
+AZURE_HOST = ".core.windows.net"
 HIDDEN = "."  # begins the name of a file that is still being written, on a disk
 UNFINISHED = re.compile(r"\..*\.[0-9a-f]{32}")
 
@@ -32,6 +34,8 @@ class Place:
 
     `s3://bucket/folder?endpoint_override=...`: what pyarrow.fs takes behind the question mark goes
     along to every name below. Keys come from the environment of each node and nowhere else.
+    Of Azure `abfs://container@account.dfs.core.windows.net/folder`; its key, where the node's own
+    identity has no right, in AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN.
     """
 
     def __init__(self, where: "str | os.PathLike[str] | Place") -> None:
@@ -315,7 +319,7 @@ def sync_tree(path: Path) -> None:
 
 
 def _split(where: str) -> tuple[str, str, str]:
-    """(scheme with ://, or "" for a path of this machine; path; query with ?)."""
+    """(what stands before the bucket, or "" for a path of this machine; path; query with ?)."""
     if "\0" in where:
         raise UserError(f"{where!r}: a name cannot hold a null byte")
     if "://" not in where:
@@ -326,20 +330,57 @@ def _split(where: str) -> tuple[str, str, str]:
             f"{parts.scheme}://: not a kind of storage; a folder, or one of "
             + ", ".join(f"{scheme}://" for scheme in BUCKETS)
         )
-    if parts.username or parts.password or "key" in parts.query.lower():
+    is_azure = parts.scheme in AZURE
+    secrets = ("key", "secret", "sas")
+    if (
+        (parts.username and not is_azure)
+        or parts.password
+        or any(word in parts.query.lower() for word in secrets)
+    ):
         raise UserError(
             f"{parts.scheme}://: keep keys out of the address; set them in the environment of "
             "every node, such as AWS_ACCESS_KEY_ID"
         )
     if not parts.netloc:
         raise UserError(f"{where}: it names no bucket")
-    path = f"{parts.netloc}{parts.path}".rstrip("/")
-    return f"{parts.scheme}://", path, f"?{parts.query}" if parts.query else ""
+    query = f"?{parts.query}" if parts.query else ""
+    if not is_azure:
+        return f"{parts.scheme}://", f"{parts.netloc}{parts.path}".rstrip("/"), query
+    container, _, host = parts.netloc.rpartition("@")
+    if AZURE_HOST in host and container:
+        return f"{parts.scheme}://{host}/", f"{container}{parts.path}".rstrip("/"), query
+    if not parts.path.strip("/") or not (container or AZURE_HOST in host):
+        raise UserError(
+            f"{where}: name the container and the account: "
+            "abfs://container@account.dfs.core.windows.net/folder"
+        )
+    return f"{parts.scheme}://{parts.netloc}/", parts.path.strip("/"), query
 
 
 @cache
 def _file_system(root: str, bucket: str, query: str) -> fs.FileSystem:
     if not root:
         return fs.LocalFileSystem()
+    parts = urlsplit(root)
+    if parts.scheme in AZURE:
+        return _azure(parts.username or "", parts.netloc.rpartition("@")[2], query)
     found, _ = fs.FileSystem.from_uri(f"{root}{bucket}{query}")
     return found
+
+
+def _azure(account: str, host: str, query: str) -> fs.FileSystem:
+    """By the node's own identity, unless its environment holds a key; where an account is named
+    beside the host, that is an emulator."""
+    keys = {
+        "account_key": os.environ.get("AZURE_STORAGE_KEY"),
+        "sas_token": os.environ.get("AZURE_STORAGE_SAS_TOKEN"),
+    }
+    if not account:
+        return fs.AzureFileSystem(host.partition(".")[0], **keys)
+    scheme = "http" if "enable_tls=false" in query else "https"
+    return fs.AzureFileSystem(
+        account,
+        **keys,
+        **dict.fromkeys(("blob_storage_authority", "dfs_storage_authority"), host),
+        **dict.fromkeys(("blob_storage_scheme", "dfs_storage_scheme"), scheme),
+    )

@@ -30,7 +30,7 @@ from fastdistill_ray.run_files import StageResult
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.usefixtures("cluster")]
 JUDGING = Judging(RewardKnobs(), AdvantageKnobs(), SelectionKnobs(min_correct=0))
 SAMPLING = SamplingKnobs(n=2, max_new_tokens=32, max_set_aside=0.1)
 

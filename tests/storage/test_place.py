@@ -1,17 +1,22 @@
 """One set of verbs for a disk and a bucket: the same test on each, S3 by a real server and
-Google's by an emulator."""
+Google's by an emulator,
+Azure's by one where it is installed."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.buckets import google_server
+from support.buckets import azure_server, google_server
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.storage.folders import copy, move, readable_folder, writable_folder
 from fastdistill_ray.storage.place import Journal, Place
+
+NO_TLS = "?enable_tls=false"
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +29,27 @@ def google(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             os.environ.pop(name)
 
 
-@pytest.fixture(params=["disk", "bucket", "google"])
+@pytest.fixture(scope="module")
+def azure() -> Iterator[str]:
+    """What addresses in a container of Azure's begin with."""
+    if not shutil.which("azurite-blob"):
+        pytest.skip("azurite-blob, of npm's azurite, is not on the PATH")
+    with azure_server() as (start, environment):
+        os.environ.update(environment)
+        Place(f"{start}/x{NO_TLS}").file_system.create_dir("runs")
+        yield start
+        for name in environment:
+            os.environ.pop(name)
+
+
+@pytest.fixture(params=["disk", "bucket", "google", "azure"])
 def root(request, tmp_path) -> Place:
     if request.param == "disk":
         return Place(tmp_path / "run")
     if request.param == "google":
         return Place(f"gs://runs/{tmp_path.name}{request.getfixturevalue('google')}")
+    if request.param == "azure":
+        return Place(f"{request.getfixturevalue('azure')}/{tmp_path.name}{NO_TLS}")
     return Place(f"{request.getfixturevalue('bucket')}/{tmp_path.name}")
 
 
@@ -135,6 +155,36 @@ def test_address_keeps_what_stands_behind_its_question_mark():
     place = Place("s3://bucket/folder?region=eu-west-1") / "stages" / "x"
     assert str(place) == "s3://bucket/folder/stages/x?region=eu-west-1"
     assert Place(str(place)).parent.parent == Place("s3://bucket/folder?region=eu-west-1")
+
+
+@pytest.mark.parametrize(
+    ("address", "path", "account"),
+    [
+        ("abfs://runs@ours.dfs.core.windows.net/a/b", "runs/a/b", "ours"),
+        ("abfss://ours.blob.core.windows.net/runs/a/b", "runs/a/b", "ours"),
+        ("abfs://ours@127.0.0.1:1/runs/a/b?enable_tls=false", "runs/a/b", "ours"),
+    ],
+)
+def test_address_of_azure_names_container_and_account(address, path, account):
+    place = Place(address)
+    assert (place.path, place.parent.path) == (path, "runs/a")
+    assert account in str(place) and Place(str(place)) == place
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("abfs://runs/a", "name the container and the account"),
+        ("abfs://ours.dfs.core.windows.net", "name the container and the account"),
+        ("abfs://ours:secret@127.0.0.1:1/runs/a", "keep keys out of the address"),
+        ("abfs://runs@ours.dfs.core.windows.net/a?sas_token=x", "keep keys out of the address"),
+        ("gs://somebody@bucket/a", "keep keys out of the address"),
+    ],
+)
+def test_address_with_a_key_or_without_an_account_is_refused(address, said):
+    with pytest.raises(UserError, match=said) as caught:
+        Place(address)
+    assert "secret" not in str(caught.value)
 
 
 def test_what_a_call_returned_from_is_on_the_disk(tmp_path):

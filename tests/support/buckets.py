@@ -1,4 +1,5 @@
-"""Servers of buckets on loopback, for the time of a test: a real S3 server, and one of Google's."""
+"""Servers of buckets on loopback, for the time of a test: a real S3 server, one of
+Google's and, where it is installed, one of Azure's."""
 
 import contextlib
 import http.server
@@ -22,12 +23,16 @@ KEYS = {
 }
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 @contextlib.contextmanager
 def s3_server() -> Iterator[dict[str, str]]:
     """Environment of its clients; it holds the bucket `runs`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     server = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
@@ -85,3 +90,25 @@ def google_server(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
     finally:
         server.stop()
         tokens.shutdown()
+
+
+@contextlib.contextmanager
+def azure_server() -> Iterator[tuple[str, dict[str, str]]]:
+    """What its addresses begin with, container included, and the environment of its clients.
+
+    Azurite, npm's package; the account and its key are those that every Azurite has.
+    """
+    port, account = free_port(), "devstoreaccount1"
+    key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+    options = ["--silent", "--inMemoryPersistence", "--disableTelemetry", "--skipApiVersionCheck"]
+    server = subprocess.Popen(["azurite-blob", *options, "--blobPort", str(port)])
+    try:
+        while True:
+            assert server.poll() is None, "the server of blobs ended"
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.1)
+        yield f"abfs://{account}@127.0.0.1:{port}/runs", {"AZURE_STORAGE_KEY": key}
+    finally:
+        server.kill()
+        server.wait()
