@@ -156,6 +156,15 @@ def scorer_of(recipe: Recipe) -> Scorer | None:
     return Scorer(Prompted(teacher.model, teacher.prompt), teacher.engine, "teacher")
 
 
+def is_writer(recipe: Recipe, scorer: Scorer) -> bool:
+    """Whether a scorer wrote texts itself as it is asked about them, with their
+    log-probabilities."""
+    own = [one for one in all_teachers(recipe).values() if one.model == scorer.prompted.model]
+    return bool(recipe.sampling.logprobs and own) and all(
+        one.engine.kind == "vllm" and one.prompt == scorer.prompted.prompt for one in own
+    )
+
+
 def speaker_of(recipe: Recipe, student: StudentSpec) -> Scorer | None:
     """Who is asked about what the student is trained on, if anyone: live, or before training."""
     match student.objective.needs.speaker:
