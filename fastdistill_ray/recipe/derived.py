@@ -5,6 +5,7 @@ from typing import NamedTuple
 from fastdistill_ray.evaluation.knobs import Model
 from fastdistill_ray.generation.knobs import EndpointKnobs, EngineKnobs, TeacherKnobs
 from fastdistill_ray.objectives import Objective
+from fastdistill_ray.objectives.contract import Needs
 from fastdistill_ray.prompts import Prompted
 from fastdistill_ray.recipe.compare import ComparedModel
 from fastdistill_ray.recipe.tree import Recipe
@@ -203,17 +204,28 @@ def frozen_model(recipe: Recipe, student: StudentSpec) -> Prompted | None:
     return speaker.prompted if speaker and is_beside else None
 
 
-def trained_models(recipe: Recipe) -> dict[str, str]:
-    """Models that students begin as -> the whole model that any of their objectives needs beside
-    it."""
-    found: dict[str, str] = {}
+class Trained(NamedTuple):
+    """What decides on the memory of a student's training."""
+
+    model: str
+    frozen: str  # the model that its objective needs beside it, or the head of; "": none
+    needs: Needs  # nothing else than what takes memory
+
+
+def trained_models(recipe: Recipe) -> list[Trained]:
+    """Each once, in the order of the students."""
+    found = []
     for student in students(recipe):
-        is_whole = bool(student.objective.needs.frozen)
-        frozen = frozen_model(recipe, student) if is_whole else None
-        # Of teacher and student the teacher, mostly the larger one.
-        if not found.get(student.model) or student.objective.needs.frozen == "teacher":
-            found[student.model] = frozen.model if frozen else ""
-    return found
+        frozen, needs = frozen_model(recipe, student), student.objective.needs
+        beside = Needs(
+            taps=needs.taps,
+            bridge=needs.bridge,
+            fed=needs.fed,
+            across=needs.across,
+            signal=needs.signal if frozen else None,
+        )
+        found.append(Trained(student.model, frozen.model if frozen else "", beside))
+    return list(dict.fromkeys(found))
 
 
 def judging_of(recipe: Recipe) -> Judging:

@@ -135,26 +135,17 @@ def _memory_lines(recipe: Recipe) -> list[str]:
     """What training takes of a rank, of every student whose config.json is on this machine."""
     from fastdistill_ray.models import folder_at_hand  # noqa: PLC0415
 
-    lines = []
-    for model, frozen in trained_models(recipe).items():
-        folder, beside = folder_at_hand(model), folder_at_hand(frozen) if frozen else ""
-        if folder is None or beside is None:
-            lines.append(f"memory     of {model} not known: the model is not on this machine yet")
-            continue
-        from fastdistill_ray.training.memory import estimate_memory  # noqa: PLC0415  loads torch
+    plans = dict.fromkeys(one.model for one in trained_models(recipe))
+    if any(map(folder_at_hand, plans)):
+        from fastdistill_ray.run.memory import memory_plans  # noqa: PLC0415  loads torch
 
-        pool = recipe.pools.student
-        device = "cuda" if pool.gpus else "cpu"
-        plan = estimate_memory(
-            folder,
-            recipe.training,
-            recipe.optimizer,
-            workers=pool.workers,
-            device=device,
-            frozen=beside,
-        )
-        lines.append(f"memory     {model}: {plan.describe()}")
-    return lines
+        plans = memory_plans(recipe, folder_at_hand)
+    return [
+        f"memory     {model}: {plan.describe()}"
+        if plan
+        else f"memory     of {model} not known: the model is not on this machine yet"
+        for model, plan in plans.items()
+    ]
 
 
 def _pool(pool: PoolKnobs) -> str:
