@@ -157,9 +157,11 @@ def scorer_of(recipe: Recipe) -> Scorer | None:
     return Scorer(Prompted(teacher.model, teacher.prompt), teacher.engine, "teacher")
 
 
-def is_writer(recipe: Recipe, scorer: Scorer) -> bool:
-    """Whether a scorer wrote texts itself as it is asked about them, with their
+def is_writer(recipe: Recipe, scorer: Scorer | None) -> bool:
+    """Whether who is asked about texts wrote some itself by the same prompt, with their
     log-probabilities."""
+    if scorer is None:
+        return False
     own = [one for one in all_teachers(recipe).values() if one.model == scorer.prompted.model]
     return bool(recipe.sampling.logprobs and own) and all(
         one.engine.kind == "vllm" and one.prompt == scorer.prompted.prompt for one in own

@@ -275,6 +275,7 @@ def _job(
         total_steps=total_steps,
         export_epochs=exported_epochs(recipe, student),
         rounds=policies,
+        is_writer=is_writer(recipe, speaker_of(recipe, student)),
     )
 
 

@@ -22,8 +22,8 @@ from fastdistill_ray.generation.vllm_engine import engine_arguments
 from fastdistill_ray.groups.signals import Signal, Spoken, schema_of, to_table
 from fastdistill_ray.models import fetch_model
 from fastdistill_ray.scoring.measure import measured
-from fastdistill_ray.scoring.trust import check_own, check_same
 from fastdistill_ray.training.frozen import FrozenHead, build_head
+from fastdistill_ray.training.trust import Apart, check_same
 
 TASK = "token_embed"  # vLLM's name for a vector of every token
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -162,8 +162,7 @@ class ScoringEngine:
                 said = measured(Signal("chosen"), found[: len(drawn)], labels, head, row["seed"])
                 scored += said["values"].tolist()
                 written += drawn
-        if written:
-            check_own(who, scored, written)
+        Apart.of(np.array(written), np.array(scored)).check(who)
 
     def _head(self) -> FrozenHead:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

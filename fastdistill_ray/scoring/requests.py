@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from fastdistill_ray.generation.outputs import completion_logprobs
 from fastdistill_ray.generation.requests import request_seed
 from fastdistill_ray.groups.steps import RowReader
 from fastdistill_ray.groups.store import Location, Store
 from fastdistill_ray.models import fetch_without_weights, load_tokenizer
 from fastdistill_ray.prompts import Prompted, PromptKnobs
-from fastdistill_ray.records import SIGNALS
 from fastdistill_ray.training.packing import Selected, StudentText, selected_ids
 from fastdistill_ray.training.texts import student_text
+from fastdistill_ray.training.trust import written_logprobs
 
 NUM_CHECKED = 64  # groups whose log-probabilities are read: the first of every actor is among them
 SCORE_SCHEMA = pa.schema(
@@ -92,25 +91,9 @@ class TextRequests:
     ) -> list[list[float]]:
         """Of the first groups, by which an actor finds out whether its model can be trusted."""
         texts = self.texts
-        is_own = texts.is_writer and row["teacher"] == texts.scorer.model
-        if not is_own or number >= NUM_CHECKED or not (drawn := self._drawn(location, row)):
+        if not texts.is_writer or row["teacher"] != texts.scorer.model or number >= NUM_CHECKED:
             return [[] for _ in fit]
-        found = [(drawn[one.place], one.ids) for one in fit]
-        return [
-            logprobs[:, 0].tolist() if drawn_ids[:, 0].tolist() == ids[: len(drawn_ids)] else []
-            for (drawn_ids, logprobs), ids in found
-        ]
-
-    def _drawn(
-        self, location: Location, row: dict[str, Any]
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Of each completion of the group; [] where nothing is stored."""
-        stored = RowReader(Store(self.groups), ()).table(location)
-        arrays = [stored[name].combine_chunks() for name, _ in SIGNALS]
-        if any(array.null_count for array in arrays):
-            return []
-        ids, logprobs = (array.flatten().to_numpy() for array in arrays)
-        return completion_logprobs(ids, logprobs, [one["num_tokens"] for one in row["completions"]])
+        return written_logprobs(RowReader(Store(self.groups), ()).table(location), fit)
 
     @cached_property
     def _text(self) -> StudentText:

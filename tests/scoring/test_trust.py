@@ -20,7 +20,7 @@ from fastdistill_ray.models import vocabulary_of
 from fastdistill_ray.prompts import Prompted, PromptKnobs
 from fastdistill_ray.scoring.engine import ScoringEngine, ScoringSpec
 from fastdistill_ray.scoring.requests import SCORE_SCHEMA, TextRequests, Texts
-from fastdistill_ray.scoring.trust import TOLERANCE, check_own, check_same
+from fastdistill_ray.training.trust import TOLERANCE, Apart, check_same
 
 PROMPT = list(range(20, 32))
 TEXTS = [[40, 41, 42, 43, 44, 45, 46, 47], [40, 41, 50], [60]]
@@ -173,11 +173,12 @@ def test_own_tokens_may_differ_by_rounding_and_not_by_another_prompt():
     random = np.random.default_rng(0)
     written = -random.exponential(1.0, 400)
     rounded = written + random.normal(0, 0.1, 400)
-    check_own("s", rounded.tolist(), written.tolist())
-    check_own("s", [-1.2], [-1.17])
+    Apart.of(written, rounded).check("s")
+    Apart.of(np.array([-1.17]), np.array([-1.2])).check("s")
+    Apart.of(np.zeros(0), np.zeros(0)).check("s")
     for apart in (0.287, -0.287):  # nats that a renderer that differs was seen to cost
         with pytest.raises(UserError, match=r"at most 0\.05"):
-            check_own("s", (rounded - apart).tolist(), written.tolist())
+            Apart.of(written, rounded - apart).check("s")
 
 
 def test_request_that_its_engine_refuses_fails_alone(models: list[str]) -> None:
