@@ -11,10 +11,14 @@ from support.models import make_tiny_model
 from transformers import AutoModelForCausalLM
 
 from fastdistill_ray.errors import UserError
+from fastdistill_ray.groups.steps import Rounds, StepPlan
 from fastdistill_ray.models import load_tokenizer
 from fastdistill_ray.objectives import OBJECTIVES
 from fastdistill_ray.prompts import Prompted, PromptKnobs, build_messages, render
+from fastdistill_ray.rewards.advantages import AdvantageKnobs
+from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.own_texts import check_own_texts
+from fastdistill_ray.training.worker import TrainJob, check_teacher
 
 pytestmark = pytest.mark.usefixtures("world_of_one")
 PROMPT = PromptKnobs(system="Be brief.")
@@ -82,3 +86,32 @@ def test_texts_of_the_student_of_others_and_without_numbers_say_nothing(models, 
     fields = {name: models["other"] if name == "teacher" else one for name, one in fields.items()}
     groups = [written(models["other"], "a", **{"teacher": models["teacher"]} | fields)]
     check(models, "teacher", tmp_path, groups)
+
+
+def test_training_looks_where_its_teacher_wrote_and_teachers_texts_are(models, tmp_path):
+    """Of rounds these are in the store that is mixed in; without one there are none."""
+    teacher, objective = Prompted(models["teacher"], PROMPT), OBJECTIVES["forward_kl"]()
+    groups = [written(models["other"], "a", teacher=models["teacher"])]
+    write_store(tmp_path, groups, is_complete=True)
+    learner = make_learner(models["student"], objective=objective, frozen=teacher)
+    plan = StepPlan(str(tmp_path), 1, 1, None, 0, follow=False)
+    own = plan._replace(folder="nowhere")
+    mixed = [
+        own._replace(rounds=Rounds(1, 1, mixed, int(bool(mixed)), False))
+        for mixed in (str(tmp_path), "")
+    ]
+
+    def is_refused(plan: StepPlan, *, is_writer: bool = True) -> bool:
+        job = TrainJob(
+            *(models["student"], models["student"], PROMPT, {}, objective, teacher),
+            *(AdvantageKnobs(), OptimizerKnobs(), TrainingKnobs(), plan, 1, [1]),
+            is_writer=is_writer,
+        )
+        try:
+            check_teacher(learner, job, {"groups": groups})
+        except UserError:
+            return True
+        return False
+
+    assert is_refused(plan) and not is_refused(plan, is_writer=False)
+    assert [is_refused(one) for one in mixed] == [True, False]
