@@ -128,7 +128,8 @@ def make_row(step: int, rank: int, world_size: int) -> dict[str, Any]:
             }
             for k in range(COMPLETIONS)
         ]
-        groups.append({"problem_id": f"{number}", "teacher": "", "completions": completions})
+        row = {"problem_id": f"{number}", "teacher": "", "round": None}
+        groups.append({**row, "completions": completions})
     share = groups[rank::world_size]
     return {"step": step, "epoch": 0, "num_groups": len(groups), "groups": share}
 

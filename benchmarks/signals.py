@@ -34,7 +34,7 @@ from fastdistill_ray.recipe.derived import scorer_of
 from fastdistill_ray.recipe.loading import load_recipe
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run_files import stage_folders
-from fastdistill_ray.scoring.engine import DTYPES, ScoringEngine, ScoringSpec
+from fastdistill_ray.scoring.engine import DTYPES, Reader, ScoringEngine, ScoringSpec
 from fastdistill_ray.scoring.requests import TextRequests, Texts
 from fastdistill_ray.scoring.score import IN_FLIGHT
 from fastdistill_ray.storage.place import Place
@@ -80,8 +80,10 @@ def score(run_dir: str, signal: Signal, num_groups: int) -> dict[str, float]:
     requests = asked(run_dir, recipe, num_groups)
     assert isinstance(recipe.teacher.engine, EngineKnobs)
     model = recipe.teacher.model
-    spec = ScoringSpec(model, recipe.teacher.engine, signal, vocabulary_of(model))
-    engine = ScoringEngine(spec)
+    field, knobs = "teacher.model", recipe.teacher.engine
+    spec = ScoringSpec(field, model, knobs, signal, vocabulary_of(model))
+    reader = Reader(fetch_model(model), knobs)
+    engine = ScoringEngine(spec, lambda *_: reader)
     torch.set_num_threads(1)
     tables = [requests.take(np.array([number])) for number in range(len(requests))]
 
@@ -98,7 +100,7 @@ def score(run_dir: str, signal: Signal, num_groups: int) -> dict[str, float]:
         return found, cpu_seconds() - before
 
     tables, seconds = asyncio.run(ask_all())
-    engine.engine.shutdown()
+    reader.engine.shutdown()
     rows = [table.drop_columns(["failure"]) for table in tables]
     return {"ask": seconds} | kept(rows, signal)
 

@@ -177,7 +177,8 @@ def row_of(shape: Shape, random: np.random.Generator, step: int) -> dict[str, An
             }
             for k in range(shape.num_completions)
         ]
-        groups.append({"problem_id": f"{number}", "teacher": "", "completions": completions})
+        row = {"problem_id": f"{number}", "teacher": "", "round": None}
+        groups.append({**row, "completions": completions})
     return {"step": step, "epoch": 0, "num_groups": len(groups), "groups": groups}
 
 

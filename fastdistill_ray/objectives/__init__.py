@@ -12,6 +12,7 @@ from pydantic import Field
 
 from fastdistill_ray.objectives.across import ByteKl, MultiLevelOt, Uld
 from fastdistill_ray.objectives.advdistill import AdvDistill
+from fastdistill_ray.objectives.distillm2 import DistiLlm2
 from fastdistill_ray.objectives.distribution import (
     ForwardKl,
     Jsd,
@@ -34,7 +35,10 @@ FromTeacher = ForwardKl | ReverseKl | SkewKl | SkewReverseKl | Jsd | Tvd | Dpkd
 FromInside = Pkd | DistilBert | FitNets | TinyBert | MiniLm | MiniLmV2 | Lit
 FromSignals = TopkKl | SampledKl
 FromOthers = Uld | MultiLevelOt | ByteKl
-AnyObjective = AdvDistill | Sft | FromTeacher | FromInside | FromSignals | FromOthers | Dpo | Opd
+FromRounds = Opd | DistiLlm2
+AnyObjective = (
+    AdvDistill | Sft | FromTeacher | FromInside | FromSignals | FromOthers | Dpo | FromRounds
+)
 Objective = Annotated[AnyObjective, Field(discriminator="kind")]
 OBJECTIVES: dict[str, type[AnyObjective]] = {
     objective.model_fields["kind"].default: objective for objective in get_args(AnyObjective)

@@ -81,6 +81,8 @@ class Needs(NamedTuple):
     frozen: Literal["", "teacher", "student"] = ""
     # Of the frozen model's distributions and the student's; none: its log-probabilities instead.
     measure: Measure | None = None
+    # In place of `measure`, of the completions with a penalty.
+    penalty_measure: Measure | None = None
     # Temperature at which both say how likely two tokens are, the frozen model's likeliest and the
     # student's; 0: neither is asked.
     likeliest: float = 0.0
@@ -92,6 +94,7 @@ class Needs(NamedTuple):
     written: bool = False
     # Texts that the student wrote itself, as it was shortly before.
     rounds: bool = False
+    mixed: bool = False  # texts that teachers wrote beside them
     # Pairs of a block of the student and one of the frozen model whose outputs are compared.
     taps: tuple[tuple[int, int], ...] = ()
     # One matrix that is trained beside the student takes all its compared outputs to the width of
@@ -152,12 +155,13 @@ class ObjectiveKnobs(Knobs):
 
 
 class Scored(NamedTuple):
-    """One completion of a group as its objective sees it; num_tokens are the teacher's."""
+    """One completion of a group as its objective sees it; num_tokens are its writer's."""
 
     is_correct: bool
     reward: float
     advantage: float
     num_tokens: int
+    by_student: bool = False  # who wrote it, in rounds
 
 
 class Target(NamedTuple):
@@ -179,6 +183,7 @@ class LossBatch(NamedTuple):
     is_own: Tensor | None = None  # [K] 1 of the completion itself, 0 of its prompt; None: all 1
     # [C] spans of each completion, where a frozen model reads it by a tokenizer of its own.
     spans: Tensor | None = None
+    progress: float = 0.0  # share of the training's updates that are done
 
     def mean_own_tokens(self, values: Tensor) -> Tensor:
         """[K] -> [C]: the mean over each completion's own tokens, whatever else is trained."""
@@ -205,7 +210,7 @@ class Outputs(NamedTuple):
 
     logprob: Tensor  # [K], by the student
     router: Tensor | None = None  # loss of a mixture of experts' choices, which training adds
-    divergence: Tensor | None = None  # [K], by `Needs.measure`
+    divergence: Tensor | None = None  # [K], by `Needs.measure` and `Needs.penalty_measure`
     # [K], by the frozen model where nothing is measured or it is asked for, or as the signal
     # `chosen` has it.
     frozen_logprob: Tensor | None = None

@@ -312,6 +312,12 @@ def _rounds_errors(recipe: Recipe) -> list[str]:
                 f"{field}.mix: {rounds.mix:g} leaves the student none of "
                 f"training.groups_per_step = {training.groups_per_step}; lower it"
             )
+        if needs.mixed and not rounds.num_mixed(training.groups_per_step):
+            errors.append(
+                f"{field}.mix: {rounds.mix:g} leaves teachers none of training.groups_per_step = "
+                f"{training.groups_per_step}, whose texts {kind} of {student.section} contrasts "
+                "with the student's own; set 0.5"
+            )
         if rounds.mix and _is_read_as_its_own(recipe, student):
             errors.append(
                 f"{field}.mix: {student.model} is a teacher too, whose prompt has another chat "

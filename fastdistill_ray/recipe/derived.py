@@ -5,6 +5,7 @@ from typing import NamedTuple
 from fastdistill_ray.evaluation.knobs import Model
 from fastdistill_ray.generation.knobs import EndpointKnobs, EngineKnobs, TeacherKnobs
 from fastdistill_ray.objectives import Objective
+from fastdistill_ray.objectives.contract import Needs
 from fastdistill_ray.prompts import Prompted
 from fastdistill_ray.recipe.compare import ComparedModel
 from fastdistill_ray.recipe.tree import Recipe
@@ -156,6 +157,17 @@ def scorer_of(recipe: Recipe) -> Scorer | None:
     return Scorer(Prompted(teacher.model, teacher.prompt), teacher.engine, "teacher")
 
 
+def is_writer(recipe: Recipe, scorer: Scorer | None) -> bool:
+    """Whether who is asked about texts wrote some itself by the same prompt, with their
+    log-probabilities."""
+    if scorer is None:
+        return False
+    own = [one for one in all_teachers(recipe).values() if one.model == scorer.prompted.model]
+    return bool(recipe.sampling.logprobs and own) and all(
+        one.engine.kind == "vllm" and one.prompt == scorer.prompted.prompt for one in own
+    )
+
+
 def speaker_of(recipe: Recipe, student: StudentSpec) -> Scorer | None:
     """Who is asked about what the student is trained on, if anyone: live, or before training."""
     match student.objective.needs.speaker:
@@ -194,17 +206,28 @@ def frozen_model(recipe: Recipe, student: StudentSpec) -> Prompted | None:
     return speaker.prompted if speaker and is_beside else None
 
 
-def trained_models(recipe: Recipe) -> dict[str, str]:
-    """Models that students begin as -> the whole model that any of their objectives needs beside
-    it."""
-    found: dict[str, str] = {}
+class Trained(NamedTuple):
+    """What decides on the memory of a student's training."""
+
+    model: str
+    frozen: str  # the model that its objective needs beside it, or the head of; "": none
+    needs: Needs  # nothing else than what takes memory
+
+
+def trained_models(recipe: Recipe) -> list[Trained]:
+    """Each once, in the order of the students."""
+    found = []
     for student in students(recipe):
-        is_whole = bool(student.objective.needs.frozen)
-        frozen = frozen_model(recipe, student) if is_whole else None
-        # Of teacher and student the teacher, mostly the larger one.
-        if not found.get(student.model) or student.objective.needs.frozen == "teacher":
-            found[student.model] = frozen.model if frozen else ""
-    return found
+        frozen, needs = frozen_model(recipe, student), student.objective.needs
+        beside = Needs(
+            taps=needs.taps,
+            bridge=needs.bridge,
+            fed=needs.fed,
+            across=needs.across,
+            signal=needs.signal if frozen else None,
+        )
+        found.append(Trained(student.model, frozen.model if frozen else "", beside))
+    return list(dict.fromkeys(found))
 
 
 def judging_of(recipe: Recipe) -> Judging:

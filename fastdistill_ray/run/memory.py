@@ -1,7 +1,7 @@
 """Whether students and engines fit where they are to run, found out before anything expensive
 starts."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from fastdistill_ray.storage.room import GIB, gib
 from fastdistill_ray.storage.weights import loaded_bytes
 from fastdistill_ray.training.memory import MemoryEstimate, advice, estimate_memory
 
+NO_MEMORY = MemoryEstimate(*[0] * len(MemoryEstimate._fields))
 HELD_OTHERWISE = {"quantization", "cpu_offload_gb", "hf_overrides"}  # of vLLM's arguments
 
 
@@ -32,21 +33,37 @@ class Loaded(NamedTuple):
     pool: PoolKnobs
 
 
+def memory_plans(
+    recipe: Recipe, folder_of: Callable[[str], str | None]
+) -> dict[str, MemoryEstimate | None]:
+    """By the model of each student what its training takes at most; None where `folder_of` gives no
+    folder of it or of what stands beside it."""
+    pool = recipe.pools.student
+    plans: dict[str, MemoryEstimate | None] = {}
+    for model, frozen, needs in trained_models(recipe):
+        folder, beside = folder_of(model), folder_of(frozen) if frozen else ""
+        if folder is None or beside is None:
+            plans[model] = None
+        elif (most := plans.get(model, NO_MEMORY)) is not None:
+            plan = estimate_memory(
+                folder,
+                recipe.training,
+                recipe.optimizer,
+                workers=pool.workers,
+                device="cuda" if pool.gpus else "cpu",
+                frozen=beside,
+                needs=needs,
+            )
+            plans[model] = max(most, plan, key=lambda one: one.total)
+    return plans
+
+
 def check_memory(recipe: Recipe) -> dict[str, MemoryEstimate]:
     """Every student's training fits its ranks; -> what each would take, by its model."""
     pool = recipe.pools.student
     device = "cuda" if pool.gpus else "cpu"
-    plans = {
-        model: estimate_memory(
-            fetch_without_weights(model),
-            recipe.training,
-            recipe.optimizer,
-            workers=pool.workers,
-            device=device,
-            frozen=fetch_without_weights(frozen) if frozen else "",
-        )
-        for model, frozen in trained_models(recipe).items()
-    }
+    found = memory_plans(recipe, fetch_without_weights)
+    plans = {model: plan for model, plan in found.items() if plan}
     available = None if recipe.pools.autoscaling else memory_of(pool)
     for model, plan in plans.items():
         if available is not None and plan.total > available:

@@ -39,6 +39,7 @@ from fastdistill_ray.recipe.derived import (
     exported_epochs,
     former_student,
     frozen_model,
+    is_writer,
     judging_of,
     reads_groups,
     speaker_of,
@@ -274,6 +275,7 @@ def _job(
         total_steps=total_steps,
         export_epochs=exported_epochs(recipe, student),
         rounds=policies,
+        is_writer=is_writer(recipe, speaker_of(recipe, student)),
     )
 
 
@@ -304,6 +306,7 @@ def _signals_for(
         speaker.prompted,
         recipe.training.max_seq_len,
         recipe.sampling.seed,
+        is_writer=is_writer(recipe, speaker),
     )
     pools = recipe.pools
     scoring = Scoring(
@@ -312,7 +315,8 @@ def _signals_for(
         recipe.sampling.max_set_aside,
         pools.stall_minutes,
     )
-    spec = ScoringSpec(speaker.prompted.model, speaker.engine, signal, vocabulary_of(student.model))
+    vocabulary = vocabulary_of(student.model)
+    spec = ScoringSpec(speaker.field, speaker.prompted.model, speaker.engine, signal, vocabulary)
     stage = run.stages.signals(student, problems)
     held = [scoring.pool, scoring.writers]
     folder = run.stage(stage, score, groups, texts, spec, scoring, pools=held)

@@ -10,6 +10,7 @@ from pydantic_core import PydanticUndefined
 from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.knobs import SamplingKnobs
+from fastdistill_ray.groups.signals import Signal, bytes_of
 from fastdistill_ray.knobs import models_in
 from fastdistill_ray.recipe.derived import (
     StudentSpec,
@@ -23,6 +24,7 @@ from fastdistill_ray.recipe.loading import EXTENDS
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.rewards.scorer import describe_rewards
 from fastdistill_ray.run.paid import price
+from fastdistill_ray.storage.room import gib
 from fastdistill_ray.tasks.sizes import count_problems
 
 
@@ -56,7 +58,7 @@ def describe(recipe: Recipe) -> str:
         f"reward     {describe_rewards(recipe.reward)}",
     ]
     for student in trained:
-        lines += _scoring_line(recipe, student) + _writing_line(recipe, student)
+        lines += _scoring_line(recipe, student, written) + _writing_line(recipe, student)
         steps = student.most_steps(recipe.training, train)
         passes = f", {recipe.training.epochs} epochs" if student.rounds is None else ""
         begins = f"the end of {student.start}" if student.start else student.model
@@ -83,16 +85,30 @@ def describe(recipe: Recipe) -> str:
     return "\n".join(lines)
 
 
-def _scoring_line(recipe: Recipe, student: StudentSpec) -> list[str]:
+def _scoring_line(recipe: Recipe, student: StudentSpec, num_tokens: int) -> list[str]:
     """What is asked before training about the texts, if anything; equal ones are asked once."""
     signal, speaker = student.objective.needs.signal, speaker_of(recipe, student)
     if not signal or not speaker:
         return []
     pool = recipe.pools.evaluation if signal.by == "student" else recipe.pools.of_scorer
+    model = speaker.prompted.model
     return [
-        f"score      {signal.name} of every trained token, by {speaker.prompted.model}, for "
-        f"{student.name}  [{_pool(pool)}]"
+        f"score      {signal.name} of every trained token, by {model}, for {student.name}"
+        f"{_stored(signal, model, num_tokens)}  [{_pool(pool)}]"
     ]
+
+
+def _stored(signal: Signal, model: str, num_tokens: int) -> str:
+    """How much room that takes, where it is known: the width of hidden states stands in the model's
+    config.json."""
+    from fastdistill_ray.models import folder_at_hand, load_config  # noqa: PLC0415
+
+    width = 0
+    if signal.kind == "hidden":
+        if (folder := folder_at_hand(model)) is None:
+            return ""
+        width = load_config(folder).get_text_config().hidden_size
+    return f", at most {gib(bytes_of(signal, width) * num_tokens)} stored"
 
 
 def _writing_line(recipe: Recipe, student: StudentSpec) -> list[str]:
@@ -119,26 +135,17 @@ def _memory_lines(recipe: Recipe) -> list[str]:
     """What training takes of a rank, of every student whose config.json is on this machine."""
     from fastdistill_ray.models import folder_at_hand  # noqa: PLC0415
 
-    lines = []
-    for model, frozen in trained_models(recipe).items():
-        folder, beside = folder_at_hand(model), folder_at_hand(frozen) if frozen else ""
-        if folder is None or beside is None:
-            lines.append(f"memory     of {model} not known: the model is not on this machine yet")
-            continue
-        from fastdistill_ray.training.memory import estimate_memory  # noqa: PLC0415  loads torch
+    plans = dict.fromkeys(one.model for one in trained_models(recipe))
+    if any(map(folder_at_hand, plans)):
+        from fastdistill_ray.run.memory import memory_plans  # noqa: PLC0415  loads torch
 
-        pool = recipe.pools.student
-        device = "cuda" if pool.gpus else "cpu"
-        plan = estimate_memory(
-            folder,
-            recipe.training,
-            recipe.optimizer,
-            workers=pool.workers,
-            device=device,
-            frozen=beside,
-        )
-        lines.append(f"memory     {model}: {plan.describe()}")
-    return lines
+        plans = memory_plans(recipe, folder_at_hand)
+    return [
+        f"memory     {model}: {plan.describe()}"
+        if plan
+        else f"memory     of {model} not known: the model is not on this machine yet"
+        for model, plan in plans.items()
+    ]
 
 
 def _pool(pool: PoolKnobs) -> str:

@@ -13,15 +13,19 @@ from fastdistill_ray.groups.steps import RowReader
 from fastdistill_ray.groups.store import Location, Store
 from fastdistill_ray.models import fetch_without_weights, load_tokenizer
 from fastdistill_ray.prompts import Prompted, PromptKnobs
-from fastdistill_ray.training.packing import StudentText, selected_ids
+from fastdistill_ray.training.packing import Selected, StudentText, selected_ids
 from fastdistill_ray.training.texts import student_text
+from fastdistill_ray.training.trust import written_logprobs
 
+NUM_CHECKED = 64  # groups whose log-probabilities are read: the first of every actor is among them
 SCORE_SCHEMA = pa.schema(
     [
         ("problem_id", pa.string()),
         ("prompt_token_ids", pa.list_(pa.int32())),  # the scorer's
         ("places", pa.list_(pa.int16())),  # of the completions in the group
         ("token_ids", pa.list_(pa.list_(pa.int32()))),  # of each of them
+        # Log-probabilities of their first tokens when the scorer wrote them; empty: not known.
+        ("written", pa.list_(pa.list_(pa.float32()))),
         ("seed", pa.int64()),
     ]
 )
@@ -36,6 +40,9 @@ class Texts:
     scorer: Prompted
     max_seq_len: int  # of the student's prompt and a completion; longer ones are not trained
     seed: int  # of random draws
+    # Whether the scorer wrote texts itself, by the same prompt, and their log-probabilities are
+    # stored.
+    is_writer: bool = False
 
     def reader(self) -> StudentText:
         tokenizer = load_tokenizer(folder := fetch_without_weights(self.student.model))
@@ -61,10 +68,11 @@ class TextRequests:
 
     def take(self, numbers: np.ndarray) -> pa.Table:
         """Groups of which no completion can be trained are left out."""
-        found = [self.request(Location(**row)) for row in self.index.take(numbers).to_pylist()]
+        rows = zip(numbers, self.index.take(numbers).to_pylist(), strict=True)
+        found = [self.request(Location(**row), int(number)) for number, row in rows]
         return pa.Table.from_pylist([row for row in found if row["places"]], schema=SCORE_SCHEMA)
 
-    def request(self, location: Location) -> dict[str, Any]:
+    def request(self, location: Location, number: int) -> dict[str, Any]:
         text, row = self._text, self._rows.read(location)
         room = self.texts.max_seq_len - len(text.encode_prompt(row))
         fit = [one for one in selected_ids(row, text) if 0 < len(one.ids) <= room]
@@ -74,8 +82,18 @@ class TextRequests:
             "prompt_token_ids": text.encode_frozen_prompt(row),
             "places": [one.place for one in fit],
             "token_ids": [one.ids for one in fit],
+            "written": self._written(location, row, fit, number),
             "seed": request_seed(self.texts.seed, row["problem_id"]),
         }
+
+    def _written(
+        self, location: Location, row: dict[str, Any], fit: list[Selected], number: int
+    ) -> list[list[float]]:
+        """Of the first groups, by which an actor finds out whether its model can be trusted."""
+        texts = self.texts
+        if not texts.is_writer or row["teacher"] != texts.scorer.model or number >= NUM_CHECKED:
+            return [[] for _ in fit]
+        return written_logprobs(RowReader(Store(self.groups), ()).table(location), fit)
 
     @cached_property
     def _text(self) -> StudentText:

@@ -23,7 +23,7 @@ from fastdistill_ray.training.head import Readout, wide
 from fastdistill_ray.training.knobs import LoraKnobs, TrainingKnobs
 from fastdistill_ray.training.loading import empty_model, fill, fill_head
 from fastdistill_ray.training.logit_map import logit_factor, softcap_of
-from fastdistill_ray.training.operators import divergence, of_likeliest, of_top
+from fastdistill_ray.training.operators import divergence, divergence_of_parts, of_likeliest, of_top
 from fastdistill_ray.training.packing import Inputs
 from fastdistill_ray.training.packing_check import check_small_copy, factor_of
 from fastdistill_ray.training.sharding import hold_frozen, reshard, shard_head, shard_student
@@ -47,9 +47,11 @@ class Frozen(CausalModel):
         student: Readout,
         needs: Needs,
         aligned: Aligned | None = None,
+        has_penalty_K: Tensor | None = None,
     ) -> Compared:
         """What an objective needs of it beside the student, differentiable by the student's
-        tensors; `aligned`, where it needs something across tokenizers.
+        tensors; `aligned`, where it needs something across tokenizers; `has_penalty_K`, where
+        targets of completions with a penalty have a measure of their own.
 
         The head is gathered only here, and once more for the gradient.
         """
@@ -66,7 +68,13 @@ class Frozen(CausalModel):
             whole=own.whole,
             frozen_logprob=logprob,
         )
-        if needs.measure:
+        if needs.measure and needs.penalty_measure:
+            assert has_penalty_K is not None
+            measures = needs.measure, needs.penalty_measure
+            parts = [mask_K.nonzero()[:, 0] for mask_K in (~has_penalty_K, has_penalty_K)]
+            apart = divergence_of_parts(student, own.readout, measures, parts)
+            found = found._replace(divergence=apart)
+        elif needs.measure:
             found = found._replace(divergence=divergence(student, own.readout, needs.measure))
         if needs.across:
             assert aligned

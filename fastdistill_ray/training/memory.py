@@ -1,23 +1,32 @@
 """What training takes of a rank's memory, counted before any weight is loaded.
 
 The student's own forward runs on tensors without data, and what autograd would keep of it is
-summed: no formula of an architecture. Numbers are bytes at the fullest moment, which is the end of
-a forward pass with the gradients of earlier micro-batches at hand. Loading takes less: a rank reads
-its own shard, a few rows at a time.
+summed: no formula of an architecture. What an objective needs beside that is in `memory_beside.py`.
+Numbers are bytes at the fullest moment, which is the end of a forward pass with the gradients of
+earlier micro-batches at hand. Loading takes less: a rank reads its own shard, a few rows at a time.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM
 
 from fastdistill_ray.models import NUM_EXPERTS, load_config
+from fastdistill_ray.objectives.contract import NOTHING, Needs
 from fastdistill_ray.training.attention import GROUPED, register_grouped
 from fastdistill_ray.training.head import CHUNK_BYTES
 from fastdistill_ray.training.knobs import LoraKnobs, OptimizerKnobs, TrainingKnobs
+from fastdistill_ray.training.memory_beside import (
+    Beside,
+    across_bytes,
+    distances,
+    head_bytes,
+    hidden_size,
+    states_bytes,
+)
 from fastdistill_ray.training.packing import (
     Inputs,
     TrainCompletion,
@@ -40,6 +49,7 @@ RUNTIME = {"cpu": 700 * 2**20, "cuda": 900 * 2**20}  # libraries and, on CUDA, t
 # Temporaries of the backward pass and what the allocator keeps, as a share of the rest: measured
 # with the allocators of training workers, 12 to 29 % on the CPU; 2 and 13 % on an H100.
 SLACK = {"cpu": 0.2, "cuda": 0.16}
+NO_NEEDS = Needs()
 NUM_COMPLETIONS = 8  # of the group that is counted
 
 
@@ -80,19 +90,21 @@ def estimate_memory(
     workers: int,
     device: str,
     frozen: str = "",
+    needs: Needs = NO_NEEDS,
 ) -> MemoryEstimate:
-    """What a rank of `workers` takes on "cpu" or "cuda", with the model of the folder `frozen`
-    beside the student, if any; of the folders only config.json is read."""
-    student, activations = _activations(folder, training)
+    """What a rank of `workers` takes on "cpu" or "cuda", with what the objective `needs` of the
+    model of the folder `frozen` beside the student, if any; of the folders only config.json is
+    read."""
+    bridged = hidden_size(frozen) if needs.bridge else 0
     with torch.device("meta"):
-        counts = _count(_student(folder, training, training.lora))
+        counts = _count(_student(folder, training, training.lora, bridged))
     width = 2 if training.precision == "bf16" else 4
+    student, activations = _activations(folder, training, frozen, needs, counts.num_blocks)
     tokens = training.micro_batch_tokens
-    if training.activation_checkpointing:  # every block's input, and one block computed again
-        hidden = student.model.config.get_text_config().hidden_size
-        activations = counts.num_blocks * tokens * hidden * width + activations // counts.num_blocks
     chunk = min(CHUNK_BYTES[device], 4 * tokens * student.vocab_size)
     logits = chunk + chunk // 2  # in float32 and once more in bf16; on CUDA three times in bf16
+    if needs.across:
+        logits = max(logits, across_bytes(needs.across, training, folder, frozen, device))
     shards = workers // training.replicas
     is_streamed = device == "cuda" and shards > 1  # a block, the next one, and the root
     gathered = width * (2 * counts.block + counts.root if is_streamed else counts.all)
@@ -107,7 +119,7 @@ def estimate_memory(
     weights, trained = on_device * counts.all // shards, on_device * counts.trained // shards
     moments = MOMENTS[optimizer.kind]
     held = 4 * trained + width * (weights - trained)  # a frozen base as it computes
-    beside = _frozen_bytes(frozen, training, shards, is_streamed) if frozen else 0
+    beside = _frozen_bytes(frozen, training, shards, is_streamed, needs) if frozen else 0
     counted = held + (4 + moments) * trained + gathered + activations + logits + beside
     return MemoryEstimate(
         weights=held,
@@ -123,27 +135,43 @@ def estimate_memory(
     )
 
 
-def _frozen_bytes(folder: str, training: TrainingKnobs, shards: int, is_streamed: bool) -> int:
-    """Its forward keeps nothing, and what a block of it takes is less than what the student's
-    blocks keep."""
+def _frozen_bytes(
+    folder: str, training: TrainingKnobs, shards: int, is_streamed: bool, needs: Needs
+) -> int:
+    """Of what a block of it takes in its forward pass, none is more than what the student's blocks
+    keep."""
+    width = 2 if training.precision == "bf16" else 4
+    if needs.signal:
+        return head_bytes(folder, training, shards, width)
     with torch.device("meta"):
         counts = _count(_student(folder, training, LoraKnobs()))
-    width = 2 if training.precision == "bf16" else 4
     weights = 0 if training.cpu_offload else counts.all // shards
+    kept = states_bytes(folder, training, needs, width)
     if is_streamed:
-        return width * (weights + 2 * counts.block + counts.root)
-    return width * (weights + (counts.all if shards > 1 else 0))
+        return kept + width * (weights + 2 * counts.block + counts.root)
+    return kept + width * (weights + (counts.all if shards > 1 else 0))
 
 
-def _activations(folder: str, training: TrainingKnobs) -> tuple[Student, int]:
+def _activations(
+    folder: str, training: TrainingKnobs, frozen: str, needs: Needs, num_blocks: int
+) -> tuple[Student, int]:
     """A student without data or adapter, which adds next to nothing, and what it keeps."""
-    text, halves = load_config(folder).get_text_config(), 1
+    text, halves, knobs = load_config(folder).get_text_config(), 1, training
     if training.precision == "fp32" and any(getattr(text, name, None) for name in NUM_EXPERTS):
         # Without data torch knows the experts' products in bf16 alone: half as many bytes.
-        training, halves = training.model_copy(update={"precision": "bf16"}), 2
+        knobs, halves = training.model_copy(update={"precision": "bf16"}), 2
+    other = hidden_size(frozen) if needs.taps else 0
     with FakeTensorMode(allow_non_fake_inputs=True):
-        student = _student(folder, training, LoraKnobs())
-        return student, _saved_bytes(student, training, halves)
+        student = _student(folder, knobs, LoraKnobs(), other if needs.bridge else 0)
+        plain = whole = _saved_bytes(student, knobs, halves)
+        if needs.taps:
+            whole = _saved_bytes(student, knobs, halves, needs, other)
+    if not training.activation_checkpointing:
+        return student, whole
+    # Of each pass every block's input, one block computed again, and what is compared.
+    passes, width = 1 + needs.fed, 2 if training.precision == "bf16" else 4
+    inputs = num_blocks * training.micro_batch_tokens * text.hidden_size * width
+    return student, passes * inputs + plain // num_blocks + max(0, whole - passes * plain)
 
 
 class _Counts(NamedTuple):
@@ -166,14 +194,15 @@ def _count(student: Student) -> _Counts:
     return _Counts(total, trained, max(blocks), total - sum(blocks), len(blocks))
 
 
-def _student(folder: str, training: TrainingKnobs, lora: LoraKnobs) -> Student:
-    """Without data, in the precision it computes in."""
+def _student(folder: str, training: TrainingKnobs, lora: LoraKnobs, bridged: int = 0) -> Student:
+    """Without data, in the precision it computes in, and with a bridge to that width, if any."""
     register_grouped()
     config = load_config(folder)
+    dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32
     model = with_attention(
         lambda name: AutoModelForCausalLM.from_config(
             config,
-            dtype=torch.bfloat16 if training.precision == "bf16" else torch.float32,
+            dtype=dtype,
             attn_implementation=name,
         ),
         config.model_type,
@@ -181,12 +210,17 @@ def _student(folder: str, training: TrainingKnobs, lora: LoraKnobs) -> Student:
     )
     student = Student(prepare_model(model, lora), config.get_text_config().vocab_size)
     student.router_coefficient = trained_coefficient(config) if training.router_loss else 0.0
+    if bridged:
+        own = config.get_text_config().hidden_size
+        student.bridge = nn.Linear(own, bridged, bias=False, dtype=dtype)
     return student
 
 
-def _saved_bytes(student: Student, training: TrainingKnobs, halves: int) -> int:
-    """What autograd keeps of a forward pass over one micro-batch, weights apart; what is in bf16
-    counts `halves` times."""
+def _saved_bytes(
+    student: Student, training: TrainingKnobs, halves: int, needs: Needs = NO_NEEDS, other: int = 0
+) -> int:
+    """What autograd keeps of a forward pass over one micro-batch, weights apart, and of comparing
+    its blocks with those of a model `other` numbers wide; what is in bf16 counts `halves` times."""
     weights = {weight.untyped_storage()._cdata for weight in student.parameters()}
     saved: dict[int, int] = {}
 
@@ -200,7 +234,9 @@ def _saved_bytes(student: Student, training: TrainingKnobs, halves: int) -> int:
 
     inputs = to_device(_micro_batch(training), torch.device("cpu"))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        kept = student(inputs)  # alive until the bytes are summed
+        compare = Beside(student, inputs, needs, other) if needs.taps else None
+        outputs = student(inputs, compare, needs.wanted(0) if needs.taps else NOTHING)
+        kept = outputs, distances(outputs.taps)  # alive until the bytes are summed
     del kept
     return sum(saved.values())
 

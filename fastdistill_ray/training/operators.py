@@ -30,6 +30,22 @@ def divergence(student: Readout, teacher: Readout, measure: Measure) -> Tensor:
     return _Divergence.apply(*student[:3], *teacher[:3], caps, measure)
 
 
+def divergence_of_parts(
+    student: Readout, teacher: Readout, measures: Sequence[Measure], parts: Sequence[Tensor]
+) -> Tensor:
+    """As `divergence`, by each measure at the positions in its part, int64; the parts are disjoint
+    and together all positions."""
+    value_K = wide(student.hidden_KD.new_zeros(len(student.hidden_KD)))
+    for measure, places in zip(measures, parts, strict=True):
+        if len(places):
+            own, other = (
+                side._replace(hidden_KD=side.hidden_KD.index_select(0, places))
+                for side in (student, teacher)
+            )
+            value_K = value_K.index_copy(0, places, divergence(own, other, measure))
+    return value_K
+
+
 def picks(student: Readout, ids_KM: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """log q of the ids, [K, M], and the log-mass of all others, [K], in float32 or wider.
 

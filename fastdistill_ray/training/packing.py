@@ -147,7 +147,13 @@ def read_group(
         return None
     rewards = np.array([one.given["reward"] for one in kept])
     scored = [
-        Scored(correct, one.given["reward"], float(value), one.given["num_tokens"])
+        Scored(
+            correct,
+            one.given["reward"],
+            float(value),
+            one.given["num_tokens"],
+            row["round"] is not None,
+        )
         for correct, one, value in zip(
             is_correct, kept, group_advantages(rewards, advantage), strict=True
         )

@@ -62,7 +62,7 @@ def train_step(learner: Learner, row: dict[str, Any], total_steps: int) -> dict[
     counts = sum_over_ranks([sum(batch.counts[name] for batch in batches) for name in COUNTS])
     counts = dict(zip(COUNTS, map(int, counts), strict=True))
     used = check_aligned(learner, unaligned, counts["groups"])
-    losses = backward(learner, batches, counts)
+    losses = backward(learner, batches, counts, step / total_steps)
     learning_rate = learning_rate_at(step, total_steps, learner.knobs)
     norm = clip_gradients(learner.student, learner.knobs.max_grad_norm)
     loss = sum_terms(losses)
@@ -177,8 +177,12 @@ def pack(learner: Learner, groups: list[TrainGroup]) -> list[MicroBatch]:
     ]
 
 
-def backward(learner: Learner, batches: list[MicroBatch], counts: dict[str, int]) -> list[Term]:
-    """Accumulates gradients of the step's loss; -> its terms, normalised, over all ranks."""
+def backward(
+    learner: Learner, batches: list[MicroBatch], counts: dict[str, int], progress: float = 0.0
+) -> list[Term]:
+    """Accumulates gradients of the step's loss; -> its terms, normalised, over all ranks.
+
+    `progress`: share of the training's updates that are done."""
     world_size = dist.get_world_size()
     # Exchange gradients after every micro-batch on several GPUs (no rank then holds a whole model's
     # gradients), else once per step.
@@ -190,7 +194,8 @@ def backward(learner: Learner, batches: list[MicroBatch], counts: dict[str, int]
         sharded.set_requires_gradient_sync(syncs_now)
         sharded.set_reshard_after_backward(syncs_now)
         outputs = compute(learner, batch)
-        terms = learner.objective(outputs, to_device(batch.loss, learner.device))
+        constants = to_device(batch.loss, learner.device)._replace(progress=progress)
+        terms = learner.objective(outputs, constants)
         if outputs.router is not None:
             terms.append(router_term(learner.student, outputs.router, batch))
         terms = [
@@ -227,7 +232,9 @@ def compute(learner: Learner, batch: MicroBatch) -> Outputs:
         return learner.student(inputs, lambda own: frozen(seen, own.readout, needs, aligned))
 
     def compare(own: Read) -> Compared:
-        found = frozen(seen, own.readout, needs)
+        penalty_K = batch.loss.penalty[batch.loss.completion]
+        has_penalty_K = torch.from_numpy(penalty_K != 0).to(learner.device)
+        found = frozen(seen, own.readout, needs, has_penalty_K=has_penalty_K)
         if needs.fed:
             return _fed(learner, inputs, found)
         if not needs.relations:

@@ -53,6 +53,7 @@ from fastdistill_ray.training.held_out import (
 from fastdistill_ray.training.journal import StepJournal, is_as_planned
 from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.learner import Learner, build_learner
+from fastdistill_ray.training.own_texts import check_own_texts
 from fastdistill_ray.training.sharding import compilation
 from fastdistill_ray.training.step import train_step
 from fastdistill_ray.training.stopping import watch_stop
@@ -80,6 +81,7 @@ class TrainJob:
     plan: StepPlan
     total_steps: int  # the length of the learning rate's schedule
     export_epochs: list[int]  # from 1
+    is_writer: bool = False  # whether that model wrote texts, with their log-probabilities
     rounds: Policies | None = None  # where the student itself writes what it is trained on
 
 
@@ -108,6 +110,8 @@ def train_rank(job: TrainJob, *, use_gpu: bool, out: Place) -> None:
             if is_told():
                 save_and_stop(writer, learner, progress, out, journal, is_saved)
                 return
+            if progress.step == 0:
+                check_teacher(learner, job, row)
             written: dict[str, float] = {}
             if job.rounds:
                 written["time/waiting"] = time.perf_counter() - ended
@@ -152,6 +156,13 @@ def save_and_stop(
     if not is_saved:
         report_checkpoint(writer, learner, progress, out)
     writer.wait()
+
+
+def check_teacher(learner: Learner, job: TrainJob, row: dict[str, Any]) -> None:
+    """UserError where a teacher beside the student does not know texts of the step it wrote."""
+    folder = job.plan.rounds.mixed if job.plan.rounds else job.plan.folder
+    if job.is_writer and job.frozen and learner.frozen and folder:
+        check_own_texts(learner, job.frozen.model, folder, row["groups"])
 
 
 def is_last(job: TrainJob, row: dict[str, Any]) -> bool:

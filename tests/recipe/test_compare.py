@@ -1,10 +1,13 @@
 """Who is trained and who is only asked: names, models, group sizes."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 from support.jobs import tiny_recipe
+from support.models import make_tiny_model
 
-from fastdistill_ray.recipe.derived import students
+from fastdistill_ray.recipe.derived import is_writer, scorer_of, students
 from fastdistill_ray.recipe.loading import dump_recipe, load_recipe, parse_recipe
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run.plan import describe
@@ -72,6 +75,40 @@ def test_plan_names_every_training_and_model():
     assert "advdistill_3 from Qwen/Qwen2.5-1.5B-Instruct on 3 completions each at" in plan
     assert "18062 train, 0 validation, 553 test, 850 ood of task open_s1 and open_rs" in plan
     assert "evaluate   9 models on 1403 problems" in plan
+
+
+def test_plan_says_how_much_what_is_stored_of_the_texts_may_take(tmp_path: Path):
+    """3 problems of 4 completions of 128 tokens; hidden states are 64 wide, in 8 bits and a scale
+    of 4 bytes."""
+    changes = {"scorer": {"model": make_tiny_model(str(tmp_path))}, "task": {"num_train": 3}}
+    for objective, size in (
+        ({"kind": "topk_kl", "k": 20}, 164),
+        ({"kind": "jsd", "states": "int8"}, 68),
+    ):
+        recipe = recipe_with([], objective=objective, **changes)
+        (line,) = [one for one in describe(recipe).splitlines() if one.startswith("score ")]
+        assert f", at most {3 * 4 * 128 * size / 2**20:.1f} MiB stored  [" in line
+    elsewhere = recipe_with([], objective=objective, **changes | {"scorer": {"model": "no/where"}})
+    assert "stored  [" not in describe(elsewhere)
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_own"),
+    [
+        ({}, True),
+        ({"sampling": {"logprobs": 0}}, False),
+        ({"scorer": {"model": "other"}}, False),
+        ({"scorer": {"model": "t", "prompt": {"system": "Other."}}}, False),
+        ({"scorer": {"model": "t"}}, True),
+        ({"teacher": {"model": "t", "engine": {"kind": "scripted"}}}, False),
+    ],
+)
+def test_scorer_wrote_the_texts_where_it_is_asked_as_the_teacher_was(changes: dict, is_own: bool):
+    teacher = {"teacher": {"model": "t", "engine": {"kind": "vllm"}}, "sampling": {"logprobs": 1}}
+    kind = {"kind": "topk_kl"} if "scorer" in changes else {"kind": "sft"}
+    recipe = recipe_with([], objective=kind, **teacher | changes)
+    scorer = scorer_of(recipe)
+    assert scorer and is_writer(recipe, scorer) == is_own
 
 
 def test_every_student_is_trained_once_for_each_rate_and_seed():

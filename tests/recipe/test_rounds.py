@@ -47,6 +47,18 @@ def test_student_has_rounds_of_its_own_and_the_others_are_trained_on_the_store()
             },
             "rounds.mix: m is a teacher too, whose prompt has another chat template",
         ),
+        (
+            {"rounds": None, "objective": {"kind": "distillm2"}},
+            "objective.kind: distillm2 learns from texts .*; set rounds.count",
+        ),
+        (
+            {"objective": {"kind": "distillm2"}},
+            "rounds.mix: 0 leaves teachers none of training.groups_per_step = 4, .*; set 0.5",
+        ),
+        (
+            {"compare": {"students": [{"kind": "distillm2", "rounds": {"count": 1, "mix": 0.1}}]}},
+            "compare.students.0.rounds.mix: 0.1 leaves teachers none of .* distillm2 of",
+        ),
         ({"rounds": {"count": 2, "temperature": 0.7}}, "rounds.temperature: .*; set 1"),
         (
             {"evaluation": {"engine": {"kind": "scripted"}}},

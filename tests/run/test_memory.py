@@ -12,7 +12,7 @@ from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.knobs import EngineKnobs
 from fastdistill_ray.recipe.tree import Recipe
-from fastdistill_ray.run.memory import Loaded, check_engine, loaded
+from fastdistill_ray.run.memory import Loaded, check_engine, loaded, memory_plans
 from fastdistill_ray.storage.weights import loaded_bytes
 
 GIB = 2**30
@@ -97,3 +97,25 @@ def test_every_model_that_an_engine_holds_is_looked_at_once(model):
         ("compare.baselines teacher", "a", "pools.evaluation"),
         ("compare.students.0.model", "t", "pools.evaluation"),
     ]
+
+
+def test_plan_of_a_model_is_that_of_the_objective_that_takes_most(model, tmp_path):
+    other = make_tiny_model(str(tmp_path / "other"), seed=1)
+    lit = {"kind": "lit", "layers": [[0, 0], [1, 1]]}
+
+    def plans_of(*kinds: dict):
+        first, *others = kinds
+        recipe = Recipe.model_validate(
+            tiny_recipe(
+                model, teacher={"model": other}, objective=first, compare={"students": others}
+            )
+        )
+        return memory_plans(recipe, lambda name: None if name == "org/none" else name)
+
+    sft, kl, fed = (plans_of(one)[model] for one in ({"kind": "sft"}, {"kind": "forward_kl"}, lit))
+    assert sft.total < kl.total < fed.total
+    assert sft.frozen == 0 < kl.frozen < fed.frozen and kl.activations < fed.activations
+    for kinds in ((lit, {"kind": "sft"}), ({"kind": "forward_kl"}, {"kind": "sft"}, lit)):
+        assert plans_of(*kinds) == {model: fed}
+    elsewhere = {"kind": "sft", "model": "org/none"}
+    assert plans_of({"kind": "sft"}, elsewhere) == {model: sft, "org/none": None}

@@ -196,8 +196,11 @@ def test_model_beside_the_student_is_the_teacher_or_the_student_as_it_begins(mod
         ("teacher", recipe.teacher.prompt),
         None,
     ]
-    beside = {model: str(tmp_path / "teacher"), other: other}
-    assert trained_models(recipe) == beside
+    assert [(one.model, one.frozen) for one in trained_models(recipe)] == [
+        (model, ""),
+        (other, other),
+        (model, str(tmp_path / "teacher")),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,10 @@ REQUIRED = {
 # Sections of a recipe that a kind needs beside its own.
 BESIDE = {
     "opd": {"rounds": {"count": 2}, "evaluation": {"engine": {"max_model_len": 1024}}},
+    "distillm2": {
+        "rounds": {"count": 2, "mix": 0.5},
+        "evaluation": {"engine": {"max_model_len": 1024}},
+    },
 }
 
 

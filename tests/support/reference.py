@@ -9,6 +9,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from fastdistill_ray.objectives import (
     AdvDistill,
     AnyObjective,
+    DistiLlm2,
     Dpkd,
     Dpo,
     MultiLevelOt,
@@ -102,6 +103,8 @@ def loss_and_gradients_by_definition(
                     ratio = (logprob.detach() - written).exp().clamp(max=objective.max_ratio)
                     drawn = _sloped(-ratio, logprob).mean()
                     total = total + objective.reward * one.penalty * drawn / num_texts
+            elif isinstance(objective, DistiLlm2):
+                total = total + contrasted(objective, logits, other, one)
             elif isinstance(objective, Dpo):
                 ratio = logprob - _of_labels(other, one.token_ids)
                 is_mean = objective.normalize == "token"
@@ -163,6 +166,16 @@ def loss_and_gradients_by_definition(
     return loss.item(), gradients | {
         f"bridge.{name}": one.grad for name, one in bridge.named_parameters()
     }
+
+
+def contrasted(objective: DistiLlm2, logits: Tensor, other: Tensor, one: TrainCompletion) -> Tensor:
+    """Of a completion, as the first update has it, where beta is 1: those with a penalty are the
+    student's."""
+    p, q = other.softmax(-1), logits.softmax(-1)
+    mine, its = (q, p) if one.penalty else (p, q)  # which is skewed with the other
+    mixed = objective.skew * mine + (1 - objective.skew) * its
+    apart = (mine * (mine / mixed).log()).sum(-1).mean()
+    return (one.weight + one.penalty) * apart
 
 
 def on_policy(objective: Opd, logits: Tensor, other: Tensor, one: TrainCompletion) -> Tensor:

@@ -48,6 +48,7 @@ KNOBS |= {
         {"form": "topk", "k": 5},
         {"form": "minillm"},
     ],
+    "distillm2": [{}, {"skew": 0.6, "beta": 1.5}],
     "fitnets": [{"layers": [(0, 1)]}, {"layers": [(1, 2)], "weighting": "advantage", "beta": 3.0}],
     "lit": [{"layers": [(0, 1), (1, 2)]}, {"layers": [(1, 0)], "beta": 3.0, "alpha": 0.5}],
     "minilm": [{"layers": [(1, 2)]}, {"layers": [(0, 0)], "weighting": "advantage", "beta": 3.0}],
@@ -155,7 +156,7 @@ def test_what_stands_inside_of_blocks_is_the_same_where_these_are_computed_again
 def test_teacher_that_is_the_student_asks_for_nothing(folders, objective):
     frozen = Prompted(folders["student"], PromptKnobs(system=""))
     fields = type(objective).model_fields
-    same = {"alpha": 0.0} if "alpha" in fields else {"reward": 0.0}
+    same = {name: 0.0 for name in ("alpha", "reward") if name in fields}
     same |= {"layers": [(0, 0)]} if "layers" in fields else {}
     objective = objective.model_copy(update=same)
     learner = make_learner(folders["student"], objective=objective, frozen=frozen)
