@@ -31,6 +31,10 @@ SIGNATURES = [
         )
     ),
     (
+        *("cluster.deaths", "ray._private.state", "GlobalState._connect_and_get_accessor"),
+        "(self)",
+    ),
+    (
         *("training.job", "ray.train", "UserCallback.after_exception"),
         "(self, run_context, worker_exceptions)",
     ),

@@ -1,9 +1,14 @@
 """What Ray knows of how an actor's last process ended."""
 
+from typing import Any, cast
+
 import ray
 from ray._private import state  # the public state API asks a dashboard, which a head may not have
 from ray._raylet import WorkerID
 from ray.core.generated import common_pb2, gcs_pb2
+
+# Their names are made as they are imported.
+COMMON, GCS = cast(Any, common_pb2), cast(Any, gcs_pb2)
 
 
 def was_short_of_memory() -> bool:
@@ -16,10 +21,10 @@ def was_short_of_memory() -> bool:
         return False
     known = state.state._connect_and_get_accessor()
     mine = known.get_actor_info(ray.ActorID.from_hex(actor))
-    processes = gcs_pb2.ActorTableData.FromString(mine).previous_incarnations if mine else []
+    processes = GCS.ActorTableData.FromString(mine).previous_incarnations if mine else []
     if not processes:
         return False
     last = known.get_worker_info(WorkerID(processes[-1].worker_id))
     return bool(last) and (
-        gcs_pb2.WorkerTableData.FromString(last).exit_type == common_pb2.NODE_OUT_OF_MEMORY
+        GCS.WorkerTableData.FromString(last).exit_type == COMMON.NODE_OUT_OF_MEMORY
     )

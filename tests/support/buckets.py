@@ -81,6 +81,7 @@ def google_server(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
     credentials.write_text(json.dumps(user))
     server = create_server("127.0.0.1", 0, in_memory=True, default_bucket="runs")
     server.start()
+    assert server._api._httpd
     port = server._api._httpd.server_port
     try:
         yield (
