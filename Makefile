@@ -22,7 +22,7 @@ test: check
 
 # What CI runs beside it: mostly Ray, engines and workers that start, are killed and start again.
 test-long: $(READY)
-	$(PYTEST) -n 3 -m "long and not gpu and not slow"
+	$(PYTEST) -n 2 -m "long and not gpu and not slow"
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow

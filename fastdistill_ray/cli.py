@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
@@ -28,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     parser, arguments = build_parser(), argparse.Namespace()
     try:
         arguments, overrides = parser.parse_known_args(argv)
-        if arguments.verb not in (*JOBS, "score") and overrides:
+        if arguments.verb not in (*JOBS, "score", "show") and overrides:
             raise UserError(f"unknown argument {overrides[0]}; see fastdistill --help")
         return arguments.run(arguments, overrides)
     except UserError as error:
@@ -66,6 +67,9 @@ def build_parser() -> argparse.ArgumentParser:
         prog="fastdistill",
         description="Distil a teacher into a better small student on a Ray cluster.",
         allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"%(prog)s {version('fastdistill_ray')}"
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, text in JOBS.items():
@@ -113,9 +117,32 @@ def build_parser() -> argparse.ArgumentParser:
     )
     fsck.add_argument("run_dir", metavar="RUN_DIR")
     fsck.set_defaults(run=run_fsck)
-    fields = verbs.add_parser("fields", help="every field of a recipe, its default and meaning")
-    fields.set_defaults(run=run_fields)
+    _add_words(verbs.add_parser)
     return parser
+
+
+def _add_words(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    """Verbs that only say something of recipes."""
+    listing = add_parser("ls", help="the shipped recipes, a line each")
+    listing.set_defaults(run=run_ls)
+    show = add_parser(
+        "show",
+        help="a recipe whole: what it extends, its defaults and your changes put together",
+        epilog="Any field of the recipe: --section.field=value; see `fastdistill fields`.",
+        allow_abbrev=False,
+    )
+    show.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped one")
+    show.set_defaults(run=run_show)
+    fields = add_parser(
+        "fields", help="every field of a recipe, its default, meaning, type and range"
+    )
+    fields.add_argument("words", metavar="WORD", nargs="*", help="only those with it in their name")
+    fields.add_argument(
+        "--schema",
+        action="store_true",
+        help="a JSON schema of recipes for an editor, which completes and checks as you write",
+    )
+    fields.set_defaults(run=run_fields)
 
 
 def _add_job(add_parser: Callable[..., argparse.ArgumentParser], verb: str, text: str) -> None:
@@ -322,10 +349,24 @@ def run_fsck(arguments: argparse.Namespace, _overrides: list[str]) -> int:
     return 1 if checked.faults else 0
 
 
-def run_fields(_arguments: argparse.Namespace, _overrides: list[str]) -> int:
-    from fastdistill_ray.run.plan import describe_fields
+def run_ls(_arguments: argparse.Namespace, _overrides: list[str]) -> int:
+    from fastdistill_ray.recipe.shipped import describe_shipped
 
-    print(describe_fields())
+    print(describe_shipped())
+    return 0
+
+
+def run_show(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    from fastdistill_ray.recipe.loading import dump_recipe, load_recipe
+
+    print(dump_recipe(load_recipe(arguments.recipe, overrides)), end="")
+    return 0
+
+
+def run_fields(arguments: argparse.Namespace, _overrides: list[str]) -> int:
+    from fastdistill_ray.recipe.fields import describe_fields, schema
+
+    print(schema() if arguments.schema else describe_fields(arguments.words))
     return 0
 
 

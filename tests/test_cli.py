@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,19 @@ def test_cli_help_and_fields_name_every_knob_of_the_method():
         *("task.ood.name = required", "compare.students.kind = required"),
     ):
         assert name in fields
+
+
+def test_cli_show_prints_a_recipe_that_reads_back_as_the_same(tmp_path, capsys):
+    assert cli.main(["show", "lora", "--objective.tau=0.25"]) == 0
+    text = capsys.readouterr().out
+    (tmp_path / "shown.yaml").write_text(text)
+    assert cli.main(["show", str(tmp_path / "shown.yaml")]) == 0
+    assert capsys.readouterr().out == text
+    assert "tau: 0.25" in text and "extends" not in text
+
+
+def test_cli_version_is_the_packages():
+    assert fastdistill("--version").stdout.split() == ["fastdistill", version("fastdistill_ray")]
 
 
 PLANNED = [

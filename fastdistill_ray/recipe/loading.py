@@ -12,12 +12,13 @@ from fastdistill_ray.generation.knobs import ENDPOINT_TAG, ENGINE_TAG
 from fastdistill_ray.knobs import models_in
 from fastdistill_ray.objectives import OBJECTIVES
 from fastdistill_ray.recipe.checks import combination_errors
+from fastdistill_ray.recipe.fields import paths_of
 from fastdistill_ray.recipe.shipped import is_word, recipe_place, shipped_recipes
 from fastdistill_ray.recipe.strict_yaml import read_yaml
-from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.recipe.tree import EXTENDS, Recipe
 from fastdistill_ray.storage.place import Place
 
-EXTENDS = "extends"  # names the recipe, beside this one, that this one changes
+MOST_SUGGESTED = 3
 
 
 def load_recipe(path: str | Place, overrides: list[str]) -> Recipe:
@@ -129,4 +130,5 @@ def _suggestion(loc: tuple[int | str, ...]) -> str:
         sections = [m for f in fields if f for m in models_in(f.annotation)] or sections
     names = [f.alias or name for section in sections for name, f in section.model_fields.items()]
     close = difflib.get_close_matches(str(loc[-1]), [n for n in names if n != loc[-1]], n=1)
-    return f", did you mean {close[0]}?" if close else ""
+    found = close or paths_of(str(loc[-1]))[:MOST_SUGGESTED]
+    return f", did you mean {' or '.join(found)}?" if found else ""

@@ -17,6 +17,8 @@ from fastdistill_ray.tasks import TaskKnobs
 from fastdistill_ray.training.knobs import OptimizerKnobs, StudentKnobs, TrainingKnobs
 from fastdistill_ray.training.trackers import TrackingKnobs
 
+EXTENDS = "extends"  # names the recipe, beside this one, that this one changes
+
 
 class Recipe(Knobs):
     name: str = Field(pattern=NAME, description="Name of the run, and of its folder by default.")

@@ -1,17 +1,9 @@
-"""A recipe in words: what would run, where, and about how much; and every field there is."""
-
-import json
-from collections.abc import Iterator
-from typing import get_origin
-
-from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
+"""A recipe in words: what would run, where, and about how much."""
 
 from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.knobs import SamplingKnobs
 from fastdistill_ray.groups.signals import Signal, bytes_of
-from fastdistill_ray.knobs import models_in
 from fastdistill_ray.recipe.derived import (
     StudentSpec,
     all_teachers,
@@ -20,7 +12,6 @@ from fastdistill_ray.recipe.derived import (
     students,
     trained_models,
 )
-from fastdistill_ray.recipe.loading import EXTENDS
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.rewards.scorer import describe_rewards
 from fastdistill_ray.run.paid import price
@@ -151,28 +142,3 @@ def _memory_lines(recipe: Recipe) -> list[str]:
 def _pool(pool: PoolKnobs) -> str:
     devices = f"{pool.gpus} GPU, " if pool.gpus else ""
     return f"{pool.workers} x {devices}{pool.cpus:g} CPU"
-
-
-def describe_fields() -> str:
-    """`section.field = default  description`, one line each."""
-    extends = (
-        f"{EXTENDS} = none  Path, from the recipe's folder, of one that it changes: sections are "
-        "merged, lists and what has a kind are replaced."
-    )
-    return "\n".join([extends, *_field_lines(Recipe, "")])
-
-
-def _field_lines(model: type[BaseModel], prefix: str) -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        if field.exclude:  # a model whose fields stand beside the others
-            yield f"{prefix}kind = required  {field.description}"
-            continue
-        key = prefix + (field.alias or name)
-        if sections := models_in(field.annotation):
-            inner = f"{key}.NAME." if get_origin(field.annotation) is dict else f"{key}."
-            for section in sections:
-                yield from _field_lines(section, inner)
-            continue
-        default = field.get_default(call_default_factory=True)
-        shown = "required" if default is PydanticUndefined else json.dumps(default, default=str)
-        yield f"{key} = {shown}  {field.description or ''}".rstrip()

@@ -8,8 +8,9 @@ import yaml
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.knobs import SamplingKnobs
 from fastdistill_ray.objectives import OBJECTIVES
+from fastdistill_ray.recipe.fields import describe_fields
 from fastdistill_ray.recipe.loading import dump_recipe, load_recipe, parse_recipe
-from fastdistill_ray.run.plan import describe, describe_fields
+from fastdistill_ray.run.plan import describe
 
 RECIPES = sorted(Path("jobs/recipes").rglob("*.yaml"))
 DEMO = "jobs/recipes/demo.yaml"
@@ -63,6 +64,13 @@ def test_recipe_that_extends_what_cannot_be_is_one_line(tmp_path, base, message)
     (tmp_path / "list.yaml").write_text("- a\n")
     with pytest.raises(UserError, match=message):
         load_recipe(tmp_path / "own.yaml", [])
+
+
+def test_unknown_key_is_looked_for_in_other_sections():
+    with pytest.raises(UserError, match=r"tau: unknown key, did you mean objective\.tau\?"):
+        load_recipe("demo", ["--tau=1"])
+    with pytest.raises(UserError, match=r"flavour: unknown key$"):
+        load_recipe("demo", ["--flavour=1"])
 
 
 def test_description_of_every_field_reads_alone():

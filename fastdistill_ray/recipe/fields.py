@@ -1,0 +1,114 @@
+"""Every field of a recipe: its default, meaning, type and range, in words and as a JSON schema."""
+
+import json
+import types
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from fastdistill_ray.errors import UserError
+from fastdistill_ray.knobs import default_of, models_in
+from fastdistill_ray.recipe.tree import EXTENDS, Recipe
+
+EXTENDS_MEANS = (
+    "Path, from the recipe's folder, of one that it changes: sections are merged, lists and what "
+    "has a kind are replaced."
+)
+WORDS = {bool: "true or false", int: "integer", float: "number", str: "text"}
+RANGES = {Ge: ("ge", "at least"), Gt: ("gt", "above"), Le: ("le", "at most"), Lt: ("lt", "below")}
+
+
+def describe_fields(words: Sequence[str] = ()) -> str:
+    """`section.field = default  Description [type]`, one line each; with `words`, of the fields
+    whose name holds one of them. UserError where that is none."""
+    lines = [f"{EXTENDS} = none  {EXTENDS_MEANS} [text]", *_lines(Recipe, "")]
+    if words:
+        lines = [line for line in lines if any(word in line.partition(" ")[0] for word in words)]
+    if not lines:
+        raise UserError(f"fields {' '.join(words)}: no field has that in its name")
+    return "\n".join(lines)
+
+
+def schema() -> str:
+    """A JSON schema for editors. It asks for no field, as what a recipe extends may have it."""
+    tree = Recipe.model_json_schema(by_alias=True)
+    for name in _mixed(Recipe):
+        tree["$defs"][name].pop("additionalProperties")
+    tree["properties"][EXTENDS] = {"type": "string", "description": EXTENDS_MEANS}
+    return json.dumps(_without_required(tree), indent=1)
+
+
+def paths_of(name: str) -> list[str]:
+    """The fields of that name, wherever they stand."""
+    paths = [line.partition(" ")[0] for line in _lines(Recipe, "")]
+    return list(dict.fromkeys(path for path in paths if path.rpartition(".")[2] == name))
+
+
+def _mixed(model: type[BaseModel]) -> set[str]:
+    """Names of models beside whose fields those of another stand, which their schema forbids."""
+    found = set()
+    for field in model.model_fields.values():
+        if field.exclude:
+            found.add(model.__name__)
+            continue
+        for section in models_in(field.annotation):
+            found |= _mixed(section)
+    return found
+
+
+def _lines(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        if field.exclude:  # a model whose fields stand beside the others
+            yield f"{prefix}kind = required  {field.description}"
+            continue
+        key = prefix + (field.alias or name)
+        if sections := models_in(field.annotation):
+            inner = f"{key}.NAME." if get_origin(field.annotation) is dict else f"{key}."
+            for section in sections:
+                yield from _lines(section, inner)
+            continue
+        default = default_of(field)
+        shown = "required" if default is PydanticUndefined else json.dumps(default, default=str)
+        said = f"  {field.description}" if field.description else " "
+        yield f"{key} = {shown}{said} [{_type(field)}]"
+
+
+def _type(field: FieldInfo) -> str:
+    ranges = [
+        f"{said} {getattr(bound, name):g}"
+        for bound in field.metadata
+        for kind, (name, said) in RANGES.items()
+        if isinstance(bound, kind)
+    ]
+    return ", ".join([_words(field.annotation), *ranges])
+
+
+def _words(annotation: Any) -> str:
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " | ".join(map(str, parts))
+    if origin in (Union, types.UnionType):
+        return " or ".join("none" if part is type(None) else _words(part) for part in parts)
+    if origin is list:
+        return f"list of {_words(parts[0])}"
+    if origin is tuple:
+        return "list of " + ", ".join(_words(part) for part in parts if part is not ...)
+    if origin is dict:
+        return "table"
+    if parts:  # Annotated
+        return _words(parts[0])
+    return WORDS.get(annotation, getattr(annotation, "__name__", str(annotation)).lower())
+
+
+def _without_required(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {
+            key: _without_required(value)
+            for key, value in tree.items()
+            if key != "required" or not isinstance(value, list)
+        }
+    return [_without_required(one) for one in tree] if isinstance(tree, list) else tree
