@@ -54,7 +54,7 @@ from fastdistill_ray.training.knobs import HeldOutKnobs, OptimizerKnobs, Trainin
 from fastdistill_ray.training.worker import step_rows
 from fastdistill_ray.verifiers import VerifierKnobs
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.usefixtures("cluster")]
 NUM_GROUPS = 13  # in steps of 3: the last of an epoch has one group, so one of two ranks has none
 EPOCHS = 3
 ASCII_IDS = 97
@@ -294,7 +294,6 @@ def test_two_ranks_train_every_group_once_per_epoch_and_export_the_asked_epochs(
     ]
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("workers", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_two_ranks_equal_any_other_number_in_loss_and_updated_weights(
     quiet: Path, model: str, store: Path, tmp_path: Path, workers: int
@@ -393,7 +392,6 @@ def stopping_at(out: Path, num_steps: int) -> Objective:
     return at_step(out, num_steps, ask)
 
 
-@pytest.mark.long
 def test_training_told_to_stop_goes_on_from_its_last_step_with_another_number_of_ranks(
     quiet: Path, model: str, store: Path, tmp_path: Path
 ) -> None:
@@ -530,7 +528,6 @@ def test_steps_that_were_of_other_groups_are_not_those_of_the_plan(
     assert not is_same(done[:3], 4), "a record was lost"
 
 
-@pytest.mark.long
 def test_user_error_of_one_rank_reaches_the_driver_as_itself_without_another_try(
     model: str, store: Path, tmp_path: Path
 ) -> None:
@@ -570,7 +567,6 @@ def validations(out: Path) -> dict[int, float]:
     }
 
 
-@pytest.mark.long
 def test_training_stops_when_held_out_groups_get_no_better_and_exports_the_best_step(
     watched: Path, store: Path
 ) -> None:
@@ -604,7 +600,6 @@ def test_validation_and_the_best_step_are_those_of_one_rank(
         torch.testing.assert_close(tensor, expected[name], rtol=2**-6, atol=1e-3)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))]
 )

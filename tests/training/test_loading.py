@@ -38,6 +38,7 @@ def assert_equal(found: dict[str, torch.Tensor], model: torch.nn.Module) -> None
         assert torch.equal(found[name], tensor), name
 
 
+@pytest.mark.long
 def test_shards_of_two_ranks_are_what_from_pretrained_gives_to_the_bit(tmp_path: Path) -> None:
     """Tied, untied in bf16, and with experts that transformers fuses."""
     make_tiny_model(str(tmp_path / "tied"))
