@@ -27,11 +27,12 @@ BOTH = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("world_size", "replicas", "trained"),
     [
-        pytest.param(2, 1, [*TIED, *BOTH[1:]], id="two shards", marks=pytest.mark.long),
-        pytest.param(2, 2, BOTH, id="two copies", marks=pytest.mark.long),
+        pytest.param(2, 1, [*TIED, *BOTH[1:]], id="two shards"),
+        pytest.param(2, 2, BOTH, id="two copies"),
         pytest.param(4, 2, BOTH, id="two copies of two shards"),
     ],
 )
