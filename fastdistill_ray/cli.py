@@ -62,15 +62,21 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
+class Version(argparse.Action):
+    """Looked up when it is asked for: a checkout that is not installed has none."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(f"{parser.prog} {version('fastdistill_ray')}")
+        parser.exit()
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="fastdistill",
         description="Distil a teacher into a better small student on a Ray cluster.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--version", action="version", version=f"%(prog)s {version('fastdistill_ray')}"
-    )
+    parser.add_argument("--version", action=Version, nargs=0, help="the package's")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, text in JOBS.items():
         _add_job(verbs.add_parser, verb, text)

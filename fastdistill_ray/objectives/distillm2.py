@@ -35,6 +35,7 @@ from fastdistill_ray.objectives.contract import (
     Term,
     softmax_of_advantages,
 )
+from fastdistill_ray.objectives.distribution import Skew
 
 
 class DistiLlm2(ObjectiveKnobs):
@@ -47,12 +48,7 @@ class DistiLlm2(ObjectiveKnobs):
     }
 
     kind: Literal["distillm2"] = "distillm2"
-    skew: float = Field(
-        default=0.1,
-        gt=0,
-        lt=1,
-        description="Share of the first distribution in the mixture it is compared with.",
-    )
+    skew: Skew = 0.1
     beta: float = Field(
         default=1.0,
         ge=1,

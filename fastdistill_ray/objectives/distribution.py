@@ -11,7 +11,7 @@ total variation, whose slope falls with T alone. `weighting: advantage` is ours:
 weights (arXiv 2507.00054, eq. 6 and 7) with alpha CE + (1 - alpha) D in place of its CE.
 """
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -173,13 +173,18 @@ class ReverseKl(FromStates):
     kind: Literal["reverse_kl"] = "reverse_kl"
 
 
-class Skewed(FromStates):
-    skew: float = Field(
-        default=0.1,
+Skew = Annotated[
+    float,
+    Field(
         gt=0,
         lt=1,
         description="Share of the first distribution in the mixture it is compared with.",
-    )
+    ),
+]
+
+
+class Skewed(FromStates):
+    skew: Skew = 0.1
 
     @property
     def measure(self) -> Measure:

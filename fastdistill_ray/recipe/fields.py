@@ -96,7 +96,7 @@ def _words(annotation: Any) -> str:
     if origin is list:
         return f"list of {_words(parts[0])}"
     if origin is tuple:
-        return "list of " + ", ".join(_words(part) for part in parts if part is not ...)
+        return f"[{', '.join(_words(part) for part in parts)}]"
     if origin is dict:
         return "table"
     if parts:  # Annotated

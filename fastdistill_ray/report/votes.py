@@ -56,4 +56,5 @@ def _row(name: str, inside: np.ndarray, verdicts: np.ndarray) -> list[Cell | str
     known = int((inside & (verdicts != "")).sum())
     right = wilson(int((inside & (verdicts == "correct")).sum()), known) if known else None
     share = interval_cell(right) if right else ""
-    return [name, f"{int(inside.sum()):,}", percent(inside.mean()), share, f"{known:,}"]
+    part = percent(inside.mean()) if len(inside) else ""
+    return [name, f"{int(inside.sum()):,}", part, share, f"{known:,}"]
