@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready-$(shell cksum < pyproject.toml | cut -d' ' -f1)
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test test-long test-slow test-faults fuzz check setup clean
+.PHONY: demo test test-long test-slow test-faults fuzz check lint setup clean
 
 # In float32 where the CPU has no arithmetic for bfloat16, which takes many times as long there.
 FLOAT32 := --training.precision=fp32 --teacher.engine.dtype=float32 --evaluation.engine.dtype=float32
@@ -16,8 +16,8 @@ demo: $(READY)
 # One thread: two that wait for each other on cores that others use take many times as long.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --dist loadfile --no-loadscope-reorder
 
-# Every part once, and Ray, vLLM and training workers together once.
-test: check
+# Every part once, and Ray, vLLM and training workers together once; types are checked by a test.
+test: lint
 	$(PYTEST) -n 2 -m "not gpu and not slow and not long"
 
 # What CI runs beside it: mostly Ray, engines and workers that start, are killed and start again.
@@ -35,8 +35,11 @@ test-faults: $(READY)
 fuzz: $(READY)
 	$(BIN)/python -m pytest -q -s -m slow tests/verifiers/test_judge_fuzz.py
 
-check: $(READY)
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+check: lint
+	$(BIN)/pyright
+
+lint: $(READY)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 setup: $(READY)
 

@@ -112,6 +112,7 @@ def test_converted_model_generation_config_has_no_sampling_defaults(
     assert written == {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 
 
+@pytest.mark.long
 def test_gguf_conversion_of_two_processes_at_once_gives_one_folder(
     tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

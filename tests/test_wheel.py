@@ -65,7 +65,7 @@ def test_wheel_holds_every_file_of_the_package_and_of_jobs(wheel):
     assert there == expected
 
 
-@pytest.mark.parametrize("recipe", ["gsm8k", "methods/dpo"])
+@pytest.mark.parametrize("recipe", ["gsm8k", pytest.param("methods/dpo", marks=pytest.mark.long)])
 def test_wheel_in_an_empty_folder_plans_a_shipped_recipe(recipe, site, tmp_path):
     plan = fastdistill(site, tmp_path, "distill", recipe, "--dry-run")
     assert "\ngenerate " in plan and "\nevaluate " in plan

@@ -123,6 +123,7 @@ def test_pace_is_kept_from_one_call_to_the_next(endpoint: Grader) -> None:
     assert len(endpoint.requests) == 6
 
 
+@pytest.mark.long
 def test_slow_endpoint_ends_at_the_limit(endpoint: Grader) -> None:
     """It would go on for ever; the limit leaves the other one more than enough."""
     endpoint.hold = 2

@@ -95,7 +95,7 @@ def test_long_completions_count_by_what_attention_takes_of_them():
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("shared_prompt", [True, False], ids=["packed", "padded"])
 def test_ranks_are_busy_where_completions_allow_it(case, shared_prompt):
-    for seed in range(3):
+    for seed in range(2):
         groups = lognormal_groups(case.groups_per_step, seed)
         found = busy_share(groups, case.world_size, shared_prompt)
         assert found.dealt >= min(0.9, 0.95 * found.most), found
