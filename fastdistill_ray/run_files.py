@@ -37,6 +37,7 @@ SECONDS = "seconds.json"
 STALL = "stall-"  # begins the name of the evidence that a loop which hung leaves
 METRICS, STEPS = "metrics.jsonl", "steps.jsonl"  # of a training
 STOP = "stop"  # a training in whose folder it is ends between two steps, with a checkpoint
+OVERLAPS = "overlaps.json"  # tested problems of which training texts have words
 ANSWERS = "answers.parquet"  # of an evaluation, beside the store it is made of
 
 

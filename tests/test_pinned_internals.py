@@ -31,6 +31,10 @@ SIGNATURES = [
         )
     ),
     (
+        *("cluster.objects", "ray._private.internal_api", "node_stats"),
+        "(node_manager_address=None, node_manager_port=None, include_memory_info=True)",
+    ),
+    (
         *("cluster.deaths", "ray._private.state", "GlobalState._connect_and_get_accessor"),
         "(self)",
     ),

@@ -63,6 +63,8 @@ class Asking:
         self.me = ray.get_runtime_context().get_actor_id() or "here"
         self.requests: Requests = ray.get(requests)
         self.engine = None
+        self.running: dict[concurrent.futures.Future, int] = {}
+        self.given: pa.Table | None = None  # what is being handed over
         try:
             self.requests.take(np.arange(1))  # loads the tokenizer before an engine waits for it
             self.engine = start()
@@ -78,7 +80,20 @@ class Asking:
         self._call("take_seat", self.me)
         if self.engine is None:
             return
-        running: dict[concurrent.futures.Future, int] = {}
+        try:
+            yield from self._answers()
+        except GeneratorExit:
+            # Ray could not take over what was given, as where its memory for objects and the disk
+            # it spills to are full: it is given again in another seat.
+            time.sleep(BEAT_SECONDS)
+            self._call("lose_seat", self.me)
+            raise
+
+    def _answers(self) -> Iterator[pa.Table]:
+        if self.given is not None:
+            yield self.given
+            self.given = None
+        running = self.running
         done: dict[int, pa.Table] = {}
         failed: dict[int, str] = {}
         while True:
@@ -90,7 +105,9 @@ class Asking:
             rows = [done[number] for number in counts if done[number].num_rows]
             done, failed = {}, {}
             if rows:
-                yield bundle(pa.concat_tables(rows))
+                self.given = bundle(pa.concat_tables(rows))
+                yield self.given
+                self.given = None
             if not running or is_abandoned:
                 self._call("leave_seat", self.me)
                 return

@@ -63,6 +63,7 @@ class Dispenser:
         self.seats_made = self.seats_taken = 0
         self.seat_made = clock()  # when the last was
         self.seated: set[str] = set()  # actors
+        self.unseated: set[str] = set()  # actors that lost theirs, with answers to be given
         self.starts: dict[str, list[float]] = {}  # actor -> when its engines became ready
         self.heard: dict[str, float] = {}
         self.words: dict[str, str] = {}  # the last an actor said before it died
@@ -117,7 +118,7 @@ class Dispenser:
         """Whether another task may wait for an actor; each takes one seat. Where nothing is left
         to be handed out, actors without one are released. Seats are lost with actors that die;
         where an engine that lives gets none, there is another."""
-        if not (self.open > self.fresh or self.again or self.alone):
+        if not (self.open > self.fresh or self.again or self.alone or self.unseated):
             return False
         now = self.clock()
         if self.seats_made - self.seats_taken >= self.num_seats:
@@ -136,9 +137,15 @@ class Dispenser:
         self.heard[actor] = self.clock()
         self.seats_taken += 1
         self.seated.add(actor)
+        self.unseated.discard(actor)
 
     def leave_seat(self, actor: str) -> None:
         self.seated.discard(actor)
+
+    def lose_seat(self, actor: str) -> None:
+        """Its task ended before its answers were taken over; it has them still."""
+        self.seated.discard(actor)
+        self.unseated.add(actor)
 
     def take(
         self, actor: str, done: list[int], failed: dict[int, str], want: int
@@ -173,10 +180,12 @@ class Dispenser:
             return True
         now = self.clock()
         for actor, heard in self.heard.items():
-            if self.out.get(actor) and now - heard > SILENT_SECONDS:
+            waits = self.out.get(actor) or actor in self.unseated
+            if waits and now - heard > SILENT_SECONDS:
                 self.words[actor] = f"not heard of for {SILENT_SECONDS:.0f} s"
                 self._lost(actor)
-        return not (self._num_fresh or self.again or self.alone or any(self.out.values()))
+        is_out = any(self.out.values()) or self.unseated
+        return not (self._num_fresh or self.again or self.alone or is_out)
 
     def stop(self, reason: str) -> None:
         """Nothing more is handed out; the first reason is a line for the user."""
@@ -233,6 +242,7 @@ class Dispenser:
         """An actor died with all it asked."""
         self.num_deaths += 1
         self.seated.discard(actor)
+        self.unseated.discard(actor)
         reason = self.words.get(actor, "the engine's process ended without a word")
         for number in sorted(self.out.pop(actor, ())):
             if self.failures[number] + 1 >= ALONE_AFTER:

@@ -262,3 +262,16 @@ def wait_until_complete(store: Store) -> None:
 def raise_if_failed(store: Store) -> None:
     if (store.folder / FAILED).is_file():
         raise RuntimeError(f"generation stopped: {(store.folder / FAILED).read_text()}")
+
+
+def batches_of(
+    file: Place, columns: list[str], fields: tuple[str, ...], batch_size: int
+) -> Iterator[pa.RecordBatch]:
+    """The named columns and fields of the completions of every group of a file."""
+    with open_parquet(file) as table:
+        leaves = [table.schema.column(i).path for i in range(len(table.schema))]
+        wanted = list(columns)
+        for leaf in leaves:
+            if leaf.startswith("completions.") and leaf.split(".", 3)[-1] in fields:
+                wanted.append(leaf)
+        yield from table.iter_batches(columns=wanted, batch_size=batch_size)

@@ -9,6 +9,7 @@ import ray
 from ray.exceptions import RayError
 
 from fastdistill_ray.cluster.metrics import show
+from fastdistill_ray.cluster.objects import full_nodes
 from fastdistill_ray.generation.asking import BEAT_SECONDS
 from fastdistill_ray.generation.dispenser import SHORT_OF_MEMORY, Status
 from fastdistill_ray.progress import duration
@@ -46,7 +47,13 @@ class Watch:
         quiet = min(status.seconds_quiet for status in statuses)
         if quiet > SAY_SECONDS and time.monotonic() - self.said > SAY_SECONDS:
             self.said = time.monotonic()
-            logger.info("%s: %s", self.label, "; ".join(map(what_is_waited_for, statuses)))
+            waiting = "; ".join(map(what_is_waited_for, statuses))
+            if full := full_nodes():
+                waiting += (
+                    f"; Ray's memory for objects is full ({', '.join(full)}), so answers may wait "
+                    "for room there or on the disk it spills to"
+                )
+            logger.info("%s: %s", self.label, waiting)
 
     def show(self, statuses: list[Status]) -> None:
         """To whoever reads Ray's metrics."""

@@ -17,7 +17,7 @@ import yaml
 
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.evaluation.statistics import Difference, Estimate
-from fastdistill_ray.groups.store import Store
+from fastdistill_ray.groups.store import Store, batches_of
 from fastdistill_ray.run_files import (
     ANSWERS,
     CHOICE,
@@ -359,10 +359,4 @@ def group_batches(
 ) -> Iterator[pa.RecordBatch]:
     """The named columns and fields of the completions of every group."""
     for commit in Store(folder).commits():
-        with open_parquet(folder / commit.file) as file:
-            leaves = [file.schema.column(i).path for i in range(len(file.schema))]
-            wanted = list(columns)
-            for leaf in leaves:
-                if leaf.startswith("completions.") and leaf.split(".", 3)[-1] in fields:
-                    wanted.append(leaf)
-            yield from file.iter_batches(columns=wanted, batch_size=batch_size)
+        yield from batches_of(folder / commit.file, columns, fields, batch_size)

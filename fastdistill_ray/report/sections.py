@@ -30,6 +30,7 @@ from fastdistill_ray.report.costs import (
     training_tables,
 )
 from fastdistill_ray.report.examples import example_answers, example_groups
+from fastdistill_ray.report.overlaps import overlap_blocks, overlap_warning
 from fastdistill_ray.report.page import (
     Block,
     Cell,
@@ -76,7 +77,7 @@ def write_report(view: str | Place) -> str:
     page = Page(
         title=f"{run.recipe['name']}: distillation report",
         subtitle=_subtitle(run),
-        conclusion=conclusion(run.results, run.recipe),
+        conclusion=f"{conclusion(run.results, run.recipe)} {overlap_warning(run)}".strip(),
         sections=[
             Section("Results", result_blocks(run)),
             Section("Differences", difference_blocks(run)),
@@ -126,6 +127,7 @@ def _group_blocks(run: Contents) -> list[Block]:
         ),
         _dropped_table(groups, PAPER_KEPT.get(run.recipe["task"]["name"])),
         *vote_blocks(run),
+        *overlap_blocks(run),
         *_reward_figure(groups),
     ]
 

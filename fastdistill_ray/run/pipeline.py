@@ -49,6 +49,7 @@ from fastdistill_ray.records import SPLITS, Split
 from fastdistill_ray.rounds.policies import Policies
 from fastdistill_ray.run.folder import NOTE_SECONDS, Clock, RunFolder
 from fastdistill_ray.run.inputs import check_usable
+from fastdistill_ray.run.overlaps import look_for_overlaps
 from fastdistill_ray.run.paid import sources_of
 from fastdistill_ray.run.rounds import plan_rounds, train_in_rounds
 from fastdistill_ray.run.signals import ask_first
@@ -344,6 +345,7 @@ def evaluate_models(run: RunFolder, chosen: dict[str, Trial], problems: list[Pro
     models = [Model(name, trial.weights, prompt) for name, trial in chosen.items()]
     folders = _evaluate(run, [*baselines(run.recipe), *models], problems)
     clusters = clusters_of(chain.from_iterable(problems))
+    look_for_overlaps(run, problems)
     main, out = run.recipe.objective.kind, run.view / RESULTS
     write_results(folders, clusters, main, chosen, out=out)
 

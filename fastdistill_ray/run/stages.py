@@ -140,6 +140,11 @@ class Stages:
         }
         return Stage("answers", model.name, sections, inputs)
 
+    def overlaps(self, groups: str, tested: list[ProblemFile], size: int) -> Stage:
+        """Tested problems in the texts of a groups stage, told by its folder."""
+        inputs = {"groups": groups, PROBLEMS: " ".join(file.digest for file in tested)}
+        return Stage("overlaps", "", {"task.decontaminate": size}, inputs)
+
     @cached_property
     def _teachers(self) -> dict[str, str]:
         return {

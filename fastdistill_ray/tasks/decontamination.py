@@ -5,7 +5,7 @@ words of both: 0.3 s for the 7,473 training and 1,319 test questions of GSM8K, o
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from fastdistill_ray.records import Problem
 from fastdistill_ray.tasks.base import Problems, keep
@@ -35,6 +35,22 @@ def runs_of_words(problems: Iterable[Problem], size: int) -> dict[int, str]:
         for problem in problems
         for run in _runs(problem.question, problem.options, size)
     }
+
+
+def owners_of_runs(problems: Iterable[Problem], size: int) -> dict[int, set[str]]:
+    """Hash of every run of `size` words of the questions -> ids of the problems that have it. In
+    another process hashes are others. Shorter questions have none."""
+    owners: dict[int, set[str]] = {}
+    for problem in problems:
+        if len(WORD.findall(problem.question)) >= size:
+            for run in _runs(problem.question, (), size):
+                owners.setdefault(run, set()).add(problem.problem_id)
+    return owners
+
+
+def overlapping(text: str, owners: Mapping[int, set[str]], size: int) -> set[str]:
+    """Ids of the problems of `owners_of_runs` of which the text has a run."""
+    return set().union(*(owners.get(run, ()) for run in _runs(text, (), size)))
 
 
 def overlap(question: str, tested: dict[int, str], size: int) -> str:

@@ -1,5 +1,6 @@
 """A file system that is full or refuses to write: one line, and what was finished is kept."""
 
+import contextlib
 import errno
 import os
 import re
@@ -8,10 +9,13 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
 from ray.data.exceptions import UserCodeException
 from ray.exceptions import RayTaskError
+from support.groups import commits_of
+from support.head import local_head
 from support.jobs import ended, run_job, start_job, tiny_recipe, wait_for, write_recipe
 from support.models import make_tiny_model
 from support.run_folder import make_run
@@ -25,6 +29,7 @@ from fastdistill_ray.run.pipeline import prepare_problems
 from fastdistill_ray.run.room import check_room
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.storage.room import refusal
+from fastdistill_ray.tasks import load_problems
 
 
 @pytest.fixture
@@ -201,3 +206,52 @@ def test_job_on_a_disk_that_fills_up_ends_with_a_line_and_goes_on(small, tmp_pat
     stored = list(run.glob("stages/groups/*/part-*.parquet"))
     assert "report.html" in run_job("distill", recipe, run, head)
     assert "train" not in moment or [one for one in stored if one.exists()] == stored
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("small", ["48m"], indirect=True)
+def test_job_beside_a_full_object_store_says_so_and_goes_on_once_there_is_room(small, tmp_path):
+    """Somebody else's objects fill Ray's memory for objects and the disk they are moved to."""
+    model, is_full = make_tiny_model(str(tmp_path / "model")), tmp_path / "is_full"
+    problems = load_problems(Recipe.model_validate(tiny_recipe(model)).task)["train"]
+    waits = {problem.problem_id: str(is_full) for problem in problems[4:]}
+    extra = {"waits": waits, "log": str(tmp_path / "answered")}
+    engine = {"kind": "scripted", "max_model_len": 1024, "extra": extra}
+    recipe = tiny_recipe(
+        model,
+        teacher={"model": model, "engine": engine},
+        sampling={"n": 16, "logprobs": 20},  # answers too large for Ray to keep with their task
+        selection={"min_correct": 0},
+    )
+    run = tmp_path / "run"
+    with local_head(80, str(small)) as head:
+        job = start_job("generate", write_recipe(tmp_path, recipe), run, head)
+        with ended(job, run):
+            wait_for(lambda: len(answered(tmp_path)) == 4, job)
+            ray.init(address=head, log_to_driver=False)
+            held = fill_object_store()
+            is_full.touch()
+            log = Path(f"{run}.log")
+            wait_for(lambda: "Ray's memory for objects is full (" in log.read_text(), job)
+            del held
+            assert job.wait() == 0
+        ray.shutdown()
+    (groups,) = (run / "stages/groups").iterdir()
+    assert sum(len(commit["keys"]) for commit in commits_of(groups)) == len(problems)
+    assert sorted(answered(tmp_path)) == sorted(problem.problem_id for problem in problems)
+
+
+def answered(folder: Path) -> list[str]:
+    """Ids of problems, as often as an engine answered them."""
+    file = folder / "answered"
+    return file.read_text().split() if file.exists() else []
+
+
+def fill_object_store() -> list[ray.ObjectRef]:
+    """What keeps it full, in pieces small enough for no answer to fit beside them."""
+    held = []
+    with contextlib.suppress(ray.exceptions.OutOfDiskError, ray.exceptions.ObjectStoreFullError):
+        while True:
+            held.append(ray.put(np.ones(2**18, np.uint8)))
+    return held

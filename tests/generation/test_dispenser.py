@@ -181,6 +181,34 @@ def test_seats_are_made_as_they_are_taken():
     assert [dispenser.wants_seat() for _ in range(2)] == [True, False]
 
 
+def test_actor_whose_answers_were_not_taken_over_gets_another_seat_before_all_is_over():
+    dispenser, _ = make(2)
+    dispenser.enter("a")
+    assert dispenser.wants_seat()
+    dispenser.take_seat("a")
+    take(dispenser, "a", [], {}, 2)
+    dispenser.lose_seat("a")
+    assert dispenser.wants_seat(), "nothing is to be handed out, but two answers will come"
+    dispenser.take_seat("a")
+    assert take(dispenser, "a", [0, 1], {}, 2) == ([0, 1], [])
+    dispenser.lose_seat("a")  # while it gave both
+    assert not dispenser.is_over() and dispenser.wants_seat()
+    dispenser.take_seat("a")
+    dispenser.leave_seat("a")
+    assert dispenser.is_over() and not dispenser.wants_seat()
+
+
+def test_actor_that_lost_its_seat_and_falls_silent_is_not_waited_for():
+    dispenser, clock = make(1)
+    dispenser.enter("a")
+    dispenser.take_seat("a")
+    take(dispenser, "a", [], {}, 1)
+    assert take(dispenser, "a", [0], {}, 1) == ([0], [])
+    dispenser.lose_seat("a")
+    clock.now += SILENT_SECONDS + 1
+    assert dispenser.is_over()
+
+
 def test_engine_that_gets_no_seat_is_given_another():
     """Two seats wait for an actor that died and never comes back."""
     dispenser, clock = make(4)

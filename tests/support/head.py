@@ -13,15 +13,17 @@ KEY_VARIABLE, KEY = "KEY_OF_TESTS", "sk-of-the-tests"
 
 
 @contextlib.contextmanager
-def local_head() -> Iterator[str]:
-    """8 logical CPUs and 2 GPUs that none looks for; -> its address."""
+def local_head(objects_mib: int = 500, spill_to: str | None = None) -> Iterator[str]:
+    """8 logical CPUs and 2 GPUs that none looks for; -> its address. `spill_to`: the folder for
+    objects that its memory has no room for, else one of its own."""
     before = os.environ.get(KEY_VARIABLE)
     os.environ[KEY_VARIABLE] = KEY
     parameters = RayParams(
         num_cpus=8,
         num_gpus=2,
         include_dashboard=False,
-        object_store_memory=500 * 2**20,
+        object_store_memory=objects_mib * 2**20,
+        object_spilling_directory=spill_to,
         min_worker_port=0,
         max_worker_port=0,
     )
