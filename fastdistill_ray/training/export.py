@@ -1,9 +1,11 @@
 """A trained student -> a Hugging Face folder that transformers and vLLM load."""
 
+import contextlib
 import copy
 import json
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -12,16 +14,19 @@ from huggingface_hub import save_torch_state_dict
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.checkpoint.state_dict import get_model_state_dict
+from torch.distributed.tensor import DTensor
 from transformers.core_model_loading import revert_weight_conversion
 
 from fastdistill_ray.storage.folders import writable_folder
-from fastdistill_ray.storage.place import Place
+from fastdistill_ray.storage.place import Place, sync
 from fastdistill_ray.storage.weights import INDEX
 from fastdistill_ray.training.student import Student
 
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".index.json")
 ADAPTER = "adapter"  # in an exported folder: the adapter alone, as peft loads it
+SHARED_FROM = 5 * 2**30  # bytes of weights
+BLOCK = re.compile(r".*?\.\d+\.")
 BRIDGE = {"bridge.weight"}  # of a student in training: no model has it
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -37,65 +42,184 @@ AS_SOURCE = Chat()
 
 
 def export_student(student: Student, source: str, out: Place, chat: Chat = AS_SOURCE) -> None:
-    """Rank 0 writes full bf16 weights beside the source's own config, tokenizer and template.
+    """All ranks together write full bf16 weights beside the source's own config, tokenizer and
+    template.
 
     Names and tensors are the source's: what was not trained, buffers and parts of other modalities,
     is there as it was. An adapter is merged, and beside that in a folder of its own. The folder
-    appears whole or not at all.
+    appears whole or not at all. Weights are gathered block by block: rank 0 holds them all in bf16,
+    or, from SHARED_FROM bytes on and in no bucket, each rank those of the blocks that it writes.
     """
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state = get_model_state_dict(student, options=options)
-    if dist.get_rank() == 0:
-        write_student(student, state, source, out, chat)
+    state = get_model_state_dict(student)
+    names, rank = Names.of(student, state), dist.get_rank()
+    size = 2 * sum(state[name].numel() for name in names.trained)
+    writers = dist.get_world_size() if Place(out).is_local and size > SHARED_FROM else 1
+    own: dict[str, Tensor] = {}
+    adapter: dict[str, Tensor] = {}
+    for place, block in enumerate(blocks_of(names)):
+        is_mine = place % writers == rank
+        parts = gathered(state, block, keep=lambda name, mine=is_mine: mine or is_of_adapter(name))
+        adapter |= {name: part for name, part in parts.items() if is_of_adapter(name)}
+        if is_mine:
+            own |= as_in_source(student, parts, names, Path(source))
+    with _folder_of_all(out) as folder:
+        if 0 < rank < writers:
+            _save(own, folder, rank, writers)
+        dist.barrier()
+        if rank == 0:
+            _finish(student, own, adapter, names, Path(source), folder, writers, chat)
 
 
 def write_student(
     student: Student, state: Mapping[str, Any], source: str, out: Place, chat: Chat = AS_SOURCE
 ) -> None:
-    """As `export_student`, of the student's whole `state`."""
-    # The tied head is a second name of one parameter; loaders want the tensor once.
-    names = {name for name, _ in student.named_parameters()} & set(state)
-    names -= BRIDGE
-    parts = {name.removeprefix("model."): cast(Tensor, state[name]).float() for name in names}
-    weights = merge_adapter(parts, student.adapter_scale)
-    halves = {name: weight.bfloat16() for name, weight in weights.items()}
-    buffers = {name for name, _ in student.named_buffers()} & set(state)
-    halves |= {name.removeprefix("model."): cast(Tensor, state[name]) for name in buffers}
-    tied = {name.removeprefix("model.") for name in set(state) - names - buffers - BRIDGE}
-    whole = as_in_source(student, halves, tied, Path(source))
+    """As `export_student`, of the student's whole `state`, by this process alone."""
+    names = Names.of(student, state)
+    parts = {name: cast(Tensor, state[name]) for block in blocks_of(names) for name in block}
+    own = as_in_source(student, parts, names, Path(source))
+    adapter = {name: part for name, part in parts.items() if is_of_adapter(name)}
     with writable_folder(out) as folder:
-        save_torch_state_dict(whole, folder)
-        _copy_beside_weights(Path(source), folder, chat)
-        if student.adapter_scale:
-            _save_adapter(student, parts, source, folder / ADAPTER)
+        _finish(student, own, adapter, names, Path(source), folder, 1, chat)
+
+
+class Names(NamedTuple):
+    """Of the tensors of a student in training, as its state has them."""
+
+    trained: set[str]  # parameters, or an adapter's base
+    buffers: set[str]
+    tied: set[str]  # further names of tensors that are there: loaders want each once
+
+    @classmethod
+    def of(cls, student: Student, state: Mapping[str, Any]) -> "Names":
+        trained = {name for name, _ in student.named_parameters()} & set(state) - BRIDGE
+        buffers = {name for name, _ in student.named_buffers()} & set(state)
+        return cls(trained, buffers, set(state) - trained - buffers - BRIDGE)
+
+
+def blocks_of(names: Names) -> list[list[str]]:
+    """The names in the order of the model, those of one decoder block together: what transformers
+    makes one tensor of lies in one block."""
+    blocks: dict[str, list[str]] = {}
+    for name in sorted(names.trained | names.buffers):
+        number = BLOCK.match(name)
+        blocks.setdefault(number.group() if number else "", []).append(name)
+    return list(blocks.values())
+
+
+def gathered(
+    state: Mapping[str, Any], names: list[str], keep: Callable[[str], bool]
+) -> dict[str, Tensor]:
+    """Those to keep, whole and on the CPU; all ranks call it alike."""
+    found = {}
+    for name in names:
+        tensor = state[name]
+        if isinstance(tensor, DTensor):
+            tensor = tensor.to(tensor.device_mesh.device_type).full_tensor()
+        if keep(name):
+            found[name] = tensor.cpu()
+    return found
+
+
+def is_of_adapter(name: str) -> bool:
+    return ".lora_" in name
 
 
 def as_in_source(
-    student: Student, tensors: dict[str, Tensor], tied: set[str], source: Path
+    student: Student, parts: Mapping[str, Tensor], names: Names, source: Path
 ) -> dict[str, Tensor]:
-    """Under the names of the source's files, with all else that these hold; ValueError where a name
-    is none of theirs, which loaders would leave out without a word.
+    """Trained weights in bf16, merged, and buffers, under the names of the source's files;
+    ValueError where a name is none of theirs, which loaders would leave out without a word.
 
-    transformers renames and fuses tensors when it loads some families. `tied`: further names of
-    tensors that are there.
+    transformers renames and fuses tensors when it loads some families.
     """
+    trained = {
+        name.removeprefix("model."): part.float()
+        for name, part in parts.items()
+        if name in names.trained
+    }
+    merged = merge_adapter(trained, student.adapter_scale)
+    halves = {name: weight.bfloat16() for name, weight in merged.items()}
+    buffers = {name.removeprefix("model."): parts[name] for name in parts if name in names.buffers}
     found = {
         name: _of_its_own(tensor)
-        for name, tensor in revert_weight_conversion(student.model, tensors).items()
+        for name, tensor in revert_weight_conversion(student.model, halves | buffers).items()
     }
-    buffers = {name.removeprefix("model.") for name, _ in student.named_buffers()}
     files = _files_of_tensors(source)
     if not files:  # older formats
         return found
     if unknown := sorted(set(found) - set(files)):
         raise ValueError(f"{source} has no {', '.join(unknown[:3])}, {len(unknown)} in all")
-    for name, file in files.items():
-        if name in tied or (name in found and name not in buffers):
-            continue
-        with safe_open(file, framework="pt") as opened:
-            stored = opened.get_tensor(name)
-        found[name] = found[name].to(stored.dtype) if name in found else stored
+    for name in buffers.keys() & found.keys():
+        found[name] = found[name].to(_stored(files[name], name).dtype)
     return found
+
+
+def not_trained(written: set[str], names: Names, source: Path) -> dict[str, Tensor]:
+    """What else the source's files hold."""
+    tied = {name.removeprefix("model.") for name in names.tied}
+    return {
+        name: _stored(file, name)
+        for name, file in _files_of_tensors(source).items()
+        if name not in tied and name not in written
+    }
+
+
+def _stored(file: Path, name: str) -> Tensor:
+    with safe_open(file, framework="pt") as opened:
+        return opened.get_tensor(name)
+
+
+@contextlib.contextmanager
+def _folder_of_all(out: Place) -> Iterator[Path]:
+    """The folder of rank 0's `writable_folder`, on every rank; rank 0 is the last to write."""
+    made = writable_folder(out) if dist.get_rank() == 0 else contextlib.nullcontext(Path())
+    with made as folder:
+        told = [str(folder)]
+        dist.broadcast_object_list(told)
+        yield Path(told[0])
+
+
+def _finish(
+    student: Student,
+    own: dict[str, Tensor],
+    adapter: Mapping[str, Tensor],
+    names: Names,
+    source: Path,
+    folder: Path,
+    writers: int,
+    chat: Chat,
+) -> None:
+    """Rank 0's weights, those that were not trained, and all else, once the others have written."""
+    written = tensor_names(folder) | set(own)
+    _save(own | not_trained(written, names, source), folder, 0, writers)
+    if writers > 1:
+        _write_index(folder)
+    _copy_beside_weights(source, folder, chat)
+    if student.adapter_scale:
+        _save_adapter(student, adapter, str(source), folder / ADAPTER)
+
+
+def _save(tensors: dict[str, Tensor], folder: Path, rank: int, writers: int) -> None:
+    if writers == 1:
+        save_torch_state_dict(tensors, folder)
+        return
+    pattern = f"model-{rank + 1:05d}-of-{writers:05d}{{suffix}}.safetensors"
+    save_torch_state_dict(tensors, folder, filename_pattern=pattern)
+    for file in folder.glob(f"model-{rank + 1:05d}-of-*"):
+        sync(file)
+
+
+def _write_index(folder: Path) -> None:
+    """One for the files of all ranks in place of theirs."""
+    for file in folder.glob("*.index.json"):
+        file.unlink()
+    files = _files_of_tensors(folder)
+    size = sum(file.stat().st_size for file in set(files.values()))
+    index = {
+        "metadata": {"total_size": size},
+        "weight_map": {name: file.name for name, file in sorted(files.items())},
+    }
+    (folder / INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
 
 
 def tensor_names(folder: Path) -> set[str]:
@@ -125,7 +249,7 @@ def merge_adapter(weights: dict[str, Tensor], scale: float) -> dict[str, Tensor]
     """LoRA, arXiv 2106.09685: W + scale * B A, under the names of the model without adapter."""
     merged = {}
     for name, tensor in weights.items():
-        if ".lora_" in name:
+        if is_of_adapter(name):
             continue
         stem, is_base, leaf = name.partition(".base_layer.")
         if is_base and leaf == "weight":
@@ -136,13 +260,12 @@ def merge_adapter(weights: dict[str, Tensor], scale: float) -> dict[str, Tensor]
     return merged
 
 
-def _save_adapter(student: Student, parts: dict[str, Tensor], source: str, out: Path) -> None:
+def _save_adapter(student: Student, parts: Mapping[str, Tensor], source: str, out: Path) -> None:
     """In peft's layout; its base is the folder the student was loaded from."""
     out.mkdir()
     adapter = {
-        f"base_model.model.{name.replace('.default.', '.')}": tensor.contiguous()
+        f"base_model.{name.replace('.default.', '.')}": tensor.float().contiguous()
         for name, tensor in parts.items()
-        if ".lora_" in name
     }
     save_file(adapter, out / "adapter_model.safetensors", metadata={"format": "pt"})
     config: Any = copy.copy(student.model.peft_config["default"])

@@ -2,19 +2,25 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
+from safetensors.torch import load_file, save_file
+from support.experts import make_experts
 from support.learner import losses, make_learner
 from support.models import make_tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from fastdistill_ray.training.export import ADAPTER, export_student, merge_adapter
+from fastdistill_ray.storage.weights import check_weights
+from fastdistill_ray.training.export import ADAPTER, export_student, merge_adapter, tensor_names
 from fastdistill_ray.training.knobs import LoraKnobs
 from fastdistill_ray.training.learner import Learner
 
+SCRIPT = Path(__file__).parents[1] / "support" / "processes" / "exports.py"
 pytestmark = pytest.mark.usefixtures("world_of_one")
 
 
@@ -109,3 +115,63 @@ def test_merge_adapter_adds_the_scaled_product() -> None:
     )
     assert merged.keys() == {"q.weight", "q.bias", "norm.weight"}
     torch.testing.assert_close(merged["q.weight"], torch.tensor([[2.5, 3.0], [2.0, 5.0]]))
+
+
+def exported_by(world_size: int, folder: Path, *models: str, lora: int) -> None:
+    command = [sys.executable, str(SCRIPT), str(folder)]
+    rest = [str(world_size), str(lora), *models]
+    ranks = [subprocess.Popen([*command, str(rank), *rest]) for rank in range(world_size)]
+    assert [rank.wait() for rank in ranks] == [0] * world_size
+
+
+def tensors_in(folder: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        tensors = load_file(file)
+        assert not found.keys() & tensors.keys(), "a tensor is in two files"
+        found |= tensors
+    return found
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("lora", [0, 4])
+def test_students_that_all_ranks_write_are_those_that_one_writes_to_the_bit(
+    tmp_path: Path, lora: int
+) -> None:
+    """Tied, untied, and with experts that transformers fuses, beside a tensor that no student of
+    this kind has."""
+    make_tiny_model(str(tmp_path / "tied"))
+    make_tiny_model(str(tmp_path / "untied"), tie_word_embeddings=False)
+    models = ["tied", "untied"]
+    if not lora:  # adapters of fused experts are refused
+        make_experts(str(tmp_path / "experts"))
+        models.append("experts")
+    save_file({"vision.weight": torch.ones(3)}, tmp_path / "untied" / "more.safetensors")
+    exported_by(2, tmp_path, *models, lora=lora)
+    for name in models:
+        whole, shared = (tmp_path / f"{name}-{way}" for way in ("whole", "shared"))
+        one, two = tensors_in(whole), tensors_in(shared)
+        assert len(list(whole.glob("*.safetensors"))) == 1
+        assert {file.name for file in shared.glob("*.safetensors")} == {
+            "model-00001-of-00002.safetensors",
+            "model-00002-of-00002.safetensors",
+        }
+        assert one.keys() == two.keys() == tensor_names(tmp_path / name)
+        assert all(torch.equal(tensor, two[key]) for key, tensor in one.items())
+        index = json.loads((shared / "model.safetensors.index.json").read_text())
+        assert set(index["weight_map"]) == set(two)
+        assert len(list(shared.glob("*.index.json"))) == 1
+        check_weights(shared)
+        source = AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype=torch.float32)
+        reloaded = AutoModelForCausalLM.from_pretrained(shared, dtype=torch.float32)
+        for key, tensor in reloaded.state_dict().items():
+            before = source.state_dict()[key]
+            if lora:
+                assert before.ndim < 2 or "embed" in key or not torch.equal(tensor, before), key
+            else:
+                assert torch.equal(tensor, (before * 1.125 + 0.01).bfloat16().float()), key
+        if lora:
+            files = [folder / ADAPTER / "adapter_model.safetensors" for folder in (whole, shared)]
+            first, second = map(load_file, files)
+            assert first.keys() == second.keys() and len(first) == 2 * 2 * 7
+            assert all(torch.equal(tensor, second[key]) for key, tensor in first.items())
