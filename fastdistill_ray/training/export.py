@@ -52,7 +52,7 @@ def export_student(student: Student, source: str, out: Place, chat: Chat = AS_SO
     """
     state = get_model_state_dict(student)
     names, rank = Names.of(student, state), dist.get_rank()
-    size = 2 * sum(state[name].numel() for name in names.trained)
+    size = 2 * sum(parameter.numel() for parameter in student.parameters())
     writers = dist.get_world_size() if Place(out).is_local and size > SHARED_FROM else 1
     own: dict[str, Tensor] = {}
     adapter: dict[str, Tensor] = {}
@@ -114,7 +114,8 @@ def gathered(
     for name in names:
         tensor = state[name]
         if isinstance(tensor, DTensor):
-            tensor = tensor.to(tensor.device_mesh.device_type).full_tensor()
+            computed = cast(DTensor, tensor.to(tensor.device_mesh.device_type))
+            tensor = computed.full_tensor()
         if keep(name):
             found[name] = tensor.cpu()
     return found
