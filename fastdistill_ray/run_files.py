@@ -26,6 +26,7 @@ GIT, VERSIONS, MEMORY = "git.txt", "versions.json", "memory.json"
 CHOICE, RESULTS = "choose.json", "results.json"
 REPORT, REPORT_MARKDOWN, AUDIT = "report.html", "report.md", "audit.html"
 STUDENTS = "students"
+CARD = "README.md"  # of a student
 VIEW = (
     *(RECIPE, GRAPH, GIT, VERSIONS, MEMORY, CHOICE, RESULTS, REPORT, REPORT_MARKDOWN, AUDIT),
     STUDENTS,

@@ -30,6 +30,7 @@ from fastdistill_ray.report.costs import (
     training_tables,
 )
 from fastdistill_ray.report.examples import example_answers, example_groups
+from fastdistill_ray.report.model_card import write_cards
 from fastdistill_ray.report.overlaps import overlap_blocks, overlap_warning
 from fastdistill_ray.report.page import (
     Block,
@@ -71,8 +72,8 @@ PAPER_KEPT = {"gsm8k": 7279, "open_s1": 2474, "mmlu_pro": 6973}
 
 
 def write_report(view: str | Place) -> str:
-    """Writes report.html and report.md into a run folder, or into that of a recipe in it; the path
-    of the former."""
+    """Writes report.html and report.md into a run folder, or into that of a recipe in it, and model
+    cards beside its students; the path of the former."""
     run = read_run(view)
     page = Page(
         title=f"{run.recipe['name']}: distillation report",
@@ -96,6 +97,7 @@ def write_report(view: str | Place) -> str:
     )
     write_text(run.path / REPORT, to_html(page))
     write_text(run.path / REPORT_MARKDOWN, to_markdown(page))
+    write_cards(run)
     return str(run.path / REPORT)
 
 

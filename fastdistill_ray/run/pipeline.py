@@ -54,6 +54,7 @@ from fastdistill_ray.run.paid import sources_of
 from fastdistill_ray.run.rounds import plan_rounds, train_in_rounds
 from fastdistill_ray.run.signals import ask_first
 from fastdistill_ray.run_files import (
+    CARD,
     CHOICE,
     MANIFEST,
     METRICS,
@@ -109,8 +110,7 @@ def _write_problems(task: TaskKnobs, *, out: Place) -> StageResult:
 
 def generate_groups(run: RunFolder, problems: ProblemFile) -> Place:
     """Problems -> the teacher's judged groups in the store."""
-    recipe = run.recipe
-    stage = run.stages.groups(problems)
+    recipe, stage = run.recipe, run.stages.groups(problems)
     return run.stage(
         stage,
         curate,
@@ -346,8 +346,7 @@ def evaluate_models(run: RunFolder, chosen: dict[str, Trial], problems: list[Pro
     folders = _evaluate(run, [*baselines(run.recipe), *models], problems)
     clusters = clusters_of(chain.from_iterable(problems))
     look_for_overlaps(run, problems)
-    main, out = run.recipe.objective.kind, run.view / RESULTS
-    write_results(folders, clusters, main, chosen, out=out)
+    write_results(folders, clusters, run.recipe.objective.kind, chosen, out=run.view / RESULTS)
 
 
 def _evaluate(run: RunFolder, models: list[Model], problems: list[ProblemFile]) -> dict[str, Place]:
@@ -397,4 +396,5 @@ def place_student(weights: Place, folder: Place) -> None:
 
 
 def _state(folder: Place) -> dict[str, tuple[int, int]]:
-    return {file.relative_to(folder): file.changed() for file in folder.walk()}
+    files = (file for file in folder.walk() if file.name != CARD)  # the report writes another
+    return {file.relative_to(folder): file.changed() for file in files}

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -239,7 +240,9 @@ def test_job_beside_a_full_object_store_says_so_and_goes_on_once_there_is_room(s
         ray.shutdown()
     (groups,) = (run / "stages/groups").iterdir()
     assert sum(len(commit["keys"]) for commit in commits_of(groups)) == len(problems)
-    assert sorted(answered(tmp_path)) == sorted(problem.problem_id for problem in problems)
+    times = Counter(answered(tmp_path))
+    assert times.keys() == {problem.problem_id for problem in problems}
+    assert max(times.values()) <= 2, "twice where Ray lost what it had moved to the full disk"
 
 
 def answered(folder: Path) -> list[str]:
