@@ -86,7 +86,8 @@ class Asking:
             # Ray could not take over what was given, as where its memory for objects and the disk
             # it spills to are full: it is given again in another seat.
             time.sleep(BEAT_SECONDS)
-            self._call("lose_seat", self.me)
+            with contextlib.suppress(RayError):  # of a dispenser that has ended with its run
+                self._call("lose_seat", self.me)
             raise
 
     def _answers(self) -> Iterator[pa.Table]:

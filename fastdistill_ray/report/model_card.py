@@ -1,5 +1,6 @@
 """README.md of a trained student, as a model's hub shows it: what it is, how good, made of what."""
 
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -24,19 +25,20 @@ def card_of(run: Contents, name: str) -> str:
     """With the metadata of huggingface_hub's model cards, results among them."""
     recipe, entry = run.recipe, student_entries(run.recipe)[name]
     base = entry["model"] or recipe["student"]["model"]
+    teachers = [recipe["teacher"], *recipe.get("teachers", [])]
     data = ModelCardData(
         model_name=f"{recipe['name']}-{name}",
-        base_model=base,
+        base_model=None if _is_folder(base) else base,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["distillation", "fastdistill_ray"],
         eval_results=list(_results(run, name)),
     )
-    teacher = recipe["teacher"]["model"]
+    taught = ", ".join(f"`{_shown(one['model'])}`" for one in teachers)
     lines = [
         f"# {recipe['name']}: {model_label(name, recipe)}",
-        f"`{base}`, taught by `{teacher}` on the task {recipe['task']['name']} with "
-        "fastdistill_ray. Its licence is bound by those of both models and of the problems.",
+        f"`{_shown(base)}`, taught by {taught} on the task {recipe['task']['name']} with "
+        "fastdistill_ray. Its licence is bound by those of these models and of the problems.",
         "## Accuracy, with 95 % intervals",
         *_table(run),
         "## Use",
@@ -47,6 +49,15 @@ def card_of(run: Contents, name: str) -> str:
         f"```yaml\n{run.recipe_text.strip()}\n```",
     ]
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(lines) + "\n").content
+
+
+def _is_folder(model: str) -> bool:
+    """Not a hub's: a recipe names folders from the root."""
+    return model.startswith(("/", "~", "."))
+
+
+def _shown(model: str) -> str:
+    return Path(model).name if _is_folder(model) else model
 
 
 def _results(run: Contents, name: str) -> list[EvalResult]:

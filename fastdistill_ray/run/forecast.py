@@ -15,6 +15,7 @@ from fastdistill_ray.run.paid import AGAIN, check_not_paid_twice, cost, sources_
 from fastdistill_ray.run.stages import Stages
 from fastdistill_ray.run_files import MANIFEST, read_json, seed_name
 from fastdistill_ray.storage.place import Place
+from fastdistill_ray.tasks import words_in_a_row
 from fastdistill_ray.tasks.problem_file import ProblemFile
 
 UNCHANGED = "nothing of it is there"
@@ -54,6 +55,10 @@ def _lines(recipe: Recipe, run: Place) -> Iterator[tuple[str, str]]:
     for student in students(recipe):
         yield from _training_lines(recipe, run, student, train, trials)
     tests = [files["test"], files["ood"]]
+    size, groups = words_in_a_row(recipe.task), find(run, stages.groups(train))
+    if size and groups and reads_groups(recipe):
+        stage = stages.overlaps(groups.folder.name, tests, size)
+        yield stage.name, _state(run, stage, f"{sum(map(len, tests))} problems")
     for model in baselines(recipe):
         stage = stages.answers(model, tests)
         yield stage.name, _state(run, stage, f"{sum(map(len, tests))} problems")
