@@ -11,11 +11,11 @@ class PoolKnobs(Knobs):
     workers: int = Field(
         default=1,
         ge=1,
-        description="Number of actors or ranks; of actors also [least, most]: as many as there is "
-        "room for, and those that nothing is left for are ended.",
+        description="Number of actors or ranks, or [least, most]: as many as there is room for; "
+        "actors that nothing is left for are ended.",
     )
     min_workers: int | None = Field(
-        default=None, ge=1, description="Fewest actors, as workers: [least, most] says too."
+        default=None, ge=1, description="Fewest of them, as workers: [least, most] says too."
     )
     cpus: float = Field(default=1.0, ge=0, description="CPUs of each worker.")
     gpus: int = Field(default=0, ge=0, description="GPUs of each worker.")
@@ -44,6 +44,10 @@ class PoolKnobs(Knobs):
     @property
     def least(self) -> int:
         return self.min_workers or self.workers
+
+    @property
+    def is_range(self) -> bool:
+        return self.least < self.workers
 
     def remote_args(self) -> dict[str, Any]:
         """What one actor takes and where it may run, in Ray's words."""

@@ -54,7 +54,7 @@ def ignore_lost_tasks(context: DataContext) -> None:
 def actor_pool(pool: PoolKnobs, context: DataContext, **options: Any) -> ActorPoolStrategy:
     """The pool in Ray Data's words. One of several sizes grows while each of its actors has a task
     and shrinks, to its least size, once one has none."""
-    if pool.least == pool.workers:
+    if not pool.is_range:
         return ActorPoolStrategy(size=pool.workers, **options)
     context.autoscaling_config = replace(
         context.autoscaling_config,

@@ -167,8 +167,6 @@ def _resource_errors(recipe: Recipe) -> list[str]:
         for name, pool in pools.items()
         if pool.least > pool.workers
     ]
-    if pools["student"].least < pools["student"].workers:
-        errors.append("pools.student.workers: ranks are one number, not [least, most]")
     return errors + [
         f"pools.{pool}.resources.{name}: {amount:g}, expected 0 or more"
         for pool, knobs in pools.items()
@@ -221,7 +219,11 @@ def training_errors(recipe: Recipe) -> list[str]:
             "training.shared_prompt: false or training.compile: false"
         )
     errors += _idle_ranks(recipe) + _frozen_errors(recipe)
-    if recipe.pools.student.workers % training.replicas:
+    if training.replicas > 1 and recipe.pools.student.is_range:
+        errors.append(
+            "training.replicas: copies need one number of pools.student.workers, not [least, most]"
+        )
+    elif recipe.pools.student.workers % training.replicas:
         errors.append(
             f"training.replicas: {recipe.pools.student.workers} pools.student.workers cannot be "
             f"divided among {training.replicas} copies"

@@ -254,7 +254,8 @@ def check_pools(recipe: Recipe, available: Mapping[str, float]) -> None:
 def pools_at_once(recipe: Recipe) -> list[dict[str, PoolKnobs]]:
     """Pools by name, those together that run at once, in the order of the run."""
     pools = recipe.pools
-    feed = PoolKnobs(workers=pools.student.workers, cpus=FEED_CPUS)
+    ranks = pools.student
+    feed = PoolKnobs(workers=ranks.workers, min_workers=ranks.least, cpus=FEED_CPUS)
     teaching = {
         name: pools.of_teacher(place) for place, name in enumerate(all_teachers(recipe))
     } | {"judges": pools.judges}

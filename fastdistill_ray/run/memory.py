@@ -49,7 +49,7 @@ def memory_plans(
                 folder,
                 recipe.training,
                 recipe.optimizer,
-                workers=pool.workers,
+                workers=pool.least,  # whose shares are the largest
                 device="cuda" if pool.gpus else "cpu",
                 frozen=beside,
                 needs=needs,

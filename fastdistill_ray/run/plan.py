@@ -141,4 +141,5 @@ def _memory_lines(recipe: Recipe) -> list[str]:
 
 def _pool(pool: PoolKnobs) -> str:
     devices = f"{pool.gpus} GPU, " if pool.gpus else ""
-    return f"{pool.workers} x {devices}{pool.cpus:g} CPU"
+    workers = f"{pool.least} to {pool.workers}" if pool.is_range else f"{pool.workers}"
+    return f"{workers} x {devices}{pool.cpus:g} CPU"

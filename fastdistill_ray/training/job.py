@@ -149,7 +149,7 @@ def _trainer(job: TrainJob, pool: PoolKnobs, out: Place) -> TorchTrainer:
         partial(run_worker, job, use_gpu=use_gpu, out=out),
         torch_config=TorchConfig(backend=_backend(use_gpu, job.training)),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=pool.workers,
+            num_workers=(pool.least, pool.workers) if pool.is_range else pool.workers,
             use_gpu=use_gpu,
             resources_per_worker={name: value for name, value in resources.items() if value},
             label_selector=pool.labels or None,

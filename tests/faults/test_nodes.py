@@ -22,6 +22,10 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 MEMORY = {"object_store_memory": 100 * 2**20}
 
 
+# Ranks wait for a node that comes, or go on with those that are left.
+RANKS = [pytest.param(2, id="another node"), pytest.param([1, 2], id="one fewer")]
+
+
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
     quiet()
@@ -66,11 +70,12 @@ def loses_a_node(
     assert lost, "the work was over before a node went away"
 
 
+@pytest.mark.parametrize("ranks", RANKS)
 def test_spot_nodes_that_go_away_while_groups_are_written_and_while_students_train(
-    tmp_path: Path, cluster: Cluster
+    tmp_path: Path, cluster: Cluster, ranks: int | list[int]
 ) -> None:
     """Two engines, then two ranks, each on a spot node of its own. The engine that is left writes
-    the groups of both; ranks wait for the node that comes."""
+    the groups of both; ranks wait for the node that comes or, where they may be fewer, do not."""
     for _ in range(2):
         add_spot_node(cluster)
     model, run_folder = make_tiny_model(str(tmp_path / "model")), tmp_path / "run"
@@ -81,7 +86,7 @@ def test_spot_nodes_that_go_away_while_groups_are_written_and_while_students_tra
         teacher={"model": model, "engine": {**slow, "extra": {"seconds_per_request": 1.0}}},
         task={"num_train": 80},
         training={"epochs": 4, "checkpoint_every": 2, "max_failures": 5},
-        pools={"teacher": spot, "student": spot, "judges": {"cpus": 0.5}},
+        pools={"teacher": spot, "student": {**spot, "workers": ranks}, "judges": {"cpus": 0.5}},
     )
     run = RunFolder(run_folder, Recipe.model_validate(recipe))
     problems = prepare_problems(run)["train"]
@@ -110,7 +115,7 @@ def test_spot_nodes_that_go_away_while_groups_are_written_and_while_students_tra
     loses_a_node(cluster, generate, lambda: len(keys()) >= 16, another=False)
     assert len(keys()) == len(set(keys())) == 80
     add_spot_node(cluster)
-    loses_a_node(cluster, train, lambda: len(steps()) >= 6, another=True)
+    loses_a_node(cluster, train, lambda: len(steps()) >= 6, another=ranks == 2)
     assert [step["step"] for step in steps()] == list(range(len(steps())))
     for epoch in range(4):
         trained = [key for one in steps() if one["epoch"] == epoch for key in one["group_ids"]]

@@ -172,6 +172,10 @@ def test_recipe_wrong_combination_with_an_endpoint_is_refused(overrides, message
     ("overrides", "message"),
     [
         (
+            ["--training.replicas=2", "--pools.student.workers=[2, 4]"],
+            "training.replicas: copies need one number of pools.student.workers",
+        ),
+        (
             ["--training.held_out={share: 0.1, best_metric: loss}"],
             "compare.epochs: held_out.best_metric already chooses",
         ),
