@@ -7,6 +7,7 @@ problems -> prompts -> n completions each -> verdicts, rewards, advantages -> gr
 """
 
 from fastdistill_ray.report.sections import write_report
+from fastdistill_ray.report.summary import summary
 from fastdistill_ray.run.driver import Job, main
 from fastdistill_ray.run.pipeline import (
     choose_students,
@@ -23,7 +24,8 @@ def distill(job: Job) -> None:
     trials = generate_and_train(run, problems["train"])
     chosen = choose_students(run, trials, problems["validation"])
     evaluate_models(run, chosen, [problems["test"], problems["ood"]])
-    print(f"\n{write_report(run.view)}")
+    write_report(run.view)
+    print(f"\n{summary(run.view)}")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,13 @@
 """README.md of a trained student, as a model's hub shows it: what it is, how good, made of what."""
 
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from fastdistill_ray.report.conclusion import model_label, percent, split_label
+from fastdistill_ray.report.conclusion import model_label
 from fastdistill_ray.report.reading import Contents, student_entries
+from fastdistill_ray.report.summary import METRIC, accuracy_rows
 from fastdistill_ray.run_files import CARD, STUDENTS
-
-METRIC = "accuracy"
 
 
 def write_cards(run: Contents) -> None:
@@ -39,8 +37,8 @@ def card_of(run: Contents, name: str) -> str:
         f"# {recipe['name']}: {model_label(name, recipe)}",
         f"`{_shown(base)}`, taught by {taught} on the task {recipe['task']['name']} with "
         "fastdistill_ray. Its licence is bound by those of these models and of the problems.",
-        "## Accuracy, with 95 % intervals",
-        *_table(run),
+        "## Accuracy",
+        _table(run),
         "## Use",
         "Ask it as it was trained, with this system text:",
         f"```\n{recipe['student']['prompt']['system']}\n```",
@@ -76,19 +74,7 @@ def _results(run: Contents, name: str) -> list[EvalResult]:
     ]
 
 
-def _table(run: Contents) -> list[str]:
-    splits = run.results.splits
-    rows = [["model", *map(split_label, splits)], ["---"] * (1 + len(splits))]
-    rows += [
-        [model_label(model, run.recipe), *(_share(run, model, split) for split in splits)]
-        for model in run.results.models
-    ]
-    return ["\n".join(f"| {' | '.join(row)} |" for row in rows)]
-
-
-def _share(run: Contents, model: str, split: str) -> str:
-    found: Any = run.results.rows.get((model, split, METRIC))
-    if found is None:
-        return ""
-    interval = "" if found.low is None else f" ({percent(found.low)} to {percent(found.high)})"
-    return f"{percent(found.value)} %{interval}"
+def _table(run: Contents) -> str:
+    header, *rows = accuracy_rows(run)
+    table = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in table)
