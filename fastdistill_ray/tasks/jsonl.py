@@ -4,7 +4,9 @@
 
 import hashlib
 import math
+import re
 import string
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,27 +14,33 @@ from fastdistill_ray.errors import UserError
 from fastdistill_ray.records import SPLITS, WRITTEN_KINDS, Problem, Split, WrittenKind
 from fastdistill_ray.tasks.base import Problems, divide, require_text
 from fastdistill_ray.tasks.knobs import JsonlField, TaskKnobs
-from fastdistill_ray.tasks.source import read_rows
+from fastdistill_ray.tasks.source import files_in, read_rows
 
+NAMES: dict[Split, tuple[str, ...]] = {
+    "train": ("train",),
+    "validation": ("validation", "valid", "dev"),
+    "test": ("test",),
+    "ood": ("ood",),
+}
 FIELDS: tuple[JsonlField, ...] = get_args(JsonlField)
 
 
 def load(knobs: TaskKnobs) -> Problems:
-    """Lines without "split" are train; other columns than those above are ignored.
+    """From a .jsonl, .json, .parquet or .csv file, or a folder of them with the names of splits.
 
-    Without test (validation) lines, `num_test` (`num_validation`) are held out of train.
+    Lines without "split" are of the split that their file in a folder is named after, else train;
+    other columns than those above are ignored. Without test (validation) lines, `num_test`
+    (`num_validation`) are held out of train.
     """
     if not knobs.path:
         raise UserError("task.path: task jsonl needs the file with the problems")
-    file = Path(knobs.path)
-    if not file.is_file():
-        raise UserError(f"task.path: {file}: no such file")
+    path = Path(knobs.path)
     found: Problems = {"train": [], "validation": [], "test": [], "ood": []}
     lines: dict[str, str] = {}
-    for where, row in read_rows(file):
-        fields = _renamed(row, knobs.columns, where)
+    for split, (where, row) in _rows(path):
+        fields = {"split": split, **_renamed(row, knobs.columns, where)}
         needed = ["question", "answer"]
-        if knobs.unlabelled and fields.get("split", "train") == "train" and "answer" not in fields:
+        if knobs.unlabelled and fields["split"] == "train" and "answer" not in fields:
             needed.remove("answer")
         if missing := [name for name in needed if name not in fields]:
             raise UserError(
@@ -45,11 +53,27 @@ def load(knobs: TaskKnobs) -> Problems:
                 f"{where}: id {problem.problem_id} is that of {lines[problem.problem_id]}"
                 + ("" if "id" in row else "; lines that ask the same question need an id")
             )
-        lines[problem.problem_id] = where.removeprefix(f"{file} ")
+        lines[problem.problem_id] = where.removeprefix(f"{path} ")
         found[problem.split].append(problem)
     if not lines:
-        raise UserError(f"{file}: no problems in it")
+        raise UserError(f"{path}: no problems in it")
     return divide(found, knobs)
+
+
+def _rows(path: Path) -> Iterator[tuple[Split, tuple[str, dict[str, Any]]]]:
+    """(the split where it names none, (where it is, its columns)) of each row."""
+    if path.is_file():
+        yield from (("train", row) for row in read_rows(path))
+        return
+    if not path.is_dir():
+        raise UserError(f"task.path: {path}: no such file or folder")
+    files = {split: files_in(path, names) for split, names in NAMES.items()}
+    if not any(files.values()):
+        named = ", ".join(name for names in NAMES.values() for name in names)
+        raise UserError(f"task.path: {path}: no file in it is named after a split ({named})")
+    for split, found in files.items():
+        for file in found:
+            yield from ((split, row) for row in read_rows(file))
 
 
 def _renamed(row: dict[str, Any], columns: dict[JsonlField, str], where: str) -> dict[str, Any]:
@@ -59,7 +83,7 @@ def _renamed(row: dict[str, Any], columns: dict[JsonlField, str], where: str) ->
         value: Any = row
         column = columns.get(name, name)
         for part in [column] if column in row else column.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
+            value = _part(value, part)
         if value is not None:
             fields[name] = value
         elif name in columns:
@@ -68,6 +92,15 @@ def _renamed(row: dict[str, Any], columns: dict[JsonlField, str], where: str) ->
                 f"{', '.join(row)})"
             )
     return fields
+
+
+def _part(value: Any, name: str) -> Any:
+    """An object's field, or an item of a list: from 0, or -1 for the last one."""
+    if isinstance(value, dict):
+        return value.get(name)
+    if isinstance(value, list) and re.fullmatch(r"-?\d+", name, re.ASCII):
+        return value[int(name)] if -len(value) <= int(name) < len(value) else None
+    return None
 
 
 def _parse(
@@ -86,7 +119,7 @@ def _parse(
     return Problem(
         problem_id=_id_text(row.get("id", f"jsonl/{digest}"), where),
         task="jsonl",
-        split=_split(row.get("split", "train"), where),
+        split=_split(row["split"], where),
         question=row["question"].strip(),
         reference="" if reference is None else str(reference).strip(),
         kind=kind,

@@ -55,7 +55,9 @@ class TaskKnobs(Knobs):
         "differ by numbers alone (word_problems, reasoning_gym, svamp, asdiv, mawps).",
     )
     columns: dict[JsonlField, str] = Field(
-        default={}, description="jsonl: columns of the file by field; a dot goes into an object."
+        default={},
+        description="jsonl: columns of the file by field; a dot goes into an object or a list, "
+        "as in {question: messages.0.content, answer: messages.-1.content}.",
     )
     unlabelled: bool = Field(
         default=False,

@@ -3,7 +3,9 @@
 A task names a `Hub` and a function that turns a `Row` into a problem; all else is here.
 """
 
+import csv
 import dataclasses
+import io
 import json
 import logging
 import re
@@ -24,7 +26,7 @@ from fastdistill_ray.tasks.base import Problems, divide
 from fastdistill_ray.tasks.knobs import TaskKnobs
 
 logger = logging.getLogger(__name__)
-SUFFIXES = (".jsonl", ".json", ".parquet", ".xml")
+SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".xml")
 
 
 class Hub(NamedTuple):
@@ -122,7 +124,8 @@ def read_jsonl(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def read_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """As `read_jsonl`, for .jsonl, .json (a list of objects, or lines), .parquet and .xml files."""
+    """As `read_jsonl`, for .jsonl, .json (a list of objects, or lines), .parquet, .csv and .xml
+    files."""
     if file.suffix == ".parquet":
         try:
             refuse_pointer(file)
@@ -135,12 +138,29 @@ def read_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         for number, item in enumerate(from_json(read_text(file), str(file)), start=1):
             where = f"{file} item {number}"
             yield where, _object(item, where)
+    elif file.suffix == ".csv":
+        yield from _read_csv(file)
     elif file.suffix == ".xml":
         yield from _read_xml(file)
     elif file.suffix in SUFFIXES:
         yield from read_jsonl(file)
     else:
-        raise UserError(f"{file}: expected a .jsonl, .json, .parquet or .xml file")
+        raise UserError(f"{file}: expected a .jsonl, .json, .parquet, .csv or .xml file")
+
+
+def _read_csv(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows below a line of column names, every cell as text; an empty one is none."""
+    rows = csv.DictReader(io.StringIO(read_text(file), newline=""), strict=True)
+    try:
+        columns = list(rows.fieldnames or [])
+        if len(set(columns)) < len(columns) or not all(columns):
+            raise UserError(f"{file}: its first line must name each column once, has {columns}")
+        for number, row in enumerate(rows, start=1):
+            if None in row:
+                raise UserError(f"{file} row {number}: more cells than the first line has names")
+            yield f"{file} row {number}", {name: cell or None for name, cell in row.items()}
+    except csv.Error as error:
+        raise UserError(f"{file} line {rows.line_num}: not CSV: {error}") from error
 
 
 def _read_xml(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -213,6 +233,11 @@ def _split_of(file: Path, hub: Hub) -> Split:
     if named:
         return named[0]
     return "train" if "train" in hub.splits else "test"
+
+
+def files_in(folder: Path, names: tuple[str, ...]) -> list[Path]:
+    """The file of one of these names, or the shards of it, as a copy from the hub has."""
+    return _find_files(folder, "data", names)
 
 
 def _find_files(folder: Path, config: str, names: tuple[str, ...]) -> list[Path]:

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from fastdistill_ray.errors import UserError
@@ -128,3 +130,57 @@ def test_training_lines_need_no_answer_where_none_is_looked_at(tmp_path: Path) -
     write_lines(tmp_path / "a.jsonl", rows[:1])
     with pytest.raises(UserError, match=r"\(test\): .* is empty; only training problems need none"):
         load_problems(TaskKnobs(name="jsonl", path=file, unlabelled=True, num_test=1))
+
+
+def test_columns_go_into_lists_of_messages(tmp_path: Path) -> None:
+    said = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
+    path = write_lines(tmp_path / "a.jsonl", [{"messages": said}])
+    columns: dict[Any, str] = {"question": "messages.0.content", "answer": "messages.-1.content"}
+    (problem,) = load_problems(TaskKnobs(name="jsonl", path=path, columns=columns))["train"]
+    assert (problem.question, problem.reference) == ("1 + 1?", "2")
+    columns["answer"] = "messages.2.content"
+    with pytest.raises(UserError, match=r"line 1: missing messages\.2\.content, which task"):
+        load_problems(TaskKnobs(name="jsonl", path=path, columns=columns))
+
+
+def test_csv_is_read_as_text_with_quoted_cells_and_empty_ones_as_none(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    rows = [
+        "question,answer,split,id",
+        '"Tom, ""the cat"",\nhas 2. How many?",2,,',
+        "2+2?,4,test,x",
+    ]
+    file.write_text("\ufeff" + "\r\n".join(rows), encoding="utf-8", newline="")
+    splits = load_problems(TaskKnobs(name="jsonl", path=str(file)))
+    (train,), (test,) = splits["train"], splits["test"]
+    assert train.question.split() == ["Tom,", '"the', 'cat",', "has", "2.", "How", "many?"]
+    assert "\n" in train.question and (train.reference, test.problem_id) == ("2", "x")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("question,answer\n1?,1,2\n", "row 1: more cells than the first line"),
+        ("question,question\n1?,1\n", "its first line must name each column once"),
+        ('question,answer\n"1?,1\n', "line 1: not CSV"),
+        ("question\n1?\n", "row 1: missing answer"),
+    ],
+)
+def test_csv_that_is_none_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text(content)
+    with pytest.raises(UserError, match=rf"a\.csv:? {message}"):
+        load_problems(TaskKnobs(name="jsonl", path=str(file)))
+
+
+def test_folder_has_a_file_for_each_split(tmp_path: Path) -> None:
+    write_lines(tmp_path / "train.jsonl", [{"question": "1?", "answer": 1}])
+    (tmp_path / "dev.csv").write_text("question,answer\n2?,2\n")
+    (tmp_path / "test").mkdir()
+    table = pa.table({"question": ["3?"], "answer": ["3"], "split": ["ood"]})
+    pq.write_table(table, tmp_path / "test" / "part.parquet")
+    splits = load_problems(TaskKnobs(name="jsonl", path=str(tmp_path), num_validation=1))
+    found = {split: [one.reference for one in problems] for split, problems in splits.items()}
+    assert found == {"train": ["1"], "validation": ["2"], "test": [], "ood": ["3"]}
+    with pytest.raises(UserError, match="no file in it is named after a split"):
+        load_problems(TaskKnobs(name="jsonl", path=str(tmp_path / "test")))
