@@ -420,7 +420,7 @@ def test_file_named_like_a_split_is_that_split(tmp_path):
     [
         ("a.json", "[1]", r"a\.json item 1: expected an object"),
         ("a.json", "[", r"a\.json: not JSON"),
-        ("a.csv", "x", r"a\.csv: expected a \.jsonl, \.json, \.parquet or \.xml file"),
+        ("a.txt", "x", r"a\.txt: expected a \.jsonl, \.json, \.parquet, \.csv or \.xml file"),
         ("a.xml", "<a>", r"a\.xml: not XML"),
         ("a.parquet", "x", r"a\.parquet: not a readable Parquet file"),
         ("a.jsonl", "", r"a\.jsonl: no problems in it"),
