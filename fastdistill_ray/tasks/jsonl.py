@@ -63,17 +63,21 @@ def load(knobs: TaskKnobs) -> Problems:
 def _rows(path: Path) -> Iterator[tuple[Split, tuple[str, dict[str, Any]]]]:
     """(the split where it names none, (where it is, its columns)) of each row."""
     if path.is_file():
-        yield from (("train", row) for row in read_rows(path))
+        for row in read_rows(path):
+            yield "train", row
         return
     if not path.is_dir():
         raise UserError(f"task.path: {path}: no such file or folder")
-    files = {split: files_in(path, names) for split, names in NAMES.items()}
+    files: dict[Split, list[Path]] = {
+        split: files_in(path, names) for split, names in NAMES.items()
+    }
     if not any(files.values()):
         named = ", ".join(name for names in NAMES.values() for name in names)
         raise UserError(f"task.path: {path}: no file in it is named after a split ({named})")
     for split, found in files.items():
         for file in found:
-            yield from ((split, row) for row in read_rows(file))
+            for row in read_rows(file):
+                yield split, row
 
 
 def _renamed(row: dict[str, Any], columns: dict[JsonlField, str], where: str) -> dict[str, Any]:
