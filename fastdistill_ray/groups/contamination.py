@@ -11,10 +11,11 @@ from typing import Any
 import ray.data
 
 from fastdistill_ray.cluster.pools import PoolKnobs
+from fastdistill_ray.cluster.queues import actor_pool
 from fastdistill_ray.groups.store import Store, batches_of
 from fastdistill_ray.run_files import OVERLAPS, StageResult, write_json
 from fastdistill_ray.storage.place import Place
-from fastdistill_ray.tasks.decontamination import overlapping, owners_of_runs
+from fastdistill_ray.tasks.decontamination import is_short, overlaps, runs_of_words
 from fastdistill_ray.tasks.problem_file import ProblemFile
 
 Found = dict[str, str]  # a tested problem -> one group whose completions overlap it
@@ -25,36 +26,49 @@ def count_overlaps(
 ) -> StageResult:
     """Looks for `size` words in a row of each tested question in the completions of kept groups.
 
-    Rows are tested problems; those of fewer words cannot be looked for and are set aside."""
-
-    def look(row: dict[str, Any]) -> dict[str, str]:
-        return {"found": json.dumps(overlaps_in(groups / row["file"], tested, size))}
-
+    Rows are tested problems; a shorter question is found in its equal alone, and set aside."""
     files = [{"file": commit.file} for commit in Store(groups).commits()]
     found: Found = {}
     if files:
         dataset = ray.data.from_items(files)
         dataset.context.enable_progress_bars = False
-        for row in dataset.map(look, **pool.remote_args()).iter_rows():
+        looked = dataset.map(
+            LookForTested,
+            fn_constructor_args=(groups, tested, size),
+            compute=actor_pool(pool, dataset.context),
+            **pool.remote_args(),
+        )
+        for row in looked.iter_rows():
             found |= json.loads(row["found"])
-    write_json(out / OVERLAPS, {"words": size, "found": dict(sorted(found.items()))})
+    write_json(out / OVERLAPS, dict(sorted(found.items())))
     total = sum(map(len, tested))
-    owners = owners_of_runs((problem for file in tested for problem in file), size)
-    short = total - len(set().union(*owners.values()))
+    short = sum(
+        is_short(problem.question, size) and problem.problem_id not in found
+        for file in tested
+        for problem in file
+    )
     aside = {"overlaps_training_text": len(found), "too_short": short}
     left = {why: number for why, number in aside.items() if number}
     return StageResult(total, total - sum(left.values()), left)
 
 
-def overlaps_in(file: Place, tested: list[ProblemFile], size: int) -> Found:
-    """Of one file of a store."""
-    owners = owners_of_runs((problem for one in tested for problem in one), size)
-    found: Found = {}
-    for batch in batches_of(file, ["problem_id", "dropped"], ("text",), batch_size=64):
-        for row in batch.to_pylist():
-            if row["dropped"]:
-                continue
-            for completion in row["completions"]:
-                for problem in overlapping(completion["text"], owners, size):
-                    found[problem] = row["problem_id"]
-    return found
+class LookForTested:
+    """Ray Data UDF: the name of a file of groups -> the tested problems that its texts overlap."""
+
+    def __init__(self, groups: Place, tested: list[ProblemFile], size: int) -> None:
+        self.groups, self.size = groups, size
+        self.tested = runs_of_words((problem for file in tested for problem in file), size)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, str]:
+        return {"found": json.dumps(self.look(self.groups / row["file"]))}
+
+    def look(self, file: Place) -> Found:
+        found: Found = {}
+        for batch in batches_of(file, ["problem_id", "dropped"], ("text",), batch_size=64):
+            for row in batch.to_pylist():
+                if row["dropped"]:
+                    continue
+                for completion in row["completions"]:
+                    for problem in overlaps(completion["text"], self.tested, self.size):
+                        found[problem] = row["problem_id"]
+        return found

@@ -83,7 +83,7 @@ def write_report(view: str | Place) -> str:
             Section("Results", result_blocks(run)),
             Section("Differences", difference_blocks(run)),
             Section("Trials", trial_blocks(run)),
-            Section("Rewards and groups", _group_blocks(run)),
+            Section("Rewards and groups", [*_group_blocks(run), *overlap_blocks(run)]),
             Section("Verdicts", _verdict_blocks(run)),
             Section("Training", [*_training_blocks(run), *training_tables(run)]),
             Section("Length", _length_blocks(run)),
@@ -129,7 +129,6 @@ def _group_blocks(run: Contents) -> list[Block]:
         ),
         _dropped_table(groups, PAPER_KEPT.get(run.recipe["task"]["name"])),
         *vote_blocks(run),
-        *overlap_blocks(run),
         *_reward_figure(groups),
     ]
 

@@ -35,7 +35,7 @@ from fastdistill_ray.rewards import Scorer
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.storage.weights import check_weights
 from fastdistill_ray.tasks import words_in_a_row
-from fastdistill_ray.tasks.decontamination import overlap, runs_of_words
+from fastdistill_ray.tasks.decontamination import overlaps, runs_of_words
 from fastdistill_ray.training.feed import FEED_CPUS
 from fastdistill_ray.training.trackers import tracker_packages
 
@@ -198,10 +198,10 @@ def check_shots(recipe: Recipe, problems: Mapping[Split, Problems]) -> None:
     }
     for name, prompt in prompts.items():
         for place, shot in enumerate(prompt.shots):
-            if found := overlap(shot.question, tested, size):
+            if found := overlaps(shot.question, tested, size):
                 raise UserError(
-                    f"{name}.prompt.shots.{place}: its question overlaps that of {found}, which "
-                    f"models are tested on ({size} words in a row, or all); take another example, "
+                    f"{name}.prompt.shots.{place}: its question overlaps that of {min(found)}, "
+                    f"which models are tested on ({size} words in a row, or all); take another example, "
                     "or set task.decontaminate: 0"
                 )
 

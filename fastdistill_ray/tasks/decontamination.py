@@ -28,34 +28,24 @@ def without_overlaps(problems: Problems, size: int) -> Problems:
     }
 
 
-def runs_of_words(problems: Iterable[Problem], size: int) -> dict[int, str]:
-    """Hash of every run of `size` words of the questions -> id of a problem that has it."""
-    return {
-        run: problem.problem_id
-        for problem in problems
-        for run in _runs(problem.question, problem.options, size)
-    }
-
-
-def owners_of_runs(problems: Iterable[Problem], size: int) -> dict[int, set[str]]:
+def runs_of_words(problems: Iterable[Problem], size: int) -> dict[int, set[str]]:
     """Hash of every run of `size` words of the questions -> ids of the problems that have it. In
-    another process hashes are others. Shorter questions have none."""
+    another process hashes are others."""
     owners: dict[int, set[str]] = {}
     for problem in problems:
-        if len(WORD.findall(problem.question)) >= size:
-            for run in _runs(problem.question, (), size):
-                owners.setdefault(run, set()).add(problem.problem_id)
+        for run in _runs(problem.question, problem.options, size):
+            owners.setdefault(run, set()).add(problem.problem_id)
     return owners
 
 
-def overlapping(text: str, owners: Mapping[int, set[str]], size: int) -> set[str]:
-    """Ids of the problems of `owners_of_runs` of which the text has a run."""
-    return set().union(*(owners.get(run, ()) for run in _runs(text, (), size)))
+def overlaps(text: str, tested: Mapping[int, set[str]], size: int) -> set[str]:
+    """Ids of the problems of `runs_of_words` that the text overlaps."""
+    return set().union(*(tested.get(run, ()) for run in _runs(text, (), size)))
 
 
-def overlap(question: str, tested: dict[int, str], size: int) -> str:
-    """Id of a problem of `runs_of_words` that the question overlaps; empty: none."""
-    return next((tested[run] for run in _runs(question, (), size) if run in tested), "")
+def is_short(question: str, size: int) -> bool:
+    """It has no run of so many words, so that only its equal overlaps it."""
+    return len(WORD.findall(question)) < size
 
 
 def _runs(question: str, options: Sequence[str], size: int) -> list[int]:

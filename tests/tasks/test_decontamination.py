@@ -14,7 +14,7 @@ from fastdistill_ray.run.pipeline import prepare_problems
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks import TaskKnobs, decontaminated
 from fastdistill_ray.tasks.base import Problems
-from fastdistill_ray.tasks.decontamination import overlap, runs_of_words, without_overlaps
+from fastdistill_ray.tasks.decontamination import overlaps, runs_of_words, without_overlaps
 
 GSM = "Tina saw {} red birds on the old fence and then some more of them came by at noon."
 
@@ -88,8 +88,8 @@ def test_short_questions_overlap_only_where_all_of_them_is_the_same_with_the_opt
 
 def test_overlap_names_the_tested_problem() -> None:
     tested = runs_of_words([problem("x/7", GSM.format(5), "ood")], 13)
-    assert overlap(GSM.format(6), tested, 13) == "x/7"
-    assert overlap("What is 6 + 6?", tested, 13) == ""
+    assert overlaps(GSM.format(6), tested, 13) == {"x/7"}
+    assert overlaps("What is 6 + 6?", tested, 13) == set()
 
 
 @pytest.mark.parametrize(
