@@ -4,33 +4,38 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from fastdistill_ray.report.conclusion import model_label
-from fastdistill_ray.report.reading import Contents, student_entries
-from fastdistill_ray.report.summary import METRIC, accuracy_rows
-from fastdistill_ray.run_files import CARD, STUDENTS
+from fastdistill_ray.evaluation.statistics import Estimate
+from fastdistill_ray.report.conclusion import model_label, split_label
+from fastdistill_ray.report.reading import Contents, Results, student_entries
+from fastdistill_ray.report.summary import METRIC, accuracy_rows, share
+from fastdistill_ray.run_files import CARD, STUDENTS, seed_name
 
 
 def write_cards(run: Contents) -> None:
-    """One into the folder of each student that was evaluated, in place of its source's own."""
+    """One into the folder of each student that was evaluated, those of further seeds too, in place
+    of its source's own."""
+    seeds = run.recipe["compare"].get("seeds") or [None]
     for name in student_entries(run.recipe):
-        folder = run.path / STUDENTS / name
-        if folder.is_dir() and any(model == name for model in run.results.models):
-            (folder / CARD).unlink()  # a hard link of the trial's
-            (folder / CARD).put(card_of(run, name))
+        for place, seed in enumerate(seeds):
+            folder = run.path / STUDENTS / (seed_name(name, seed) if place else name)
+            if folder.is_dir() and name in run.results.models:
+                (folder / CARD).unlink()  # a hard link of the trial's
+                (folder / CARD).put(card_of(run, name, seed if len(seeds) > 1 else None))
 
 
-def card_of(run: Contents, name: str) -> str:
+def card_of(run: Contents, name: str, seed: int | None) -> str:
     """With the metadata of huggingface_hub's model cards, results among them."""
     recipe, entry = run.recipe, student_entries(run.recipe)[name]
     base = entry["model"] or recipe["student"]["model"]
     teachers = [recipe["teacher"], *recipe.get("teachers", [])]
+    own = own_results(run.results, name, seed)
     data = ModelCardData(
         model_name=f"{recipe['name']}-{name}",
         base_model=None if _is_folder(base) else base,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["distillation", "fastdistill_ray"],
-        eval_results=list(_results(run, name)),
+        eval_results=_reported(own, recipe["task"]["name"]),
     )
     taught = ", ".join(f"`{_shown(one['model'])}`" for one in teachers)
     lines = [
@@ -38,6 +43,7 @@ def card_of(run: Contents, name: str) -> str:
         f"`{_shown(base)}`, taught by {taught} on the task {recipe['task']['name']} with "
         "fastdistill_ray. Its licence is bound by those of these models and of the problems.",
         "## Accuracy",
+        *_of_seed(own, seed),
         _table(run),
         "## Use",
         "Ask it as it was trained, with this system text:",
@@ -58,8 +64,18 @@ def _shown(model: str) -> str:
     return Path(model).name if _is_folder(model) else model
 
 
-def _results(run: Contents, name: str) -> list[EvalResult]:
-    task = run.recipe["task"]["name"]
+def own_results(results: Results, name: str, seed: int | None) -> dict[str, Estimate]:
+    """Split -> accuracy of the one student: where there are several seeds, of its own."""
+    found = {}
+    for split in results.splits:
+        mean = results.rows.get((name, split, METRIC))
+        own = results.seeds.get((name, split, seed), mean) if seed is not None else mean
+        if own and own.value is not None:
+            found[split] = own
+    return found
+
+
+def _reported(own: dict[str, Estimate], task: str) -> list[EvalResult]:
     return [
         EvalResult(
             task_type="text-generation",
@@ -69,12 +85,18 @@ def _results(run: Contents, name: str) -> list[EvalResult]:
             metric_type=METRIC,
             metric_value=found.value,
         )
-        for (model, split, metric), found in run.results.rows.items()
-        if model == name and metric == METRIC and found.value is not None
+        for split, found in own.items()
     ]
 
 
+def _of_seed(own: dict[str, Estimate], seed: int | None) -> list[str]:
+    if seed is None:
+        return []
+    shares = ", ".join(f"{share(found)} on {split_label(split)}" for split, found in own.items())
+    return [f"Of this student, trained with seed {seed}: {shares}. The table has means over seeds."]
+
+
 def _table(run: Contents) -> str:
-    header, *rows = accuracy_rows(run)
+    header, *rows = accuracy_rows(run.results, run.recipe)
     table = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in table)

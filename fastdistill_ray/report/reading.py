@@ -118,15 +118,7 @@ def read_run(view: str | Place) -> Contents:
     """Everything the report needs, of a run folder or of a recipe's folder in it; only recipe.yaml
     must exist."""
     path = Place(view)
-    recipe_file = path / RECIPE
-    if not recipe_file.is_file():
-        raise UserError(f"run folder {view}: no {RECIPE} in it; is it a run's folder?")
-    try:
-        text = recipe_file.read_text()
-        recipe = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        why = " ".join(str(error).split())
-        raise UserError(f"{recipe_file}: not the recipe of a run, not YAML: {why}") from error
+    recipe, text = read_recipe(path)
     order = [*baseline_names(recipe), *student_entries(recipe)]
     stages = stage_folders(path)
     return Contents(
@@ -135,7 +127,7 @@ def read_run(view: str | Place) -> Contents:
         recipe=recipe,
         recipe_text=text,
         versions=read_json(path / VERSIONS, {}),
-        results=_read_results(path / RESULTS, order),
+        results=read_results(path, recipe),
         trials=read_json(path / CHOICE, {"trials": []})["trials"],
         manifests=_read_manifests(stages),
         trainings=_read_trainings(stages, order),
@@ -144,6 +136,19 @@ def read_run(view: str | Place) -> Contents:
         answers=_read_answers(stages, order),
         memory=read_json(path / MEMORY, {}),
     )
+
+
+def read_recipe(view: Place) -> tuple[dict[str, Any], str]:
+    """(the recipe, its text)"""
+    file = view / RECIPE
+    if not file.is_file():
+        raise UserError(f"run folder {view}: no {RECIPE} in it; is it a run's folder?")
+    try:
+        text = file.read_text()
+        return yaml.safe_load(text), text
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        why = " ".join(str(error).split())
+        raise UserError(f"{file}: not the recipe of a run, not YAML: {why}") from error
 
 
 def _read_manifests(stages: dict[str, Place]) -> list[dict[str, Any]]:
@@ -276,7 +281,9 @@ def _place(model: str, order: list[str]) -> int:
     return order.index(model) if model in order else len(order)
 
 
-def _read_results(file: Place, order: list[str]) -> Results:
+def read_results(view: Place, recipe: dict[str, Any]) -> Results:
+    """Those of the recipe that a view is of, models in its order."""
+    file, order = view / RESULTS, [*baseline_names(recipe), *student_entries(recipe)]
     empty = {"rows": [], "differences": [], "parts": [], "seeds": [], "costs": []}
     tree = {**empty, **read_json(file, {})}
     rows = sorted(tree["rows"], key=lambda row: _place(row["model"], order))

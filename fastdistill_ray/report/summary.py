@@ -1,7 +1,10 @@
 """What a run found in a few lines, for a terminal and for the card of a student."""
 
+from typing import Any
+
+from fastdistill_ray.evaluation.statistics import Estimate
 from fastdistill_ray.report.conclusion import main_student, model_label, percent, split_label
-from fastdistill_ray.report.reading import Contents, read_run
+from fastdistill_ray.report.reading import Results, read_recipe, read_results
 from fastdistill_ray.run_files import REPORT, STUDENTS
 from fastdistill_ray.storage.place import Place
 
@@ -10,34 +13,38 @@ METRIC = "accuracy"
 
 def summary(view: str | Place) -> str:
     """The accuracies, then where the report and the recipe's student are, and how to serve it."""
-    run = read_run(view)
-    rows = accuracy_rows(run)
+    path = Place(view)
+    recipe, _ = read_recipe(path)
+    results = read_results(path, recipe)
+    rows = accuracy_rows(results, recipe)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
-    lines = [*table, "", f"report   {run.path / REPORT}"]
-    name = main_student(run.results, run.recipe)
-    if name and (folder := run.path / STUDENTS / name).is_dir():
+    lines = [*table, "", f"report   {path / REPORT}"]
+    name = main_student(results, recipe)
+    if name and (folder := path / STUDENTS / name).is_dir():
         lines.append(f"student  {folder}")
         if folder.is_local:
             lines.append(f"next     vllm serve {folder}")
     return "\n".join(lines)
 
 
-def accuracy_rows(run: Contents) -> list[list[str]]:
+def accuracy_rows(results: Results, recipe: dict[str, Any]) -> list[list[str]]:
     """A header, then each model's accuracy on each split, with its 95 % interval."""
-    splits = run.results.splits
+    splits = results.splits
     header = ["accuracy, 95 % interval", *map(split_label, splits)]
     return [header] + [
-        [model_label(model, run.recipe), *(_share(run, model, split) for split in splits)]
-        for model in run.results.models
+        [
+            model_label(model, recipe),
+            *(share(results.rows.get((model, split, METRIC))) for split in splits),
+        ]
+        for model in results.models
     ]
 
 
-def _share(run: Contents, model: str, split: str) -> str:
-    found = run.results.rows.get((model, split, METRIC))
+def share(found: Estimate | None) -> str:
     if found is None:
         return ""
     interval = "" if found.low is None else f" ({percent(found.low)} to {percent(found.high)})"

@@ -201,8 +201,8 @@ def check_shots(recipe: Recipe, problems: Mapping[Split, Problems]) -> None:
             if found := overlaps(shot.question, tested, size):
                 raise UserError(
                     f"{name}.prompt.shots.{place}: its question overlaps that of {min(found)}, "
-                    f"which models are tested on ({size} words in a row, or all); take another example, "
-                    "or set task.decontaminate: 0"
+                    f"which models are tested on ({size} words in a row, or all); take another "
+                    "example, or set task.decontaminate: 0"
                 )
 
 
