@@ -31,6 +31,12 @@ def loaded_bytes(folder: Path, dtype: str) -> int:
     return total or sum(file.stat().st_size for file in folder.glob("*.bin"))
 
 
+def stored_bytes(file: Path) -> int:
+    """Of its tensors."""
+    tensors, _ = _header(file)
+    return sum(last - first for first, last in (one["data_offsets"] for one in tensors.values()))
+
+
 def weight_files(folder: Path) -> list[Path]:
     """UserError where there are none."""
     if (folder / INDEX).is_file():

@@ -5,7 +5,7 @@ import copy
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -20,7 +20,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from fastdistill_ray.storage.folders import writable_folder
 from fastdistill_ray.storage.place import Place, sync
-from fastdistill_ray.storage.weights import INDEX
+from fastdistill_ray.storage.weights import INDEX, stored_bytes
 from fastdistill_ray.training.student import Student
 
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".index.json")
@@ -54,32 +54,39 @@ def export_student(student: Student, source: str, out: Place, chat: Chat = AS_SO
     names, rank = Names.of(student, state), dist.get_rank()
     size = 2 * sum(parameter.numel() for parameter in student.parameters())
     writers = dist.get_world_size() if Place(out).is_local and size > SHARED_FROM else 1
+    files = _files_of_tensors(Path(source))
     own: dict[str, Tensor] = {}
     adapter: dict[str, Tensor] = {}
     for place, block in enumerate(blocks_of(names)):
         is_mine = place % writers == rank
-        parts = gathered(state, block, keep=lambda name, mine=is_mine: mine or is_of_adapter(name))
+        parts = gathered(state, block, is_mine=is_mine)
         adapter |= {name: part for name, part in parts.items() if is_of_adapter(name)}
         if is_mine:
-            own |= as_in_source(student, parts, names, Path(source))
+            own |= as_in_source(student, parts, names, files)
     with _folder_of_all(out) as folder:
         if 0 < rank < writers:
             _save(own, folder, rank, writers)
         dist.barrier()
         if rank == 0:
-            _finish(student, own, adapter, names, Path(source), folder, writers, chat)
+            own |= not_trained(tensor_names(folder) | set(own), names, files)
+            _save(own, folder, rank, writers)
+            if writers > 1:
+                _write_index(folder)
+            _write_beside(student, adapter, Path(source), folder, chat)
 
 
 def write_student(
     student: Student, state: Mapping[str, Any], source: str, out: Place, chat: Chat = AS_SOURCE
 ) -> None:
     """As `export_student`, of the student's whole `state`, by this process alone."""
-    names = Names.of(student, state)
-    parts = {name: cast(Tensor, state[name]) for block in blocks_of(names) for name in block}
-    own = as_in_source(student, parts, names, Path(source))
+    names, files = Names.of(student, state), _files_of_tensors(Path(source))
+    parts = {name: cast(Tensor, state[name]) for name in names.trained | names.buffers}
+    own = as_in_source(student, parts, names, files)
+    own |= not_trained(set(own), names, files)
     adapter = {name: part for name, part in parts.items() if is_of_adapter(name)}
     with writable_folder(out) as folder:
-        _finish(student, own, adapter, names, Path(source), folder, 1, chat)
+        _save(own, folder, 0, 1)
+        _write_beside(student, adapter, Path(source), folder, chat)
 
 
 class Names(NamedTuple):
@@ -106,17 +113,16 @@ def blocks_of(names: Names) -> list[list[str]]:
     return list(blocks.values())
 
 
-def gathered(
-    state: Mapping[str, Any], names: list[str], keep: Callable[[str], bool]
-) -> dict[str, Tensor]:
-    """Those to keep, whole and on the CPU; all ranks call it alike."""
+def gathered(state: Mapping[str, Any], names: list[str], *, is_mine: bool) -> dict[str, Tensor]:
+    """Those that are this rank's to write, and those of an adapter, whole and on the CPU; all ranks
+    call it at once."""
     found = {}
     for name in names:
         tensor = state[name]
         if isinstance(tensor, DTensor):
             computed = cast(DTensor, tensor.to(tensor.device_mesh.device_type))
             tensor = computed.full_tensor()
-        if keep(name):
+        if is_mine or is_of_adapter(name):
             found[name] = tensor.cpu()
     return found
 
@@ -126,9 +132,9 @@ def is_of_adapter(name: str) -> bool:
 
 
 def as_in_source(
-    student: Student, parts: Mapping[str, Tensor], names: Names, source: Path
+    student: Student, parts: Mapping[str, Tensor], names: Names, files: Mapping[str, Path]
 ) -> dict[str, Tensor]:
-    """Trained weights in bf16, merged, and buffers, under the names of the source's files;
+    """Trained weights in bf16, merged, and buffers, under the names that the source's `files` have;
     ValueError where a name is none of theirs, which loaders would leave out without a word.
 
     transformers renames and fuses tensors when it loads some families.
@@ -145,22 +151,21 @@ def as_in_source(
         name: _of_its_own(tensor)
         for name, tensor in revert_weight_conversion(student.model, halves | buffers).items()
     }
-    files = _files_of_tensors(source)
     if not files:  # older formats
         return found
     if unknown := sorted(set(found) - set(files)):
-        raise ValueError(f"{source} has no {', '.join(unknown[:3])}, {len(unknown)} in all")
+        raise ValueError(f"the source has no {', '.join(unknown[:3])}, {len(unknown)} in all")
     for name in buffers.keys() & found.keys():
         found[name] = found[name].to(_stored(files[name], name).dtype)
     return found
 
 
-def not_trained(written: set[str], names: Names, source: Path) -> dict[str, Tensor]:
+def not_trained(written: set[str], names: Names, files: Mapping[str, Path]) -> dict[str, Tensor]:
     """What else the source's files hold."""
     tied = {name.removeprefix("model.") for name in names.tied}
     return {
         name: _stored(file, name)
-        for name, file in _files_of_tensors(source).items()
+        for name, file in files.items()
         if name not in tied and name not in written
     }
 
@@ -180,21 +185,9 @@ def _folder_of_all(out: Place) -> Iterator[Path]:
         yield Path(told[0])
 
 
-def _finish(
-    student: Student,
-    own: dict[str, Tensor],
-    adapter: Mapping[str, Tensor],
-    names: Names,
-    source: Path,
-    folder: Path,
-    writers: int,
-    chat: Chat,
+def _write_beside(
+    student: Student, adapter: Mapping[str, Tensor], source: Path, folder: Path, chat: Chat
 ) -> None:
-    """Rank 0's weights, those that were not trained, and all else, once the others have written."""
-    written = tensor_names(folder) | set(own)
-    _save(own | not_trained(written, names, source), folder, 0, writers)
-    if writers > 1:
-        _write_index(folder)
     _copy_beside_weights(source, folder, chat)
     if student.adapter_scale:
         _save_adapter(student, adapter, str(source), folder / ADAPTER)
@@ -215,9 +208,8 @@ def _write_index(folder: Path) -> None:
     for file in folder.glob("*.index.json"):
         file.unlink()
     files = _files_of_tensors(folder)
-    size = sum(file.stat().st_size for file in set(files.values()))
     index = {
-        "metadata": {"total_size": size},
+        "metadata": {"total_size": sum(map(stored_bytes, set(files.values())))},
         "weight_map": {name: file.name for name, file in sorted(files.items())},
     }
     (folder / INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")

@@ -160,6 +160,7 @@ def test_students_that_all_ranks_write_are_those_that_one_writes_to_the_bit(
         assert all(torch.equal(tensor, two[key]) for key, tensor in one.items())
         index = json.loads((shared / "model.safetensors.index.json").read_text())
         assert set(index["weight_map"]) == set(two)
+        assert index["metadata"]["total_size"] == sum(one.nbytes for one in two.values())
         assert len(list(shared.glob("*.index.json"))) == 1
         check_weights(shared)
         source = AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype=torch.float32)

@@ -7,33 +7,21 @@ import sys
 
 import torch
 import torch.distributed as dist
+from loading import read_shard  # beside this script
 
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.training import export
-from fastdistill_ray.training.knobs import LoraKnobs, TrainingKnobs
-from fastdistill_ray.training.loading import fill
-from fastdistill_ray.training.sharding import shard_student
-from fastdistill_ray.training.student import empty_student
-
-CPU = torch.device("cpu")
+from fastdistill_ray.training.knobs import LoraKnobs
 
 
 def main(folder: str, rank: int, world_size: int, lora: int, *models: str) -> None:
+    # Not the file where the process of the test itself, a world of one, is found.
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size
+        "gloo", init_method=f"file://{folder}/ranks", rank=rank, world_size=world_size
     )
     for name in models:
-        source, knobs = f"{folder}/{name}", LoraKnobs(rank=lora)
-        student, weights = empty_student(
-            source,
-            vocab_size=10**6,
-            device=CPU,
-            shared_prompt=False,
-            trains_router=False,
-            lora=knobs,
-        )
-        shard_student(student, TrainingKnobs(shared_prompt=False, lora=knobs), CPU)
-        fill(student, weights, CPU)
+        source = f"{folder}/{name}"
+        student = read_shard(source, LoraKnobs(rank=lora))
         with torch.no_grad():  # as if it were trained, alike on any number of ranks
             for parameter in student.parameters():
                 if parameter.requires_grad:
