@@ -120,3 +120,48 @@ def test_spot_nodes_that_go_away_while_groups_are_written_and_while_students_tra
     for epoch in range(4):
         trained = [key for one in steps() if one["epoch"] == epoch for key in one["group_ids"]]
         assert len(trained) == len(set(trained)) and set(trained) <= set(keys())
+
+
+def test_ranks_grow_with_a_node_that_comes(tmp_path: Path, cluster: Cluster) -> None:
+    """One rank at first, as there is room for one; another node comes while it trains."""
+    add_spot_node(cluster)
+    model, run_folder = make_tiny_model(str(tmp_path / "model")), tmp_path / "run"
+    engine = {"kind": "scripted", "max_model_len": 1024}
+    ranks = {"workers": [1, 2], "cpus": 1, "resources": {"spot": 1}}
+    recipe = tiny_recipe(
+        model,
+        teacher={"model": model, "engine": engine},
+        task={"num_train": 80},
+        training={"epochs": 60, "checkpoint_every": 20},
+        pools={"student": ranks, "judges": {"cpus": 0.5}},
+    )
+    run = RunFolder(run_folder, Recipe.model_validate(recipe))
+    problems = prepare_problems(run)["train"]
+    generate_groups(run, problems)
+    most, over = [0], threading.Event()
+
+    def watch() -> None:
+        while not list(run_folder.glob("stages/train/*/metrics.jsonl")):
+            if over.wait(0.2):
+                return
+        add_spot_node(cluster)
+        while not over.wait(0.5):
+            most[0] = max(most[0], num_ranks())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        train_students(run, problems)
+    finally:
+        over.set()
+        thread.join()
+    assert most[0] == 2
+    (steps,) = [lines_of(path) for path in run_folder.glob("stages/train/*/steps.jsonl")]
+    assert [step["step"] for step in steps] == list(range(len(steps)))
+
+
+def num_ranks() -> int:
+    actors = ray._private.state.actors().values()
+    return sum(
+        "RayTrainWorker" in one["ActorClassName"] and one["State"] == "ALIVE" for one in actors
+    )
