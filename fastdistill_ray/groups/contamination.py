@@ -6,7 +6,7 @@ into its completions, as one does that was trained on it, or that invents proble
 """
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import ray.data
 
@@ -33,7 +33,7 @@ def count_overlaps(
         dataset = ray.data.from_items(files)
         dataset.context.enable_progress_bars = False
         looked = dataset.map(
-            LookForTested,
+            cast(Any, LookForTested),  # Ray's types know only functions
             fn_constructor_args=(groups, tested, size),
             compute=actor_pool(pool, dataset.context),
             **pool.remote_args(),

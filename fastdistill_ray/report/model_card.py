@@ -14,13 +14,15 @@ from fastdistill_ray.run_files import CARD, STUDENTS, seed_name
 def write_cards(run: Contents) -> None:
     """One into the folder of each student that was evaluated, those of further seeds too, in place
     of its source's own."""
-    seeds = run.recipe["compare"].get("seeds") or [None]
+    seeds: list[int] = run.recipe["compare"].get("seeds", [])
     for name in student_entries(run.recipe):
-        for place, seed in enumerate(seeds):
-            folder = run.path / STUDENTS / (seed_name(name, seed) if place else name)
+        own = {name: seeds[0] if len(seeds) > 1 else None}
+        own |= {seed_name(name, seed): seed for seed in seeds[1:]}
+        for student, seed in own.items():
+            folder = run.path / STUDENTS / student
             if folder.is_dir() and name in run.results.models:
                 (folder / CARD).unlink()  # a hard link of the trial's
-                (folder / CARD).put(card_of(run, name, seed if len(seeds) > 1 else None))
+                (folder / CARD).put(card_of(run, name, seed))
 
 
 def card_of(run: Contents, name: str, seed: int | None) -> str:
