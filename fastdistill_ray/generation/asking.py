@@ -65,6 +65,8 @@ class Asking:
         self.engine = None
         self.running: dict[concurrent.futures.Future, int] = {}
         self.given: pa.Table | None = None  # what is being handed over
+        if not self._call("begin", self.me, was_short_of_memory()):
+            return
         try:
             self.requests.take(np.arange(1))  # loads the tokenizer before an engine waits for it
             self.engine = start()
@@ -74,7 +76,7 @@ class Asking:
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
         threading.Thread(target=self._beat, daemon=True).start()
-        self._call("enter", self.me, was_short_of_memory())
+        self._call("enter", self.me)
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         self._call("take_seat", self.me)

@@ -15,9 +15,10 @@ from typing import NamedTuple
 
 ALONE_AFTER, ASIDE_AFTER = 2, 3  # failures of a request
 RESTARTS_PER_HOUR = 10  # of one engine; one that dies more often ends the stage
+DEATHS_AT_START = 3  # in a row, of an engine that is not ready before it dies
+HOUR = 3600.0
 SILENT_SECONDS = 180.0  # an actor that says nothing for so long, with its node perhaps, is gone
 SEAT_LOST_SECONDS = 10.0  # without a new seat though an engine has none
-HOUR = 3600.0
 SHORT_OF_MEMORY = (
     "its node was short of memory; fewer workers on a node, a smaller max_num_seqs or a smaller "
     "cpu_kv_cache_gib need less"
@@ -64,7 +65,8 @@ class Dispenser:
         self.seat_made = clock()  # when the last was
         self.seated: set[str] = set()  # actors
         self.unseated: set[str] = set()  # actors that lost theirs, with answers to be given
-        self.starts: dict[str, list[float]] = {}  # actor -> when its engines became ready
+        self.starts: dict[str, list[float]] = {}  # actor -> when its engines were started
+        self.begun: Counter[str] = Counter()  # actor -> starts since an engine of its was ready
         self.heard: dict[str, float] = {}
         self.words: dict[str, str] = {}  # the last an actor said before it died
         self.shares: dict[str, int] = {}  # actor -> n: it is given 1 / n of what it has room for
@@ -73,21 +75,30 @@ class Dispenser:
         self.is_dump_wanted, self.dumps = False, dict[str, str]()
         self.moved = clock()
 
-    def enter(self, actor: str, was_short_of_memory: bool = False) -> None:
-        """An engine is ready; where that actor had one before, it died."""
+    def begin(self, actor: str, was_short_of_memory: bool = False) -> bool:
+        """An engine is about to be started, if so answered; where that actor had begun one before,
+        it died."""
         now = self.clock()
-        self.heard[actor] = self.moved = now
         starts = self.starts.setdefault(actor, [])
         if was_short_of_memory:
             self.words[actor] = SHORT_OF_MEMORY
             self._spare(actor)
-        if starts or actor in self.out:
+        said = self.words.get(actor, "its process is gone, see the logs of Ray on its node")
+        if starts:
             self._lost(actor)
         starts.append(now)
         self.starts[actor] = recent = [start for start in starts if now - start < HOUR]
-        if len(recent) > RESTARTS_PER_HOUR:
-            said = self.words.get(actor, "its process is gone, see the logs of Ray on its node")
+        self.begun[actor] += 1
+        if self.begun[actor] > DEATHS_AT_START:
+            self.stop(f"an engine died {DEATHS_AT_START} times as it started; the last: {said}")
+        elif len(recent) > RESTARTS_PER_HOUR:
             self.stop(f"an engine died {len(recent) - 1} times within an hour; the last: {said}")
+        return not self.stopped
+
+    def enter(self, actor: str) -> None:
+        """The engine that was begun is ready."""
+        self.heard[actor] = self.moved = self.clock()
+        self.begun[actor] = 0
 
     def allow(self, most: int) -> None:
         """Numbers below `most` may be handed out, the others not yet: nobody sits and waits for
@@ -208,7 +219,7 @@ class Dispenser:
             self.num_done,
             sum(map(len, self.out.values())),
             self._num_fresh + len(self.again) + len(self.alone),
-            sum(bool(starts) for starts in self.starts.values()),
+            sum(not self.begun[actor] for actor in self.starts),
             0.0 if is_held else self.clock() - self.moved,
             self.num_deaths,
             self.failures.total(),
@@ -243,7 +254,7 @@ class Dispenser:
         self.num_deaths += 1
         self.seated.discard(actor)
         self.unseated.discard(actor)
-        reason = self.words.get(actor, "the engine's process ended without a word")
+        reason = self.words.pop(actor, "the engine's process ended without a word")
         for number in sorted(self.out.pop(actor, ())):
             if self.failures[number] + 1 >= ALONE_AFTER:
                 self.suspects.add(number)

@@ -21,11 +21,13 @@ class ScriptedEngine:
     """`extra`: seconds_per_request; share_correct of the completions (0.5); and, by problem id,
     `kills`: at whose request the process ends, `fails`: that are answered with an error, `hangs`:
     that are never answered, `waits`: for a file each. `log`: a file to which the id of each
-    answered problem is added. `mib_per_request`: held while one is asked."""
+    answered problem is added. `mib_per_request`: held while one is asked. `dies_at_start`."""
 
     def __init__(self, spec: EngineSpec, count_correct: CountCorrect) -> None:
         assert isinstance(spec.engine, EngineKnobs)
         self.spec = spec
+        if spec.engine.extra.get("dies_at_start"):
+            os._exit(9)
         self.seconds = float(spec.engine.extra.get("seconds_per_request", 0.0))
         self.share_correct = float(spec.engine.extra.get("share_correct", 0.5))
         self.faults = {

@@ -115,6 +115,14 @@ def test_engine_that_does_not_start_ends_the_stage_in_one_line(tmp_path: Path, m
     assert "\n" not in str(caught.value)
 
 
+def test_engine_that_dies_as_it_starts_ends_the_stage_in_one_line(
+    tmp_path: Path, model: str
+) -> None:
+    with pytest.raises(UserError, match=r"an engine died 3 times as it started; ") as caught:
+        generate(tmp_path, model, 4, dies_at_start=True)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.slow
 def test_engine_that_hangs_ends_the_stage_and_leaves_where_it_hangs(
     tmp_path: Path, model: str

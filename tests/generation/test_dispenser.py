@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdistill_ray.generation.dispenser import (
+    DEATHS_AT_START,
     RESTARTS_PER_HOUR,
     SEAT_LOST_SECONDS,
     SHORT_OF_MEMORY,
@@ -18,6 +19,12 @@ def take(dispenser: Dispenser, *arguments) -> tuple[list[int], list[int]]:
     counts, numbers, is_abandoned = dispenser.take(*arguments)
     assert not is_abandoned
     return counts, numbers
+
+
+def start(dispenser: Dispenser, actor: str, was_short_of_memory: bool = False) -> None:
+    """An engine is started, the actor's first or after the death of one, and becomes ready."""
+    dispenser.begin(actor, was_short_of_memory)
+    dispenser.enter(actor)
 
 
 class Clock:
@@ -34,8 +41,8 @@ def make(total: int, most_aside: int = 100) -> tuple[Dispenser, Clock]:
 
 def test_every_number_is_handed_out_once_and_done():
     dispenser, _ = make(7)
-    dispenser.enter("a")
-    dispenser.enter("b")
+    start(dispenser, "a")
+    start(dispenser, "b")
     assert take(dispenser, "a", [], {}, 3) == ([], [0, 1, 2])
     assert take(dispenser, "b", [], {}, 3) == ([], [3, 4, 5])
     assert take(dispenser, "a", [1], {}, 3) == ([1], [6])
@@ -49,7 +56,7 @@ def test_every_number_is_handed_out_once_and_done():
 def test_numbers_from_the_allowed_on_wait_without_a_seat_and_without_being_called_silence():
     dispenser, clock = make(6)
     dispenser.allow(2)
-    dispenser.enter("a")
+    start(dispenser, "a")
     assert dispenser.wants_seat()
     dispenser.take_seat("a")
     assert take(dispenser, "a", [], {}, 5) == ([], [0, 1])
@@ -71,14 +78,14 @@ def test_numbers_from_the_allowed_on_wait_without_a_seat_and_without_being_calle
 def test_request_that_kills_its_engine_is_asked_again_then_alone_then_set_aside():
     dispenser, _ = make(4)
     poison = 2
-    dispenser.enter("a")
+    start(dispenser, "a")
     for _ in range(100):
         _, numbers = take(dispenser, "a", [], {}, 4)
         if not numbers:
             break
         if poison in numbers:
             dispenser.last_words("a", "illegal memory access")
-            dispenser.enter("a")  # it died and was started again
+            start(dispenser, "a")  # it died and was started again
             continue
         take(dispenser, "a", numbers, {}, 0)
     status = dispenser.status()
@@ -89,16 +96,16 @@ def test_request_that_kills_its_engine_is_asked_again_then_alone_then_set_aside(
 
 def test_engine_whose_memory_is_short_is_asked_half_as_much_and_no_request_is_blamed():
     dispenser, _ = make(20)
-    dispenser.enter("a")
-    dispenser.enter("b")
+    start(dispenser, "a")
+    start(dispenser, "b")
     assert len(take(dispenser, "a", [], {}, 8)[1]) == 8
-    dispenser.enter("a", was_short_of_memory=True)
+    start(dispenser, "a", was_short_of_memory=True)
     assert dispenser.status().shares == {"a": 2}
     assert take(dispenser, "a", [], {}, 8)[1] == [0, 1, 2, 3]
     assert take(dispenser, "a", [1], {}, 5) == ([1], [4]), "three are out, so there is room for one"
     assert len(take(dispenser, "b", [], {}, 8)[1]) == 8, "another has its memory"
     for share in (4, 8):
-        dispenser.enter("a", was_short_of_memory=True)
+        start(dispenser, "a", was_short_of_memory=True)
         assert dispenser.status().shares == {"a": share}
         numbers = take(dispenser, "a", [], {}, 8)[1]
         assert len(numbers) == 8 // share
@@ -107,25 +114,25 @@ def test_engine_whose_memory_is_short_is_asked_half_as_much_and_no_request_is_bl
 
 def test_request_for_which_alone_memory_is_short_is_set_aside():
     dispenser, _ = make(1)
-    dispenser.enter("a")
+    start(dispenser, "a")
     for _ in range(3):
         assert take(dispenser, "a", [], {}, 8) == ([], [0])
-        dispenser.enter("a", was_short_of_memory=True)
+        start(dispenser, "a", was_short_of_memory=True)
     assert dispenser.status().aside == {0: SHORT_OF_MEMORY}
     assert dispenser.status().shares == {}
 
 
 def test_suspect_is_asked_with_nothing_beside_it():
     dispenser, _ = make(6)
-    dispenser.enter("a")
+    start(dispenser, "a")
     for _ in range(2):
         assert take(dispenser, "a", [], {}, 2) == ([], [0, 1])
-        dispenser.enter("a")
+        start(dispenser, "a")
     assert take(dispenser, "a", [], {}, 9) == ([], [2, 3, 4, 5]), "suspects come last"
     assert take(dispenser, "a", [2, 3, 4], {}, 9) == ([2, 3, 4], []), "not beside another"
     assert take(dispenser, "a", [5], {}, 9) == ([5], [0])
     assert take(dispenser, "a", [], {}, 9) == ([], []), "and none beside it"
-    dispenser.enter("b")
+    start(dispenser, "b")
     assert take(dispenser, "b", [], {}, 9) == ([], [1])
     assert take(dispenser, "a", [0], {}, 9) == ([0], [])
     assert not dispenser.is_over()
@@ -133,7 +140,7 @@ def test_suspect_is_asked_with_nothing_beside_it():
 
 def test_request_that_fails_three_times_is_set_aside_and_too_many_end_it():
     dispenser, _ = make(5, most_aside=1)
-    dispenser.enter("a")
+    start(dispenser, "a")
     for attempt in range(3):
         _, numbers = take(dispenser, "a", [], {}, 5)
         good = [number for number in numbers if number != 4]
@@ -141,7 +148,7 @@ def test_request_that_fails_three_times_is_set_aside_and_too_many_end_it():
     assert dispenser.is_over() and not dispenser.status().stopped
     assert dispenser.status().aside == {4: "HTTP 500, attempt 2"}
     dispenser, _ = make(5, most_aside=1)
-    dispenser.enter("a")
+    start(dispenser, "a")
     while not dispenser.is_over():
         _, numbers = take(dispenser, "a", [], {}, 5)
         take(dispenser, "a", [], dict.fromkeys(numbers, "HTTP 500"), 0)
@@ -151,20 +158,54 @@ def test_request_that_fails_three_times_is_set_aside_and_too_many_end_it():
 def test_engine_that_dies_too_often_in_an_hour_ends_it_and_rarely_does_not():
     dispenser, clock = make(5)
     for _ in range(RESTARTS_PER_HOUR * 3):
-        dispenser.enter("a")
+        start(dispenser, "a")
         clock.now += 600
     assert not dispenser.status().stopped
-    dispenser.last_words("a", "CUDA error")
     for _ in range(RESTARTS_PER_HOUR + 1):
-        dispenser.enter("a")
+        dispenser.last_words("a", "CUDA error")
+        start(dispenser, "a")
     stopped = dispenser.status().stopped
     assert "within an hour" in stopped and "CUDA error" in stopped
 
 
+def test_engine_that_dies_three_times_as_it_starts_ends_it_and_twice_does_not():
+    dispenser, _ = make(5)
+    for _ in range(2):
+        assert [dispenser.begin("a") for _ in range(DEATHS_AT_START)] == [True] * DEATHS_AT_START
+        assert dispenser.status().num_actors == 0
+        dispenser.enter("a")
+        assert dispenser.status().num_actors == 1
+    assert [dispenser.begin("a") for _ in range(DEATHS_AT_START)] == [True] * DEATHS_AT_START
+    assert not dispenser.begin("a", was_short_of_memory=True)
+    assert dispenser.status().stopped == (
+        f"an engine died 3 times as it started; the last: {SHORT_OF_MEMORY}"
+    )
+
+
+def test_last_words_of_a_death_are_not_those_of_the_next():
+    dispenser, _ = make(1)
+    start(dispenser, "a")
+    take(dispenser, "a", [], {}, 1)
+    dispenser.last_words("a", "CUDA error")
+    for _ in range(3):
+        start(dispenser, "a")
+        take(dispenser, "a", [], {}, 1)
+    assert dispenser.status().aside == {0: "the engine's process ended without a word"}
+
+
+def test_what_a_dead_engine_asked_is_handed_out_before_the_next_is_ready():
+    dispenser, _ = make(2)
+    start(dispenser, "a")
+    start(dispenser, "b")
+    take(dispenser, "a", [], {}, 2)
+    dispenser.begin("a")
+    assert take(dispenser, "b", [], {}, 2) == ([], [0, 1])
+
+
 def test_answers_of_an_actor_that_was_taken_for_gone_do_not_count_twice():
     dispenser, clock = make(2)
-    dispenser.enter("a")
-    dispenser.enter("b")
+    start(dispenser, "a")
+    start(dispenser, "b")
     take(dispenser, "a", [], {}, 2)
     clock.now += SILENT_SECONDS + 1
     assert not dispenser.is_over()
@@ -183,7 +224,7 @@ def test_seats_are_made_as_they_are_taken():
 
 def test_actor_whose_answers_were_not_taken_over_gets_another_seat_before_all_is_over():
     dispenser, _ = make(2)
-    dispenser.enter("a")
+    start(dispenser, "a")
     assert dispenser.wants_seat()
     dispenser.take_seat("a")
     take(dispenser, "a", [], {}, 2)
@@ -200,7 +241,7 @@ def test_actor_whose_answers_were_not_taken_over_gets_another_seat_before_all_is
 
 def test_actor_that_lost_its_seat_and_falls_silent_is_not_waited_for():
     dispenser, clock = make(1)
-    dispenser.enter("a")
+    start(dispenser, "a")
     dispenser.take_seat("a")
     take(dispenser, "a", [], {}, 1)
     assert take(dispenser, "a", [0], {}, 1) == ([0], [])
@@ -213,7 +254,7 @@ def test_engine_that_gets_no_seat_is_given_another():
     """Two seats wait for an actor that died and never comes back."""
     dispenser, clock = make(4)
     assert [dispenser.wants_seat() for _ in range(2)] == [True, True]
-    dispenser.enter("a")
+    start(dispenser, "a")
     dispenser.take_seat("a")
     assert take(dispenser, "a", [], {}, 2) == ([], [0, 1])
     assert [dispenser.wants_seat() for _ in range(2)] == [True, False]
@@ -237,7 +278,7 @@ def test_whatever_happens_each_number_is_done_once_or_set_aside(seed, total, num
     held: dict[str, list[int]] = {f"a{i}": [] for i in range(num_actors)}
     done: list[int] = []
     for actor in held:
-        dispenser.enter(actor)
+        start(dispenser, actor)
     for _ in range(5000):
         if dispenser.is_over():
             break
@@ -245,7 +286,7 @@ def test_whatever_happens_each_number_is_done_once_or_set_aside(seed, total, num
         clock.now += draw.choice([0.1, 1.0, 600.0])
         if draw.random() < 0.1:
             held[actor] = []
-            dispenser.enter(actor)
+            start(dispenser, actor)
             continue
         finished = [number for number in held[actor] if draw.random() < 0.5]
         failed = {number: "no" for number in finished if draw.random() < 0.2}
@@ -269,7 +310,7 @@ def test_numbers_are_not_held_in_memory_before_they_are_handed_out():
 
 def test_what_hangs_is_waited_for_until_it_is_abandoned():
     dispenser, _ = make(3)
-    dispenser.enter("a")
+    start(dispenser, "a")
     take(dispenser, "a", [], {}, 2)
     dispenser.stop("enough")
     assert dispenser.take("a", [0], {}, 2) == ([0], [], False), "it is paid for"
