@@ -228,9 +228,15 @@ def training_errors(recipe: Recipe) -> list[str]:
             f"training.replicas: {recipe.pools.student.workers} pools.student.workers cannot be "
             f"divided among {training.replicas} copies"
         )
-    if training.cpu_offload and not recipe.pools.student.gpus:
+    for name in ("cpu_offload", "activation_offload"):
+        if getattr(training, name) and not recipe.pools.student.gpus:
+            errors.append(
+                f"training.{name}: there is no GPU memory to save; set pools.student.gpus or false"
+            )
+    if training.activation_offload and not training.activation_checkpointing:
         errors.append(
-            "training.cpu_offload: there is no GPU memory to save; set pools.student.gpus or false"
+            "training.activation_offload: what it moves is what is kept by "
+            "training.activation_checkpointing; set that to true too"
         )
     return errors
 

@@ -53,36 +53,51 @@ class Frozen(CausalModel):
         tensors; `aligned`, where it needs something across tokenizers; `has_penalty_K`, where
         targets of completions with a penalty have a measure of their own.
 
-        The head is gathered only here, and once more for the gradient.
+        The weights are gathered only here, those of the head once more for the gradient.
         """
         start = time.perf_counter()
         with torch.no_grad():
             own = self.read(inputs, needs.wanted(1))
-            is_compared = needs.measure or needs.likeliest or needs.across
-            is_asked = needs.frozen_logprob or not is_compared
-            logprob = logprob_of(own.readout, inputs.labels) if is_asked else None
         self.seconds += time.perf_counter() - start
-        found = Compared(
-            states=tuple(map(wide, own.states)),
-            vectors=own.vectors,
-            whole=own.whole,
-            frozen_logprob=logprob,
+        found = self.at_head(
+            own.hidden_KD,
+            lambda readout: self._beside(readout, inputs, student, needs, aligned, has_penalty_K),
         )
+        return found._replace(
+            states=tuple(map(wide, own.states)), vectors=own.vectors, whole=own.whole
+        )
+
+    def _beside(
+        self,
+        own: Readout,
+        inputs: Inputs,
+        student: Readout,
+        needs: Needs,
+        aligned: Aligned | None,
+        has_penalty_K: Tensor | None,
+    ) -> Compared:
+        """Of the heads of both."""
+        start, found = time.perf_counter(), Compared()
+        is_compared = needs.measure or needs.likeliest or needs.across
+        if needs.frozen_logprob or not is_compared:
+            with torch.no_grad():
+                found = found._replace(frozen_logprob=logprob_of(own, inputs.labels))
+        self.seconds += time.perf_counter() - start
         if needs.measure and needs.penalty_measure:
             assert has_penalty_K is not None
             measures = needs.measure, needs.penalty_measure
             parts = [mask_K.nonzero()[:, 0] for mask_K in (~has_penalty_K, has_penalty_K)]
-            apart = divergence_of_parts(student, own.readout, measures, parts)
+            apart = divergence_of_parts(student, own, measures, parts)
             found = found._replace(divergence=apart)
         elif needs.measure:
-            found = found._replace(divergence=divergence(student, own.readout, needs.measure))
+            found = found._replace(divergence=divergence(student, own, needs.measure))
         if needs.across:
             assert aligned
-            found = found._replace(spans=compared(student, own.readout, needs.across, aligned))
+            found = found._replace(spans=compared(student, own, needs.across, aligned))
         if needs.likeliest:
-            found = found._replace(likeliest=of_likeliest(student, own.readout, needs.likeliest))
+            found = found._replace(likeliest=of_likeliest(student, own, needs.likeliest))
         if needs.top:
-            top = of_top(student, own.readout, needs.top, inputs.labels)
+            top = of_top(student, own, needs.top, inputs.labels)
             found = found._replace(top=top)
         return found
 
@@ -92,7 +107,12 @@ def build_frozen(
 ) -> Frozen:
     """Of a folder, sharded over the ranks; all ranks call this at once."""
     training = training.model_copy(
-        update={"lora": LoraKnobs(), "activation_checkpointing": False, "router_loss": False}
+        update={
+            "lora": LoraKnobs(),
+            "activation_checkpointing": False,
+            "activation_offload": False,
+            "router_loss": False,
+        }
     )
     if training.shared_prompt:
         check_small_copy(folder, device)

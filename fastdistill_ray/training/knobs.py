@@ -135,6 +135,10 @@ class TrainingKnobs(Knobs):
     activation_checkpointing: bool = Field(
         default=False, description="Recompute each block in backward."
     )
+    activation_offload: bool = Field(
+        default=False,
+        description="What activation_checkpointing keeps of GPU workers rests in host memory.",
+    )
     compile: bool = Field(default=False, description="torch.compile of each block.")
     cpu_offload: bool = Field(
         default=False,

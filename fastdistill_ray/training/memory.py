@@ -38,6 +38,7 @@ from fastdistill_ray.training.router import trained_coefficient
 from fastdistill_ray.training.student import (
     Student,
     decoder_blocks,
+    own_ends,
     prepare_model,
     to_device,
     with_attention,
@@ -106,14 +107,17 @@ def estimate_memory(
     if needs.across:
         logits = max(logits, across_bytes(needs.across, training, folder, frozen, device))
     shards = workers // training.replicas
-    is_streamed = device == "cuda" and shards > 1  # a block, the next one, and the root
-    gathered = width * (2 * counts.block + counts.root if is_streamed else counts.all)
+    is_streamed = device == "cuda" and shards > 1
+    is_base_streamed = is_streamed or training.lora.rank > 0
+    gathered = width * (counts.streamed if is_base_streamed else counts.all)
     if not is_streamed and workers > 1:
         gathered += 4 * counts.trained  # reduced once a step
-    # The root module's gradients are reduced after the backward pass: only what exceeds the then
-    # freed activations adds to the peak.
-    reduced = (width + 8) * max(counts.root, counts.block)
-    gathered += max(0, reduced - activations - logits)
+    # Gradients are reduced in the backward pass, those of a head of its own first, all others when
+    # activations are freed: only what exceeds these adds to the peak.
+    reduced = (width + 8) * max(counts.rest, counts.block, counts.embedding)
+    is_head_first = is_streamed and training.lora.rank == 0
+    first = (width + 4) * counts.head if is_head_first else 0
+    gathered += max(0, first - logits, reduced - activations - logits)
     # Weights, gradients and moments rest in host memory with cpu_offload.
     on_device = 0 if training.cpu_offload else 1
     weights, trained = on_device * counts.all // shards, on_device * counts.trained // shards
@@ -148,7 +152,7 @@ def _frozen_bytes(
     weights = 0 if training.cpu_offload else counts.all // shards
     kept = states_bytes(folder, training, needs, width)
     if is_streamed:
-        return kept + width * (weights + 2 * counts.block + counts.root)
+        return kept + width * (weights + counts.streamed)
     return kept + width * (weights + (counts.all if shards > 1 else 0))
 
 
@@ -170,28 +174,40 @@ def _activations(
         return student, whole
     # Of each pass every block's input, one block computed again, and what is compared.
     passes, width = 1 + needs.fed, 2 if training.precision == "bf16" else 4
-    inputs = num_blocks * training.micro_batch_tokens * text.hidden_size * width
+    num_inputs = 1 if training.activation_offload else num_blocks
+    inputs = num_inputs * training.micro_batch_tokens * text.hidden_size * width
     return student, passes * inputs + plain // num_blocks + max(0, whole - passes * plain)
 
 
 class _Counts(NamedTuple):
-    """Parameters: all, trained ones, of the largest block, outside the blocks."""
+    """Parameters, of a head that is the embedding among the rest."""
 
     all: int
     trained: int
-    block: int
-    root: int
+    block: int  # the largest
+    embedding: int  # 0: of the rest
+    head: int  # 0: of the rest
+    rest: int
     num_blocks: int
+
+    @property
+    def streamed(self) -> int:
+        """Gathered at once: what is computed with, the next, and the rest."""
+        return self.rest + self.block + max(self.block, self.embedding, self.head)
 
 
 def _count(student: Student) -> _Counts:
-    blocks = [
-        sum(parameter.numel() for parameter in block.parameters())
-        for block in decoder_blocks(student)
-    ]
-    total = sum(parameter.numel() for parameter in student.parameters())
+    blocks, ends = list(map(_num_numbers, decoder_blocks(student))), (0, 0)
+    if own := own_ends(student):
+        ends = _num_numbers(own[0]), _num_numbers(own[1])
+    total = _num_numbers(student)
     trained = sum(weight.numel() for weight in student.parameters() if weight.requires_grad)
-    return _Counts(total, trained, max(blocks), total - sum(blocks), len(blocks))
+    rest = total - sum(blocks) - sum(ends)
+    return _Counts(total, trained, max(blocks), *ends, rest, len(blocks))
+
+
+def _num_numbers(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _student(folder: str, training: TrainingKnobs, lora: LoraKnobs, bridged: int = 0) -> Student:
@@ -261,7 +277,7 @@ def advice(estimate: MemoryEstimate, available: float, device: str) -> str:
         tokens = int(estimate.micro_batch_tokens * left / moving / 64) * 64
         return (
             f"lower training.micro_batch_tokens to {tokens}, or set "
-            "training.activation_checkpointing: true"
+            "training.activation_checkpointing: true, on a GPU training.activation_offload too"
         )
     if device == "cpu":
         return "set training.lora.rank, or give pools.student nodes with more memory"

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from fastdistill_ray.models import load_config
 from fastdistill_ray.objectives.contract import Across, Needs
 from fastdistill_ray.training.across import COPIES
-from fastdistill_ray.training.head import CHUNK_BYTES
+from fastdistill_ray.training.head import CHUNK_BYTES, Readout
 from fastdistill_ray.training.knobs import TrainingKnobs
 from fastdistill_ray.training.packing import Inputs
 from fastdistill_ray.training.student import Compared, Read, Student
@@ -81,13 +81,13 @@ class Beside:
     def __init__(self, student: Student, inputs: Inputs, needs: Needs, width: int) -> None:
         self.student, self.inputs, self.needs, self.width = student, inputs, needs, width
 
-    def __call__(self, own: Read) -> Compared:
+    def __call__(self, readout: Readout, _: Read) -> Compared:
         size = (len(self.inputs.sources), self.width)
         states = tuple(torch.zeros(size) for _ in self.needs.taps)
         if not self.needs.fed:
             return Compared(states=states)
         given = {
-            block: own.readout.hidden_KD.new_zeros(*self.inputs.input_ids.shape, self.width)
+            block: readout.hidden_KD.new_zeros(*self.inputs.input_ids.shape, self.width)
             for block, _ in self.needs.taps
         }
         return Compared(states=states, own=self.student.read_fed(self.inputs, list(given), given))

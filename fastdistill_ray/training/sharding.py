@@ -24,7 +24,7 @@ from torch.distributed.fsdp import (
 from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
 
 from fastdistill_ray.training.knobs import TrainingKnobs
-from fastdistill_ray.training.student import CausalModel, decoder_blocks
+from fastdistill_ray.training.student import CausalModel, decoder_blocks, own_ends
 
 ADDED_AT_ONCE = 2**20  # numbers
 RECOMPILE_LIMIT = 64
@@ -39,20 +39,28 @@ def hold_frozen(student: CausalModel, training: TrainingKnobs) -> None:
 
 
 def shard_student(student: CausalModel, training: TrainingKnobs, device: torch.device) -> None:
-    """FSDP2 per decoder block, then the rest; trained weights and reductions stay float32."""
+    """FSDP2 per decoder block, embedding and head, then the rest; trained weights and reductions
+    stay float32. A head that is the embedding is of the rest."""
     if training.activation_checkpointing:
         student.model.gradient_checkpointing_enable({"use_reentrant": False})
-    num_shards = dist.get_world_size() // training.replicas
+    student.saves_on_host = training.activation_offload
     shard = _shard_by(training, device)
     blocks = decoder_blocks(student)
     for block in blocks:
         if training.compile:  # what FSDP does around it stays outside
             block.forward = torch.compile(block.forward)
         shard(block)
+    if ends := own_ends(student):
+        embedding, head = ends
+        shard(embedding)
+        shard(head)
+        register_fsdp_forward_method(head, "give")
+        cast(FSDPModule, embedding).set_unshard_in_backward(False)  # its ids are all it takes
+        blocks = [embedding, *blocks, head]
     shard(student)
     if device.type == "cpu":
         add_gradients_in_slices(student)
-    if device.type == "cuda" and num_shards > 1:
+    if device.type == "cuda" and num_shards(training) > 1:
         prefetch_next(cast(list[FSDPModule], blocks))  # as fully_shard has made them
     register_fsdp_forward_method(student, "logits_of_head")
 
@@ -75,8 +83,18 @@ def _shard_by(training: TrainingKnobs, device: torch.device) -> Callable[[torch.
         mesh=_mesh(training.replicas, device),
         mp_policy=policy,
         offload_policy=offload,
-        reshard_after_forward=dist.get_world_size() // training.replicas > 1,
+        reshard_after_forward=training.lora.rank > 0 or num_shards(training) > 1,
     )
+
+
+def num_shards(training: TrainingKnobs) -> int:
+    return dist.get_world_size() // training.replicas
+
+
+def reshards_every_batch(training: TrainingKnobs, device: torch.device) -> bool:
+    """Whether no rank holds a whole model between two micro-batches of a step: of several GPUs, and
+    of an adapter's base, of which a second copy would be all that is saved by not training it."""
+    return training.lora.rank > 0 or (device.type == "cuda" and dist.get_world_size() > 1)
 
 
 def _mesh(replicas: int, device: torch.device) -> DeviceMesh:
@@ -107,7 +125,7 @@ def compilation(training: TrainingKnobs) -> Iterator[None]:
 
 
 def prefetch_next(blocks: list[FSDPModule]) -> None:
-    """A block asks for its successor's weights before it computes, in both directions."""
+    """Each asks for its successor's weights before it computes, in both directions."""
     for block, successor in pairwise(blocks):
         block.set_modules_to_forward_prefetch([successor])
         successor.set_modules_to_backward_prefetch([block])

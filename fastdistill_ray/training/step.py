@@ -22,6 +22,7 @@ from fastdistill_ray.training.across import Aligned
 from fastdistill_ray.training.alignment import NO_SPANS, REASONS
 from fastdistill_ray.training.attention import row_multiple
 from fastdistill_ray.training.dealing import deal
+from fastdistill_ray.training.head import Readout
 from fastdistill_ray.training.knobs import OptimizerKnobs
 from fastdistill_ray.training.learner import Learner
 from fastdistill_ray.training.operators import picks
@@ -33,6 +34,7 @@ from fastdistill_ray.training.packing import (
     prepare_group,
 )
 from fastdistill_ray.training.relations import common_texts, related
+from fastdistill_ray.training.sharding import reshards_every_batch
 from fastdistill_ray.training.student import Compared, Read, Student, to_device
 from fastdistill_ray.training.utilisation import num_operations
 
@@ -187,12 +189,13 @@ def backward(
     # Exchange gradients after every micro-batch on several GPUs (no rank then holds a whole model's
     # gradients), else once per step.
     syncs_every_batch = learner.device.type == "cuda" and world_size > 1
+    reshards = reshards_every_batch(learner.training, learner.device)
     sharded = cast(FSDPModule, learner.student)  # what fully_shard has made of it
     totals: dict[str, Term] = {}
     for index, batch in enumerate(batches):
         syncs_now = syncs_every_batch or index == len(batches) - 1
         sharded.set_requires_gradient_sync(syncs_now)
-        sharded.set_reshard_after_backward(syncs_now)
+        sharded.set_reshard_after_backward(syncs_now or reshards)
         outputs = compute(learner, batch)
         constants = to_device(batch.loss, learner.device)._replace(progress=progress)
         terms = learner.objective(outputs, constants)
@@ -229,12 +232,12 @@ def compute(learner: Learner, batch: MicroBatch) -> Outputs:
     if needs.across:
         spans = to_device(batch.spans or NO_SPANS, learner.device)
         aligned = Aligned(spans, learner.events)
-        return learner.student(inputs, lambda own: frozen(seen, own.readout, needs, aligned))
+        return learner.student(inputs, lambda readout, _: frozen(seen, readout, needs, aligned))
 
-    def compare(own: Read) -> Compared:
+    def compare(readout: Readout, own: Read) -> Compared:
         penalty_K = batch.loss.penalty[batch.loss.completion]
         has_penalty_K = torch.from_numpy(penalty_K != 0).to(learner.device)
-        found = frozen(seen, own.readout, needs, has_penalty_K=has_penalty_K)
+        found = frozen(seen, readout, needs, has_penalty_K=has_penalty_K)
         if needs.fed:
             return _fed(learner, inputs, found)
         if not needs.relations:
@@ -266,12 +269,12 @@ def _with_signals(learner: Learner, inputs: Inputs, signals: Signals) -> Outputs
         head = learner.head
         assert head
         return learner.student(
-            inputs, lambda own: Compared(head(signals.hidden, own.readout, needs.measure))
+            inputs, lambda readout, _: Compared(head(signals.hidden, readout, needs.measure))
         )
     temperature = needs.signal.temperature
 
-    def pick(own: Read) -> Compared:
-        picked, rest = picks(own.readout, signals.ids, temperature)
+    def pick(readout: Readout, _: Read) -> Compared:
+        picked, rest = picks(readout, signals.ids, temperature)
         return Compared(picked=picked, rest=rest)
 
     return learner.student(inputs, pick)._replace(signals=signals)

@@ -5,6 +5,7 @@ tied weights stay one parameter. Legend: R rows of L tokens, K target tokens, D 
 vocabulary of the tokenizer (a model's head is often padded beyond it).
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -50,14 +51,22 @@ class CausalModel(nn.Module):
         self.logit_factor = 1.0  # of the head's logits, by the model's own forward
         self.adapter_scale = adapter_scale  # LoRA's alpha / rank; 0: no adapter
         self.router_coefficient = 0.0  # of the loss of its routers' choices; 0: there is none
+        self.saves_on_host = False  # what its blocks keep for their backward pass
         self.bridge: nn.Linear | None = None  # to the width of the model it is compared with
+        # A forward of its head, as FSDP takes it, in which anything can be made of the weights.
+        self.head.give = lambda hidden, use: use(hidden)
+
+    @property
+    def head(self) -> Any:
+        """A module with `weight` and `bias`."""
+        return self.model.get_output_embeddings()
 
     def read(self, inputs: Inputs, wanted: Wanted = NOTHING) -> "Read":
-        """What the head reads of the targets, and what else is wanted."""
+        """The last states of the targets, and what else is wanted."""
         text = self.model.config.get_text_config()
         shown = {"output_router_logits": True} if self.router_coefficient else {}
         blocks = decoder_blocks(self) if wanted != NOTHING else []
-        with kept(blocks, wanted, text) as (states, vectors):
+        with kept(blocks, wanted, text) as (states, vectors), self._saving():
             found = self.model.get_decoder()(
                 input_ids=inputs.input_ids,
                 position_ids=inputs.position_ids,
@@ -70,24 +79,34 @@ class CausalModel(nn.Module):
         if self.router_coefficient:
             is_token_N = (inputs.group != PADDING).flatten()
             router = router_loss(self.model, found.get("router_logits"), is_token_N)
-        hidden = found.last_hidden_state
-        head = cast(nn.Linear, self.model.get_output_embeddings())
+        hidden = _at(inputs.sources, found.last_hidden_state)
         gathered = tuple(_at(inputs.sources, states[block]) for block in wanted.blocks)
-        readout = readout_of(
-            _at(inputs.sources, hidden),
-            head,
-            self.vocab_size,
-            self.logit_factor,
-            softcap_of(self.model.config),
-        )
-        return Read(readout, router, gathered, vectors, states if wanted.whole else {})
+        return Read(hidden, router, gathered, vectors, states if wanted.whole else {})
+
+    def _saving(self) -> contextlib.AbstractContextManager[Any]:
+        """Where what autograd keeps of a forward inside rests."""
+        if not self.saves_on_host:
+            return contextlib.nullcontext()
+        return torch.autograd.graph.save_on_cpu(pin_memory=torch.cuda.is_available())
+
+    def at_head(self, hidden_KD: Tensor, use: Callable[[Readout], T]) -> T:
+        """What `use` makes of these states and the head, whose weights are gathered for it."""
+
+        def give(hidden_KD: Tensor) -> T:
+            head, config = self.head, self.model.config
+            readout = readout_of(
+                hidden_KD, head, self.vocab_size, self.logit_factor, softcap_of(config)
+            )
+            return use(readout)
+
+        return self.head.give(hidden_KD, give)
 
     def read_fed(
         self, inputs: Inputs, wanted: Sequence[int], given: Mapping[int, Tensor]
     ) -> tuple[Tensor, ...]:
         """[K, D] of each block that is wanted, with other states, [R, L, D], behind some blocks."""
         text, blocks = self.model.config.get_text_config(), decoder_blocks(self)
-        with kept_states(blocks, wanted, text) as states, fed(blocks, given):
+        with kept_states(blocks, wanted, text) as states, fed(blocks, given), self._saving():
             self.model.get_decoder()(
                 input_ids=inputs.input_ids,
                 position_ids=inputs.position_ids,
@@ -100,7 +119,7 @@ class CausalModel(nn.Module):
         """The head's and the model's own, of the hidden states of the same tokens."""
         hidden = self.model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
         own = self.model(input_ids=ids, use_cache=False).logits
-        return cast(nn.Linear, self.model.get_output_embeddings())(hidden), own
+        return self.head(hidden), own
 
 
 def readout_of(
@@ -121,16 +140,21 @@ class Student(CausalModel):
     def forward(
         self,
         inputs: Inputs,
-        compare: Callable[["Read"], "Compared"] | None = None,
+        compare: Callable[[Readout, "Read"], "Compared"] | None = None,
         wanted: Wanted = NOTHING,
     ) -> Outputs:
-        """`compare` is given what was read, while all weights are at hand; the states of `wanted`
-        stand beside what it says of another model's."""
+        """`compare` is given what was read and the head, while its weights are at hand; the states
+        of `wanted` stand beside what it says of another model's."""
         own = self.read(inputs, wanted)
-        outputs = Outputs(logprob_of(own.readout, inputs.labels), own.router)
-        if compare is None:
+
+        def use(readout: Readout) -> tuple[Tensor, Compared | None]:
+            logprob = logprob_of(readout, inputs.labels)
+            return logprob, compare(readout, own) if compare else None
+
+        logprob, found = self.at_head(own.hidden_KD, use)
+        outputs = Outputs(logprob, own.router)
+        if found is None:
             return outputs
-        found = compare(own)
         return outputs._replace(
             divergence=found.divergence,
             picked=found.picked,
@@ -161,7 +185,7 @@ class Student(CausalModel):
 class Read(NamedTuple):
     """What a forward pass gives of the targets."""
 
-    readout: Readout
+    hidden_KD: Tensor  # that the head reads
     router: Tensor | None  # the loss of the routers' choices
     states: tuple[Tensor, ...]  # [K, D] of each block asked for, as it was computed
     vectors: list[Vectors]  # of the block whose relations are asked for
@@ -347,6 +371,12 @@ def decoder_blocks(student: CausalModel) -> list[nn.Module]:
             "transformers"
         )
     return blocks
+
+
+def own_ends(student: CausalModel) -> tuple[nn.Module, nn.Module] | None:
+    """Embedding and head, where they are two."""
+    embedding = student.model.get_input_embeddings()
+    return None if student.head.weight is embedding.weight else (embedding, student.head)
 
 
 def to_device(arrays: Any, device: torch.device) -> Any:

@@ -129,6 +129,7 @@ def world_of_one(backend: str, rendezvous: Path) -> Iterator[None]:
         {"micro_batch_tokens": 1},
         {"shared_prompt": False},
         {"activation_checkpointing": True},
+        {"activation_checkpointing": True, "activation_offload": True},
         {"cpu_offload": True},
         {"compile": True},
         {"compile": True, "activation_checkpointing": True},

@@ -139,6 +139,7 @@ def test_recipe_gsm8k_is_the_papers_run():
         ("--training.compile=true", "set training.shared_prompt: false"),
         ("--training.replicas=2", "training.replicas: 1 pools.student.workers cannot be divided"),
         ("--training.cpu_offload=true", "set pools.student.gpus or false"),
+        ("--training.activation_offload=true", "set pools.student.gpus or false"),
         ("--tracking.wandb_mode=later", "tracking.wandb_mode"),
         ("--name=a b", "name"),
         ("sampling", "expected --section.field=value"),
@@ -171,6 +172,10 @@ def test_recipe_wrong_combination_with_an_endpoint_is_refused(overrides, message
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (
+            ["--training.activation_offload=true", "--pools.student.gpus=1"],
+            "training.activation_offload: what it moves is what is kept by",
+        ),
         (
             ["--training.replicas=2", "--pools.student.workers=[2, 4]"],
             "training.replicas: copies need one number of pools.student.workers",

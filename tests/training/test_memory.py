@@ -56,8 +56,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
             {"precision": "bf16", "micro_batch_tokens": 2304, "activation_checkpointing": True},
             marks=pytest.mark.slow,
         ),
+        pytest.param(
+            {"precision": "bf16", "micro_batch_tokens": 1152, "lora": {"rank": 4}},
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["packed in fp32", "packed", "padded in fp32", "checkpointed"],
+    ids=["packed in fp32", "packed", "padded in fp32", "checkpointed", "adapter"],
 )
 @pytest.mark.timeout(1200)  # bfloat16 on a CPU without arithmetic for it
 def test_estimate_is_near_the_measured_peak_of_a_fresh_process(folder: str, knobs: dict) -> None:
@@ -125,6 +129,7 @@ def test_estimate_counts_weights_and_optimizer_and_shares_them_among_ranks(folde
         folder, TrainingKnobs(lora={"rank": 4}), OptimizerKnobs(), workers=1, device="cuda"
     )
     assert lora.optimizer < one.optimizer / 20
+    assert lora.gathered < 2 * PARAMETERS / 2, "and gathered block by block"
     adapter = 8 * 4 * (2 * (384 + 384) + 2 * (384 + 128) + 3 * (384 + 1024))
     assert lora.weights == 2 * PARAMETERS + 4 * adapter, "a frozen base is held in bf16"
     small = OptimizerKnobs(kind="adamw8bit")

@@ -21,6 +21,7 @@ from fastdistill_ray.objectives import OBJECTIVES, Objective
 TIED = [("tied", json.dumps(knobs_of(kind))) for kind in OBJECTIVES]
 TIED.append(("tied", json.dumps({"kind": "reverse_kl", "states": "bf16"})))
 TIED.append(("tied", json.dumps({"kind": "opd", "form": "minillm", "reward": 1.0})))
+UNTIED = [("untied", json.dumps(knobs_of(kind))) for kind in ("forward_kl", "topk_kl", "lit")]
 BOTH = [
     ("tied", json.dumps({"kind": "forward_kl"})),
     ("untied", json.dumps({"kind": "advdistill"})),
@@ -31,7 +32,7 @@ BOTH = [
 @pytest.mark.parametrize(
     ("world_size", "replicas", "trained"),
     [
-        pytest.param(2, 1, [*TIED, *BOTH[1:]], id="two shards"),
+        pytest.param(2, 1, [*TIED, *UNTIED, *BOTH[1:]], id="two shards"),
         pytest.param(2, 2, BOTH, id="two copies"),
         pytest.param(4, 2, BOTH, id="two copies of two shards"),
     ],
@@ -42,7 +43,8 @@ def test_ranks_with_uneven_groups_equal_a_naive_float64_reference(
     for model in ("tied", "untied"):
         make_tiny_model(str(tmp_path / model), seed=3, tie_word_embeddings=model == "tied")
     for teacher, num_heads in (("teacher", 2), ("wide", 3)):
-        make_tiny_model(str(tmp_path / teacher), seed=4, num_layers=3, num_heads=num_heads)
+        knobs = {"num_heads": num_heads, "tie_word_embeddings": teacher == "wide"}
+        make_tiny_model(str(tmp_path / teacher), seed=4, num_layers=3, **knobs)
     twin = make_twin_tokenizer()
     make_tiny_model(str(tmp_path / "twin"), seed=4, num_layers=3, tokenizer=twin)
     out = tmp_path / "found.pt"

@@ -36,6 +36,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     "training",
     [
         {"activation_checkpointing": True},
+        {"activation_checkpointing": True, "activation_offload": True},
         {"cpu_offload": True},
         {"micro_batch_tokens": 1},
         {"shared_prompt": False},
@@ -116,8 +117,8 @@ def test_gradients_of_micro_batches_are_added_without_float32_copies_of_them(
         for event in profile.profiler.kineto_results.events()
         if event.name() == "[memory]"
     ]
-    # Sums over micro-batches and two moments, of head and embedding.
-    assert taken.count(4 * rows * width) == 2 * 3
+    # Sums over micro-batches, both sides of their reduction, and two moments, of head and embedding.
+    assert taken.count(4 * rows * width) == 2 * 5
 
 
 def test_flex_mask_passes_through_sharded_blocks(folder: str) -> None:
