@@ -5,8 +5,10 @@ step from the store's log, so that a restart, a second run or another rank sees 
 rank makes its own dataset, once it knows at which step it goes on: nothing before that is read.
 """
 
-from collections.abc import Iterator
-from typing import Any
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import ray.data
@@ -17,6 +19,7 @@ from fastdistill_ray.groups.steps import StepPlan, rank_rows
 from fastdistill_ray.records import STEP_SCHEMA
 
 FEED_CPUS = 0.1  # of the task that reads a rank's groups
+T = TypeVar("T")
 SIGNALS = "signals"  # column beside those of STEP_SCHEMA, and field of a group
 STEPS_AHEAD = 8  # read before a rank asks for them
 
@@ -55,6 +58,27 @@ def step_row(table: pa.Table, signal: Signal | None) -> dict[str, Any]:
         for place, group in enumerate(row["groups"]):
             group[SIGNALS] = GroupSignals(arrays_of(stored.slice(place, 1)), signal)
     return row
+
+
+def ahead(rows: Iterator[T], prepare: Callable[[T], T]) -> Iterator[T]:
+    """What is made of each row, of the next one in a thread while this one is used; a row that is
+    not known yet keeps none back."""
+    coming: queue.Queue[T | BaseException | None] = queue.Queue(1)
+
+    def fetch() -> None:
+        try:
+            for row in rows:
+                coming.put(prepare(row))
+            coming.put(None)
+        except BaseException as error:  # noqa: BLE001  raised where it is waited for
+            coming.put(error)
+
+    # It may wait for what never comes when its training ends early.
+    threading.Thread(target=fetch, daemon=True).start()
+    while (row := coming.get()) is not None:
+        if isinstance(row, BaseException):
+            raise row
+        yield row
 
 
 def rank_dataset(plan: StepPlan, rank: int, world_size: int, first: int) -> ray.data.Dataset:

@@ -8,7 +8,7 @@ import math
 import resource
 import time
 from collections.abc import Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -49,21 +49,23 @@ COUNTS: tuple[str, ...] = (
     "frozen_tokens",
 )
 
+PREPARED = "prepared"  # field of a row beside those of STEP_SCHEMA
 
 T = TypeVar("T")
 
 
 def train_step(learner: Learner, row: dict[str, Any], total_steps: int) -> dict[str, float]:
-    """One optimizer update from all ranks' groups; UserError in place of one that is not finite."""
+    """One optimizer update from all ranks' groups, prepared or not; UserError in place of one that
+    is not finite."""
     start = time.perf_counter()
     frozen_before = learner.frozen.seconds if learner.frozen else 0.0
     step = row["step"]
     torch.manual_seed(hash((learner.training.seed, step, dist.get_rank())))  # adapters' dropout
-    unaligned = num_unaligned(learner)
-    batches = make_batches(learner, row["groups"])
+    prepared = row[PREPARED] if PREPARED in row else prepare_rows(learner, row["groups"])
+    batches = pack(learner, gather_groups(prepared.groups))
     counts = sum_over_ranks([sum(batch.counts[name] for batch in batches) for name in COUNTS])
     counts = dict(zip(COUNTS, map(int, counts), strict=True))
-    used = check_aligned(learner, unaligned, counts["groups"])
+    used = check_aligned(learner, prepared.unaligned, counts["groups"])
     losses = backward(learner, batches, counts, step / total_steps)
     learning_rate = learning_rate_at(step, total_steps, learner.knobs)
     norm = clip_gradients(learner.student, learner.knobs.max_grad_norm)
@@ -109,12 +111,11 @@ def num_unaligned(learner: Learner) -> list[int]:
     return [aligner.lost[reason] for reason in REASONS] if aligner else []
 
 
-def check_aligned(learner: Learner, before: list[int], num_groups: int) -> dict[str, float]:
-    """Metrics of the texts of all ranks that could not be aligned since; UserError where those are
-    all that the step has."""
-    if not before:
+def check_aligned(learner: Learner, lost: list[int], num_groups: int) -> dict[str, float]:
+    """Metrics of the texts of all ranks that could not be aligned; UserError where those are all
+    that the step has."""
+    if not lost:
         return {}
-    lost = [now - then for now, then in zip(num_unaligned(learner), before, strict=True)]
     found = dict(zip(REASONS, map(int, sum_over_ranks(lost)), strict=True))
     if num_groups == 0 and any(found.values()):
         reasons = "; ".join(f"of {n}, {REASONS[name]}" for name, n in found.items() if n)
@@ -133,9 +134,16 @@ def peak_memory(device: torch.device) -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def make_batches(learner: Learner, rows: list[dict[str, Any]]) -> list[MicroBatch]:
-    """This rank's, of all ranks' rows; as many on every rank."""
-    prepared = [
+class Prepared(NamedTuple):
+    """A rank's rows of a step, as the student reads them."""
+
+    groups: list[TrainGroup | None]
+    unaligned: list[int]  # texts that could not be aligned, of each of REASONS
+
+
+def prepare_rows(learner: Learner, rows: list[dict[str, Any]]) -> Prepared:
+    before = num_unaligned(learner)
+    groups = [
         prepare_group(
             row,
             learner.text,
@@ -145,7 +153,13 @@ def make_batches(learner: Learner, rows: list[dict[str, Any]]) -> list[MicroBatc
         )
         for row in rows
     ]
-    return pack(learner, gather_groups(prepared))
+    lost = [now - then for now, then in zip(num_unaligned(learner), before, strict=True)]
+    return Prepared(groups, lost)
+
+
+def make_batches(learner: Learner, rows: list[dict[str, Any]]) -> list[MicroBatch]:
+    """This rank's, of all ranks' rows; as many on every rank."""
+    return pack(learner, gather_groups(prepare_rows(learner, rows).groups))
 
 
 def gather_groups(own: Sequence[T | None]) -> list[T]:

@@ -42,7 +42,7 @@ from fastdistill_ray.training.checkpoints import (
     load_weights,
 )
 from fastdistill_ray.training.export import Chat, export_student
-from fastdistill_ray.training.feed import rank_dataset, step_row
+from fastdistill_ray.training.feed import ahead, rank_dataset, step_row
 from fastdistill_ray.training.held_out import (
     held_out_rows,
     hold_out,
@@ -55,7 +55,7 @@ from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.learner import Learner, build_learner
 from fastdistill_ray.training.own_texts import check_own_texts
 from fastdistill_ray.training.sharding import compilation
-from fastdistill_ray.training.step import train_step
+from fastdistill_ray.training.step import PREPARED, prepare_rows, train_step
 from fastdistill_ray.training.stopping import watch_stop
 from fastdistill_ray.training.texts import read_by_both, student_text
 from fastdistill_ray.training.utilisation import matrix_peak
@@ -104,7 +104,8 @@ def train_rank(job: TrainJob, *, use_gpu: bool, out: Place) -> None:
     writer = CheckpointWriter(is_async=job.optimizer.kind == "adamw")
     row, is_saved, ended = None, True, time.perf_counter()
     with watch_stop(out) as is_told:
-        for row in rows_from(job.plan, progress.step):
+        rows = rows_from(job.plan, progress.step)
+        for row in ahead(rows, lambda row: {**row, PREPARED: prepare_rows(learner, row["groups"])}):
             if is_stopped(progress, knobs):
                 break
             if is_told():

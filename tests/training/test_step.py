@@ -117,7 +117,7 @@ def test_gradients_of_micro_batches_are_added_without_float32_copies_of_them(
         for event in profile.profiler.kineto_results.events()
         if event.name() == "[memory]"
     ]
-    # Sums over micro-batches, both sides of their reduction, and two moments, of head and embedding.
+    # Of head and embedding: sums over micro-batches, both sides of their reduction, two moments.
     assert taken.count(4 * rows * width) == 2 * 5
 
 
