@@ -14,11 +14,7 @@ import numpy as np
 
 from benchmarks.harness import make_parser, write_json
 from fastdistill_ray.training.dealing import Work, deal, first_fit
-from fastdistill_ray.training.packing import (
-    TrainCompletion,
-    TrainGroup,
-    batch_of,
-)
+from fastdistill_ray.training.packing import TrainCompletion, TrainGroup, batch_of
 from fastdistill_ray.training.utilisation import num_pairs
 
 BUDGET, COMPLETIONS, LONGEST = 8192, 8, 3840  # tokens, number, tokens

@@ -27,7 +27,7 @@ from fastdistill_ray.objectives import AdvDistill
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.learner import Learner, build_learner
-from fastdistill_ray.training.packing import StudentText
+from fastdistill_ray.training.reading import StudentText
 from fastdistill_ray.training.step import train_step
 
 RANKS = (1, 2, 4)

@@ -183,6 +183,12 @@ def own_words(text: str, begun: str) -> str:
     return text.removeprefix(begun)
 
 
+def parts_of(text: str) -> tuple[str, str]:
+    """The thoughts of a completion and what follows them; a part that is not there is empty."""
+    thoughts, closed, rest = text.partition(CLOSE)
+    return (thoughts.strip().removeprefix(OPEN).strip(), rest.strip()) if closed else ("", text)
+
+
 def template_hash(tokenizer: Any, knobs: PromptKnobs) -> str:
     """16 hex digits of all that turns a question into a prompt: chat template, system, shots."""
     said = knobs.model_dump(mode="json", exclude={"template", "template_args"})

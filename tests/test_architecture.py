@@ -31,7 +31,14 @@ ORDER = [
 ]
 PURE = [  # load neither torch nor Ray nor vLLM
     *("tasks", "verifiers", "rewards", "objectives", "recipe.loading", "run.folder", "run.plan"),
-    *("groups.store", "groups.steps", "groups.reweighting", "training.packing", "report.sections"),
+    *(
+        "groups.store",
+        "groups.steps",
+        "groups.reweighting",
+        "training.packing",
+        "training.reading",
+        "report.sections",
+    ),
     *(
         "run.rescoring",
         "run.signals",

@@ -31,7 +31,8 @@ from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.run_files import stage_folders
 from fastdistill_ray.training.knobs import OptimizerKnobs
 from fastdistill_ray.training.learner import build_learner
-from fastdistill_ray.training.packing import StudentText, TrainGroup, prepare_group
+from fastdistill_ray.training.packing import TrainGroup
+from fastdistill_ray.training.reading import StudentText, prepare_group
 from fastdistill_ray.training.step import train_step
 from fastdistill_ray.training.texts import student_text
 
@@ -60,16 +61,16 @@ class Work(NamedTuple):
     def prepared(self, text: StudentText, objective: Objective) -> list[list[TrainGroup]]:
         """Steps of groups, as our own loop prepares them."""
         length = self.recipe.training.max_seq_len
-        steps = [
+        return [
             [
-                prepare_group(
-                    group, text, objective, advantage=AdvantageKnobs(), max_seq_len=length
+                group
+                for one in row["groups"]
+                for group in prepare_group(
+                    one, text, objective, advantage=AdvantageKnobs(), max_seq_len=length
                 )
-                for group in row["groups"]
             ]
             for row in self.rows()
         ]
-        return [[group for group in groups if group] for groups in steps]
 
 
 def ours(work: Work, objective: Objective) -> Iterator[float]:

@@ -21,7 +21,7 @@ from fastdistill_ray.objectives import AdvDistill
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.learner import Learner, build_learner
-from fastdistill_ray.training.packing import StudentText, prepare_group
+from fastdistill_ray.training.reading import StudentText, prepare_group
 from fastdistill_ray.training.sharding import compilation
 from fastdistill_ray.training.step import train_step
 
@@ -83,8 +83,11 @@ def padded_throughput(shape: Shape, device: torch.device, folder: str) -> dict[s
 
     def step(row: dict[str, Any]) -> None:
         groups = [
-            prepare_group(one, text, AdvDistill(), advantage=AdvantageKnobs(), max_seq_len=10**6)
+            group
             for one in row["groups"]
+            for group in prepare_group(
+                one, text, AdvDistill(), advantage=AdvantageKnobs(), max_seq_len=10**6
+            )
         ]
         padded_step(model, optimizer, groups)
 

@@ -30,6 +30,7 @@ from fastdistill_ray.objectives.projected import FitNets, TinyBert
 from fastdistill_ray.objectives.relations import MiniLm, MiniLmV2
 from fastdistill_ray.objectives.sft import Sft
 from fastdistill_ray.objectives.sparse import SampledKl, TopkKl
+from fastdistill_ray.objectives.step_by_step import StepByStep
 
 FromTeacher = ForwardKl | ReverseKl | SkewKl | SkewReverseKl | Jsd | Tvd | Dpkd
 FromInside = Pkd | DistilBert | FitNets | TinyBert | MiniLm | MiniLmV2 | Lit
@@ -37,7 +38,15 @@ FromSignals = TopkKl | SampledKl
 FromOthers = Uld | MultiLevelOt | ByteKl
 FromRounds = Opd | DistiLlm2
 AnyObjective = (
-    AdvDistill | Sft | FromTeacher | FromInside | FromSignals | FromOthers | Dpo | FromRounds
+    AdvDistill
+    | Sft
+    | StepByStep
+    | FromTeacher
+    | FromInside
+    | FromSignals
+    | FromOthers
+    | Dpo
+    | FromRounds
 )
 Objective = Annotated[AnyObjective, Field(discriminator="kind")]
 OBJECTIVES: dict[str, type[AnyObjective]] = {

@@ -20,7 +20,10 @@ from fastdistill_ray.rewards.advantages import softmax_weights
 Tensor = Any  # a torch.Tensor: recipes are parsed where torch is not installed
 PAPER_TAU = 0.5  # temperature of eq. 7 of arXiv 2507.00054
 # Counts of a step; "step" is 1. "unique_tokens" are all that it computes but padding.
-Denominator = Literal["groups", "completions", "tokens", "spans", "unique_tokens", "step"]
+# "explained" are groups whose thoughts are trained apart.
+Denominator = Literal[
+    "groups", "explained", "completions", "tokens", "spans", "unique_tokens", "step"
+]
 # Of p, the frozen model's, and q, the student's: KL(p, q); KL(q, p); KL(p, a p + (1 - a) q);
 # KL(q, a q + (1 - a) p); a KL(p, m) + (1 - a) KL(q, m) with m = a p + (1 - a) q; half the L1.
 Divergence = Literal["forward_kl", "reverse_kl", "skew_kl", "skew_reverse_kl", "jsd", "tvd"]
@@ -59,6 +62,14 @@ class Across(NamedTuple):
     k: int = 0  # of levels, tokens of a text
     epsilon: float = 0.0  # of levels, share of the entropy of Sinkhorn's plan
     iterations: int = 0  # of levels, Sinkhorn's
+
+
+class Views(NamedTuple):
+    """A completion is trained as two texts: what follows its thoughts, after the student's own
+    prompt, by its weight; and the thoughts, after a prompt with another system text, by its
+    penalty."""
+
+    system: str  # of the thoughts; empty: they are not trained
 
 
 class Wanted(NamedTuple):
@@ -109,6 +120,7 @@ class Needs(NamedTuple):
     # What is stored of the texts in place of a frozen model. With hidden states, `measure` says how
     # the distributions are compared that both heads make.
     signal: Signal | None = None
+    views: Views | None = None  # none: a completion is one text
     # Completions of a group are compared with each other, so that one micro-batch has all of them.
     whole_groups: bool = False
 

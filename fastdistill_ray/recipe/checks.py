@@ -5,10 +5,10 @@ from typing import get_args
 from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.generation.knobs import pool_error, sampling_errors, teacher_errors
 from fastdistill_ray.recipe.compare import Baseline, ComparedModel
-from fastdistill_ray.recipe.derived import StudentSpec, all_teachers, speaker_of, students
+from fastdistill_ray.recipe.derived import StudentSpec, all_teachers, students
+from fastdistill_ray.recipe.needs import frozen_errors, rounds_errors, view_errors
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.rewards.scorer import weight_errors
-from fastdistill_ray.rounds.knobs import RoundsKnobs
 from fastdistill_ray.run_files import seed_name
 
 
@@ -51,7 +51,8 @@ def combination_errors(recipe: Recipe) -> list[str]:
             f"in the engine's max_model_len = {evaluation.engine.max_model_len}"
         )
     errors += _vote_errors(recipe, size)
-    errors += _resource_errors(recipe) + _teaching_errors(recipe) + _rounds_errors(recipe)
+    errors += _resource_errors(recipe) + _teaching_errors(recipe)
+    errors += rounds_errors(recipe) + view_errors(recipe)
     errors += training_errors(recipe)
     if scorer := recipe.scorer:
         pool = recipe.pools.of_scorer
@@ -218,7 +219,7 @@ def training_errors(recipe: Recipe) -> list[str]:
             "training.compile: without GPUs every packed batch would be compiled anew; set "
             "training.shared_prompt: false or training.compile: false"
         )
-    errors += _idle_ranks(recipe) + _frozen_errors(recipe)
+    errors += _idle_ranks(recipe) + frozen_errors(recipe)
     if training.replicas > 1 and recipe.pools.student.is_range:
         errors.append(
             "training.replicas: copies need one number of pools.student.workers, not [least, most]"
@@ -239,145 +240,6 @@ def training_errors(recipe: Recipe) -> list[str]:
             "training.activation_checkpointing; set that to true too"
         )
     return errors
-
-
-def _frozen_errors(recipe: Recipe) -> list[str]:
-    """What an objective cannot be given that needs to know what a model thinks of the texts."""
-    errors = []
-    for student in students(recipe):
-        needs, kind = student.objective.needs, student.objective.kind
-        signal, needed, own = needs.signal, needs.speaker, f"{student.section}.kind: {kind}"
-        speaker = speaker_of(recipe, student)
-        if needed and not speaker:
-            errors.append(
-                f"{own} learns from the teacher's distributions, which an endpoint does not give; "
-                "set scorer.model to one that is at hand, or take a kind that learns from texts, "
-                "such as sft or advdistill"
-            )
-        elif needed == "teacher" and recipe.teachers and not recipe.scorer and not student.teacher:
-            errors.append(
-                f"{own} learns from the distributions of one model; set scorer.model, which is "
-                "then asked about the texts of all teachers, or teachers: []"
-            )
-        elif signal and speaker and speaker.engine.kind == "scripted":
-            remedy = "set scorer" if needed == "teacher" else "set reference: live"
-            errors.append(
-                f"{own} learns what a model thinks of each token, which a scripted engine does not "
-                f"know; {remedy}"
-            )
-        if signal and recipe.training.overlap:
-            errors.append(
-                f"training.overlap: true trains on texts as they come, and {kind} of "
-                f"{student.section} on what is asked about them afterwards; set it to false"
-            )
-        if needs.fed and recipe.training.lora.rank:
-            errors.append(
-                f"training.lora.rank: {kind} of {student.section} trains whole blocks to stand in "
-                "for the teacher's, which an adapter is too small for; set it to 0"
-            )
-        if needs.fed and speaker and speaker.prompted.prompt != recipe.student.prompt:
-            errors.append(
-                f"{speaker.section}.prompt: {kind} of {student.section} gives the student's blocks "
-                "the teacher's states of the same tokens; set it to student.prompt"
-            )
-        if needs.relations and recipe.training.compile:
-            errors.append(
-                f"training.compile: true hides the inside of a block, which {kind} of "
-                f"{student.section} compares; set it to false"
-            )
-        if needed and not recipe.training.mask_prompt:
-            errors.append(
-                f"training.mask_prompt: false trains the prompts' own tokens, which {kind} of "
-                f"{student.section} does not compare; set it to true"
-            )
-    return errors
-
-
-def _rounds_errors(recipe: Recipe) -> list[str]:
-    """What a student cannot do that writes what it is trained on, or must have to be trained so."""
-    errors = []
-    training, engine = recipe.training, recipe.evaluation.engine
-    for student in students(recipe):
-        needs, rounds, field = student.objective.needs, student.rounds, student.rounds_field
-        kind = student.objective.kind
-        if rounds is None:
-            if needs.rounds:
-                errors.append(
-                    f"{student.section}.kind: {kind} learns from texts that the student writes "
-                    f"itself; set {field}.count"
-                )
-            continue
-        if needs.signal:
-            errors.append(
-                f"{field}: nothing is stored of texts that are yet to be written, which {kind} of "
-                f"{student.section} learns from; take what a live model says (states: live, "
-                "reference: live), or another kind"
-            )
-        if student.group_size:
-            errors.append(f"{field}: its groups are of {field}.n; leave out group_size")
-        if not rounds.num_own(training.groups_per_step):
-            errors.append(
-                f"{field}.mix: {rounds.mix:g} leaves the student none of "
-                f"training.groups_per_step = {training.groups_per_step}; lower it"
-            )
-        if needs.mixed and not rounds.num_mixed(training.groups_per_step):
-            errors.append(
-                f"{field}.mix: {rounds.mix:g} leaves teachers none of training.groups_per_step = "
-                f"{training.groups_per_step}, whose texts {kind} of {student.section} contrasts "
-                "with the student's own; set 0.5"
-            )
-        if rounds.mix and _is_read_as_its_own(recipe, student):
-            errors.append(
-                f"{field}.mix: {student.model} is a teacher too, whose prompt has another chat "
-                "template: its texts could not be told from the student's own; set 0, or give both "
-                "one prompt.template and template_args"
-            )
-        errors += _draw_errors(recipe, student, rounds)
-        if training.overlap:
-            errors.append(f"training.overlap: true and {field} cannot be had together; set false")
-        if training.held_out.best_metric != "none":
-            errors.append(
-                f"training.held_out.best_metric: nothing is held out of what is yet to be written "
-                f"({field}); set none"
-            )
-        if recipe.sampling.max_new_tokens >= engine.max_model_len:
-            errors.append(
-                f"sampling.max_new_tokens: {recipe.sampling.max_new_tokens} leaves no room for the "
-                f"prompt in evaluation.engine.max_model_len = {engine.max_model_len} ({field})"
-            )
-    return errors
-
-
-def _draw_errors(recipe: Recipe, student: StudentSpec, rounds: RoundsKnobs) -> list[str]:
-    """What a student cannot do that must know with which probability its tokens were drawn."""
-    if not student.objective.needs.written:
-        return []
-    errors, field, kind = [], student.rounds_field, student.objective.kind
-    if rounds.num_mixed(recipe.training.groups_per_step):
-        errors.append(
-            f"{field}.mix: {kind} of {student.section} learns from the student's own draws "
-            "alone; set 0, or form: full"
-        )
-    if rounds.temperature != 1:
-        errors.append(
-            f"{field}.temperature: {kind} of {student.section} needs the probability with "
-            "which each token was drawn, which is that of temperature 1; set 1, or form: full"
-        )
-    if recipe.evaluation.engine.kind == "scripted":
-        errors.append(
-            f"{field}: a scripted evaluation.engine tells no probabilities, which {kind} of "
-            f"{student.section} needs"
-        )
-    return errors
-
-
-def _is_read_as_its_own(recipe: Recipe, student: StudentSpec) -> bool:
-    own = recipe.student.prompt
-    return any(
-        one.model == student.model
-        and (one.prompt.template, one.prompt.template_args) != (own.template, own.template_args)
-        for one in all_teachers(recipe).values()
-    )
 
 
 def _idle_ranks(recipe: Recipe) -> list[str]:

@@ -13,7 +13,7 @@ from fastdistill_ray.groups.steps import RowReader
 from fastdistill_ray.groups.store import Location, Store
 from fastdistill_ray.models import fetch_without_weights, load_tokenizer
 from fastdistill_ray.prompts import Prompted, PromptKnobs
-from fastdistill_ray.training.packing import Selected, StudentText, selected_ids
+from fastdistill_ray.training.reading import Selected, StudentText, selected_ids
 from fastdistill_ray.training.texts import student_text
 from fastdistill_ray.training.trust import written_logprobs
 

@@ -29,15 +29,8 @@ from fastdistill_ray.objectives.contract import LossBatch, Outputs, Target
 from fastdistill_ray.training.checkpoints import TrainProgress
 from fastdistill_ray.training.knobs import HeldOutKnobs
 from fastdistill_ray.training.learner import Learner
-from fastdistill_ray.training.packing import (
-    Array,
-    MicroBatch,
-    Part,
-    ReadGroup,
-    TrainGroup,
-    read_group,
-    train_group,
-)
+from fastdistill_ray.training.packing import Array, MicroBatch, Part, TrainGroup
+from fastdistill_ray.training.reading import ReadGroup, read_group, train_group
 from fastdistill_ray.training.sharding import reshard
 from fastdistill_ray.training.step import (
     COUNTS,

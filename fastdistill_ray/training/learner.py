@@ -20,8 +20,8 @@ from fastdistill_ray.training.frozen import (
 from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.loading import fill
 from fastdistill_ray.training.logit_map import logit_factor
-from fastdistill_ray.training.packing import StudentText
 from fastdistill_ray.training.packing_check import check_small_copy
+from fastdistill_ray.training.reading import StudentText
 from fastdistill_ray.training.sharding import hold_frozen, reshard, shard_student
 from fastdistill_ray.training.student import Student, add_bridge, empty_student
 from fastdistill_ray.training.utilisation import work_of

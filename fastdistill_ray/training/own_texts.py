@@ -13,12 +13,8 @@ from fastdistill_ray.groups.store import Location, Store
 from fastdistill_ray.objectives.contract import Needs
 from fastdistill_ray.training.head import Readout
 from fastdistill_ray.training.learner import Learner
-from fastdistill_ray.training.packing import (
-    StudentText,
-    TrainCompletion,
-    TrainGroup,
-    selected_ids,
-)
+from fastdistill_ray.training.packing import TrainCompletion, TrainGroup
+from fastdistill_ray.training.reading import StudentText, selected_ids
 from fastdistill_ray.training.sharding import reshard
 from fastdistill_ray.training.step import gather_groups, pack, sum_over_ranks
 from fastdistill_ray.training.student import to_device

@@ -7,40 +7,17 @@ shares; so targets are pairs (source position, label).
 Legend: R rows of L tokens, K target tokens, C completions.
 """
 
-from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastdistill_ray.errors import UserError
 from fastdistill_ray.groups.signals import Signals, joined
-from fastdistill_ray.objectives import Objective
-from fastdistill_ray.objectives.contract import LossBatch, Scored, Target
-from fastdistill_ray.rewards.advantages import AdvantageKnobs, group_advantages
-from fastdistill_ray.training.alignment import Aligner, Reading, Spans, spans_of
+from fastdistill_ray.objectives.contract import LossBatch
+from fastdistill_ray.training.alignment import Reading, Spans, spans_of
 
 Array = Any  # numpy here, a torch.Tensor once the batch is on its device
 PROMPT = -1  # in place of a completion's number
 PADDING = -1  # in place of a group's number
-
-
-class StudentText(NamedTuple):
-    """How the student reads a group row."""
-
-    encode_prompt: Callable[[dict[str, Any]], list[int]]
-    encode_text: Callable[[str], list[int]]  # without special tokens
-    has_ids_of: Callable[[str], bool]  # whether a teacher's token ids mean the same to the student
-    eos_id: int  # the target after a completion that stopped by itself
-    eos_ids: frozenset[int]  # ids that already end a completion
-    # The prompt of a frozen model that has one of its own.
-    encode_frozen_prompt: Callable[[dict[str, Any]], list[int]] | None = None
-    template: str = ""  # the chat template, where it is not the model's own
-    # How the tokenizer of a frozen model reads a completion of a row whose ids are these; None
-    # where both cannot be aligned, which the aligner counts.
-    read_otherwise: Callable[[dict[str, Any], dict[str, Any], list[int]], Reading | None] | None = (
-        None
-    )
-    aligner: Aligner | None = None
 
 
 class TrainCompletion(NamedTuple):
@@ -59,6 +36,7 @@ class TrainGroup(NamedTuple):
     completions: list[TrainCompletion]
     first: int = 0  # place of its first completion in the group
     frozen_prompt_ids: np.ndarray | None = None  # where it is not prompt_ids
+    is_explained: bool = False  # whether its texts are thoughts, trained apart from what follows
 
 
 class Segment(NamedTuple):
@@ -87,9 +65,9 @@ class MicroBatch(NamedTuple):
     inputs: Inputs
     loss: LossBatch
     parts: list["Part"]  # in the order of the completions
-    # groups, completions, tokens (trained), spans, unique_tokens (prompts once), row_tokens
-    # (prompts with every completion), computed_tokens (padding too), frozen_tokens (unique ones
-    # that a frozen model would read)
+    # groups, explained (groups of thoughts), completions, tokens (trained), spans, unique_tokens
+    # (prompts once), row_tokens (prompts with every completion), computed_tokens (padding too),
+    # frozen_tokens (unique ones that a frozen model would read)
     counts: dict[str, int]
     frozen: Inputs | None = None  # the same targets after a frozen model's own prompts
     signals: Signals | None = None  # of the targets
@@ -102,133 +80,6 @@ class Part(NamedTuple):
     group_id: str
     first: int
     size: int
-
-
-class ReadGroup(NamedTuple):
-    """The completions of a group that can be trained on, as the student reads them."""
-
-    group_id: str
-    prompt_ids: list[int]
-    token_ids: list[list[int]]  # of each completion
-    scored: list[Scored]  # the same completions
-    frozen_prompt_ids: list[int] | None  # of a frozen model that has one of its own
-    signals: list[Signals] | None = None  # of each completion
-    readings: Sequence[Reading] = ()  # of each completion, by a frozen model's own tokenizer
-
-
-def read_group(
-    row: dict[str, Any],
-    text: StudentText,
-    *,
-    min_completions: int,
-    advantage: AdvantageKnobs,
-    max_seq_len: int,
-) -> ReadGroup | None:
-    """A GROUP_SCHEMA row -> its selected completions that fit; None where too few are left.
-
-    Completions that do not fit `max_seq_len`, or that cannot be aligned, leave, and advantages are
-    those of the rest (methods A20, A28); a group that so loses its last correct one leaves too.
-    Where the row has `signals`, a GroupSignals, those of the completions come along; UserError
-    where they are of other tokens.
-    """
-    prompt = text.encode_prompt(row)
-    if not prompt:
-        raise UserError(f"problem {row['problem_id']}: the student's prompt has no tokens")
-    encoded = selected_ids(row, text)
-    kept = [one for one in encoded if one.ids and len(prompt) + len(one.ids) <= max_seq_len]
-    readings: list[Reading] = []
-    if read := text.read_otherwise:
-        both = [(one, read(row, one.given, one.ids)) for one in kept]
-        kept = [one for one, reading in both if reading]
-        readings = [reading for _, reading in both if reading]
-    is_correct = [one.given["verdict"] == "correct" for one in kept]
-    had_correct = any(one.given["verdict"] == "correct" for one in encoded)
-    if len(kept) < min_completions or (had_correct and not any(is_correct)):
-        return None
-    rewards = np.array([one.given["reward"] for one in kept])
-    scored = [
-        Scored(
-            correct,
-            one.given["reward"],
-            float(value),
-            one.given["num_tokens"],
-            row["round"] is not None,
-        )
-        for correct, one, value in zip(
-            is_correct, kept, group_advantages(rewards, advantage), strict=True
-        )
-    ]
-    frozen = text.encode_frozen_prompt(row) if text.encode_frozen_prompt else None
-    stored = row.get("signals")
-    signals = [stored.of(one.place, one.ids) for one in kept] if stored else None
-    ids = [one.ids for one in kept]
-    return ReadGroup(row["problem_id"], prompt, ids, scored, frozen, signals, readings)
-
-
-def train_group(group: ReadGroup, targets: list[Target]) -> TrainGroup:
-    completions = [
-        TrainCompletion(
-            np.array(group.token_ids[target.index]),
-            target.weight,
-            target.penalty,
-            group.signals[target.index] if group.signals else None,
-            group.readings[target.index] if group.readings else None,
-        )
-        for target in targets
-    ]
-    frozen = None if group.frozen_prompt_ids is None else np.array(group.frozen_prompt_ids)
-    prompt = np.array(group.prompt_ids)
-    return TrainGroup(group.group_id, prompt, completions, frozen_prompt_ids=frozen)
-
-
-def prepare_group(
-    row: dict[str, Any],
-    text: StudentText,
-    objective: Objective,
-    *,
-    advantage: AdvantageKnobs,
-    max_seq_len: int,
-) -> TrainGroup | None:
-    """What the objective trains of a GROUP_SCHEMA row; None when nothing is."""
-    group = read_group(
-        row,
-        text,
-        min_completions=objective.min_completions,
-        advantage=advantage,
-        max_seq_len=max_seq_len,
-    )
-    targets = objective.targets(group.scored) if group else []
-    return train_group(group, targets) if group and targets else None
-
-
-class Selected(NamedTuple):
-    """A selected completion of a group row: its place there, and the ids of its targets."""
-
-    place: int
-    given: dict[str, Any]
-    ids: list[int]
-
-
-def selected_ids(row: dict[str, Any], text: StudentText) -> list[Selected]:
-    return [
-        Selected(place, given, completion_ids(given, row["teacher"], text))
-        for place, given in enumerate(row["completions"])
-        if given["is_selected"]
-    ]
-
-
-def completion_ids(completion: dict[str, Any], teacher: str, text: StudentText) -> list[int]:
-    """The student's target ids; EOS is one only where the completion stopped by itself.
-
-    A completion without ids, as of an endpoint, is read from its text.
-    """
-    if len(completion["token_ids"]) and text.has_ids_of(teacher):
-        ids = list(completion["token_ids"])
-    else:
-        ids = text.encode_text(completion["text"])
-    if completion["finish_reason"] == "stop" and not (ids and ids[-1] in text.eos_ids):
-        ids.append(text.eos_id)
-    return ids
 
 
 def batch_of(
@@ -376,7 +227,8 @@ def _micro_batch(
         spans, num_spans_C = spans_of(readings, lengths_C.tolist())
         loss = loss._replace(spans=num_spans_C.astype(np.float32))
     counts = {
-        "groups": sum(group.first == 0 for group in groups),
+        "groups": sum(group.first == 0 and not group.is_explained for group in groups),
+        "explained": sum(group.first == 0 and group.is_explained for group in groups),
         "completions": len(completions),
         "tokens": int(lengths_C.sum()),
         "spans": 0 if num_spans_C is None else int(num_spans_C.sum()),

@@ -26,13 +26,8 @@ from fastdistill_ray.training.head import Readout
 from fastdistill_ray.training.knobs import OptimizerKnobs
 from fastdistill_ray.training.learner import Learner
 from fastdistill_ray.training.operators import picks
-from fastdistill_ray.training.packing import (
-    Inputs,
-    MicroBatch,
-    TrainGroup,
-    batch_of,
-    prepare_group,
-)
+from fastdistill_ray.training.packing import Inputs, MicroBatch, TrainGroup, batch_of
+from fastdistill_ray.training.reading import prepare_group
 from fastdistill_ray.training.relations import common_texts, related
 from fastdistill_ray.training.sharding import reshards_every_batch
 from fastdistill_ray.training.student import Compared, Read, Student, to_device
@@ -40,6 +35,7 @@ from fastdistill_ray.training.utilisation import num_operations
 
 COUNTS: tuple[str, ...] = (
     "groups",
+    "explained",
     "completions",
     "tokens",
     "spans",
@@ -62,7 +58,7 @@ def train_step(learner: Learner, row: dict[str, Any], total_steps: int) -> dict[
     step = row["step"]
     torch.manual_seed(hash((learner.training.seed, step, dist.get_rank())))  # adapters' dropout
     prepared = row[PREPARED] if PREPARED in row else prepare_rows(learner, row["groups"])
-    batches = pack(learner, gather_groups(prepared.groups))
+    batches = pack(learner, flat(gather_groups(prepared.groups)))
     counts = sum_over_ranks([sum(batch.counts[name] for batch in batches) for name in COUNTS])
     counts = dict(zip(COUNTS, map(int, counts), strict=True))
     used = check_aligned(learner, prepared.unaligned, counts["groups"])
@@ -137,7 +133,7 @@ def peak_memory(device: torch.device) -> int:
 class Prepared(NamedTuple):
     """A rank's rows of a step, as the student reads them."""
 
-    groups: list[TrainGroup | None]
+    groups: list[list[TrainGroup]]  # of each row
     unaligned: list[int]  # texts that could not be aligned, of each of REASONS
 
 
@@ -159,7 +155,11 @@ def prepare_rows(learner: Learner, rows: list[dict[str, Any]]) -> Prepared:
 
 def make_batches(learner: Learner, rows: list[dict[str, Any]]) -> list[MicroBatch]:
     """This rank's, of all ranks' rows; as many on every rank."""
-    return pack(learner, gather_groups(prepare_rows(learner, rows).groups))
+    return pack(learner, flat(gather_groups(prepare_rows(learner, rows).groups)))
+
+
+def flat(groups: list[list[TrainGroup]]) -> list[TrainGroup]:
+    return [one for group in groups for one in group]
 
 
 def gather_groups(own: Sequence[T | None]) -> list[T]:

@@ -21,7 +21,7 @@ from fastdistill_ray.prompts import (
     written_by,
 )
 from fastdistill_ray.training.alignment import Aligner, Reading, read_vocabulary
-from fastdistill_ray.training.packing import StudentText, completion_ids
+from fastdistill_ray.training.reading import StudentText, completion_ids
 
 
 def student_text(
@@ -30,10 +30,11 @@ def student_text(
     prompt: PromptKnobs,
     teacher_prompts: Mapping[str, PromptKnobs],
     frozen: Prompted | None = None,
+    explained: str = "",
 ) -> StudentText:
     """How the student of a folder reads group rows: its prompt, and whether a teacher's token ids
     are its own: where one of both prompts opens the assistant's thoughts and the other does not,
-    they are not."""
+    they are not. `explained`: the system text that thoughts follow where they are trained apart."""
     eos_ids = generation_eos(folder)
     _, begun, end_id = written_by(tokenizer, prompt)
 
@@ -65,6 +66,11 @@ def student_text(
         ),
         encode_frozen_prompt=(
             prompt_by(tokenizer_of(frozen.model), frozen.prompt) if frozen else None
+        ),
+        encode_explained_prompt=(
+            prompt_by(tokenizer, prompt.model_copy(update={"system": explained}))
+            if explained
+            else None
         ),
         template=template_of(tokenizer, prompt) if prompt.template else "",
     )

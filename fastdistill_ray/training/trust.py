@@ -12,7 +12,7 @@ from torch import Tensor
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.outputs import completion_logprobs
 from fastdistill_ray.records import SIGNALS
-from fastdistill_ray.training.packing import Selected
+from fastdistill_ray.training.reading import Selected
 
 # Most by which states of the same tokens may differ in two batches, as a share of their length, the
 # mean over tokens. A batch decides in which order an engine adds: 25 units of the last place, 2^-8

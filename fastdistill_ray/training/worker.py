@@ -246,7 +246,9 @@ def load_learner(job: TrainJob, source: str, device: torch.device) -> Learner:
     tokenizer = load_tokenizer(source)
     # A reference that is the student as it begins is asked with the student's own prompts.
     teacher = job.frozen if job.objective.needs.frozen == "teacher" else None
-    text = student_text(source, tokenizer, job.prompt, job.teacher_prompts, teacher)
+    views = job.objective.needs.views
+    explained = views.system if views else ""
+    text = student_text(source, tokenizer, job.prompt, job.teacher_prompts, teacher, explained)
     if teacher and job.objective.needs.across:
         text = read_by_both(text, tokenizer, teacher, job.prompt, job.teacher_prompts)
     learner = build_learner(

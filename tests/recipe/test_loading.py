@@ -173,6 +173,10 @@ def test_recipe_wrong_combination_with_an_endpoint_is_refused(overrides, message
     ("overrides", "message"),
     [
         (
+            ["--objective={kind: step_by_step}", "--training.held_out.share=0.1"],
+            "training.held_out.share: the two texts that step_by_step of objective makes",
+        ),
+        (
             ["--training.activation_offload=true", "--pools.student.gpus=1"],
             "training.activation_offload: what it moves is what is kept by",
         ),

@@ -1,6 +1,7 @@
 """One objective of each kind, with what it cannot do without."""
 
 from fastdistill_ray.objectives import OBJECTIVES, AnyObjective
+from fastdistill_ray.training.packing import TrainGroup
 
 REQUIRED = {
     "pkd": {"layers": [[0, 1]]},
@@ -36,6 +37,23 @@ def teacher_of(objective: AnyObjective) -> str:
     if needs.across:
         return "twin"
     return "wide" if needs.bridge or (needs.relations and needs.relations.num_heads) else "teacher"
+
+
+def in_views(groups: list[TrainGroup], objective: AnyObjective) -> list[TrainGroup]:
+    """Every second one of thoughts, where these are trained apart, each with the one coefficient
+    that is its own."""
+    if not objective.needs.views:
+        return groups
+    return [
+        group._replace(
+            is_explained=bool(index % 2),
+            completions=[
+                one._replace(penalty=one.weight, weight=0.0) if index % 2 else one
+                for one in (each._replace(penalty=0.0) for each in group.completions)
+            ],
+        )
+        for index, group in enumerate(groups)
+    ]
 
 
 def reads_apart(objective: AnyObjective) -> bool:

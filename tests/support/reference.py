@@ -16,6 +16,7 @@ from fastdistill_ray.objectives import (
     Opd,
     SampledKl,
     Sft,
+    StepByStep,
     TopkKl,
 )
 from fastdistill_ray.objectives.contract import Divergence
@@ -80,6 +81,11 @@ def loss_and_gradients_by_definition(
                 mean = logprob.exp().mean().clamp(max=objective.p_max)
                 total = total - one.weight * logprob.mean()
                 total = total - objective.lambda_ * one.penalty * torch.log(1 - mean)
+            elif isinstance(objective, StepByStep):
+                share = 1 - objective.alpha if group.is_explained else objective.alpha
+                alike = sum(other.is_explained == group.is_explained for other in groups)
+                coefficient = one.penalty if group.is_explained else one.weight
+                total = total - share * coefficient * logprob.mean() / alike
             elif isinstance(objective, Sft):
                 total = total - one.weight * logprob.sum()
             elif objective.needs.across:
@@ -157,7 +163,7 @@ def loss_and_gradients_by_definition(
         if isinstance(objective, Dpo):
             total = total - torch.log(torch.sigmoid(objective.beta * margin))
     is_of_tokens = isinstance(objective, Sft) or (getattr(objective, "weighting", "") == "uniform")
-    is_divided = isinstance(objective, Opd) or objective.needs.across
+    is_divided = isinstance(objective, Opd | StepByStep) or objective.needs.across
     loss = total if is_divided else total / len(groups)
     if is_of_tokens and not is_divided:
         loss = total / num_tokens

@@ -17,8 +17,9 @@ from fastdistill_ray.storage.place import Place
 from fastdistill_ray.training.export import export_student
 from fastdistill_ray.training.knobs import LoraKnobs, OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.learner import Learner, build_learner
-from fastdistill_ray.training.packing import StudentText, packed_batch, plain_batch
+from fastdistill_ray.training.packing import packed_batch, plain_batch
 from fastdistill_ray.training.packing_check import probe_group
+from fastdistill_ray.training.reading import StudentText
 from fastdistill_ray.training.student import Student, load_student, to_device
 
 SIZES = {

@@ -9,7 +9,7 @@ import torch
 from support.across import as_read_by_itself, with_readings
 from support.learner import assert_same, gradients_of, make_learner, make_row
 from support.models import make_tiny_model, make_twin_tokenizer
-from support.objectives import reads_apart, teacher_of
+from support.objectives import in_views, reads_apart, teacher_of
 from support.reference import loss_and_gradients_by_definition
 from support.signals import with_signals
 
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.usefixtures("world_of_one")
 KNOBS = {
     "advdistill": [{}],
     "sft": [{}],
+    "step_by_step": [{}, {"alpha": 0.3}, {"alpha": 1.0}],
     "dpo": [{}, {"normalize": "token", "alpha": 0.5, "beta": 2.0}, {"reference": "stored"}],
     "skew_kl": [{}, {"skew": 0.7, "temperature": 2.0, "alpha": 0.3}],
     "jsd": [{}, {"beta": 0.9, "weighting": "advantage", "alpha": 0.5}],
@@ -105,7 +106,7 @@ def make_groups(
         if own is not None and index:  # both end alike, or the teacher reads more before it
             own[-2 * index :] = prompt[-2 * index :]
         groups.append(TrainGroup(str(index), prompt, completions, frozen_prompt_ids=own))
-    return with_signals(with_readings(groups, objective), objective, teacher)
+    return in_views(with_signals(with_readings(groups, objective), objective, teacher), objective)
 
 
 def found(learner: Learner, groups: list[TrainGroup]) -> tuple[float, dict]:

@@ -16,12 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from fastdistill_ray.training.job import allocator
 from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.memory import MemoryEstimate, advice, estimate_memory
-from fastdistill_ray.training.packing import (
-    TrainCompletion,
-    TrainGroup,
-    packed_batch,
-    plain_batch,
-)
+from fastdistill_ray.training.packing import TrainCompletion, TrainGroup, packed_batch, plain_batch
 from fastdistill_ray.training.student import to_device
 
 SHAPE = {

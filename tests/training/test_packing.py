@@ -11,15 +11,17 @@ from fastdistill_ray.rewards.advantages import AdvantageKnobs, group_advantages,
 from fastdistill_ray.training.packing import (
     PADDING,
     PROMPT,
-    StudentText,
     TrainCompletion,
     TrainGroup,
-    completion_ids,
     empty_batch,
     num_packed_tokens,
     num_padded_tokens,
     packed_batch,
     plain_batch,
+)
+from fastdistill_ray.training.reading import (
+    StudentText,
+    completion_ids,
     prepare_group,
 )
 
@@ -42,13 +44,14 @@ def row(*completions: dict, teacher: str = "same") -> dict:
 
 
 def prepare(group: dict, objective: object = None, max_seq_len: int = 100) -> TrainGroup | None:
-    return prepare_group(
+    found = prepare_group(
         group,
         TEXT,
         objective or AdvDistill(),
         advantage=AdvantageKnobs(),
         max_seq_len=max_seq_len,
     )
+    return found[0] if found else None
 
 
 def make_group(lengths: list[int], prompt: int = 4, name: str = "g") -> TrainGroup:
@@ -122,6 +125,7 @@ def test_packed_batch_sources_predict_labels_and_first_tokens_come_from_the_prom
     assert inputs.input_ids.shape == (1, 32)
     assert batch.counts == {
         "groups": 2,
+        "explained": 0,
         "completions": 5,
         "tokens": 13,
         "spans": 0,

@@ -23,8 +23,9 @@ from fastdistill_ray.training import student as student_module
 from fastdistill_ray.training import trial
 from fastdistill_ray.training.knobs import LoraKnobs, OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.memory import estimate_memory
-from fastdistill_ray.training.packing import packed_batch, plain_batch, prepare_group
+from fastdistill_ray.training.packing import packed_batch, plain_batch
 from fastdistill_ray.training.packing_check import probe_group
+from fastdistill_ray.training.reading import prepare_group
 from fastdistill_ray.training.step import COUNTS, backward
 from fastdistill_ray.training.student import Student, load_student, to_device
 
@@ -83,15 +84,15 @@ def test_step_trains_the_mean_over_tokens_of_its_micro_batches_losses(
     found = {}
     for router_loss in (True, False):
         learner = make_learner(folder, router_loss=router_loss, **knobs)
-        prepared = [
-            prepare_group(
+        groups = [
+            group
+            for row in make_row(folder, 0, num_groups=3)["groups"]
+            for group in prepare_group(
                 *(row, learner.text, learner.objective),
                 advantage=learner.advantage,
                 max_seq_len=512,
             )
-            for row in make_row(folder, 0, num_groups=3)["groups"]
         ]
-        groups = [group for group in prepared if group]
         members = [groups[:1], groups[1:]]  # of two micro-batches of different sizes
         batches = [
             packed_batch(some, 1) if shared_prompt else plain_batch(some, True) for some in members

@@ -11,7 +11,7 @@ from support.models import CHAT_TEMPLATE, make_tiny_model
 from fastdistill_ray.models import load_tokenizer
 from fastdistill_ray.prompts import PLAIN_TEMPLATE, PromptKnobs
 from fastdistill_ray.training.export import Chat, export_student
-from fastdistill_ray.training.packing import completion_ids
+from fastdistill_ray.training.reading import completion_ids
 from fastdistill_ray.training.texts import student_text
 
 THINKS = CHAT_TEMPLATE + "{% if add_generation_prompt %}<think>{{ '\\n' }}{% endif %}"

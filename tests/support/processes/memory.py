@@ -18,7 +18,7 @@ from fastdistill_ray.objectives import AdvDistill
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.training.knobs import OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.learner import build_learner
-from fastdistill_ray.training.packing import StudentText
+from fastdistill_ray.training.reading import StudentText
 from fastdistill_ray.training.step import peak_memory, train_step
 
 

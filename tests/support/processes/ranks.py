@@ -13,7 +13,7 @@ import torch.distributed as dist
 from pydantic import TypeAdapter
 from support.across import with_readings
 from support.learner import gradients_of
-from support.objectives import reads_apart, teacher_of
+from support.objectives import in_views, reads_apart, teacher_of
 from support.signals import with_signals
 
 from fastdistill_ray.models import load_tokenizer
@@ -59,7 +59,7 @@ def make_groups(objective: AnyObjective = ADVDISTILL, frozen: str = "") -> list[
         other[9 - 2 * index :] = prompt[len(prompt) - 2 * index :]  # both end so far alike
         own = other if reads_apart(objective) else None
         groups.append(TrainGroup(str(index), prompt, completions, frozen_prompt_ids=own))
-    return with_signals(with_readings(groups, objective), objective, frozen)
+    return in_views(with_signals(with_readings(groups, objective), objective, frozen), objective)
 
 
 def make_learner(folder: str, objective: AnyObjective, replicas: int, frozen: str) -> Learner:
