@@ -25,6 +25,7 @@ from fastdistill_ray.training.memory_beside import (
     distances,
     head_bytes,
     hidden_size,
+    relation_bytes,
     states_bytes,
 )
 from fastdistill_ray.training.packing import (
@@ -34,6 +35,7 @@ from fastdistill_ray.training.packing import (
     packed_batch,
     plain_batch,
 )
+from fastdistill_ray.training.relations import common_texts
 from fastdistill_ray.training.router import trained_coefficient
 from fastdistill_ray.training.student import (
     Student,
@@ -104,6 +106,8 @@ def estimate_memory(
     tokens = training.micro_batch_tokens
     chunk = min(CHUNK_BYTES[device], 4 * tokens * student.vocab_size)
     logits = chunk + chunk // 2  # in float32 and once more in bf16; on CUDA three times in bf16
+    if needs.relations:
+        logits = max(logits, relation_bytes(needs, training, folder, frozen))
     if needs.across:
         logits = max(logits, across_bytes(needs.across, training, folder, frozen, device))
     shards = workers // training.replicas
@@ -164,12 +168,12 @@ def _activations(
     if training.precision == "fp32" and any(getattr(text, name, None) for name in NUM_EXPERTS):
         # Without data torch knows the experts' products in bf16 alone: half as many bytes.
         knobs, halves = training.model_copy(update={"precision": "bf16"}), 2
-    other = hidden_size(frozen) if needs.taps else 0
+    bridged = hidden_size(frozen) if needs.bridge else 0
     with FakeTensorMode(allow_non_fake_inputs=True):
-        student = _student(folder, knobs, LoraKnobs(), other if needs.bridge else 0)
+        student = _student(folder, knobs, LoraKnobs(), bridged)
         plain = whole = _saved_bytes(student, knobs, halves)
-        if needs.taps:
-            whole = _saved_bytes(student, knobs, halves, needs, other)
+        if needs.taps or needs.relations:
+            whole = _saved_bytes(student, knobs, halves, needs, frozen)
     if not training.activation_checkpointing:
         return student, whole
     # Of each pass every block's input, one block computed again, and what is compared.
@@ -233,10 +237,15 @@ def _student(folder: str, training: TrainingKnobs, lora: LoraKnobs, bridged: int
 
 
 def _saved_bytes(
-    student: Student, training: TrainingKnobs, halves: int, needs: Needs = NO_NEEDS, other: int = 0
+    student: Student,
+    training: TrainingKnobs,
+    halves: int,
+    needs: Needs = NO_NEEDS,
+    frozen: str = "",
 ) -> int:
     """What autograd keeps of a forward pass over one micro-batch, weights apart, and of comparing
-    its blocks with those of a model `other` numbers wide; what is in bf16 counts `halves` times."""
+    its blocks with those of the model in the folder `frozen`; what is in bf16 counts `halves`
+    times."""
     weights = {weight.untyped_storage()._cdata for weight in student.parameters()}
     saved: dict[int, int] = {}
 
@@ -248,10 +257,13 @@ def _saved_bytes(
             )
         return tensor
 
-    inputs = to_device(_micro_batch(training), torch.device("cpu"))
+    made = _micro_batch(training)
+    inputs = to_device(made, torch.device("cpu"))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        compare = Beside(student, inputs, needs, other) if needs.taps else None
-        outputs = student(inputs, compare, needs.wanted(0) if needs.taps else NOTHING)
+        compare = None
+        if frozen:
+            compare = Beside(student, inputs, common_texts(made, made), needs, frozen)
+        outputs = student(inputs, compare, needs.wanted(0) if frozen else NOTHING)
         kept = outputs, distances(outputs.taps)  # alive until the bytes are summed
     del kept
     return sum(saved.values())

@@ -14,11 +14,15 @@ from fastdistill_ray.training.across import COPIES
 from fastdistill_ray.training.head import CHUNK_BYTES, Readout
 from fastdistill_ray.training.knobs import TrainingKnobs
 from fastdistill_ray.training.packing import Inputs
+from fastdistill_ray.training.relations import Texts, projected_widths, related
 from fastdistill_ray.training.student import Compared, Read, Student
+from fastdistill_ray.training.taps import Vectors, attention_of, split
 
 # Of [K, M] in float32 that levels hold at once, of both sides: raw and scaled log-probabilities,
 # probabilities, differences.
 TAKEN = 6
+# Of tokens by tokens in float32 at once, of every head: relations and logarithms of both sides.
+RELATIONS = 5
 
 
 def hidden_size(folder: str) -> int:
@@ -75,15 +79,37 @@ def sinkhorn_bytes(num_rows: int, num_columns: int, iterations: int) -> int:
     return 4 * num_rows * num_columns * (2 * iterations + 5)
 
 
+def relation_bytes(needs: Needs, training: TrainingKnobs, student: str, other: str) -> int:
+    """What relating the tokens of one text to each other holds at once, and the gradients of what
+    makes the relation, in float32; of the folders of both models."""
+    assert needs.relations
+    heads = needs.relations.num_heads or load_config(student).get_text_config().num_attention_heads
+    tokens = training.micro_batch_tokens
+    # As long as a text can be whose prompt is as long as it is.
+    longest = min(training.max_seq_len, tokens) // 2
+    one, two = needs.relations.blocks
+    widest = max(*projected_widths(student, one).values(), *projected_widths(other, two).values())
+    return 4 * (RELATIONS * heads * longest * 2 * longest + 2 * tokens * widest)
+
+
 class Beside:
-    """Stands in for a model without data that is compared with the student in some blocks."""
+    """Stands in for a model without data, that of a folder, that is compared with the student in
+    some blocks."""
 
-    def __init__(self, student: Student, inputs: Inputs, needs: Needs, width: int) -> None:
-        self.student, self.inputs, self.needs, self.width = student, inputs, needs, width
+    def __init__(
+        self, student: Student, inputs: Inputs, texts: Texts, needs: Needs, folder: str
+    ) -> None:
+        """`texts`: as both models see them."""
+        self.student, self.inputs, self.texts = student, inputs, texts
+        self.needs, self.folder = needs, folder
+        self.width = hidden_size(folder)
 
-    def __call__(self, readout: Readout, _: Read) -> Compared:
+    def __call__(self, readout: Readout, own: Read) -> Compared:
         size = (len(self.inputs.sources), self.width)
         states = tuple(torch.zeros(size) for _ in self.needs.taps)
+        if self.needs.relations:
+            found = related(own.vectors, self._vectors(), self.texts)
+            return Compared(states=states, relations=found)
         if not self.needs.fed:
             return Compared(states=states)
         given = {
@@ -91,6 +117,22 @@ class Beside:
             for block, _ in self.needs.taps
         }
         return Compared(states=states, own=self.student.read_fed(self.inputs, list(given), given))
+
+    def _vectors(self) -> list[Vectors]:
+        """As the model's own would be, of all tokens."""
+        assert self.needs.relations
+        num_heads, num_tokens = self.needs.relations.num_heads, self.inputs.input_ids.numel()
+        widths = projected_widths(self.folder, self.needs.relations.blocks[1])
+        dtype = next(self.student.parameters()).dtype
+        if num_heads:
+            made = [torch.zeros(num_tokens, width, dtype=dtype) for width in widths.values()]
+            return [split(one, num_heads) for one in made]
+        rows, length = self.inputs.input_ids.shape
+        heads = load_config(self.folder).get_text_config().num_attention_heads
+        size = widths["q_proj"] // heads
+        shapes = [(rows, width // size, length, size) for width in widths.values()]
+        query, key, value = (torch.zeros(one, dtype=dtype) for one in shapes)
+        return list(attention_of(query, key, value, None))
 
 
 def distances(pairs: tuple[tuple[Tensor, Tensor], ...]) -> list[Tensor]:

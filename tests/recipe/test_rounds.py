@@ -59,6 +59,10 @@ def test_student_has_rounds_of_its_own_and_the_others_are_trained_on_the_store()
             {"compare": {"students": [{"kind": "distillm2", "rounds": {"count": 1, "mix": 0.1}}]}},
             "compare.students.0.rounds.mix: 0.1 leaves teachers none of .* distillm2 of",
         ),
+        (
+            {"objective": {"kind": "step_by_step"}},
+            "rounds: step_by_step of objective learns from teachers' texts with thoughts",
+        ),
         ({"rounds": {"count": 2, "temperature": 0.7}}, "rounds.temperature: .*; set 1"),
         (
             {"evaluation": {"engine": {"kind": "scripted"}}},

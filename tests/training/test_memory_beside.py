@@ -79,8 +79,10 @@ def kept(folders: dict[str, str], objective: AnyObjective, teacher: str) -> int:
         (OBJECTIVES["fitnets"](layers=[(1, 1)]), "wide"),
         (OBJECTIVES["tinybert"](layers=[(0, 1), (1, 2)]), "wide"),
         (Lit(layers=[(0, 0), (2, 2)]), "teacher"),
+        (OBJECTIVES["minilm"](layers=[(1, 2)]), "teacher"),
+        (OBJECTIVES["minilmv2"](layers=[(1, 1)], relation_heads=4), "wide"),
     ],
-    ids=["a bridge", "a bridge of several states", "another pass"],
+    ids=["a bridge", "several states", "another pass", "attention", "relations"],
 )
 def test_what_comparing_blocks_adds_is_near_what_autograd_keeps_of_it(
     folders: dict[str, str], objective: AnyObjective, teacher: str
