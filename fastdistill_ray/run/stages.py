@@ -23,6 +23,7 @@ from fastdistill_ray.run_files import STAGES
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks import OodKnobs, TaskKnobs, hub_of
 from fastdistill_ray.tasks.problem_file import ProblemFile
+from fastdistill_ray.tasks.source import HUB
 from fastdistill_ray.training.texts import generation_eos
 
 PAID = ("teacher", "teachers", "sampling")  # sections that decide what a teacher writes
@@ -189,6 +190,10 @@ def dataset_identity(knobs: TaskKnobs | OodKnobs) -> str:
         place = Path(knobs.path).expanduser()
         if place.is_file():  # its name says which split it is
             return f"{place.name}@{file_digest(place)}"
-        return f"folder@{folder_digest(place)}" if place.is_dir() else f"missing:{knobs.path}"
+        if place.is_dir():
+            return f"folder@{folder_digest(place)}"
+        if knobs.name != HUB:
+            return f"missing:{knobs.path}"
+        return f"hub:{knobs.path}@{hub_revision('datasets', knobs.path)}"
     hub = hub_of(knobs.name)
     return f"hub:{hub.id}@{hub_revision('datasets', hub.id)}" if hub else "made"

@@ -18,7 +18,7 @@ from fastdistill_ray.tasks import (
 from fastdistill_ray.tasks.base import Problems, asked, check_problems, keep, normalise, take_ood
 from fastdistill_ray.tasks.decontamination import without_overlaps
 from fastdistill_ray.tasks.knobs import OodKnobs, TaskKnobs
-from fastdistill_ray.tasks.source import Hub, Task
+from fastdistill_ray.tasks.source import HUB, Hub, Task
 
 __all__ = [
     "TASKS",
@@ -59,11 +59,13 @@ TASKS: dict[str, Task] = {
     "aqua": Task(multiple_choice.load_aqua, multiple_choice.AQUA),
     "lila": Task(lila.load, lila.HUB),
     "jsonl": Task(jsonl.load),
+    HUB: Task(jsonl.load_hub),
 }
 
 
 def load_problems(knobs: TaskKnobs) -> Problems:
     """All four splits (empty where the task has none), checked; equal knobs give equal problems."""
+    check_source(knobs)
     knobs = resolve(knobs)
     own = knobs.model_copy(update={"num_ood": None}) if knobs.ood else knobs
     problems = _task(knobs.name).load(own)
@@ -111,6 +113,18 @@ def check_name(field: str, name: str) -> None:
     if name not in TASKS and not name.startswith(reasoning_gym.PREFIX):
         known = ", ".join([*TASKS, f"{reasoning_gym.PREFIX}<dataset>"])
         raise UserError(f"{field}: no task is named {name!r}; known: {known}")
+
+
+def check_source(knobs: TaskKnobs) -> None:
+    """UserError where something is said of a dataset on the hub that is not read."""
+    is_read = not knobs.path and hub_of(knobs.name) is not None
+    for field in ("config", "splits", "revision"):
+        if not getattr(knobs, field) or knobs.name == HUB or (field == "revision" and is_read):
+            continue
+        raise UserError(
+            f"task.{field}: {knobs.path or f'task {knobs.name}'} is not read by it; leave it out, "
+            f"or set task.name: {HUB}"
+        )
 
 
 def _task(name: str, field: str = "task.name") -> Task:

@@ -1,12 +1,12 @@
 """The user's own problems: lines {"question", "answer", "kind"?, "options"?, "tolerance"?, "id"?,
-"split"?, "cluster"?}, or other columns named by `task.columns`.
+"split"?, "cluster"?}, or other columns named by `task.columns`; of files, or of a hub's dataset.
 """
 
 import hashlib
 import math
 import re
 import string
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,7 +14,7 @@ from fastdistill_ray.errors import UserError
 from fastdistill_ray.records import SPLITS, WRITTEN_KINDS, Problem, Split, WrittenKind
 from fastdistill_ray.tasks.base import Problems, divide, require_text
 from fastdistill_ray.tasks.knobs import JsonlField, TaskKnobs
-from fastdistill_ray.tasks.source import files_in, read_rows
+from fastdistill_ray.tasks.source import files_in, hub_rows, hub_splits, read_rows
 
 NAMES: dict[Split, tuple[str, ...]] = {
     "train": ("train",),
@@ -22,6 +22,7 @@ NAMES: dict[Split, tuple[str, ...]] = {
     "test": ("test",),
     "ood": ("ood",),
 }
+Where = tuple[str, dict[str, Any]]  # a row's place, and its columns
 FIELDS: tuple[JsonlField, ...] = get_args(JsonlField)
 
 
@@ -34,10 +35,20 @@ def load(knobs: TaskKnobs) -> Problems:
     """
     if not knobs.path:
         raise UserError("task.path: task jsonl needs the file with the problems")
-    path = Path(knobs.path)
+    return _problems(knobs, _rows(Path(knobs.path)))
+
+
+def load_hub(knobs: TaskKnobs) -> Problems:
+    """The same of a dataset on the hub, or a copy of its repository, whose splits are ours."""
+    if not knobs.path:
+        raise UserError("task.path: task hub needs the dataset's name there, such as org/name")
+    return _problems(knobs, _hub_rows(knobs))
+
+
+def _problems(knobs: TaskKnobs, rows: Iterable[tuple[Split, Where]]) -> Problems:
     found: Problems = {"train": [], "validation": [], "test": [], "ood": []}
     lines: dict[str, str] = {}
-    for split, (where, row) in _rows(path):
+    for split, (where, row) in rows:
         fields = {"split": split, **_renamed(row, knobs.columns, where)}
         needed = ["question", "answer"]
         if knobs.unlabelled and fields["split"] == "train" and "answer" not in fields:
@@ -47,20 +58,41 @@ def load(knobs: TaskKnobs) -> Problems:
                 f"{where}: missing {', '.join(missing)} (its columns: {', '.join(row) or 'none'}); "
                 "task.columns says which column holds what"
             )
-        problem = _parse(fields, knobs.kind, needed, where)
+        problem = _parse(fields, knobs, needed, where)
         if problem.problem_id in lines:
             raise UserError(
                 f"{where}: id {problem.problem_id} is that of {lines[problem.problem_id]}"
                 + ("" if "id" in row else "; lines that ask the same question need an id")
             )
-        lines[problem.problem_id] = where.removeprefix(f"{path} ")
+        lines[problem.problem_id] = where.removeprefix(f"{knobs.path} ")
         found[problem.split].append(problem)
     if not lines:
-        raise UserError(f"{path}: no problems in it")
+        raise UserError(f"{knobs.path}: no problems in it")
     return divide(found, knobs)
 
 
-def _rows(path: Path) -> Iterator[tuple[Split, tuple[str, dict[str, Any]]]]:
+def _hub_rows(knobs: TaskKnobs) -> Iterator[tuple[Split, Where]]:
+    config, arguments = knobs.config or None, {"revision": knobs.revision or None}
+    there = hub_splits(knobs.name, knobs.path, config, **arguments)
+    splits = knobs.splits or {
+        split: name for split, names in NAMES.items() for name in names if name in there
+    }
+    known = ", ".join(there)
+    if not splits:
+        raise UserError(
+            f"task.splits: {knobs.path} has none of our names (it has {known}); name them, as in "
+            f"{{train: {there[0]}}}"
+        )
+    for split, name in splits.items():
+        if name.partition("[")[0] not in there:
+            raise UserError(
+                f"task.splits.{split}: {knobs.path} has no split {name} (it has {known})"
+            )
+        for row in hub_rows(knobs.name, knobs.path, config, name, **arguments):
+            yield split, row
+
+
+def _rows(path: Path) -> Iterator[tuple[Split, Where]]:
     """(the split where it names none, (where it is, its columns)) of each row."""
     if path.is_file():
         for row in read_rows(path):
@@ -107,12 +139,10 @@ def _part(value: Any, name: str) -> Any:
     return None
 
 
-def _parse(
-    row: dict[str, Any], default_kind: WrittenKind, needed: list[str], where: str
-) -> Problem:
+def _parse(row: dict[str, Any], knobs: TaskKnobs, needed: list[str], where: str) -> Problem:
     reference = _reference_text(row.get("answer"))
     require_text({**row, "answer": reference}, needed, where)
-    kind, options = row.get("kind", default_kind), row.get("options") or []
+    kind, options = row.get("kind", knobs.kind), row.get("options") or []
     if kind not in WRITTEN_KINDS:
         raise UserError(f"{where}: kind {kind!r} is not one of {', '.join(WRITTEN_KINDS)}")
     if not isinstance(options, list) or not all(isinstance(item, str) for item in options):
@@ -121,8 +151,8 @@ def _parse(
         raise UserError(f"{where}: {len(options)} options, there are letters for 26")
     digest = hashlib.sha1(row["question"].strip().encode()).hexdigest()[:12]
     return Problem(
-        problem_id=_id_text(row.get("id", f"jsonl/{digest}"), where),
-        task="jsonl",
+        problem_id=_id_text(row.get("id", f"{knobs.name}/{digest}"), where),
+        task=knobs.name,
         split=_split(row["split"], where),
         question=row["question"].strip(),
         reference="" if reference is None else str(reference).strip(),

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from fastdistill_ray.knobs import Knobs
-from fastdistill_ray.records import WrittenKind
+from fastdistill_ray.records import Split, WrittenKind
 
 JsonlField = Literal["question", "answer", "kind", "options", "tolerance", "id", "split", "cluster"]
 
@@ -24,7 +24,19 @@ class TaskKnobs(Knobs):
 
     name: str = Field(description="A name in TASKS, or reasoning_gym:<dataset>.")
     path: str = Field(
-        default="", description="A local file or folder instead of the hub's dataset."
+        default="",
+        description="A local file or folder instead of the hub's dataset; hub: the dataset's name "
+        "there, such as org/name.",
+    )
+    config: str = Field(default="", description="hub: configuration of the dataset.")
+    revision: str = Field(
+        default="",
+        description="Commit, tag or branch of the hub's dataset; empty: its latest.",
+    )
+    splits: dict[Split, str] = Field(
+        default={},
+        description="hub: splits of the dataset by ours, as in {train: train, test: validation}; "
+        "empty: those with our names.",
     )
     seed: int = Field(
         default=0, ge=0, description="Seed of generated problems and of held-out splits."
@@ -56,16 +68,16 @@ class TaskKnobs(Knobs):
     )
     columns: dict[JsonlField, str] = Field(
         default={},
-        description="jsonl: columns of the file by field; a dot goes into an object or a list, "
-        "as in {question: messages.0.content, answer: messages.-1.content}.",
+        description="jsonl and hub: columns of the rows by field; a dot goes into an object or a "
+        "list, as in {question: messages.0.content, answer: messages.-1.content}.",
     )
     unlabelled: bool = Field(
         default=False,
-        description="jsonl: training lines need no answer, which reward.reference: vote does not "
-        "need either.",
+        description="jsonl and hub: training lines need no answer, which reward.reference: vote "
+        "does not need either.",
     )
     kind: WrittenKind = Field(
-        default="number", description="jsonl: kind of answer of problems that name none."
+        default="number", description="jsonl and hub: kind of answer of problems that name none."
     )
     settings: dict[str, Any] = Field(
         default={}, description="reasoning_gym: arguments of the dataset, such as {max_terms: 3}."

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeVar
 from xml.etree import ElementTree
 
 import pyarrow as pa
@@ -25,7 +25,9 @@ from fastdistill_ray.storage.given import read_text, refuse_pointer
 from fastdistill_ray.tasks.base import Problems, divide
 from fastdistill_ray.tasks.knobs import TaskKnobs
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
+HUB = "hub"  # task of problems of a dataset that the recipe names
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".xml")
 
 
@@ -206,7 +208,11 @@ def slug(text: str) -> str:
 def _rows_by_split(knobs: TaskKnobs, hub: Hub) -> dict[Split, Iterable[Row]]:
     path = Path(knobs.path)
     if not knobs.path:
-        return {split: _hub_rows(knobs.name, hub, names[0]) for split, names in hub.splits.items()}
+        given = {**hub.arguments, "revision": knobs.revision or None}
+        return {
+            split: _rows_of(hub_rows(knobs.name, hub.id, hub.config, names[0], **given), names[0])
+            for split, names in hub.splits.items()
+        }
     if path.is_file():
         return {_split_of(path, hub): _file_rows([path], path.stem)}
     if not path.is_dir():
@@ -262,20 +268,46 @@ def _file_rows(files: list[Path], source: str) -> Iterator[Row]:
             index += 1
 
 
-def _hub_rows(task: str, hub: Hub, split: str) -> Iterator[Row]:
+def _rows_of(rows: Iterable[tuple[str, dict[str, Any]]], source: str) -> Iterator[Row]:
+    for index, (where, fields) in enumerate(rows):
+        yield Row(where, source, index, fields)
+
+
+def hub_rows(
+    task: str, name: str, config: str | None, split: str, **arguments: Any
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """("ORG/NAME SPLIT row N", columns) of a split of a dataset; `arguments` of load_dataset."""
     # They take seconds; files and generated tasks do not need them.
     import datasets  # noqa: PLC0415
+
+    def load() -> Any:
+        return datasets.load_dataset(name, config, split=split, **arguments)
+
+    rows = _from_hub(task, name, load)
+    for index, fields in enumerate(rows):
+        yield f"{name} {split} row {index + 1}", fields
+
+
+def hub_splits(task: str, name: str, config: str | None, **arguments: Any) -> list[str]:
+    import datasets  # noqa: PLC0415
+
+    def load() -> list[str]:
+        return list(map(str, datasets.get_dataset_split_names(name, config, **arguments)))
+
+    return _from_hub(task, name, load)
+
+
+def _from_hub(task: str, name: str, load: Callable[[], T]) -> T:
     from datasets.exceptions import DatasetsError  # noqa: PLC0415
 
     try:
-        rows = datasets.load_dataset(hub.id, hub.config, split=split, **hub.arguments)
+        return load()
     except (OSError, ValueError, DatasetsError) as error:
+        said = " ".join(str(error).split())[:200]
         raise UserError(
-            f"task {task}: {hub.id} cannot be had from the hub ({type(error).__name__}); set "
-            f"task.path to a folder with {split}.jsonl or to a file"
+            f"task {task}: {name} cannot be had from the hub ({type(error).__name__}: {said}); set "
+            "task.path to a folder or file with its rows"
         ) from error
-    for index, fields in enumerate(rows):
-        yield Row(f"{hub.id} {split} row {index + 1}", split, index, fields)
 
 
 def from_json(text: str, where: str) -> Any:

@@ -249,7 +249,7 @@ def test_loader_turns_a_published_row_into_its_problem(tmp_path, task, row, expe
 
 
 def test_every_task_of_the_hub_has_a_row_here_and_its_size_in_the_plan():
-    made = {"word_problems", "jsonl"}
+    made = {"word_problems", "jsonl", "hub"}
     assert (
         {task for task, _, _ in ROWS} | {"gsm8k"}
         == set(TASKS) - made
@@ -389,6 +389,46 @@ def test_dataset_of_the_hub_is_read_by_its_id_config_and_split(tmp_path):
         ("t/test/0", "test", "q 2"),
     ]
     assert found["train"][1].reference == f"{hub.id} train row 2"
+
+
+def test_dataset_that_the_recipe_names_is_read_by_its_columns_and_splits(tmp_path):
+    folder = tmp_path / "set"
+    rows = [{"id": i, "chat": [{"content": f"q {i}"}], "gold": {"value": i}} for i in range(6)]
+    write(folder / "easy/train-00000-of-00001.parquet", rows[:4])
+    write(folder / "easy/validation-00000-of-00001.parquet", rows[4:])
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: easy\n  data_files:\n"
+        "  - {split: train, path: easy/train-*}\n"
+        "  - {split: validation, path: easy/validation-*}\n---\n"
+    )
+    columns = {"question": "chat.0.content", "answer": "gold.value"}
+    knobs = TaskKnobs(
+        name="hub", path=str(folder), config="easy", columns=columns, num_validation=2
+    )
+    found = load_problems(knobs)
+    sizes = {"train": 4, "validation": 2, "test": 0, "ood": 0}
+    assert {split: len(problems) for split, problems in found.items()} == sizes
+    first = found["train"][0]
+    assert (first.question, first.reference, first.task) == ("q 0", "0", "hub")
+    given = load_problems(
+        knobs.model_copy(update={"splits": {"train": "train", "test": "validation"}})
+    )
+    assert [one.question for one in given["test"]] == ["q 4", "q 5"]
+    for update, message in (
+        ({"splits": {"train": "training"}}, "task.splits.train: .* has no split training"),
+        ({"columns": {}}, "set train row 1: missing question, answer .*task.columns"),
+        ({"path": ""}, "task.path: task hub needs the dataset's name there"),
+        ({"name": "jsonl"}, "task.config: .* is not read by it"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_problems(knobs.model_copy(update=update))
+
+
+def test_revision_is_of_a_dataset_on_the_hub_alone():
+    with pytest.raises(ValueError, match=r"task.revision: task word_problems is not read by it"):
+        load_problems(TaskKnobs(name="word_problems", revision="v1"))
+    with pytest.raises(ValueError, match=r"task aime24: .* cannot be had from the hub"):
+        load_problems(TaskKnobs(name="aime24", revision="v1"))
 
 
 @pytest.mark.parametrize("task", ["aime24", "lila"])
