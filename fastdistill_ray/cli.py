@@ -114,6 +114,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     attach.add_argument("run_dir", metavar="RUN_DIR")
     attach.set_defaults(run=run_attach)
+    status = verbs.add_parser(
+        "status", help="who writes a run folder, where each stage stands, and how it goes on"
+    )
+    status.add_argument("run_dir", metavar="RUN_DIR")
+    status.set_defaults(run=run_status)
     fsck = verbs.add_parser(
         "fsck",
         help="whether the files of a run folder are as they were written",
@@ -342,6 +347,13 @@ def run_attach(arguments: argparse.Namespace, _overrides: list[str]) -> int:
     from fastdistill_ray.run.submission import follow
 
     return follow(note.dashboard, note.job)
+
+
+def run_status(arguments: argparse.Namespace, _overrides: list[str]) -> int:
+    from fastdistill_ray.run.status import status
+
+    print(status(arguments.run_dir))
+    return 0
 
 
 def run_fsck(arguments: argparse.Namespace, _overrides: list[str]) -> int:

@@ -1,10 +1,13 @@
 """What a recipe would find done in a run folder, and what it would do there: nothing is written."""
 
+import json
 from collections.abc import Iterator
 
 from fastdistill_ray.evaluation.knobs import Model
 from fastdistill_ray.evaluation.results import Trial, choose, trials_in
+from fastdistill_ray.groups.log import LOG
 from fastdistill_ray.groups.reweighting import num_missing
+from fastdistill_ray.groups.store import Store
 from fastdistill_ray.progress import duration
 from fastdistill_ray.recipe.derived import StudentSpec, baselines, reads_groups, students
 from fastdistill_ray.recipe.tree import Recipe
@@ -13,7 +16,7 @@ from fastdistill_ray.run.graph import Stage, find, nearest
 from fastdistill_ray.run.inputs import check_task
 from fastdistill_ray.run.paid import AGAIN, check_not_paid_twice, cost, sources_of
 from fastdistill_ray.run.stages import Stages
-from fastdistill_ray.run_files import MANIFEST, read_json, seed_name
+from fastdistill_ray.run_files import MANIFEST, METRICS, read_json, seed_name
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks import words_in_a_row
 from fastdistill_ray.tasks.problem_file import ProblemFile
@@ -23,7 +26,9 @@ UNCHANGED = "nothing of it is there"
 
 def describe_stages(recipe: Recipe, run: Place) -> str:
     """A line for each stage: reused, to be continued, or new with the field that changed."""
-    return "\n".join(f"{name:<28} {text}" for name, text in _lines(recipe, run))
+    lines = list(_lines(recipe, run))
+    width = max(28, *(len(name) for name, _ in lines))
+    return "\n".join(f"{name:<{width}} {text}" for name, text in lines)
 
 
 def check_run(recipe: Recipe, run: Place, again: list[str], *, is_here: bool) -> None:
@@ -142,8 +147,10 @@ def _chosen(
 def _state(run: Place, stage: Stage, work: str) -> str:
     found = find(run, stage)
     if found:
-        word = "reused" if found.is_complete else "to be continued"
-        return f"{word}  {found.folder.relative_to(run)}"
+        folder = found.folder.relative_to(run)
+        if found.is_complete:
+            return f"reused  {folder}"
+        return "; ".join(filter(None, [f"to be continued  {folder}", _so_far(found.folder)]))
     near = nearest(run, stage)
     why = "; ".join(map(str, near[1])) if near else UNCHANGED
     parts = [f"new: {why}", work]
@@ -151,3 +158,13 @@ def _state(run: Place, stage: Stage, work: str) -> str:
         seconds = read_json(near[0].folder / MANIFEST, {})["seconds"]
         parts.append(f"its like took {duration(seconds)}")
     return "; ".join(filter(None, parts))
+
+
+def _so_far(folder: Place) -> str:
+    """What is done of a stage that is begun."""
+    if (folder / LOG).is_dir():
+        return f"{sum(len(commit.keys) for commit in Store(folder).commits())} rows are there"
+    if not (folder / METRICS).is_file():
+        return ""
+    lines = (folder / METRICS).read_text().splitlines()
+    return f"{len(lines)} steps, loss {json.loads(lines[-1])['train/loss']:.4g}" if lines else ""
