@@ -166,5 +166,6 @@ def _so_far(folder: Place) -> str:
         return f"{sum(len(commit.keys) for commit in Store(folder).commits())} rows are there"
     if not (folder / METRICS).is_file():
         return ""
-    lines = (folder / METRICS).read_text().splitlines()
+    written = (folder / METRICS).read_text()
+    lines = written.rpartition("\n")[0].splitlines()  # the last may be half written
     return f"{len(lines)} steps, loss {json.loads(lines[-1])['train/loss']:.4g}" if lines else ""

@@ -8,6 +8,7 @@ ranks cannot change it; only the loss of a router's choices is of each micro-bat
 import logging
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -104,15 +105,23 @@ def train_rank(job: TrainJob, *, use_gpu: bool, out: Place) -> None:
     writer = CheckpointWriter(is_async=job.optimizer.kind == "adamw")
     row, is_saved, ended = None, True, time.perf_counter()
     with watch_stop(out) as is_told:
-        rows = rows_from(job.plan, progress.step)
-        for row in ahead(rows, lambda row: {**row, PREPARED: prepare_rows(learner, row["groups"])}):
+        # Its tokenizers encode for one thread at a time: how they treat what looks like a control
+        # token is a state of theirs.
+        encoding = threading.Lock()
+
+        def prepare(row: dict[str, Any]) -> dict[str, Any]:
+            with encoding:
+                return {**row, PREPARED: prepare_rows(learner, row["groups"])}
+
+        for row in ahead(rows_from(job.plan, progress.step), prepare):
             if is_stopped(progress, knobs):
                 break
             if is_told():
                 save_and_stop(writer, learner, progress, out, journal, is_saved)
                 return
             if progress.step == 0:
-                check_teacher(learner, job, row)
+                with encoding:
+                    check_teacher(learner, job, row)
             written: dict[str, float] = {}
             if job.rounds:
                 written["time/waiting"] = time.perf_counter() - ended

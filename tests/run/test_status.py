@@ -56,7 +56,7 @@ def test_status_says_who_writes_what_is_done_and_how_it_goes_on(tmp_path: Path, 
     ((one,),) = [student.trainings for student in students(recipe)]
     folder = run.enter(run.stages.training(one, train))
     steps = [{"step": step, "train/loss": 1.5 / step} for step in (1, 2)]
-    (folder / METRICS).put("".join(json.dumps(step) + "\n" for step in steps))
+    (folder / METRICS).put("".join(json.dumps(step) + "\n" for step in steps) + '{"step": 3, "tr')
     with lease(run.path):
         main(["status", str(run.path)])
     first, *stages = lines(capsys)
