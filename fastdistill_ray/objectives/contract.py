@@ -97,7 +97,8 @@ class Needs(NamedTuple):
     # Temperature at which both say how likely two tokens are, the frozen model's likeliest and the
     # student's; 0: neither is asked.
     likeliest: float = 0.0
-    # Tokens that the student finds likeliest, of which both say how likely they are; 0: none.
+    # Tokens that the student finds likeliest, of which it and the frozen model, where there is one,
+    # say how likely they are; 0: none.
     top: int = 0
     # The frozen model's log-probabilities of the targets, beside what else it says.
     frozen_logprob: bool = False
@@ -232,9 +233,9 @@ class Outputs(NamedTuple):
     signals: Signals | None = None  # of the kinds random and topk, and of their ids by the student:
     picked: Tensor | None = None  # [K, M] log-probabilities, at the signal's temperature
     rest: Tensor | None = None  # [K] log-mass of all others
-    # Of the student's likeliest tokens: [K, M] by the student and by the frozen model, and [K],
-    # whether the target is among them.
-    top: tuple[Tensor, Tensor, Tensor] | None = None
+    # Of the student's likeliest tokens: [K, M] by the student and by the frozen model, if there is
+    # one, and [K], whether the target is among them.
+    top: tuple[Tensor, Tensor | None, Tensor] | None = None
     written: Tensor | None = None  # [K], of the targets when they were drawn
     # Of each pair of `Needs.taps`: [K, D] of the student, behind its bridge where there is one, and
     # of the frozen model, in float32.

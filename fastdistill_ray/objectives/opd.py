@@ -150,6 +150,7 @@ class Opd(ObjectiveKnobs):
     def _top(self, outputs: Outputs) -> Tensor:
         assert outputs.top is not None and outputs.frozen_logprob is not None
         own_KM, other_KM, is_in_K = outputs.top
+        assert other_KM is not None
         q_KM = own_KM.detach().exp()
         apart_KM = own_KM.detach() - other_KM
         c_K = (q_KM * apart_KM).sum(-1)

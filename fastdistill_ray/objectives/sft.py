@@ -1,4 +1,15 @@
-"""SFT on the best completion of each group, the paper's baseline, or on more of them."""
+"""SFT on the best completion of each group, the paper's baseline, or on more of them.
+
+With `confidence` a > 0 it is the auxiliary loss of Weak-to-Strong Generalization (arXiv 2312.09390,
+section 4.3.2), for texts of a writer that knows less than the student: at each token y, with q the
+student,
+
+  L = (1 - a) (-log q(y)) - a max_v log q(v),
+
+a growing from 0 over the first `ramp` of the updates. Departure: the paper has two classes and
+hardens the student's prediction at a threshold that keeps both as frequent as they are; of a whole
+vocabulary it is the likeliest token.
+"""
 
 from typing import ClassVar, Literal
 
@@ -9,10 +20,12 @@ from fastdistill_ray.objectives.choice import On, chosen
 from fastdistill_ray.objectives.contract import (
     PAPER_TAU,
     LossBatch,
+    Needs,
     ObjectiveKnobs,
     Outputs,
     Scored,
     Target,
+    Tensor,
     Term,
     softmax_of_advantages,
 )
@@ -22,7 +35,7 @@ class Sft(ObjectiveKnobs):
     label: ClassVar[str] = "SFT"
     described: ClassVar[str] = "SFT on best completion"
     colour: ClassVar[str] = "#4a7bc8"
-    terms: ClassVar[dict[str, str]] = {"ce": "Cross-entropy"}
+    terms: ClassVar[dict[str, str]] = {"ce": "Cross-entropy", "confidence": "Own likeliest token"}
 
     kind: Literal["sft"] = "sft"
     on: On = Field(
@@ -39,16 +52,35 @@ class Sft(ObjectiveKnobs):
         description="Mean over a step's tokens, or over its completions' token means.",
     )
 
+    confidence: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Weight of the student's own likeliest token beside the text's, for texts of a "
+        "weaker writer (arXiv 2312.09390 has 0.5 and 0.75).",
+    )
+    ramp: float = Field(
+        default=0.2,
+        gt=0,
+        le=1,
+        description="Share of the updates over which confidence grows to that from 0.",
+    )
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(top=1 if self.confidence else 0)
+
     @property
     def trains_one(self) -> bool:
         return self.on == "best"
 
     def describe(self) -> str:
-        return {
+        on = {
             "best": self.described,
             "correct": "SFT on correct completions",
             "all": "SFT on all completions",
         }[self.on]
+        return f"{on}, confidence {self.confidence:g}" if self.confidence else on
 
     def targets(self, completions: list[Scored]) -> list[Target]:
         """A group without a correct completion contributes nothing, but where all are trained."""
@@ -63,8 +95,18 @@ class Sft(ObjectiveKnobs):
         return softmax_of_advantages(completions, PAPER_TAU)
 
     def __call__(self, outputs: Outputs, batch: LossBatch) -> list[Term]:
-        cross_entropy = batch.sum_tokens(-outputs.logprob)
+        if not self.confidence:
+            return [self._mean("ce", outputs.logprob, batch, 1.0)]
+        assert outputs.top is not None
+        share = self.confidence * min(1.0, batch.progress / self.ramp)
+        return [
+            self._mean("ce", outputs.logprob, batch, 1 - share),
+            self._mean("confidence", outputs.top[0][:, 0], batch, share),
+        ]
+
+    def _mean(self, name: str, logprob: Tensor, batch: LossBatch, coefficient: float) -> Term:
+        cross_entropy = batch.sum_tokens(-logprob)
         if self.normalize == "token":
-            return [Term("ce", (batch.weight * cross_entropy).sum(), "tokens", 1.0)]
+            return Term(name, (batch.weight * cross_entropy).sum(), "tokens", coefficient)
         mean = cross_entropy / batch.lengths
-        return [Term("ce", (batch.weight * mean).sum(), "completions", 1.0)]
+        return Term(name, (batch.weight * mean).sum(), "completions", coefficient)

@@ -6,7 +6,7 @@ from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.generation.knobs import pool_error, sampling_errors, teacher_errors
 from fastdistill_ray.recipe.compare import Baseline, ComparedModel
 from fastdistill_ray.recipe.derived import StudentSpec, all_teachers, students
-from fastdistill_ray.recipe.needs import frozen_errors, rounds_errors, view_errors
+from fastdistill_ray.recipe.needs import frozen_errors, rounds_errors, view_errors, writer_errors
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.rewards.scorer import weight_errors
 from fastdistill_ray.run_files import seed_name
@@ -52,7 +52,7 @@ def combination_errors(recipe: Recipe) -> list[str]:
         )
     errors += _vote_errors(recipe, size)
     errors += _resource_errors(recipe) + _teaching_errors(recipe)
-    errors += rounds_errors(recipe) + view_errors(recipe)
+    errors += rounds_errors(recipe) + view_errors(recipe) + writer_errors(recipe)
     errors += training_errors(recipe)
     if scorer := recipe.scorer:
         pool = recipe.pools.of_scorer
@@ -93,7 +93,8 @@ def _lineup_errors(recipe: Recipe, size: int) -> list[str]:
 def _chain_errors(recipe: Recipe, student: StudentSpec, before: list[str]) -> list[str]:
     """Of a student whose teacher is another one, or that begins as another one, which is trained
     before it."""
-    for field, name in (("teacher", student.teacher), ("start", student.start)):
+    for field in ("teacher", "start", "writer"):
+        name = getattr(student, field)
         if name and name not in before:
             there = ", ".join(before)
             where = f"{student.section}.{field}"

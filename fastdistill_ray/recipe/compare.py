@@ -17,6 +17,7 @@ from pydantic import (
 from fastdistill_ray.knobs import Knobs
 from fastdistill_ray.objectives import OBJECTIVES, Objective
 from fastdistill_ray.prompts import PromptKnobs
+from fastdistill_ray.rewards.selection import WHOLE, Part
 from fastdistill_ray.rounds.knobs import RoundsKnobs
 
 NAME = r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$"  # also of a file or folder
@@ -51,6 +52,21 @@ class ComparedStudent(Knobs):
         pattern=NAME_OR_NONE,
         description="Name of a student before it, whose weights at its training's end it begins "
         "with; empty: those of its model.",
+    )
+    writer: str = Field(
+        default="",
+        pattern=NAME_OR_NONE,
+        description="Name of a student before it, which once trained writes the groups that this "
+        "one is trained on, as sampling and student.prompt say; empty: the teachers'.",
+    )
+    labels: Literal["gold", "vote"] | None = Field(
+        default=None,
+        description="What the completions of `writer` are judged by, as reward.reference has it; "
+        "none: by reward.reference.",
+    )
+    problems: Part = Field(
+        default=WHOLE,
+        description="The part of the training problems it is trained on, as selection.problems.",
     )
     rounds: RoundsKnobs | None = Field(
         default=None,

@@ -1,6 +1,6 @@
 """What follows from a recipe and is written in it nowhere."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from fastdistill_ray.evaluation.knobs import Model
 from fastdistill_ray.generation.knobs import EndpointKnobs, EngineKnobs, TeacherKnobs
@@ -9,7 +9,7 @@ from fastdistill_ray.objectives.contract import Needs
 from fastdistill_ray.prompts import Prompted
 from fastdistill_ray.recipe.compare import ComparedModel
 from fastdistill_ray.recipe.tree import Recipe
-from fastdistill_ray.rewards.selection import Judging, SelectionKnobs
+from fastdistill_ray.rewards.selection import WHOLE, Judging, SelectionKnobs
 from fastdistill_ray.rounds.knobs import RoundsKnobs
 from fastdistill_ray.training.knobs import TrainingKnobs
 
@@ -24,6 +24,9 @@ class StudentSpec(NamedTuple):
     learning_rates: list[float]
     seeds: list[int]
     rounds: RoundsKnobs | None
+    writer: str  # the name of the student whose texts it is trained on; "": the teachers'
+    labels: Literal["gold", "vote"] | None  # of those; None: reward.reference
+    problems: tuple[float, float]  # the part of them that it is trained on
     teacher: str  # the name of the student that is its teacher; "": the recipe's own
     start: str  # the name of the student that it begins as; "": its model
     section: str  # of the recipe: where the objective's knobs stand
@@ -34,9 +37,19 @@ class StudentSpec(NamedTuple):
         return "rounds" if self.section == "objective" else f"{self.section}.rounds"
 
     @property
-    def reads_groups(self) -> bool:
-        """Whether it is trained on what teachers wrote, be it in part."""
+    def is_given_groups(self) -> bool:
+        """Whether it is trained on groups that are there before it is trained, be it in part."""
         return self.rounds is None or self.rounds.mix > 0
+
+    @property
+    def reads_groups(self) -> bool:
+        """Whether teachers wrote those."""
+        return self.is_given_groups and not self.writer
+
+    @property
+    def has_own_selection(self) -> bool:
+        """Whether its groups are selected otherwise than those of the recipe."""
+        return self.group_size is not None or self.problems != WHOLE
 
     def most_steps(self, training: TrainingKnobs, num_groups: int) -> int:
         """Updates of one training, where `num_groups` can be had of teachers."""
@@ -86,6 +99,9 @@ def students(recipe: Recipe) -> list[StudentSpec]:
         learning_rates=rates,
         seeds=seeds,
         rounds=recipe.rounds,
+        writer="",
+        labels=None,
+        problems=WHOLE,
         teacher="",
         start="",
         section="objective",
@@ -104,6 +120,9 @@ def students(recipe: Recipe) -> list[StudentSpec]:
                 learning_rates=rates,
                 seeds=seeds,
                 rounds=other.rounds,
+                writer=other.writer,
+                labels=other.labels,
+                problems=other.problems,
                 teacher=other.teacher,
                 start=other.start,
                 section=section,
@@ -157,10 +176,10 @@ def scorer_of(recipe: Recipe) -> Scorer | None:
     return Scorer(Prompted(teacher.model, teacher.prompt), teacher.engine, "teacher")
 
 
-def is_writer(recipe: Recipe, scorer: Scorer | None) -> bool:
-    """Whether who is asked about texts wrote some itself by the same prompt, with their
-    log-probabilities."""
-    if scorer is None:
+def is_writer(recipe: Recipe, student: StudentSpec, scorer: Scorer | None) -> bool:
+    """Whether who is asked about the student's texts wrote some itself by the same prompt, with
+    their log-probabilities."""
+    if scorer is None or student.writer:
         return False
     own = [one for one in all_teachers(recipe).values() if one.model == scorer.prompted.model]
     return bool(recipe.sampling.logprobs and own) and all(
@@ -232,6 +251,24 @@ def trained_models(recipe: Recipe) -> list[Trained]:
 
 def judging_of(recipe: Recipe) -> Judging:
     return Judging(recipe.reward, recipe.advantage, recipe.selection)
+
+
+def selection_of(recipe: Recipe, student: StudentSpec) -> SelectionKnobs:
+    """Of the groups that the student is trained on."""
+    knobs = recipe.selection
+    if student.group_size is not None:
+        knobs = knobs.model_copy(update={"group_size": student.group_size})
+    if student.problems != WHOLE:
+        knobs = knobs.model_copy(update={"problems": student.problems})
+    return knobs
+
+
+def judging_by_writer(recipe: Recipe, student: StudentSpec) -> Judging:
+    """Of the texts that a former student writes for this one."""
+    reward = recipe.reward
+    if student.labels:
+        reward = reward.model_copy(update={"reference": student.labels})
+    return Judging(reward, recipe.advantage, selection_of(recipe, student))
 
 
 def judging_of_rounds(recipe: Recipe) -> Judging:

@@ -3,6 +3,7 @@ names what to change."""
 
 from fastdistill_ray.recipe.derived import StudentSpec, all_teachers, speaker_of, students
 from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.rewards.selection import WHOLE
 from fastdistill_ray.rounds.knobs import RoundsKnobs
 
 
@@ -161,5 +162,48 @@ def view_errors(recipe: Recipe) -> list[str]:
             errors.append(
                 f"training.held_out.share: the two texts that {kind} of {student.section} makes of "
                 "a completion have no likelihood as one; set 0"
+            )
+    return errors
+
+
+def writer_errors(recipe: Recipe) -> list[str]:
+    """What a student cannot have whose groups are another's texts, or of a part of the problems."""
+    errors, sampling = [], recipe.sampling
+    for student in students(recipe):
+        section = student.section
+        if student.rounds and (student.writer or student.problems != WHOLE):
+            field = "writer" if student.writer else "problems"
+            errors.append(
+                f"{section}.{field}: in rounds a student writes of all problems itself; leave out "
+                f"{field}, or {student.rounds_field}"
+            )
+        if student.labels and not student.writer:
+            errors.append(
+                f"{section}.labels: it says how what `writer` wrote is judged; set writer, or "
+                "leave it out"
+            )
+        if not student.writer:
+            continue
+        if recipe.training.overlap:
+            errors.append(
+                f"training.overlap: true trains while the teacher writes, which {student.writer} "
+                f"must have ended before ({section}.writer); set it to false"
+            )
+        if sampling.max_new_tokens >= recipe.evaluation.engine.max_model_len:
+            errors.append(
+                f"sampling.max_new_tokens: {sampling.max_new_tokens} leaves no room for the prompt "
+                f"in evaluation.engine.max_model_len = {recipe.evaluation.engine.max_model_len} "
+                f"({section}.writer)"
+            )
+        size = student.group_size or recipe.selection.group_size or sampling.n
+        if student.labels == "vote" and size < recipe.selection.min_votes:
+            errors.append(
+                f"selection.min_votes: {recipe.selection.min_votes} votes cannot be had from "
+                f"groups of {size} ({section}.labels)"
+            )
+        if student.labels == "vote" and sampling.max_n:
+            errors.append(
+                "sampling.max_n: it draws until enough completions are correct, which a vote says "
+                f"of whole groups only; set none, or {section}.labels: gold"
             )
     return errors

@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from fastdistill_ray.knobs import Knobs
 from fastdistill_ray.records import Vote
@@ -22,6 +22,17 @@ from fastdistill_ray.rewards.assess import (
 )
 from fastdistill_ray.rewards.voting import hold_vote
 from fastdistill_ray.verifiers import Judge
+
+WHOLE = (0.0, 1.0)
+
+
+def _checked(part: tuple[float, float]) -> tuple[float, float]:
+    if not 0 <= part[0] < part[1] <= 1:
+        raise ValueError("expected [from, to] with 0 <= from < to <= 1")
+    return part
+
+
+Part = Annotated[tuple[float, float], AfterValidator(_checked)]  # of the problems, by shares
 
 
 class SelectionKnobs(Knobs):
@@ -49,6 +60,11 @@ class SelectionKnobs(Knobs):
         description="Which ones when group_size is set: seeded random, or the first.",
     )
     seed: int = Field(default=0, description="Seed of the random choice of group_size.")
+    problems: Part = Field(
+        default=WHOLE,
+        description="Groups of this part of the problems are kept, by a hash of their ids: "
+        "[0, 0.5] is about one half, [0.5, 1] the other.",
+    )
     min_agreement: float = Field(
         default=0.6,
         gt=0.5,
@@ -107,6 +123,13 @@ def drop_reason(
 
 
 REFUSED, LOW_AGREEMENT = "refused_by_teacher", "low_agreement"
+OTHER_PART = "not_in_selection_problems"
+
+
+def is_in(part: tuple[float, float], problem_id: str) -> bool:
+    """Whether a problem is in a part of all; parts that do not overlap share none."""
+    digest = hashlib.sha256(f"part:{problem_id}".encode()).digest()
+    return part[0] <= int.from_bytes(digest[:6], "big") / 2**48 < part[1]
 
 
 class Judging(NamedTuple):
@@ -194,7 +217,9 @@ def select(
         [one["reward"] for one in rewarded],
         selection,
     )
-    if not completions:
+    if not is_in(selection.problems, row["problem_id"]):
+        dropped = OTHER_PART
+    elif not completions:
         dropped = REFUSED
     elif not is_agreed(row["vote"], selection):
         dropped = LOW_AGREEMENT

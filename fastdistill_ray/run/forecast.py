@@ -106,9 +106,16 @@ def _training_lines(
     """Fills in the trials of the student where all its trainings are complete."""
     steps = student.most_steps(recipe.training, len(train))
     own, is_complete = [], True
-    if student.objective.needs.signal:
-        stage = Stages(recipe, run).signals(student, train)
-        yield stage.name, _state(run, stage, f"at most {len(train)} groups are read")
+    before: dict[str, Stage] = {}  # several trainings may have one in common
+    for training in student.trainings:
+        if student.writer:
+            stage = Stages(recipe, run).groups_of(training, train)
+            before[stage.name] = stage
+        if student.objective.needs.signal:
+            stage = Stages(recipe, run).signals(training, train)
+            before[stage.name] = stage
+    for stage in before.values():
+        yield stage.name, _state(run, stage, f"at most {len(train)} groups")
     for training in student.trainings:
         stage = Stages(recipe, run).training(training, train)
         yield stage.name, _state(run, stage, f"at most {steps} steps")

@@ -15,29 +15,23 @@ from fastdistill_ray.evaluation.results import (
     Trial,
     choose,
     clusters_of,
-    trials_in,
     write_choice,
     write_results,
 )
 from fastdistill_ray.groups.curation import curate
-from fastdistill_ray.groups.reweighting import reselect
 from fastdistill_ray.groups.steps import (
     StepPlan,
-    StoredSignals,
     num_steps,
     num_trained,
     wait_until_complete,
 )
 from fastdistill_ray.groups.store import FAILED, Store
-from fastdistill_ray.models import vocabulary_of
 from fastdistill_ray.prompts import Prompted
 from fastdistill_ray.recipe.derived import (
-    StudentSpec,
     Training,
     all_teachers,
     baselines,
     exported_epochs,
-    former_student,
     frozen_model,
     is_writer,
     judging_of,
@@ -48,6 +42,14 @@ from fastdistill_ray.recipe.derived import (
 from fastdistill_ray.records import SPLITS, Split
 from fastdistill_ray.rounds.policies import Policies
 from fastdistill_ray.run.folder import NOTE_SECONDS, Clock, RunFolder
+from fastdistill_ray.run.given import (
+    begun_as,
+    groups_for,
+    last_of,
+    signals_for,
+    train_on_written,
+    trials_of,
+)
 from fastdistill_ray.run.inputs import check_usable
 from fastdistill_ray.run.overlaps import look_for_overlaps
 from fastdistill_ray.run.paid import sources_of
@@ -64,9 +66,6 @@ from fastdistill_ray.run_files import (
     StageResult,
     write_text,
 )
-from fastdistill_ray.scoring.engine import ScoringSpec
-from fastdistill_ray.scoring.requests import Texts
-from fastdistill_ray.scoring.score import Scoring, score
 from fastdistill_ray.storage.folders import copy
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks import TaskKnobs, decontaminated, load_problems
@@ -171,8 +170,8 @@ def train_students(run: RunFolder, problems: ProblemFile) -> list[Trial]:
 
 def _train(run: RunFolder, training: Training, problems: ProblemFile) -> list[Trial]:
     recipe, student = run.recipe, training.student
-    groups = _groups_for(run, student, problems) if student.reads_groups else None
-    begun = _begun_as(run, training, problems)
+    groups = groups_for(run, training, problems) if student.is_given_groups else None
+    begun = begun_as(run, training, problems)
     start = begun.weights if begun else student.model
     work: Callable[..., StageResult]
     if student.rounds:
@@ -193,7 +192,8 @@ def _train(run: RunFolder, training: Training, problems: ProblemFile) -> list[Tr
         stage = run.stages.training(training, problems)  # its signals are there by now
         out = run.enter(stage)
         job = _job(run, training, problems, plan, total_steps, start)
-        work, pools = partial(train, job), [recipe.pools.student]
+        work = partial(train_on_written, job, groups) if student.writer else partial(train, job)
+        pools = [recipe.pools.student]
     trackers = Trackers(recipe.tracking, out, f"{recipe.name}/{stage.label}")
     if not (out / MANIFEST).exists():
         trackers.open()
@@ -202,26 +202,7 @@ def _train(run: RunFolder, training: Training, problems: ProblemFile) -> list[Tr
         ask_first(lambda: write_text(out / STOP, ""), recipe.training.stop_seconds),
     ):
         run.stage(stage, work, recipe.pools.student, pools=pools)
-    return _trials(run, training, problems)
-
-
-def _trials(run: RunFolder, training: Training, problems: ProblemFile) -> list[Trial]:
-    """The exported students of a finished training."""
-    out, name = run.enter(run.stages.training(training, problems)), training.student.name
-    trials = trials_in(out, name, training.learning_rate, training.told_seed)
-    begun = _begun_as(run, training, problems)
-    return [trial.after(begun) for trial in trials] if begun else trials
-
-
-def _begun_as(run: RunFolder, training: Training, problems: ProblemFile) -> Trial | None:
-    """The former student whose weights this one begins with, if any."""
-    name = training.student.start
-    return _last(run, training, name, problems) if name else None
-
-
-def _last(run: RunFolder, training: Training, name: str, problems: ProblemFile) -> Trial:
-    """A former student of the same learning rate and seed, as it was at its training's end."""
-    return _trials(run, training.of(former_student(run.recipe, name)), problems)[-1]
+    return trials_of(run, training, problems)
 
 
 def _plan(run: RunFolder, training: Training, groups: Place, problems: ProblemFile) -> StepPlan:
@@ -232,9 +213,9 @@ def _plan(run: RunFolder, training: Training, groups: Place, problems: ProblemFi
         knobs.epochs,
         knobs.max_steps,
         training.seed,
-        knobs.overlap and student.group_size is None,
+        knobs.overlap and not student.has_own_selection,
         knobs.held_out.share,
-        _signals_for(run, student, groups, problems),
+        signals_for(run, training, groups, problems),
     )
 
 
@@ -244,7 +225,7 @@ def _frozen(run: RunFolder, training: Training, problems: ProblemFile) -> Prompt
     former = student.start if student.objective.needs.speaker == "student" else student.teacher
     if not found or not former:
         return found
-    return found._replace(model=_last(run, training, former, problems).weights)
+    return found._replace(model=last_of(run, training, former, problems).weights)
 
 
 def _job(
@@ -276,52 +257,8 @@ def _job(
         total_steps=total_steps,
         export_epochs=exported_epochs(recipe, student),
         rounds=policies,
-        is_writer=is_writer(recipe, speaker_of(recipe, student)),
+        is_writer=is_writer(recipe, student, speaker_of(recipe, student)),
     )
-
-
-def _groups_for(run: RunFolder, student: StudentSpec, problems: ProblemFile) -> Place:
-    """The store a student is trained on: the recipe's, or one with fewer completions per group."""
-    groups = run.enter(run.stages.groups(problems))
-    if student.group_size is None:
-        return groups
-    wait_until_complete(Store(groups))
-    selection = run.recipe.selection.model_copy(update={"group_size": student.group_size})
-    stage = run.stages.groups_of(student, problems)
-    return run.stage(stage, reselect, groups, selection, run.recipe.advantage)
-
-
-def _signals_for(
-    run: RunFolder, student: StudentSpec, groups: Place, problems: ProblemFile
-) -> StoredSignals | None:
-    """What is stored of the student's texts, where its objective learns from that."""
-    signal, recipe = student.objective.needs.signal, run.recipe
-    if signal is None:
-        return None
-    wait_until_complete(Store(groups))
-    speaker = speaker_of(recipe, student)
-    assert speaker
-    texts = Texts(
-        Prompted(student.model, recipe.student.prompt),
-        {one.model: one.prompt for one in all_teachers(recipe).values()},
-        speaker.prompted,
-        recipe.training.max_seq_len,
-        recipe.sampling.seed,
-        is_writer=is_writer(recipe, speaker),
-    )
-    pools = recipe.pools
-    scoring = Scoring(
-        pools.evaluation if signal.by == "student" else pools.of_scorer,
-        pools.judges,
-        recipe.sampling.max_set_aside,
-        pools.stall_minutes,
-    )
-    vocabulary = vocabulary_of(student.model)
-    spec = ScoringSpec(speaker.field, speaker.prompted.model, speaker.engine, signal, vocabulary)
-    stage = run.stages.signals(student, problems)
-    held = [scoring.pool, scoring.writers]
-    folder = run.stage(stage, score, groups, texts, spec, scoring, pools=held)
-    return StoredSignals(str(folder), signal)
 
 
 def choose_students(run: RunFolder, trials: list[Trial], problems: ProblemFile) -> dict[str, Trial]:

@@ -14,6 +14,7 @@ from fastdistill_ray.recipe.derived import (
 )
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.rewards.scorer import describe_rewards
+from fastdistill_ray.rewards.selection import WHOLE
 from fastdistill_ray.run.paid import price
 from fastdistill_ray.storage.room import gib
 from fastdistill_ray.tasks.sizes import count_problems
@@ -54,6 +55,7 @@ def describe(recipe: Recipe) -> str:
         passes = f", {recipe.training.epochs} epochs" if student.rounds is None else ""
         begins = f"the end of {student.start}" if student.start else student.model
         size = f" on {student.group_size} completions each" if student.group_size else ""
+        size += _part(student)
         for training in student.trainings:
             seed = "" if training.told_seed is None else f", seed {training.seed}"
             lines.append(
@@ -103,19 +105,29 @@ def _stored(signal: Signal, model: str, num_tokens: int) -> str:
 
 
 def _writing_line(recipe: Recipe, student: StudentSpec) -> list[str]:
-    """What a student writes itself beside its training, if it does."""
-    rounds = student.rounds
+    """What a student writes itself beside its training, or another one before it, if any does."""
+    rounds, pools = student.rounds, recipe.pools
+    if student.writer:
+        return [
+            f"write      groups of {_size(recipe.sampling)} completions by {student.writer}"
+            f"{_part(student)}, for {student.name}"
+            f"  [{_pool(pools.of_writer)}; judges {_pool(pools.judges)}]"
+        ]
     if rounds is None:
         return []
     steps = student.most_steps(recipe.training, 0)
     groups = steps * rounds.num_own(recipe.training.groups_per_step)
     tokens = groups * rounds.n * recipe.sampling.max_new_tokens
-    pools = recipe.pools
     return [
         f"write      {groups} groups of {rounds.n} completions by {student.name} itself in "
         f"{-(-steps // rounds.steps)} rounds, at most {tokens:,} tokens"
         f"  [{_pool(pools.of_writer)}; judges {_pool(pools.judges)}]"
     ]
+
+
+def _part(student: StudentSpec) -> str:
+    start, end = student.problems
+    return f" on the problems from {start:.0%} to {end:.0%}" if student.problems != WHOLE else ""
 
 
 def _size(sampling: SamplingKnobs) -> str:

@@ -60,6 +60,10 @@ def room_needed(run: RunFolder, problems: Mapping[Split, ProblemFile]) -> Room:
     written = len(problems["train"]) * recipe.sampling.most * recipe.sampling.max_new_tokens
     texts = _rest(run, run.stages.groups(problems["train"]), TOKEN_BYTES * written)
     texts += _signals(run, problems["train"], written)
+    for student in students(recipe):
+        for training in student.trainings if student.writer else ():
+            stage = run.stages.groups_of(training, problems["train"])
+            texts += _rest(run, stage, TOKEN_BYTES * written)
     weights = checkpoints = 0.0
     for student in students(recipe):
         size = model_size(fetch_without_weights(student.model))
@@ -83,10 +87,11 @@ def _signals(run: RunFolder, problems: ProblemFile, written: int) -> float:
     for student in students(run.recipe):
         speaker = speaker_of(run.recipe, student)
         if (signal := student.objective.needs.signal) and speaker:
-            stage = run.stages.signals(student, problems)
             config = load_config(fetch_without_weights(speaker.prompted.model))
             size = bytes_of(signal, config.get_text_config().hidden_size) * written
-            needed[str(stage.dependencies)] = _rest(run, stage, float(size))
+            for training in student.trainings:
+                stage = run.stages.signals(training, problems)
+                needed[str(stage.dependencies)] = _rest(run, stage, float(size))
     return sum(needed.values())
 
 

@@ -15,9 +15,12 @@ from fastdistill_ray.recipe.derived import (
     Training,
     all_teachers,
     former_student,
+    judging_by_writer,
+    selection_of,
     speaker_of,
 )
 from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.rewards.selection import WHOLE
 from fastdistill_ray.run.graph import Stage, find
 from fastdistill_ray.run_files import STAGES
 from fastdistill_ray.storage.place import Place
@@ -27,7 +30,8 @@ from fastdistill_ray.tasks.source import HUB
 from fastdistill_ray.training.texts import generation_eos
 
 PAID = ("teacher", "teachers", "sampling")  # sections that decide what a teacher writes
-SELECTED, SIGNALS, TRAIN = "selected_groups", "signals", "train"
+SELECTED, WRITTEN = "selected_groups", "student_groups"
+SIGNALS, TRAIN = "signals", "train"
 PROBLEMS = "the problems of task"
 AS_SAMPLED = {"max_new_tokens", "loop_repeats", "seed"}  # of `sampling`, how students write too
 
@@ -53,15 +57,37 @@ class Stages:
         inputs = {**self._teachers, PROBLEMS: problems.digest}
         return Stage("groups", "", sections, inputs)
 
-    def groups_of(self, student: StudentSpec, problems: ProblemFile) -> Stage:
-        """What the student is trained on: the groups, or fewer completions of each."""
+    def groups_of(self, training: Training, problems: ProblemFile) -> Stage:
+        """What the student is trained on: the groups, fewer completions of each, those of a part of
+        the problems, or what a former student writes."""
+        student = training.student
+        if student.writer:
+            return self._written(training, problems)
         groups = self.groups(problems)
-        if student.group_size is None:
+        if not student.has_own_selection:
             return groups
-        selection = self.recipe.selection.model_copy(update={"group_size": student.group_size})
+        selection = selection_of(self.recipe, student)
         sections = {"selection": selection, "advantage": self.recipe.advantage}
         inputs = {"groups": self._id(groups)}
-        return Stage(SELECTED, f"of_{student.group_size}", sections, inputs)
+        return Stage(SELECTED, _label(student), sections, inputs)
+
+    def _written(self, training: Training, problems: ProblemFile) -> Stage:
+        """The completions of a former student, judged, rewarded and selected."""
+        recipe, student = self.recipe, training.student
+        judging = judging_by_writer(recipe, student)
+        sections = {
+            "sampling": recipe.sampling,
+            "student.prompt": recipe.student.prompt,
+            "evaluation.engine": recipe.evaluation.engine,
+            **judging._asdict(),
+        }
+        former = training.of(former_student(recipe, student.writer))
+        inputs = {
+            "writer": self._id(self.training(former, problems)),
+            PROBLEMS: problems.digest,
+        }
+        label = "-".join(filter(None, [f"by_{former.label}", _label(student)]))
+        return Stage(WRITTEN, label, sections, inputs)
 
     def training(self, training: Training, problems: ProblemFile) -> Stage:
         recipe, student = self.recipe, training.student
@@ -75,8 +101,8 @@ class Stages:
             "compare.epochs": recipe.compare.epochs,
         }
         inputs = {"student.model": model_identity(student.model)}
-        if student.reads_groups:
-            inputs["groups"] = self._id(self.groups_of(student, problems))
+        if student.is_given_groups:
+            inputs["groups"] = self._id(self.groups_of(training, problems))
         if student.rounds:
             sections |= {"rounds": student.rounds, "reward": recipe.reward}
             sections |= {"evaluation.engine": recipe.evaluation.engine}
@@ -84,7 +110,7 @@ class Stages:
             sections |= {f"sampling.{name}": value for name, value in drawn.items()}
             inputs[PROBLEMS] = problems.digest
         if student.objective.needs.signal:
-            inputs["signals"] = self._id(self.signals(student, problems))
+            inputs["signals"] = self._id(self.signals(training, problems))
         elif student.teacher:
             former = training.of(former_student(recipe, student.teacher))
             inputs[f"{student.section}.teacher"] = self._id(self.training(former, problems))
@@ -98,16 +124,17 @@ class Stages:
         paths |= {"rounds": student.rounds_field}
         return Stage(TRAIN, training.label, sections, inputs, paths)
 
-    def signals(self, student: StudentSpec, problems: ProblemFile) -> Stage:
+    def signals(self, training: Training, problems: ProblemFile) -> Stage:
         """What is stored of the texts that the student is trained on."""
-        recipe, needs = self.recipe, student.objective.needs
+        recipe, student = self.recipe, training.student
+        needs = student.objective.needs
         assert needs.signal
         sections: dict[str, Any] = {
             "signal": needs.signal._asdict(),
             "training.max_seq_len": recipe.training.max_seq_len,
         }
         inputs = {
-            "groups": self._id(self.groups_of(student, problems)),
+            "groups": self._id(self.groups_of(training, problems)),
             "ids": reading_of(recipe, student),
         }
         if needs.signal.kind == "random":
@@ -167,6 +194,14 @@ class Stages:
     def _id(self, stage: Stage) -> str:
         found = find(self.run, stage)
         return found.folder.name if found else "new"
+
+
+def _label(student: StudentSpec) -> str:
+    """In what the selection of its groups differs from the recipe's."""
+    start, end = student.problems
+    size = f"of_{student.group_size}" if student.group_size is not None else ""
+    part = f"problems_{start:g}_to_{end:g}" if student.problems != WHOLE else ""
+    return "-".join(filter(None, [size, part]))
 
 
 def reading_of(recipe: Recipe, student: StudentSpec) -> str:

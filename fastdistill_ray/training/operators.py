@@ -85,13 +85,16 @@ def top_ids(readout: Readout, k: int) -> Tensor:
 
 
 def of_top(
-    student: Readout, teacher: Readout, k: int, labels_K: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+    student: Readout, teacher: Readout | None, k: int, labels_K: Tensor
+) -> tuple[Tensor, Tensor | None, Tensor]:
     """[K, k] log-probabilities of the student's k likeliest tokens by the student, which are
-    differentiable, and by the teacher; [K], 1 where the label is among them, else 0."""
+    differentiable, and by the teacher, if there is one; [K], 1 where the label is among them, else
+    0."""
     ids_KM = top_ids(student, k)
-    with torch.no_grad():
-        other_KM, _ = picks(teacher, ids_KM)
+    other_KM = None
+    if teacher:
+        with torch.no_grad():
+            other_KM, _ = picks(teacher, ids_KM)
     own_KM, _ = picks(student, ids_KM)
     return own_KM, other_KM, (ids_KM == labels_K[:, None]).any(1).to(own_KM.dtype)
 

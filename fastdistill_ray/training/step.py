@@ -25,7 +25,7 @@ from fastdistill_ray.training.dealing import deal
 from fastdistill_ray.training.head import Readout
 from fastdistill_ray.training.knobs import OptimizerKnobs
 from fastdistill_ray.training.learner import Learner
-from fastdistill_ray.training.operators import picks
+from fastdistill_ray.training.operators import of_top, picks
 from fastdistill_ray.training.packing import Inputs, MicroBatch, TrainGroup, batch_of
 from fastdistill_ray.training.reading import prepare_group
 from fastdistill_ray.training.relations import common_texts, related
@@ -235,7 +235,13 @@ def compute(learner: Learner, batch: MicroBatch) -> Outputs:
     if needs.signal and batch.signals is not None:
         return _with_signals(learner, inputs, to_device(batch.signals, learner.device))
     if (frozen := learner.frozen) is None:
-        return learner.student(inputs)
+        if not needs.top:
+            return learner.student(inputs)
+
+        def own_top(readout: Readout, _: Read) -> Compared:
+            return Compared(top=of_top(readout, None, needs.top, inputs.labels))
+
+        return learner.student(inputs, own_top)
     seen = to_device(batch.frozen, learner.device) if batch.frozen else inputs
     if needs.fed and not (seen is inputs or torch.equal(seen.input_ids, inputs.input_ids)):
         raise UserError(

@@ -201,7 +201,7 @@ class Compared(NamedTuple):
     likeliest: tuple[Tensor, Tensor] | None = None  # as `Outputs` has it
     rest: Tensor | None = None  # [K], log-mass of all others
     frozen_logprob: Tensor | None = None  # [K], by that model of the targets
-    top: tuple[Tensor, Tensor, Tensor] | None = None  # as `Outputs` has it
+    top: tuple[Tensor, Tensor | None, Tensor] | None = None  # as `Outputs` has it
     vectors: Sequence[Vectors] = ()  # of that model, as `Read` has them
     whole: Mapping[int, Tensor] = MappingProxyType({})  # of that model, as `Read` has them
     own: tuple[Tensor, ...] = ()  # [K, D], in place of the student's states that it read

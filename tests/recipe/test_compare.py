@@ -108,7 +108,7 @@ def test_scorer_wrote_the_texts_where_it_is_asked_as_the_teacher_was(changes: di
     kind = {"kind": "topk_kl"} if "scorer" in changes else {"kind": "sft"}
     recipe = recipe_with([], objective=kind, **teacher | changes)
     scorer = scorer_of(recipe)
-    assert scorer and is_writer(recipe, scorer) == is_own
+    assert scorer and is_writer(recipe, students(recipe)[0], scorer) == is_own
 
 
 def test_every_student_is_trained_once_for_each_rate_and_seed():

@@ -174,6 +174,23 @@ def loss_and_gradients_by_definition(
     }
 
 
+def confident_by_definition(
+    folder: str, groups: list[TrainGroup], share: float
+) -> tuple[float, dict[str, Tensor]]:
+    """The mean over tokens of (1 - share) of the text's and share of the likeliest token's."""
+    student, values = _load(folder), []
+    for group in groups:
+        for one in group.completions:
+            logits = _logits(student, group.prompt_ids, one.token_ids)
+            drawn, best = _of_labels(logits, one.token_ids), logits.log_softmax(-1).amax(-1)
+            values.append((one.weight, -(1 - share) * drawn - share * best))
+    loss = sum(weight * both.sum() for weight, both in values) / sum(
+        len(both) for _, both in values
+    )
+    loss.backward()
+    return loss.item(), {name: one.grad for name, one in student.named_parameters()}
+
+
 def contrasted(objective: DistiLlm2, logits: Tensor, other: Tensor, one: TrainCompletion) -> Tensor:
     """Of a completion, as the first update has it, where beta is 1: those with a penalty are the
     student's."""

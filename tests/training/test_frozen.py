@@ -10,7 +10,7 @@ from support.across import as_read_by_itself, with_readings
 from support.learner import assert_same, gradients_of, make_learner, make_row
 from support.models import make_tiny_model, make_twin_tokenizer
 from support.objectives import in_views, reads_apart, teacher_of
-from support.reference import loss_and_gradients_by_definition
+from support.reference import confident_by_definition, loss_and_gradients_by_definition
 from support.signals import with_signals
 
 from fastdistill_ray.errors import UserError
@@ -23,7 +23,7 @@ from fastdistill_ray.training.step import COUNTS, backward, make_batches, pack, 
 pytestmark = pytest.mark.usefixtures("world_of_one")
 KNOBS = {
     "advdistill": [{}],
-    "sft": [{}],
+    "sft": [{}, {"on": "all", "confidence": 0.5}],
     "step_by_step": [{}, {"alpha": 0.3}, {"alpha": 1.0}],
     "dpo": [{}, {"normalize": "token", "alpha": 0.5, "beta": 2.0}, {"reference": "stored"}],
     "skew_kl": [{}, {"skew": 0.7, "temperature": 2.0, "alpha": 0.3}],
@@ -109,11 +109,11 @@ def make_groups(
     return in_views(with_signals(with_readings(groups, objective), objective, teacher), objective)
 
 
-def found(learner: Learner, groups: list[TrainGroup]) -> tuple[float, dict]:
+def found(learner: Learner, groups: list[TrainGroup], progress: float = 0.0) -> tuple[float, dict]:
     learner.student.zero_grad()
     batches = pack(learner, groups)
     counts = {name: sum(batch.counts[name] for batch in batches) for name in COUNTS}
-    terms = backward(learner, batches, counts)
+    terms = backward(learner, batches, counts, progress)
     loss = sum(term.coefficient * term.total for term in terms)
     return loss, gradients_of(learner.student)
 
@@ -136,6 +136,16 @@ def test_every_objective_is_what_its_papers_say_however_groups_are_laid_out(fold
         learner = make_learner(folders["student"], objective=objective, frozen=frozen, **layout)
         assert_same(found(learner, groups), expected, 2e-5)
         assert len(pack(learner, groups)) == 1 or layout["micro_batch_tokens"] < 1000
+
+
+@pytest.mark.parametrize(("progress", "share"), [(0.0, 0.0), (0.05, 0.125), (0.2, 0.5), (1, 0.5)])
+@pytest.mark.parametrize("layout", [{"micro_batch_tokens": 25}, {"shared_prompt": False}], ids=str)
+def test_confidence_is_that_of_the_students_own_likeliest_token(folders, layout, progress, share):
+    objective = OBJECTIVES["sft"](on="all", confidence=0.5, ramp=0.2)
+    groups = make_groups(objective, frozen_prompts=False)
+    expected = confident_by_definition(folders["student"], groups, share)
+    learner = make_learner(folders["student"], objective=objective, **layout)
+    assert_same(found(learner, groups, progress), expected, 2e-5)
 
 
 @pytest.mark.parametrize("objective", INSIDE, ids=named)
