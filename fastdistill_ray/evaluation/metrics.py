@@ -198,23 +198,24 @@ def paired_difference(rows_a: list[Row], rows_b: list[Row], metric: str) -> Diff
     """Mean of metric(a) - metric(b) over the problems that both answered, in every seed that they
     were trained with; problems, or clusters of them, are drawn for both at once."""
     answered_a, answered_b = by_problem(rows_a), by_problem(rows_b)
-    common = _answered_by_all_seeds(answered_a) & _answered_by_all_seeds(answered_b)
+    common = answered_by_all_seeds(answered_a) & answered_by_all_seeds(answered_b)
     if not common:
         raise ValueError(f"{metric}: the two models answered no problem in common")
-    means_a, means_b = (_means(each, common, metric) for each in (answered_a, answered_b))
+    means_a, means_b = (means_of(each, common, metric) for each in (answered_a, answered_b))
     sums_a, sums_b = means_a[:, :, 0], means_b[:, :, 0]
     num_problems = means_a[:, 0, 1]
     found = difference(sums_a, sums_b, num_problems)
     return Difference(*found[:3], len(common), len(num_problems), found[3])
 
 
-def _answered_by_all_seeds(answered: Answered) -> set[str]:
+def answered_by_all_seeds(answered: Answered) -> set[str]:
+    """The problems that the student of every seed has answered."""
     seeds = {seed for _, seed in answered}
     ids = {problem_id for problem_id, _ in answered}
     return {one for one in ids if all((one, seed) in answered for seed in seeds)}
 
 
-def _means(answered: Answered, common: set[str], metric: str) -> np.ndarray:
+def means_of(answered: Answered, common: set[str], metric: str) -> np.ndarray:
     """[C, S, 2]: sum of the means of the common problems, and number of these problems."""
     measured = {}
     for key, rows in answered.items():

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 from typing import Any, NamedTuple
 
+from fastdistill_ray.evaluation.gaps import Gap, gap_recovered
 from fastdistill_ray.evaluation.metrics import (
     MEASURED_OF,
     Row,
@@ -180,10 +181,11 @@ def write_results(
     clusters: Mapping[str, str],
     main: str,
     chosen: Mapping[str, Trial],
+    gaps: list[Gap],
     *,
     out: Place,
 ) -> None:
-    """results.json: metrics with 95 % intervals, paired differences, cost of each student.
+    """results.json: metrics with 95 % intervals, paired differences, cost of each student, gaps.
 
     `folders`: of each model's answers; `clusters`: problem_id -> its cluster; `main`: whom the
     others are compared with. The students of one name and several seeds are one model.
@@ -213,6 +215,11 @@ def write_results(
             row for split, model in pairs for row in accuracy_by_seed(answers[model], model, split)
         ],
         "costs": _costs(chosen),
+        "gaps": [
+            row
+            for split, gap in product(("test", "ood"), gaps)
+            if (row := gap_recovered(gap, answers, split))
+        ],
     }
     write_json(out, tree)
 

@@ -19,6 +19,7 @@ from fastdistill_ray.objectives import OBJECTIVES, Objective
 from fastdistill_ray.prompts import PromptKnobs
 from fastdistill_ray.rewards.selection import WHOLE, Part
 from fastdistill_ray.rounds.knobs import RoundsKnobs
+from fastdistill_ray.training.knobs import InitKnobs
 
 NAME = r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$"  # also of a file or folder
 NAME_OR_NONE = r"^([A-Za-z0-9_-][A-Za-z0-9_.-]*)?$"
@@ -34,6 +35,10 @@ class ComparedStudent(Knobs):
     )
     model: str = Field(
         default="", description="Hub id, folder or .gguf file; empty: student.model."
+    )
+    init: InitKnobs = Field(
+        default=InitKnobs(),
+        description="It begins with some decoder blocks of its model, as student.init says.",
     )
     group_size: int | None = Field(
         default=None,

@@ -2,6 +2,7 @@
 
 from typing import Literal, NamedTuple
 
+from fastdistill_ray.evaluation.gaps import Gap
 from fastdistill_ray.evaluation.knobs import Model
 from fastdistill_ray.generation.knobs import EndpointKnobs, EngineKnobs, TeacherKnobs
 from fastdistill_ray.objectives import Objective
@@ -111,11 +112,14 @@ def students(recipe: Recipe) -> list[StudentSpec]:
     for place, other in enumerate(recipe.compare.students):
         section = f"compare.students.{place}"
         before = next((one for one in specs if one.name == other.start), first)
+        own_model = ""
+        if other.model or other.init.layers:
+            own_model = other.init.of(other.model or recipe.student.model)
         specs.append(
             StudentSpec(
                 name=other.name or other.objective.kind,
                 objective=other.objective,
-                model=other.model or before.model,
+                model=own_model or before.model,
                 group_size=other.group_size if other.group_size != size else None,
                 learning_rates=rates,
                 seeds=seeds,
@@ -126,7 +130,7 @@ def students(recipe: Recipe) -> list[StudentSpec]:
                 teacher=other.teacher,
                 start=other.start,
                 section=section,
-                model_field=f"{section}.model" if other.model else before.model_field,
+                model_field=f"{section}.model" if own_model else before.model_field,
             )
         )
     return specs
@@ -209,6 +213,25 @@ def former_student(recipe: Recipe, name: str) -> StudentSpec:
     like before."""
     found = students(recipe)
     return next((one for one in found if one.name == name), found[0])  # one not there is refused
+
+
+def gaps(recipe: Recipe) -> list[Gap]:
+    """Of each student of a writer's texts whose model is another one: with the first student of its
+    model and problems that reads texts of teachers and has the same kind of objective."""
+    found, own = [], students(recipe)
+    for student in own:
+        if not student.writer or former_student(recipe, student.writer).model == student.model:
+            continue
+        alike = (student.model, student.problems, student.objective.kind)
+        for other in own:
+            if other.reads_groups and alike == (
+                other.model,
+                other.problems,
+                other.objective.kind,
+            ):
+                found.append(Gap(student.name, student.writer, other.name))
+                break
+    return found
 
 
 def reads_groups(recipe: Recipe) -> bool:

@@ -68,7 +68,13 @@ def _student_label(name: str, entry: dict[str, Any]) -> str:
     what it begins as and who writes."""
     parts = [_objective(entry).describe()]
     parts += [os.path.basename(entry["model"].rstrip("/"))] if entry["model"] else []
+    layers = (entry.get("init") or {}).get("layers")
+    parts += [f"{len(layers)} blocks"] if layers else []
     parts += [f"{entry['group_size']} completions"] if entry["group_size"] else []
+    parts += [f"on texts of {short_name(entry['writer'])}"] if entry.get("writer") else []
+    parts += ["judged by vote"] if entry.get("labels") == "vote" else []
+    start, end = entry.get("problems") or (0, 1)
+    parts += [f"problems {start:.0%} to {end:.0%}"] if (start, end) != (0, 1) else []
     parts += [f"taught by {entry['teacher']}"] if entry.get("teacher") else []
     parts += [f"from the end of {short_name(entry['start'])}"] if entry.get("start") else []
     is_on_policy = entry.get("rounds") and entry["kind"] != "opd"

@@ -47,6 +47,7 @@ class Results(NamedTuple):
     costs: dict[str, dict[str, float]]
     parts: dict[tuple[str, str, str], Estimate] = {}  # model, split, sort of problem
     seeds: dict[tuple[str, str, int], Estimate] = {}  # model, split, training seed: accuracy
+    gaps: list[dict[str, Any]] = []  # as `evaluation.gaps` has them
 
     @property
     def models(self) -> list[str]:
@@ -284,7 +285,7 @@ def _place(model: str, order: list[str]) -> int:
 def read_results(view: Place, recipe: dict[str, Any]) -> Results:
     """Those of the recipe that a view is of, models in its order."""
     file, order = view / RESULTS, [*baseline_names(recipe), *student_entries(recipe)]
-    empty = {"rows": [], "differences": [], "parts": [], "seeds": [], "costs": []}
+    empty = {"rows": [], "differences": [], "parts": [], "seeds": [], "costs": [], "gaps": []}
     tree = {**empty, **read_json(file, {})}
     rows = sorted(tree["rows"], key=lambda row: _place(row["model"], order))
     try:
@@ -301,6 +302,7 @@ def read_results(view: Place, recipe: dict[str, Any]) -> Results:
             seeds={
                 (r["model"], r["split"], r["seed"]): _values(Estimate, r) for r in tree["seeds"]
             },
+            gaps=tree["gaps"],
         )
     except KeyError as error:
         raise UserError(

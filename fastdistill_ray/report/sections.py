@@ -30,6 +30,7 @@ from fastdistill_ray.report.costs import (
     training_tables,
 )
 from fastdistill_ray.report.examples import example_answers, example_groups
+from fastdistill_ray.report.gaps import gap_blocks
 from fastdistill_ray.report.model_card import write_cards
 from fastdistill_ray.report.overlaps import overlap_blocks, overlap_warning
 from fastdistill_ray.report.page import (
@@ -81,7 +82,7 @@ def write_report(view: str | Place) -> str:
         conclusion=f"{conclusion(run.results, run.recipe)} {overlap_warning(run)}".strip(),
         sections=[
             Section("Results", result_blocks(run)),
-            Section("Differences", difference_blocks(run)),
+            Section("Differences", [*difference_blocks(run), *gap_blocks(run)]),
             Section("Trials", trial_blocks(run)),
             Section("Rewards and groups", [*_group_blocks(run), *overlap_blocks(run)]),
             Section("Verdicts", _verdict_blocks(run)),

@@ -5,7 +5,7 @@ import numpy as np
 from fastdistill_ray.evaluation.statistics import wilson
 from fastdistill_ray.report.conclusion import percent
 from fastdistill_ray.report.page import Block, Cell, Table
-from fastdistill_ray.report.reading import Contents, group_batches
+from fastdistill_ray.report.reading import Contents, group_batches, student_entries
 from fastdistill_ray.report.tables import interval_cell
 from fastdistill_ray.rewards.selection import LOW_AGREEMENT
 from fastdistill_ray.storage.place import Place
@@ -20,13 +20,25 @@ CAPTION = (
 
 
 def vote_blocks(run: Contents) -> list[Block]:
-    """A table where completions are judged by a vote."""
-    if run.groups is None or run.recipe["reward"].get("reference") != "vote":
-        return []
-    return [vote_table(run.stages["groups"])]
+    """A table of each store whose completions are judged by a vote."""
+    tables: list[Block] = []
+    if run.groups is not None and run.recipe["reward"].get("reference") == "vote":
+        tables.append(vote_table(run.stages["groups"]))
+    voted = [one for one in student_entries(run.recipe).values() if one.get("labels") == "vote"]
+    written = [name for name in run.stages if name.startswith("student_groups/")]
+    for name in written if voted else ():
+        if votes_in(run.stages[name]):
+            title = f"Votes of the groups {name.partition('/')[2].replace('_', ' ')}"
+            tables.append(vote_table(run.stages[name], title))
+    return tables
 
 
-def vote_table(groups: Place) -> Table:
+def votes_in(groups: Place) -> bool:
+    batches = group_batches(groups, ["vote"], ("seed",))
+    return any(batch.column("vote").null_count < len(batch) for batch in batches)
+
+
+def vote_table(groups: Place, title: str = "") -> Table:
     """Of a store that has some."""
     columns: dict[str, list] = {"agreement": [], "num_votes": [], "verdict": []}
     dropped, sizes = [], []
@@ -49,7 +61,9 @@ def vote_table(groups: Place) -> Table:
     rows += [_row("Clear enough", is_clear, verdicts), _row("All", agreement >= 0, verdicts)]
     abstained = 1 - num_votes.sum() / max(sum(sizes), 1)
     caption = f"{CAPTION} {percent(abstained)} % of the completions abstained."
-    return Table(["Agreement", "Problems", "Share %", "Right %", "Known"], rows, caption)
+    return Table(
+        ["Agreement", "Problems", "Share %", "Right %", "Known"], rows, caption, title=title
+    )
 
 
 def _row(name: str, inside: np.ndarray, verdicts: np.ndarray) -> list[Cell | str]:

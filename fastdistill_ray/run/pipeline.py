@@ -33,6 +33,7 @@ from fastdistill_ray.recipe.derived import (
     baselines,
     exported_epochs,
     frozen_model,
+    gaps,
     is_writer,
     judging_of,
     reads_groups,
@@ -283,7 +284,8 @@ def evaluate_models(run: RunFolder, chosen: dict[str, Trial], problems: list[Pro
     folders = _evaluate(run, [*baselines(run.recipe), *models], problems)
     clusters = clusters_of(chain.from_iterable(problems))
     look_for_overlaps(run, problems)
-    write_results(folders, clusters, run.recipe.objective.kind, chosen, out=run.view / RESULTS)
+    main = run.recipe.objective.kind
+    write_results(folders, clusters, main, chosen, gaps(run.recipe), out=run.view / RESULTS)
 
 
 def _evaluate(run: RunFolder, models: list[Model], problems: list[ProblemFile]) -> dict[str, Place]:

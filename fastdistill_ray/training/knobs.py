@@ -23,6 +23,11 @@ class InitKnobs(Knobs):
             raise ValueError("name each block once, in their order")
         return layers
 
+    def of(self, model: str) -> str:
+        """The reference of what is left of a model."""
+        layers = ",".join(map(str, self.layers))
+        return f"{model}{LAYERS}{layers}" if layers else model
+
 
 class StudentKnobs(Knobs):
     FREE = frozenset({"model"})
@@ -34,8 +39,7 @@ class StudentKnobs(Knobs):
     @property
     def reference(self) -> str:
         """The model that students begin as."""
-        layers = ",".join(map(str, self.init.layers))
-        return f"{self.model}{LAYERS}{layers}" if layers else self.model
+        return self.init.of(self.model)
 
 
 class OptimizerKnobs(Knobs):
