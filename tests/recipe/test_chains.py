@@ -6,7 +6,14 @@ import pytest
 from support.jobs import tiny_recipe
 
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.recipe.derived import frozen_model, speaker_of, students
+from fastdistill_ray.recipe.derived import (
+    frozen_model,
+    gaps,
+    judging_by_writer,
+    selection_of,
+    speaker_of,
+    students,
+)
 from fastdistill_ray.recipe.loading import parse_recipe
 from fastdistill_ray.recipe.tree import Recipe
 
@@ -43,6 +50,27 @@ def test_student_that_begins_as_another_is_of_that_ones_model():
     assert beside and beside.model == "m", "who teaches is not who it begins as"
 
 
+def test_student_of_a_writer_reads_no_groups_of_teachers_and_is_set_against_who_does():
+    half = {"problems": [0.5, 1], "kind": "sft"}
+    recipe = recipe_of(
+        {"name": "weak", "kind": "sft", "init": {"layers": [0, 2]}, "problems": [0, 0.5]},
+        {"name": "ceiling", **half},
+        {"name": "strong", "writer": "weak", "labels": "vote", **half},
+        {"name": "of_all", "kind": "sft", "writer": "weak"},
+        {"name": "again", "kind": "sft", "writer": "strong", "problems": [0, 0.5]},
+    )
+    found = {one.name: one for one in students(recipe)}
+    assert found["weak"].model == "m#layers=0,2" and found["weak"].reads_groups
+    assert found["weak"].model_field == "compare.students.0.model"
+    assert not found["strong"].reads_groups and found["strong"].is_given_groups
+    assert selection_of(recipe, found["strong"]).problems == (0.5, 1)
+    judging = judging_by_writer(recipe, found["strong"])
+    assert (judging.reward.reference, judging.selection.problems) == ("vote", (0.5, 1))
+    assert judging_by_writer(recipe, found["of_all"]).reward == recipe.reward
+    assert gaps(recipe) == [("strong", "weak", "ceiling"), ("of_all", "weak", "sft")]
+    assert parse_recipe(recipe.model_dump(mode="json", by_alias=True), "dump") == recipe
+
+
 @pytest.mark.parametrize(
     ("compared", "said"),
     [
@@ -73,6 +101,27 @@ def test_student_that_begins_as_another_is_of_that_ones_model():
         (
             [{"kind": "dpo", "start": "sft", "reference": "stored"}],
             "compare.students.0.start: what sft thinks of the texts is not stored",
+        ),
+        ([{"kind": "sft", "name": "a", "writer": "b"}], "0.writer: b is no student before it"),
+        (
+            [{"kind": "jsd", "writer": "sft", "rounds": {"count": 1}}],
+            "compare.students.0.writer: in rounds a student writes of all problems itself",
+        ),
+        (
+            [{"kind": "jsd", "problems": [0, 0.5], "rounds": {"count": 1}}],
+            "compare.students.0.problems: in rounds a student writes of all problems itself",
+        ),
+        (
+            [{"kind": "jsd", "labels": "vote"}],
+            "compare.students.0.labels: it says how what `writer` wrote is judged",
+        ),
+        (
+            [{"kind": "jsd", "writer": "sft", "labels": "vote", "group_size": 2}],
+            "selection.min_votes: 3 votes cannot be had from groups of 2",
+        ),
+        (
+            [{"kind": "jsd", "problems": [0.5, 0.5]}],
+            "compare.students.0.problems: expected .from, to. with 0 <= from < to <= 1",
         ),
     ],
 )

@@ -14,6 +14,7 @@ from fastdistill_ray.rewards.selection import (
     Judging,
     SelectionKnobs,
     drop_reason,
+    is_in,
     judge_rows,
     select,
     select_completions,
@@ -129,3 +130,15 @@ def test_completion_that_could_not_be_decided_in_time_is_neither_right_nor_wrong
     assert [one["advantage"] for one in others] == [
         one["advantage"] for one in without["completions"]
     ]
+
+
+def test_parts_of_the_problems_share_none_and_a_group_of_another_part_is_not_kept() -> None:
+    ids = [f"task/{i}" for i in range(1000)]
+    cuts = [0.0, 0.3, 0.5, 1.0]
+    parts = [{one for one in ids if is_in(ends, one)} for ends in itertools.pairwise(cuts)]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 1000
+    assert [round(len(part), -2) for part in parts] == [300, 200, 500]
+    group = make_group(next(iter(parts[0])), [make_completion() for _ in range(2)])
+    for ends, reason in (((0.0, 0.3), ""), ((0.5, 1.0), "not_in_selection_problems")):
+        row = select(group, SelectionKnobs(problems=ends, min_correct=0), AdvantageKnobs())
+        assert row["dropped"] == reason

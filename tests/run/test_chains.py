@@ -1,4 +1,4 @@
-"""Students that learn from, or begin as, the one before them as its training ended."""
+"""Students that learn from, begin as, or read what is written by one before them."""
 
 import json
 import math
@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from fastdistill_ray.groups.store import Store
 from fastdistill_ray.models import load_tokenizer
 from fastdistill_ray.prompts import PromptKnobs, build_messages, render
+from fastdistill_ray.rewards.selection import is_in
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -56,6 +57,68 @@ def test_second_generation_learns_from_the_first_as_it_was_at_its_end(tmp_path, 
     dpo = stage_folder(run, "train", "dpo-lr_0.001-seed_1")
     preference = lines_of(dpo / "metrics.jsonl")[0]["loss/preference"]
     assert preference == pytest.approx(math.log(2), abs=1e-6), "its reference is what it begins as"
+
+
+def test_student_is_trained_on_what_the_one_before_it_writes_on_its_part_of_the_problems(
+    tmp_path, head
+):
+    model = make_tiny_model(str(tmp_path / "model"))
+    half = {"kind": "sft", "problems": [0.5, 1.0]}
+    recipe = tiny_recipe(
+        model,
+        objective={"kind": "sft"},
+        training={"epochs": 1},
+        compare={
+            "students": [
+                {"kind": "sft", "name": "weak", "init": {"layers": [0]}, "problems": [0, 0.5]},
+                {"name": "ceiling", **half},
+                {"name": "strong", "writer": "weak", "labels": "vote", **half},
+                {"name": "sure", "writer": "weak", "labels": "vote", "confidence": 0.5, **half},
+            ],
+            "seeds": [0, 1],
+            "baselines": ["base"],
+        },
+    )
+    run = tmp_path / "run"
+    file = write_recipe(tmp_path, recipe)
+    run_job("distill", file, run, head)
+
+    weak = stage_folder(run, "train", "weak-lr_0.001-seed_1")
+    strong = stage_folder(run, "train", "strong-lr_0.001-seed_1")
+    (own,) = (run / "stages/student_groups").glob("by_weak-lr_0.001-seed_1-*")
+    depends = json.loads((own / "stage.json").read_text())["inputs"]
+    assert depends["writer"] == weak.name
+    assert json.loads((strong / "stage.json").read_text())["inputs"]["groups"] == own.name
+    groups = [group for table in Store(own).tables() for group in table.to_pylist()]
+    assert groups and all(is_in((0.5, 1.0), group["problem_id"]) for group in groups)
+    assert {group["teacher"] for group in groups} == {str(weak / "epoch_1")}
+    assert all(group["vote"] for group in groups), "judged by each other"
+    trained = {key for line in lines_of(strong / "steps.jsonl") for key in line["group_ids"]}
+    assert trained and trained <= {group["problem_id"] for group in groups}
+    others = {
+        key
+        for name in ("weak", "ceiling")
+        for line in lines_of(stage_folder(run, "train", f"{name}-lr_0.001-seed_1") / "steps.jsonl")
+        for key in line["group_ids"]
+        if is_in((0.5, 1.0), key) == (name == "weak")
+    }
+    assert not others, "of the other half"
+    written = sum(len(one["token_ids"]) for group in groups for one in group["completions"])
+    trials = json.loads((run / "choose.json").read_text())["trials"]
+    cost = {one["student"]: one["written_tokens"] for one in trials if one["seed"] == 1}
+    assert cost == {"sft": 0, "weak": 0, "ceiling": 0, "strong": written, "sure": written}
+    gaps = json.loads((run / "results.json").read_text())["gaps"]
+    found = {(gap["student"], gap["writer"], gap["ceiling"]) for gap in gaps}
+    assert found == {(name, "weak", "ceiling") for name in ("strong", "sure")}
+    report = (run / "report.md").read_text()
+    assert "Gap between writer and ceiling" in report and "Votes of the groups by weak" in report
+    sure = lines_of(stage_folder(run, "train", "sure-lr_0.001-seed_1") / "metrics.jsonl")
+    assert all(line["loss/confidence"] > 0 for line in sure)
+
+    first = {path: path.stat().st_mtime_ns for path in run.glob("stages/*/*/manifest.json")}
+    run_job("distill", file, run, head)
+    again = {path: path.stat().st_mtime_ns for path in run.glob("stages/*/*/manifest.json")}
+    assert again == first, "a second run finds everything there"
 
 
 @torch.no_grad()
