@@ -64,10 +64,11 @@ class ComparedStudent(Knobs):
         description="Name of a student before it, which once trained writes the groups that this "
         "one is trained on, as sampling and student.prompt say; empty: the teachers'.",
     )
-    labels: Literal["gold", "vote"] | None = Field(
+    labels: Literal["gold", "vote", "none"] | None = Field(
         default=None,
-        description="What the completions of `writer` are judged by, as reward.reference has it; "
-        "none: by reward.reference.",
+        description="What the completions of `writer` are judged by: gold and vote as "
+        "reward.reference has them; 'none': every group is kept, right or wrong, and nothing but "
+        "its texts is trained on; not set: reward.reference.",
     )
     problems: Part = Field(
         default=WHOLE,

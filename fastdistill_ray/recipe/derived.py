@@ -26,7 +26,7 @@ class StudentSpec(NamedTuple):
     seeds: list[int]
     rounds: RoundsKnobs | None
     writer: str  # the name of the student whose texts it is trained on; "": the teachers'
-    labels: Literal["gold", "vote"] | None  # of those; None: reward.reference
+    labels: Literal["gold", "vote", "none"] | None  # of those; None: reward.reference
     problems: tuple[float, float]  # the part of them that it is trained on
     teacher: str  # the name of the student that is its teacher; "": the recipe's own
     start: str  # the name of the student that it begins as; "": its model
@@ -288,10 +288,12 @@ def selection_of(recipe: Recipe, student: StudentSpec) -> SelectionKnobs:
 
 def judging_by_writer(recipe: Recipe, student: StudentSpec) -> Judging:
     """Of the texts that a former student writes for this one."""
-    reward = recipe.reward
-    if student.labels:
+    reward, selection = recipe.reward, selection_of(recipe, student)
+    if student.labels == "none":
+        selection = selection.model_copy(update={"min_correct": 0, "min_size": 1})
+    elif student.labels:
         reward = reward.model_copy(update={"reference": student.labels})
-    return Judging(reward, recipe.advantage, selection_of(recipe, student))
+    return Judging(reward, recipe.advantage, selection)
 
 
 def judging_of_rounds(recipe: Recipe) -> Judging:

@@ -184,6 +184,12 @@ def writer_errors(recipe: Recipe) -> list[str]:
             )
         if not student.writer:
             continue
+        if student.labels == "none" and getattr(student.objective, "on", "") != "all":
+            errors.append(
+                f"{section}.labels: none says of no text whether it is right, which "
+                f"{student.objective.kind} learns from; set on: all where the kind has it, or "
+                "labels: vote"
+            )
         if recipe.training.overlap:
             errors.append(
                 f"training.overlap: true trains while the teacher writes, which {student.writer} "

@@ -57,6 +57,7 @@ def test_student_of_a_writer_reads_no_groups_of_teachers_and_is_set_against_who_
         {"name": "ceiling", **half},
         {"name": "strong", "writer": "weak", "labels": "vote", **half},
         {"name": "of_all", "kind": "sft", "writer": "weak"},
+        {"name": "as_is", "kind": "sft", "writer": "weak", "labels": "none", "on": "all"},
         {"name": "again", "kind": "sft", "writer": "strong", "problems": [0, 0.5]},
     )
     found = {one.name: one for one in students(recipe)}
@@ -67,7 +68,10 @@ def test_student_of_a_writer_reads_no_groups_of_teachers_and_is_set_against_who_
     judging = judging_by_writer(recipe, found["strong"])
     assert (judging.reward.reference, judging.selection.problems) == ("vote", (0.5, 1))
     assert judging_by_writer(recipe, found["of_all"]).reward == recipe.reward
-    assert gaps(recipe) == [("strong", "weak", "ceiling"), ("of_all", "weak", "sft")]
+    kept = judging_by_writer(recipe, found["as_is"]).selection
+    assert (kept.min_correct, kept.min_size) == (0, 1)
+    against = {"strong": "ceiling", "of_all": "sft", "as_is": "sft"}
+    assert gaps(recipe) == [(name, "weak", other) for name, other in against.items()]
     assert parse_recipe(recipe.model_dump(mode="json", by_alias=True), "dump") == recipe
 
 
@@ -118,6 +122,14 @@ def test_student_of_a_writer_reads_no_groups_of_teachers_and_is_set_against_who_
         (
             [{"kind": "jsd", "writer": "sft", "labels": "vote", "group_size": 2}],
             "selection.min_votes: 3 votes cannot be had from groups of 2",
+        ),
+        (
+            [{"kind": "sft", "name": "a", "writer": "sft", "labels": "none"}],
+            "compare.students.0.labels: none says of no text whether it is right, which sft learns",
+        ),
+        (
+            [{"kind": "advdistill", "writer": "sft", "labels": "none"}],
+            "compare.students.0.labels: none says of no text whether it is right",
         ),
         (
             [{"kind": "jsd", "problems": [0.5, 0.5]}],
