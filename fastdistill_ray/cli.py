@@ -24,7 +24,10 @@ DISTILLING = {
     "train": "the students, from a run's groups",
     "evaluate": "baselines and students on the test problems",
 }
-OTHERS = {"box": "a teacher's tools: extracted, tested, and given to a student that is not trained"}
+OTHERS = {
+    "box": "a teacher's tools: extracted, tested, and given to a student that is not trained",
+    "condense": "a few points or texts in place of many labelled ones, and what learners make of them",
+}
 JOBS = DISTILLING | OTHERS
 
 

@@ -25,10 +25,12 @@ GRAPH = "graph.json"  # name of each stage of the recipe -> its folder, from the
 GIT, VERSIONS, MEMORY = "git.txt", "versions.json", "memory.json"
 CHOICE, RESULTS = "choose.json", "results.json"
 REPORT, REPORT_MARKDOWN, AUDIT = "report.html", "report.md", "audit.html"
+CONDENSED, CONDENSED_MARKDOWN = "condense.json", "condense.md"
 STUDENTS = "students"
 CARD = "README.md"  # of a student
 VIEW = (
     *(RECIPE, GRAPH, GIT, VERSIONS, MEMORY, CHOICE, RESULTS, REPORT, REPORT_MARKDOWN, AUDIT),
+    *(CONDENSED, CONDENSED_MARKDOWN),
     STUDENTS,
 )
 # Of a stage's folder.

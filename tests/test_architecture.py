@@ -27,7 +27,7 @@ ORDER = [
     ),
     *("prompts", "endpoints", "cluster", "tasks", "verifiers", "generation", "rewards", "groups"),
     *("objectives", "rounds", "training", "scoring"),
-    *("evaluation", "recipe", "report", "run", "cli_words", "cli"),
+    *("evaluation", "condensing", "recipe", "report", "run", "cli_words", "cli"),
 ]
 PURE = [  # load neither torch nor Ray nor vLLM
     *("tasks", "verifiers", "rewards", "objectives", "recipe.loading", "run.folder", "run.plan"),

@@ -151,6 +151,12 @@ class Dilm(MatchingKnobs):
     max_new_tokens: int = Field(default=64, ge=1, description="Of a generated text.")
     seed: int = Field(default=0, ge=0, description="Of the generator's training and sampling.")
 
+    @property
+    def before_matching(self) -> "Dilm":
+        """Without what matters only once there is a language model of the texts."""
+        ours = ("model", "frozen_blocks", "lm_steps", "lm_batch", "lm_learning_rate", "seed")
+        return Dilm(**{name: getattr(self, name) for name in ours})
+
 
 AnyMethod = DatasetDistillation | Mtt | Glad | Dilm
 Method = Annotated[AnyMethod, Field(discriminator="kind")]

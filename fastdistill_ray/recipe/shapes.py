@@ -4,10 +4,15 @@ from typing import Any
 
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.recipe.box import BoxRecipe
+from fastdistill_ray.recipe.condense import CondenseRecipe
 from fastdistill_ray.recipe.tree import AnyRecipe, Recipe
 
 JOB, DISTILL = "job", "distill"
-SHAPES: dict[str, type[AnyRecipe]] = {DISTILL: Recipe, "box": BoxRecipe}
+SHAPES: dict[str, type[AnyRecipe]] = {
+    DISTILL: Recipe,
+    "box": BoxRecipe,
+    "condense": CondenseRecipe,
+}
 
 
 def shape_of(verb: str) -> type[AnyRecipe]:

@@ -9,10 +9,12 @@ from fastdistill_ray.groups.log import LOG
 from fastdistill_ray.groups.reweighting import num_missing
 from fastdistill_ray.groups.store import Store
 from fastdistill_ray.progress import duration
+from fastdistill_ray.recipe.condense import CondenseRecipe
 from fastdistill_ray.recipe.derived import StudentSpec, baselines, reads_groups, students
 from fastdistill_ray.recipe.loading import dump_recipe
 from fastdistill_ray.recipe.tree import AnyRecipe, Recipe
 from fastdistill_ray.records import SPLITS
+from fastdistill_ray.run.condense_stages import describe_condensing
 from fastdistill_ray.run.graph import Stage, find, nearest
 from fastdistill_ray.run.inputs import check_task
 from fastdistill_ray.run.paid import AGAIN, check_not_paid_twice, cost, sources_of
@@ -29,6 +31,8 @@ UNCHANGED = "nothing of it is there"
 def describe_plan(recipe: AnyRecipe, run: Place | None) -> str:
     """What a job would do; None: in a folder that is not seen from here. Of what is no
     distillation nothing is forecast: its recipe, whole."""
+    if isinstance(recipe, CondenseRecipe) and run:
+        return f"in {run}\n{describe_condensing(recipe, run)}"
     if not isinstance(recipe, Recipe):
         return dump_recipe(recipe)
     check_task(recipe.task)
