@@ -26,7 +26,7 @@ DISTILLING = {
 }
 OTHERS = {
     "box": "a teacher's tools: extracted, tested, and given to a student that is not trained",
-    "condense": "a few points or texts in place of many labelled ones, and what learners make of them",
+    "condense": "a few points or texts in place of many labelled ones, and learners of both",
 }
 JOBS = DISTILLING | OTHERS
 

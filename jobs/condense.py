@@ -2,7 +2,7 @@
 
 labelled texts -> embeddings -> condensed sets -> what fresh learners of them get right
 
-    ray job submit --working-dir . -- python jobs/condense.py jobs/recipes/condense/mtt.yaml --run-dir RUN
+    ray job submit --working-dir . -- python jobs/condense.py RECIPE --run-dir RUN
 """
 
 from fastdistill_ray.recipe.condense import CondenseRecipe

@@ -1,6 +1,7 @@
 """What every method gives, and how it is drawn and stored."""
 
 import hashlib
+import math
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from fastdistill_ray.condensing.encoder import Embedded
 from fastdistill_ray.condensing.heads import one_hot
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.storage.tables import read_parquet, write_parquet
 
@@ -61,6 +63,16 @@ def batch_of(data: Embedded, size: int, seed: torch.Generator) -> Embedded:
         return data
     rows = torch.randperm(len(data.labels), generator=seed)[:size]
     return Embedded(data.points[rows], data.labels[rows])
+
+
+def finite(loss: float, iteration: int) -> float:
+    """UserError where what is minimised is no number any more."""
+    if not math.isfinite(loss):
+        raise UserError(
+            f"method.learning_rate: what is minimised is {loss} in iteration {iteration + 1}; "
+            "lower it"
+        )
+    return loss
 
 
 def ends(losses: list[float]) -> tuple[float, float]:

@@ -5,7 +5,7 @@ Legend in heads.py, M generated texts of a batch.
 
 import torch
 
-from fastdistill_ray.condensing.condensed import Condensed, generator_of, rows_of
+from fastdistill_ray.condensing.condensed import Condensed, finite, generator_of, rows_of
 from fastdistill_ray.condensing.encoder import Embedded, read_embeddings
 from fastdistill_ray.condensing.generator import POOL, Generator
 from fastdistill_ray.condensing.heads import head_gradient, one_hot, random_heads, with_ones
@@ -47,7 +47,9 @@ def match_gradients(
         for number, name in enumerate(train.classes):
             rows_M = _some(rows_of(made.labels, number), knobs.batch, seed)
             rows_N = _some(rows_of(data.labels, number), knobs.real_batch, seed)
-            nll_M = generator.losses([written[row] for row in rows_M.tolist()], [name] * len(rows_M))
+            nll_M = generator.losses(
+                [written[row] for row in rows_M.tolist()], [name] * len(rows_M)
+            )
             target = one_hot(torch.tensor([number]), num_classes, data.points.dtype)
             real = head_gradient(heads, with_ones(data.points[rows_N]), target)
             weights_M = likely_first(nll_M, knobs.temperature)
@@ -57,10 +59,12 @@ def match_gradients(
             total += loss.item()
             read.append(rows_M)
         adam.step()
-        losses.append(total)
+        losses.append(finite(total, step))
         rows = torch.cat(read)
         goals = one_hot(made.labels[rows], num_classes, data.points.dtype)
-        heads = on_points(heads, made.points[rows], goals, [knobs.learner_rate] * knobs.learner_steps)
+        heads = on_points(
+            heads, made.points[rows], goals, [knobs.learner_rate] * knobs.learner_steps
+        )
         progress.advance(1, 0, f"1 - cos {total:.4f}")
     progress.end()
     generator.save(out)
@@ -72,10 +76,14 @@ def read_pool(folder: Place) -> tuple[list[str], Embedded]:
     """Generated texts, and their standardised embeddings and labels."""
     rows = read_parquet(folder / POOL).to_pylist()
     points = torch.tensor([row["point"] for row in rows])
-    return [row["text"] for row in rows], Embedded(points, torch.tensor([row["label"] for row in rows]))
+    return [row["text"] for row in rows], Embedded(
+        points, torch.tensor([row["label"] for row in rows])
+    )
 
 
-def chosen_texts(pool: Place, per_class: int, classes: list[str], seed: torch.Generator) -> Condensed:
+def chosen_texts(
+    pool: Place, per_class: int, classes: list[str], seed: torch.Generator
+) -> Condensed:
     """Of each class the k-centres of a random half of the pool, so that another seed gives another
     set. UserError where there are too few."""
     written, made = read_pool(pool)

@@ -147,7 +147,9 @@ def read_embeddings(folder: Place) -> dict[str, Embedded]:
 
 
 def texts_of_class(labelled: Labelled, number: int) -> list[str]:
-    return [text for text, label in zip(labelled.texts, labelled.labels, strict=True) if label == number]
+    return [
+        text for text, label in zip(labelled.texts, labelled.labels, strict=True) if label == number
+    ]
 
 
 def _batches(ids: list[list[int]], tokens: int) -> Iterator[list[int]]:

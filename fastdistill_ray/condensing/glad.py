@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastdistill_ray.condensing.condensed import Condensed, ends, random_rows, rows_of
+from fastdistill_ray.condensing.condensed import Condensed, ends, finite, random_rows, rows_of
 from fastdistill_ray.condensing.encoder import Embedded, Encoder, Scale
 from fastdistill_ray.condensing.heads import (
     head_gradient,
@@ -79,7 +79,7 @@ def condense_latents(
         adam.zero_grad()
         loss.backward()
         adam.step()
-        losses.append(loss.item())
+        losses.append(finite(loss.item(), iteration))
         rates = [knobs.learner_rate] * knobs.learner_steps
         heads = on_points(heads, points.detach(), targets, rates)
     with torch.no_grad():

@@ -70,9 +70,9 @@ class DatasetDistillation(MethodKnobs):
         default=0.02, gt=0, description="What every step's size begins with; softplus keeps it > 0."
     )
     iterations: int = Field(default=400, ge=1, description="Updates of points and step sizes.")
-    learning_rate: float = Field(default=0.01, gt=0, description="Of Adam, betas 0.5 and 0.999.")
+    learning_rate: float = Field(default=0.02, gt=0, description="Of Adam, betas 0.5 and 0.999.")
     decay: float = Field(default=0.5, gt=0, le=1, description="Of that rate,")
-    decay_every: int = Field(default=40, ge=1, description="each time after so many iterations.")
+    decay_every: int = Field(default=100, ge=1, description="each time after so many iterations.")
     learners: int = Field(default=4, ge=1, description="Random starts an iteration.")
     batch: int = Field(default=1024, ge=1, description="Real texts an iteration.")
 
@@ -83,16 +83,16 @@ class Mtt(MethodKnobs):
     LABEL: ClassVar[str] = "Matching Training Trajectories"
 
     kind: Literal["mtt"] = "mtt"
-    experts: int = Field(default=100, ge=1, description="Learners of real texts to follow.")
+    experts: int = Field(default=20, ge=1, description="Learners of real texts to follow.")
     expert_rate: float = Field(default=0.01, gt=0, description="Their step size.")
     expert_batch: int = Field(default=256, ge=1, description="Texts of one of their steps.")
     expert_epochs: int = Field(default=3, ge=1, description="Of an expert, to be gone in `steps`.")
     max_start: int = Field(default=25, ge=0, description="The last epoch that a part begins with.")
     steps: int = Field(default=20, ge=1, description="Of the learner, each on the whole set.")
-    iterations: int = Field(default=5000, ge=1, description="Updates of points and step size.")
-    learning_rate: float = Field(default=1000.0, gt=0, description="Of the points.")
+    iterations: int = Field(default=1000, ge=1, description="Updates of points and step size.")
+    learning_rate: float = Field(default=10.0, gt=0, description="Of the points.")
     step_size: float = Field(default=0.01, gt=0, description="What the step size begins with.")
-    step_size_rate: float = Field(default=1e-5, gt=0, description="Learning rate of it.")
+    step_size_rate: float = Field(default=1e-7, gt=0, description="Learning rate of it.")
     momentum: float = Field(default=0.5, ge=0, lt=1, description="Of both, by SGD.")
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastdistill_ray.condensing.condensed import Condensed, generator_of, random_rows, rows_of
 from fastdistill_ray.condensing.encoder import Embedded
-from fastdistill_ray.condensing.heads import one_hot, predicted, random_heads, with_ones
+from fastdistill_ray.condensing.heads import predicted, random_heads, with_ones
 from fastdistill_ray.condensing.knobs import LearnerKnobs
 from fastdistill_ray.condensing.matching import k_centres
 from fastdistill_ray.condensing.points import on_points
@@ -84,13 +84,9 @@ def try_sets(
     return Tried(name, len(sets[0].labels), updates, torch.stack(right))
 
 
-def _start(
-    knobs: LearnerKnobs, number: int, seed: int, num_classes: int, points: Tensor
-) -> Tensor:
+def _start(knobs: LearnerKnobs, number: int, seed: int, num_classes: int, points: Tensor) -> Tensor:
     shape = (1, num_classes, points.shape[1] + 1)
-    return random_heads(
-        shape, generator_of(knobs.seed, "learner", number, seed), points.dtype
-    )
+    return random_heads(shape, generator_of(knobs.seed, "learner", number, seed), points.dtype)
 
 
 def write_tried(tried: list[Tried], file: Place) -> None:

@@ -12,6 +12,7 @@ from fastdistill_ray.condensing.condensed import (
     Condensed,
     batch_of,
     ends,
+    finite,
     labels_of_sets,
     random_rows,
 )
@@ -30,9 +31,7 @@ from fastdistill_ray.condensing.matching import trajectory_ratio
 BETAS = (0.5, 0.999)
 
 
-def distil_dataset(
-    knobs: DatasetDistillation, data: Embedded, seed: torch.Generator
-) -> Condensed:
+def distil_dataset(knobs: DatasetDistillation, data: Embedded, seed: torch.Generator) -> Condensed:
     """Points and step sizes with which K steps from a random head give the least cross-entropy on
     real texts: min E_theta0 [l(real, theta_K)] (arXiv 1811.10959, eq. 5), by Adam.
 
@@ -49,7 +48,7 @@ def distil_dataset(
     adam = torch.optim.Adam([points, raw], lr=knobs.learning_rate, betas=BETAS)
     schedule = torch.optim.lr_scheduler.StepLR(adam, knobs.decay_every, knobs.decay)
     losses = []
-    for _ in range(knobs.iterations):
+    for iteration in range(knobs.iterations):
         real = batch_of(data, knobs.batch, seed)
         heads = random_heads((knobs.learners, num_classes, width + 1), seed, dtype)
         rates = torch.nn.functional.softplus(raw)
@@ -60,7 +59,7 @@ def distil_dataset(
         loss.backward()
         adam.step()
         schedule.step()
-        losses.append(loss.item())
+        losses.append(finite(loss.item(), iteration))
     learned = torch.nn.functional.softplus(raw).tolist()
     return Condensed(points.detach(), labels, learned, [], *ends(losses))
 
@@ -83,7 +82,7 @@ def match_trajectories(knobs: Mtt, data: Embedded, seed: torch.Generator) -> Con
     ]
     sgd = torch.optim.SGD(groups, momentum=knobs.momentum)
     losses = []
-    for _ in range(knobs.iterations):
+    for iteration in range(knobs.iterations):
         expert = int(torch.randint(knobs.experts, (1,), generator=seed))
         start = int(torch.randint(knobs.max_start + 1, (1,), generator=seed))
         begun = experts_TECD[start, expert][None]
@@ -93,7 +92,7 @@ def match_trajectories(knobs: Mtt, data: Embedded, seed: torch.Generator) -> Con
         sgd.zero_grad()
         loss.backward()
         sgd.step()
-        losses.append(loss.item())
+        losses.append(finite(loss.item(), iteration))
     return Condensed(points.detach(), labels, [rate.item()], [], *ends(losses))
 
 

@@ -17,7 +17,12 @@ SHOWN = 10  # texts of each class
 
 
 def results(
-    method: AnyMethod, learners: LearnerKnobs, texts: Place, embeddings: Place, sets: Place, tried: Place
+    method: AnyMethod,
+    learners: LearnerKnobs,
+    texts: Place,
+    embeddings: Place,
+    sets: Place,
+    tried: Place,
 ) -> dict[str, Any]:
     """What condense.json holds. Accuracies are shares of test texts."""
     found, rows = read_texts(texts), read_tried(tried / LEARNERS)
@@ -50,10 +55,10 @@ def page(found: dict[str, Any]) -> str:
     lines = [
         f"# {METHODS[kind].LABEL}: {size} for {num_train} texts",
         "",
-        f"{len(found['classes'])} classes ({', '.join(found['classes'])}), {method['per_class']} of "
-        f"each in a set. A row is what fresh linear heads get right of {num_test} test texts, with a "
-        f"95 % interval over test texts and sets (over test texts and learners where there is one "
-        f"set). All make {learners['updates']} updates on their whole set at "
+        f"{len(found['classes'])} classes ({', '.join(found['classes'])}), {method['per_class']} "
+        f"of each in a set. A row is what fresh linear heads get right of {num_test} test texts, "
+        f"with a 95 % interval over test texts and sets (over test texts and learners where there "
+        f"is one set). All make {learners['updates']} updates on their whole set at "
         f"{learners['learning_rate']:g}, but those with steps of their own.",
         "",
         "| learners of | size | sets x seeds | updates | accuracy % |",
@@ -73,7 +78,10 @@ def page(found: dict[str, Any]) -> str:
     fitted = [one for one in found["objective"] if one["begun"]]
     if fitted:
         begun, ended = (np.mean([one[name] for one in fitted]) for name in ("begun", "ended"))
-        lines += ["", f"What is minimised went from {begun:.4f} to {ended:.4f} (first, last tenth)."]
+        lines += [
+            "",
+            f"What is minimised went from {begun:.4f} to {ended:.4f} (first, last tenth).",
+        ]
     lines += ["", f"## The first set, {found['texts']['what']}", ""]
     lines += [f"- {one['label']}: {one['text']}" for one in found["texts"]["rows"]]
     return "\n".join(lines) + "\n"

@@ -80,7 +80,11 @@ def _rows(task: TextKnobs) -> list[tuple[str, str]]:
     for where, row in read_rows(Path(task.path)):
         text, label = row.get(task.text), row.get(task.label)
         for field, column, value in (("text", task.text, text), ("label", task.label, label)):
-            if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, str | int)
+                or not str(value).strip()
+            ):
                 raise UserError(
                     f"{where}: {column}, which task.{field} names, must be text, is {value!r} (its "
                     f"columns: {', '.join(row) or 'none'})"
@@ -107,8 +111,8 @@ def _check(found: dict[str, list[tuple[str, str]]]) -> None:
     trained, tested = ({label for _, label in found[split]} for split in SPLITS)
     if len(trained) < 2:
         raise UserError(
-            f"task: all training texts have the label {', '.join(map(repr, trained))}; at least two "
-            "labels are needed"
+            f"task: all training texts have the label {', '.join(map(repr, trained))}; at least "
+            "two labels are needed"
         )
     if unknown := sorted(tested - trained):
         raise UserError(

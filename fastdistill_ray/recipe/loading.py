@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from fastdistill_ray.condensing.knobs import METHODS
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.knobs import ENDPOINT_TAG, ENGINE_TAG
 from fastdistill_ray.knobs import models_in
@@ -137,7 +138,7 @@ def _first_error(error: ValidationError, shape: type[AnyRecipe]) -> str:
     order = {"extra_forbidden": 0, "missing": 2}
     first = min(error.errors(), key=lambda item: order.get(item["type"], 1))
     # Tags of discriminated unions are not part of the key the user wrote.
-    tags = (*OBJECTIVES, "<word>", "<table>", ENGINE_TAG, ENDPOINT_TAG)
+    tags = (*OBJECTIVES, *METHODS, "<word>", "<table>", ENGINE_TAG, ENDPOINT_TAG)
     where = ".".join(str(part) for part in first["loc"] if part not in tags)
     if first["type"] == "extra_forbidden":
         return f"{where}: unknown key{_suggestion(first['loc'], shape)}"

@@ -47,7 +47,9 @@ class CondenseStages:
         """Texts that it writes."""
         method = self.recipe.method
         assert isinstance(method, Dilm)
-        drawn = {name: getattr(method, name) for name in ("pool", "top_p", "max_new_tokens", "seed")}
+        drawn = {
+            name: getattr(method, name) for name in ("pool", "top_p", "max_new_tokens", "seed")
+        }
         sections = {f"method.{name}": value for name, value in drawn.items()}
         inputs = {
             "generator": self._id(self.generator(which)),

@@ -1,4 +1,4 @@
-"""Formulae of condensed sets against numbers worked out by hand and finite differences (float64)."""
+"""Formulae of condensed sets against numbers worked out by hand and finite differences."""
 
 import itertools
 from functools import partial
@@ -96,7 +96,9 @@ def test_trajectory_ratio_has_the_gradient_of_finite_differences() -> None:
 def test_gradient_reaches_losses_of_generated_texts_through_their_weights() -> None:
     start, points = drawn(2, 3, 5, seed=1), heads.with_ones(drawn(6, 4))
     targets = heads.one_hot(torch.full((6,), 2), 3, F64)
-    real = heads.head_gradient(start, heads.with_ones(drawn(9, 4, seed=5)), targets[:1].repeat(9, 1))
+    real = heads.head_gradient(
+        start, heads.with_ones(drawn(9, 4, seed=5)), targets[:1].repeat(9, 1)
+    )
 
     def distance(losses: Tensor) -> Tensor:
         weights = matching.likely_first(losses, 2.0)
