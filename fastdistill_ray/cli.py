@@ -208,6 +208,8 @@ def run_job(arguments: argparse.Namespace, overrides: list[str]) -> int:
         if isinstance(run, RunFolder):
             check_run(run.recipe, place, arguments.again, is_here=not _names_another_machine())
             NEEDED.get(arguments.verb, lambda _: None)(run)
+        elif not _names_another_machine():
+            recipe.check_files()
     use_token()
     from fastdistill_ray.run.submission import submit
 

@@ -14,7 +14,13 @@ from transformers import AutoModel
 from fastdistill_ray.condensing.knobs import EncoderKnobs
 from fastdistill_ray.condensing.texts import SPLITS, Labelled, read_texts
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.models import fetch_model, load_config, load_tokenizer, quiet_transformers
+from fastdistill_ray.models import (
+    fetch_model,
+    fetch_without_weights,
+    load_config,
+    load_tokenizer,
+    quiet_transformers,
+)
 from fastdistill_ray.progress import Progress
 from fastdistill_ray.run_files import StageResult, read_json, write_json
 from fastdistill_ray.storage.place import Place
@@ -103,7 +109,7 @@ class Encoder:
 
 def check_encoder(knobs: EncoderKnobs) -> None:
     """UserError where the model has no such block."""
-    config = load_config(fetch_model(knobs.model)).get_text_config()
+    config = load_config(fetch_without_weights(knobs.model)).get_text_config()
     if knobs.layer > config.num_hidden_layers:
         raise UserError(
             f"encoder.layer: {knobs.layer}, but {knobs.model} has {config.num_hidden_layers} blocks"

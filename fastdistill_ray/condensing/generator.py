@@ -19,7 +19,13 @@ from fastdistill_ray.condensing.encoder import Encoder, read_scale
 from fastdistill_ray.condensing.knobs import Dilm, EncoderKnobs
 from fastdistill_ray.condensing.texts import Labelled, read_texts
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.models import fetch_model, load_config, load_tokenizer, quiet_transformers
+from fastdistill_ray.models import (
+    fetch_model,
+    fetch_without_weights,
+    load_config,
+    load_tokenizer,
+    quiet_transformers,
+)
 from fastdistill_ray.progress import Progress
 from fastdistill_ray.run_files import StageResult
 from fastdistill_ray.storage.place import Place
@@ -96,7 +102,7 @@ class Generator:
 
 
 def check_generator(knobs: Dilm) -> None:
-    config = load_config(fetch_model(knobs.model)).get_text_config()
+    config = load_config(fetch_without_weights(knobs.model)).get_text_config()
     if knobs.frozen_blocks >= config.num_hidden_layers:
         raise UserError(
             f"method.frozen_blocks: {knobs.frozen_blocks}, but {knobs.model} has "

@@ -63,14 +63,13 @@ def read_texts(folder: Place) -> dict[str, Labelled]:
     }
 
 
-def check_per_class(train: Labelled, per_class: int) -> None:
+def check_per_class(labels: list[str], per_class: int) -> None:
     """UserError names a class of which there are too few texts for a real subset."""
-    counts = Counter(train.labels)
-    for number, name in enumerate(train.classes):
-        if counts[number] < per_class:
+    for name, count in sorted(Counter(labels).items()):
+        if count < per_class:
             raise UserError(
-                f"method.per_class: {per_class}, but {counts[number]} training texts have the "
-                f"label {name!r}; raise task.num_train or lower it"
+                f"method.per_class: {per_class}, but {count} training texts have the label "
+                f"{name!r}; raise task.num_train or lower it"
             )
 
 

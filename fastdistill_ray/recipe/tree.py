@@ -30,6 +30,9 @@ class AnyRecipe(Knobs):
         """That its driver, told to stop, may take for what it must not lose."""
         return 0.0
 
+    def check_files(self) -> None:
+        """UserError where the files that it names, being here, do not hold what it needs."""
+
 
 class Recipe(AnyRecipe):
     """Of a distillation."""

@@ -34,7 +34,8 @@ def prepare_texts(run: Run) -> Place:
 def check(job: AnyJob[Run], texts: Place) -> None:
     """Everything that can be known to fail; then the folder is this recipe's."""
     recipe = job.run.recipe
-    check_per_class(read_texts(texts)["train"], recipe.method.per_class)
+    train = read_texts(texts)["train"]
+    check_per_class([train.classes[label] for label in train.labels], recipe.method.per_class)
     check_encoder(recipe.encoder)
     if isinstance(recipe.method, Dilm):
         check_generator(recipe.method)

@@ -31,6 +31,7 @@ UNCHANGED = "nothing of it is there"
 def describe_plan(recipe: AnyRecipe, run: Place | None) -> str:
     """What a job would do; None: in a folder that is not seen from here. Of what is no
     distillation nothing is forecast: its recipe, whole."""
+    recipe.check_files()
     if isinstance(recipe, CondenseRecipe) and run:
         return f"in {run}\n{describe_condensing(recipe, run)}"
     if not isinstance(recipe, Recipe):

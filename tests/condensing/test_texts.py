@@ -84,11 +84,12 @@ def test_file_that_makes_no_task_is_one_line(tmp_path, rows, changes, message) -
 def test_class_with_too_few_texts_for_a_set_is_one_line(tmp_path: Path) -> None:
     write_texts(jsonl(tmp_path, labelled(ROWS), num_train=4), out=Place(tmp_path / "out"))
     train = read_texts(Place(tmp_path / "out"))["train"]
-    check_per_class(train, 1)
+    labels = [train.classes[number] for number in train.labels]
+    check_per_class(labels, 1)
     with pytest.raises(
         UserError, match=r"method.per_class: 5, but \d training texts have the label"
     ):
-        check_per_class(train, 5)
+        check_per_class(labels, 5)
 
 
 @pytest.mark.parametrize(
