@@ -15,6 +15,7 @@ ORDER = [
     *(
         "errors",
         "background",
+        "limited",
         "records",
         "knobs",
         "text",
@@ -27,10 +28,19 @@ ORDER = [
     ),
     *("prompts", "endpoints", "cluster", "tasks", "verifiers", "generation", "rewards", "groups"),
     *("objectives", "rounds", "training", "scoring"),
-    *("evaluation", "condensing", "recipe", "report", "run", "cli_words", "cli"),
+    *("evaluation", "agents", "condensing", "recipe", "report", "run", "cli_words", "cli"),
 ]
 PURE = [  # load neither torch nor Ray nor vLLM
-    *("tasks", "verifiers", "rewards", "objectives", "recipe.loading", "run.folder", "run.plan"),
+    *(
+        "tasks",
+        "verifiers",
+        "rewards",
+        "objectives",
+        "limited",
+        "recipe.loading",
+        "run.folder",
+        "run.plan",
+    ),
     *(
         "groups.store",
         "groups.steps",
