@@ -55,11 +55,11 @@ class Encoder:
         folder = fetch_model(knobs.model)
         self.knobs, self.tokenizer = knobs, load_tokenizer(folder)
         with quiet_transformers():
-            model = AutoModel.from_pretrained(
-                folder, num_hidden_layers=knobs.layer, dtype=torch.float32
-            )
+            model = AutoModel.from_pretrained(folder, dtype=torch.float32)
         self.model = model.eval().requires_grad_(False)
-        self.block: Any = _blocks(self.model, knobs)[-1]
+        blocks = _blocks(self.model, knobs)
+        del blocks[knobs.layer :]
+        self.block: Any = blocks[-1]
         first = self.tokenizer.bos_token_id
         self.first = self.tokenizer.eos_token_id if first is None else first
 
@@ -170,13 +170,14 @@ def _batches(ids: list[list[int]], tokens: int) -> Iterator[list[int]]:
 
 
 def _blocks(model: Any, knobs: EncoderKnobs) -> nn.ModuleList:
-    """The one list of so many decoder blocks."""
+    """The one list of the model's decoder blocks."""
     names = set(getattr(model, "_no_split_modules", None) or ())
+    number = model.config.get_text_config().num_hidden_layers
     found = [
         module
         for module in model.modules()
         if isinstance(module, nn.ModuleList)
-        and len(module) == knobs.layer
+        and len(module) == number
         and all(type(block).__name__ in names for block in module)
     ]
     if len(found) != 1:

@@ -43,7 +43,7 @@ class Prior(NamedTuple):
 
     def nearest(self, latent_TV: Tensor) -> str:
         """The text of each position's likeliest token."""
-        return self.encoder.tokenizer.decode(self.ids[latent_TV.argmax(dim=-1)].tolist())
+        return self.encoder.tokenizer.decode(self.ids[latent_TV.argmax(dim=-1)].tolist()).strip()
 
 
 def prior_of(encoder: Encoder, scale: Scale, texts: list[str]) -> Prior:
