@@ -13,16 +13,22 @@ from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
 
+from fastdistill_ray.cli_words import add_words
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.storage.room import explain, refusal
 
-JOBS = {
+DISTILLING = {
     "distill": "the whole recipe: groups, students, evaluation, report",
     "generate": "the teacher's judged and weighted groups",
     "train": "the students, from a run's groups",
     "evaluate": "baselines and students on the test problems",
 }
+OTHERS = {
+    "box": "a teacher's tools: extracted, tested, and given to a student that is not trained",
+    "condense": "a few points or texts in place of many labelled ones, and learners of both",
+}
+JOBS = DISTILLING | OTHERS
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -128,40 +134,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     fsck.add_argument("run_dir", metavar="RUN_DIR")
     fsck.set_defaults(run=run_fsck)
-    _add_words(verbs.add_parser)
+    add_words(verbs.add_parser)
     return parser
 
 
-def _add_words(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
-    """Verbs that only say something of recipes."""
-    listing = add_parser("ls", help="the shipped recipes, a line each")
-    listing.set_defaults(run=run_ls)
-    show = add_parser(
-        "show",
-        help="a recipe whole: what it extends, its defaults and your changes put together",
-        epilog="Any field of the recipe: --section.field=value; see `fastdistill fields`.",
-        allow_abbrev=False,
-    )
-    show.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped one")
-    show.set_defaults(run=run_show)
-    fields = add_parser(
-        "fields", help="every field of a recipe, its default, meaning, type and range"
-    )
-    fields.add_argument("words", metavar="WORD", nargs="*", help="only those with it in their name")
-    fields.add_argument(
-        "--schema",
-        action="store_true",
-        help="a JSON schema of recipes for an editor, which completes and checks as you write",
-    )
-    fields.set_defaults(run=run_fields)
-
-
 def _add_job(add_parser: Callable[..., argparse.ArgumentParser], verb: str, text: str) -> None:
+    of_job = f" --job {verb}" if verb in OTHERS else ""
     job = add_parser(
         verb,
         help=text,
         description=f"{text[0].upper()}{text[1:]}.",
-        epilog="Any field of the recipe: --section.field=value; see `fastdistill fields`.",
+        epilog=f"Any field of the recipe: --section.field=value; see `fastdistill fields{of_job}`.",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -184,6 +167,9 @@ def _add_job(add_parser: Callable[..., argparse.ArgumentParser], verb: str, text
         "the job in Ray's dashboard sees it",
     )
     job.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    job.set_defaults(run=run_job, again=[])
+    if verb in OTHERS:
+        return
     job.add_argument(
         "--again",
         action="append",
@@ -192,40 +178,38 @@ def _add_job(add_parser: Callable[..., argparse.ArgumentParser], verb: str, text
         help="groups: ask the teacher although groups of this run are paid for; set_aside: ask for "
         "what no engine would answer",
     )
-    job.set_defaults(run=run_job)
 
 
 def run_job(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    from fastdistill_ray.recipe.loading import load_recipe
+    from fastdistill_ray.recipe.loading import load_shape
     from fastdistill_ray.recipe.paths import with_absolute_paths
-    from fastdistill_ray.run.folder import RunFolder, check_writable, place_of_run
-    from fastdistill_ray.run.forecast import check_run, describe_stages
+    from fastdistill_ray.recipe.shapes import shape_of
+    from fastdistill_ray.recipe.tree import Recipe
+    from fastdistill_ray.run.folder import JobFolder, RunFolder, check_writable, place_of_run
+    from fastdistill_ray.run.forecast import check_run, describe_plan
     from fastdistill_ray.run.lease import check_free
     from fastdistill_ray.run.needed import NEEDED
 
     _check_flags(overrides)
     if unset := [name for name in arguments.env if not os.environ.get(name)]:
         raise UserError(f"--env {unset[0]}: it is not set here")
-    recipe = with_absolute_paths(load_recipe(arguments.recipe, overrides))
+    shape = shape_of(arguments.verb)
+    recipe = with_absolute_paths(load_shape(arguments.recipe, overrides, shape))
     place = place_of_run(arguments.run_dir or Path("runs") / recipe.name)
     if arguments.dry_run:
-        from fastdistill_ray.run.inputs import check_task
-        from fastdistill_ray.run.plan import describe
-
-        check_task(recipe.task)
-        print(describe(recipe))
-        if not arguments.address:  # the folder of another machine is not seen from here
-            print(f"\nin {place}\n{describe_stages(recipe, place)}")
+        print(describe_plan(recipe, None if arguments.address else place))
         return 0
     if arguments.address and place.is_local and not Path(arguments.run_dir).is_absolute():
         raise UserError("--run-dir: with --address, name an absolute folder that its nodes share")
     if not arguments.address:  # the folder of another machine is checked there
-        run = RunFolder(place, recipe)
+        run = RunFolder(place, recipe) if isinstance(recipe, Recipe) else JobFolder(place, recipe)
         check_writable(place)
         check_free(place)
-        check_run(recipe, place, arguments.again, is_here=not _names_another_machine())
-        if arguments.verb in NEEDED:
-            NEEDED[arguments.verb](run)
+        if isinstance(run, RunFolder):
+            check_run(run.recipe, place, arguments.again, is_here=not _names_another_machine())
+            NEEDED.get(arguments.verb, lambda _: None)(run)
+        elif not _names_another_machine():
+            recipe.check_files()
     use_token()
     from fastdistill_ray.run.submission import submit
 
@@ -365,27 +349,6 @@ def run_fsck(arguments: argparse.Namespace, _overrides: list[str]) -> int:
     found = f"{len(checked.faults)} faults" if checked.faults else "nothing is damaged"
     print(f"{checked.num_stages} stages, {checked.num_files} files: {found}")
     return 1 if checked.faults else 0
-
-
-def run_ls(_arguments: argparse.Namespace, _overrides: list[str]) -> int:
-    from fastdistill_ray.recipe.shipped import describe_shipped
-
-    print(describe_shipped())
-    return 0
-
-
-def run_show(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    from fastdistill_ray.recipe.loading import dump_recipe, load_recipe
-
-    print(dump_recipe(load_recipe(arguments.recipe, overrides)), end="")
-    return 0
-
-
-def run_fields(arguments: argparse.Namespace, _overrides: list[str]) -> int:
-    from fastdistill_ray.recipe.fields import describe_fields, schema
-
-    print(schema() if arguments.schema else describe_fields(arguments.words))
-    return 0
 
 
 if __name__ == "__main__":

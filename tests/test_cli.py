@@ -235,7 +235,7 @@ def test_error_that_is_not_the_users_keeps_its_traceback(monkeypatch):
     def broken(*arguments: object) -> None:
         dict(zip([1, 2], [1], strict=True))
 
-    monkeypatch.setattr("fastdistill_ray.recipe.loading.load_recipe", broken)
+    monkeypatch.setattr("fastdistill_ray.recipe.loading.load_shape", broken)
     with pytest.raises(ValueError, match="zip"):
         cli.main(["distill", str(RECIPES / "demo.yaml"), "--dry-run"])
 
@@ -244,7 +244,7 @@ def test_job_error_that_is_not_the_users_keeps_its_traceback(tmp_path, monkeypat
     def broken(*arguments: object) -> None:
         int("x")
 
-    monkeypatch.setattr("fastdistill_ray.run.driver.load_recipe", broken)
+    monkeypatch.setattr("fastdistill_ray.run.driver.load_shape", broken)
     monkeypatch.setattr(sys, "argv", ["job", "recipe.yaml", "--run-dir", str(tmp_path / "run")])
     with pytest.raises(SystemExit) as ended:
         main(lambda job: None)

@@ -160,12 +160,13 @@ def evaluate(
             assert progress.total - len(missing) >= progress.done, "an answer is not in its store"
             progress.done = progress.total - len(missing)
             _ask_models(missing, knobs, verifier, pools, stores, progress)
-    return {model.name: _result(model, files, knobs, stores[model.name]) for model in models}
+    return {model.name: result_of(model, files, knobs, stores[model.name]) for model in models}
 
 
-def _result(
+def result_of(
     model: Model, files: list[ProblemFile], knobs: EvaluationKnobs, store: Store
 ) -> StageResult:
+    """Once all was asked; writes answers.parquet."""
     unanswered = missing_requests([model], files, {model.name: store}, knobs)
     num_asked = sum(map(len, files))
     refused = sum(

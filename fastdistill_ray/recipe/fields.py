@@ -12,7 +12,7 @@ from pydantic_core import PydanticUndefined
 
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.knobs import default_of, models_in
-from fastdistill_ray.recipe.tree import EXTENDS, Recipe
+from fastdistill_ray.recipe.tree import EXTENDS, AnyRecipe, Recipe
 
 EXTENDS_MEANS = (
     "Path, from the recipe's folder, of one that it changes: sections are merged, lists and what "
@@ -22,10 +22,10 @@ WORDS = {bool: "true or false", int: "integer", float: "number", str: "text"}
 RANGES = {Ge: ("ge", "at least"), Gt: ("gt", "above"), Le: ("le", "at most"), Lt: ("lt", "below")}
 
 
-def describe_fields(words: Sequence[str] = ()) -> str:
+def describe_fields(words: Sequence[str] = (), shape: type[AnyRecipe] = Recipe) -> str:
     """`section.field = default  Description [type]`, one line each; with `words`, of the fields
     whose name holds one of them. UserError where that is none."""
-    lines = [f"{EXTENDS} = none  {EXTENDS_MEANS} [text]", *_lines(Recipe, "")]
+    lines = [f"{EXTENDS} = none  {EXTENDS_MEANS} [text]", *_lines(shape, "")]
     if words:
         lines = [line for line in lines if any(word in line.partition(" ")[0] for word in words)]
     if not lines:
@@ -33,18 +33,18 @@ def describe_fields(words: Sequence[str] = ()) -> str:
     return "\n".join(lines)
 
 
-def schema() -> str:
+def schema(shape: type[AnyRecipe] = Recipe) -> str:
     """A JSON schema for editors. It asks for no field, as what a recipe extends may have it."""
-    tree = Recipe.model_json_schema(by_alias=True)
-    for name in _mixed(Recipe):
+    tree = shape.model_json_schema(by_alias=True)
+    for name in _mixed(shape):
         tree["$defs"][name].pop("additionalProperties")
     tree["properties"][EXTENDS] = {"type": "string", "description": EXTENDS_MEANS}
     return json.dumps(_without_required(tree), indent=1)
 
 
-def paths_of(name: str) -> list[str]:
+def paths_of(name: str, shape: type[AnyRecipe] = Recipe) -> list[str]:
     """The fields of that name, wherever they stand."""
-    paths = [line.partition(" ")[0] for line in _lines(Recipe, "")]
+    paths = [line.partition(" ")[0] for line in _lines(shape, "")]
     return list(dict.fromkeys(path for path in paths if path.rpartition(".")[2] == name))
 
 

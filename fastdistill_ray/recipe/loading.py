@@ -2,32 +2,49 @@
 
 import difflib
 import os
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from fastdistill_ray.condensing.knobs import METHODS
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.knobs import ENDPOINT_TAG, ENGINE_TAG
 from fastdistill_ray.knobs import models_in
 from fastdistill_ray.objectives import OBJECTIVES
 from fastdistill_ray.recipe.checks import combination_errors
 from fastdistill_ray.recipe.fields import paths_of
+from fastdistill_ray.recipe.shapes import SHAPES, check_job, job_of
 from fastdistill_ray.recipe.shipped import is_word, recipe_place, shipped_recipes
 from fastdistill_ray.recipe.strict_yaml import read_yaml
-from fastdistill_ray.recipe.tree import EXTENDS, Recipe
+from fastdistill_ray.recipe.tree import EXTENDS, AnyRecipe, Recipe
 from fastdistill_ray.storage.place import Place
 
+R = TypeVar("R", bound=AnyRecipe)
 MOST_SUGGESTED = 3
 
 
 def load_recipe(path: str | Place, overrides: list[str]) -> Recipe:
-    """YAML file, or the name of a shipped one, plus `section.field=value` overrides -> Recipe;
-    UserError is one clear line."""
+    """A distillation's, as `load_shape`."""
+    return load_shape(path, overrides, Recipe)
+
+
+def load_shape(path: str | Place, overrides: list[str], shape: type[R]) -> R:
+    """YAML file, or the name of a shipped one, plus `section.field=value` overrides -> a recipe of
+    this shape; UserError is one clear line."""
+    return parse_shape(_tree(path, overrides), str(path), shape)
+
+
+def load_any(path: str | Place, overrides: list[str]) -> AnyRecipe:
+    """As `load_shape`, of the shape that belongs to the job which the recipe names."""
+    return parse_any(_tree(path, overrides), str(path))
+
+
+def _tree(path: str | Place, overrides: list[str]) -> dict[str, Any]:
     tree = _read(recipe_place(path), str(path), ())
     for override in overrides:
         _apply_override(tree, override)
-    return parse_recipe(tree, str(path))
+    return tree
 
 
 def _read(file: Place, name: str, read: tuple[Place, ...]) -> dict[str, Any]:
@@ -75,18 +92,27 @@ def _over(tree: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse_recipe(tree: dict[str, Any], origin: str) -> Recipe:
-    """A plain tree -> Recipe; unknown keys are told before missing ones."""
+    return parse_shape(tree, origin, Recipe)
+
+
+def parse_any(tree: dict[str, Any], origin: str) -> AnyRecipe:
+    return parse_shape(tree, origin, SHAPES.get(job_of(tree), Recipe))
+
+
+def parse_shape(tree: dict[str, Any], origin: str, shape: type[R]) -> R:
+    """A plain tree -> a recipe; unknown keys are told before missing ones."""
+    check_job(tree, origin, shape)
     try:
-        recipe = Recipe.model_validate(tree)
+        recipe = shape.model_validate(tree)
     except ValidationError as error:
-        raise UserError(f"recipe {origin}: {_first_error(error)}") from error
-    for problem in combination_errors(recipe):
+        raise UserError(f"recipe {origin}: {_first_error(error, shape)}") from error
+    for problem in combination_errors(recipe) if isinstance(recipe, Recipe) else []:
         raise UserError(f"recipe {origin}: {problem}")
     return recipe
 
 
-def dump_recipe(recipe: Recipe) -> str:
-    """The resolved recipe as YAML; `load_recipe` of it gives the same recipe."""
+def dump_recipe(recipe: AnyRecipe) -> str:
+    """The resolved recipe as YAML; loaded, it gives the same recipe."""
     return yaml.safe_dump(recipe.model_dump(mode="json", by_alias=True), sort_keys=False)
 
 
@@ -108,27 +134,27 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         raise UserError(f"override {override!r}: {text!r}: {error}") from error
 
 
-def _first_error(error: ValidationError) -> str:
+def _first_error(error: ValidationError, shape: type[AnyRecipe]) -> str:
     order = {"extra_forbidden": 0, "missing": 2}
     first = min(error.errors(), key=lambda item: order.get(item["type"], 1))
     # Tags of discriminated unions are not part of the key the user wrote.
-    tags = (*OBJECTIVES, "<word>", "<table>", ENGINE_TAG, ENDPOINT_TAG)
+    tags = (*OBJECTIVES, *METHODS, "<word>", "<table>", ENGINE_TAG, ENDPOINT_TAG)
     where = ".".join(str(part) for part in first["loc"] if part not in tags)
     if first["type"] == "extra_forbidden":
-        return f"{where}: unknown key{_suggestion(first['loc'])}"
+        return f"{where}: unknown key{_suggestion(first['loc'], shape)}"
     if first["type"] == "missing":
         return f"{where}: required, not given"
     message = first["msg"].removeprefix("Value error, ")
     return f"{where}: {message} (got {first['input']!r:.200})" if where else message
 
 
-def _suggestion(loc: tuple[int | str, ...]) -> str:
-    sections: list[type[BaseModel]] = [Recipe]
+def _suggestion(loc: tuple[int | str, ...], shape: type[AnyRecipe]) -> str:
+    sections: list[type[BaseModel]] = [shape]
     for part in loc[:-1]:
         fields = [section.model_fields.get(str(part)) for section in sections]
         # Tags and list indices stay in the section they stand in.
         sections = [m for f in fields if f for m in models_in(f.annotation)] or sections
     names = [f.alias or name for section in sections for name, f in section.model_fields.items()]
     close = difflib.get_close_matches(str(loc[-1]), [n for n in names if n != loc[-1]], n=1)
-    found = close or paths_of(str(loc[-1]))[:MOST_SUGGESTED]
+    found = close or paths_of(str(loc[-1]), shape)[:MOST_SUGGESTED]
     return f", did you mean {' or '.join(found)}?" if found else ""

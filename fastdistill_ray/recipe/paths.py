@@ -2,44 +2,36 @@
 same in a job's own working directory and in the workers of its nodes."""
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from fastdistill_ray.endpoints.knobs import ServerKnobs
 from fastdistill_ray.generation.knobs import TeacherKnobs
 from fastdistill_ray.knobs import Knobs
 from fastdistill_ray.models import LAYERS
-from fastdistill_ray.recipe.compare import ComparedModel
-from fastdistill_ray.recipe.tree import Recipe
 
 Section = TypeVar("Section", bound=Knobs)
+PLACES = ("path", "model")  # fields that name one, wherever they stand
 
 
-def with_absolute_paths(recipe: Recipe) -> Recipe:
+def with_absolute_paths(knobs: Section) -> Section:
     """Names of what is not on this machine stay as they are: hub ids, buckets, a node's files."""
-    task, compare = _fixed(recipe.task, "path"), recipe.compare
-    if task.ood:
-        task = task.model_copy(update={"ood": _fixed(task.ood, "path")})
-    entries = [_fixed(one, "model") for one in compare.students]
-    baselines = [
-        _fixed(one, "model") if isinstance(one, ComparedModel) else one for one in compare.baselines
-    ]
-    return recipe.model_copy(
-        update={
-            "task": task,
-            "teacher": _teacher(recipe.teacher),
-            "scorer": _fixed(recipe.scorer, "model") if recipe.scorer else None,
-            "teachers": [_teacher(teacher) for teacher in recipe.teachers],
-            "student": _fixed(recipe.student, "model"),
-            "compare": compare.model_copy(update={"students": entries, "baselines": baselines}),
-        }
+    is_served = isinstance(knobs, ServerKnobs) or (
+        isinstance(knobs, TeacherKnobs) and knobs.is_remote
     )
+    update = {}
+    for name in type(knobs).model_fields:
+        value = getattr(knobs, name)
+        if name in PLACES and isinstance(value, str):
+            update[name] = value if is_served else _absolute(value)
+        else:
+            update[name] = _inside(value)
+    return knobs.model_copy(update=update)
 
 
-def _teacher(teacher: TeacherKnobs) -> TeacherKnobs:
-    return teacher if teacher.is_remote else _fixed(teacher, "model")
-
-
-def _fixed(knobs: Section, field: str) -> Section:
-    return knobs.model_copy(update={field: _absolute(getattr(knobs, field))})
+def _inside(value: Any) -> Any:
+    if isinstance(value, Knobs):
+        return with_absolute_paths(value)
+    return [_inside(one) for one in value] if isinstance(value, list) else value
 
 
 def _absolute(reference: str) -> str:

@@ -20,8 +20,23 @@ from fastdistill_ray.training.trackers import TrackingKnobs
 EXTENDS = "extends"  # names the recipe, beside this one, that this one changes
 
 
-class Recipe(Knobs):
+class AnyRecipe(Knobs):
+    """What the recipe of every job has."""
+
     name: str = Field(pattern=NAME, description="Name of the run, and of its folder by default.")
+
+    @property
+    def stop_seconds(self) -> float:
+        """That its driver, told to stop, may take for what it must not lose."""
+        return 0.0
+
+    def check_files(self) -> None:
+        """UserError where the files that it names, being here, do not hold what it needs."""
+
+
+class Recipe(AnyRecipe):
+    """Of a distillation."""
+
     task: TaskKnobs
     teacher: TeacherKnobs
     teachers: list[TeacherKnobs] = Field(
@@ -50,3 +65,7 @@ class Recipe(Knobs):
     evaluation: EvaluationKnobs = EvaluationKnobs()
     compare: CompareKnobs = CompareKnobs()
     tracking: TrackingKnobs = TrackingKnobs()
+
+    @property
+    def stop_seconds(self) -> float:
+        return self.training.stop_seconds

@@ -4,20 +4,14 @@ The recipe carries the text of its file, so it travels with a job and a run know
 """
 
 import ast
-import contextlib
-import json
-import os
-import select
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, model_validator
 
 from fastdistill_ray.knobs import Knobs
+from fastdistill_ray.limited import LimitedProcess
 
 WORKER = Path(__file__).with_name("function_worker.py")
 START_LIMIT = 60.0  # seconds; the file may import large libraries on a loaded machine
@@ -86,22 +80,12 @@ class FunctionProcess:
 
     def __init__(self, knobs: FunctionKnobs) -> None:
         self._knobs = knobs
-        self._process: subprocess.Popen[bytes] | None = None
-        self._buffer = b""
+        self._process = LimitedProcess([sys.executable, "-P", str(WORKER)])
 
     def start(self) -> None:
         """ScoreError where the file cannot be run."""
-        if self._process is not None:
+        if self._process.is_started:
             return
-        self._buffer = b""
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", str(WORKER)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            start_new_session=True,  # it is killed with all it started
-        )
-        os.set_blocking(self._pipe("stdin"), False)
         request = {
             "file": self._knobs.file,
             "source": self._knobs.source,
@@ -122,54 +106,15 @@ class FunctionProcess:
         return self._ask(completion, self._knobs.time_limit)
 
     def close(self) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe:
-                pipe.close()
+        self._process.close()
 
     def _ask(self, request: dict[str, Any], seconds: float) -> Any:
-        deadline = time.monotonic() + seconds
         try:
-            self._send(json.dumps(request).encode() + b"\n", deadline)
-            message = json.loads(self._receive(deadline))
+            message = self._process.ask(request, seconds)
         except TimeoutError:
-            self.close()
             raise ScoreError(f"no answer in {seconds:g} s") from None
         except BrokenPipeError:
-            self.close()
             raise ScoreError("its process died") from None
         if "fault" in message:
             raise ScoreError(message["fault"])
         return message["value"]
-
-    def _send(self, data: bytes, deadline: float) -> None:
-        while data:
-            self._await("stdin", select.POLLOUT, deadline)
-            # A pipe that is ready may still refuse.
-            with contextlib.suppress(BlockingIOError):
-                data = data[os.write(self._pipe("stdin"), data) :]
-
-    def _receive(self, deadline: float) -> bytes:
-        while b"\n" not in self._buffer:
-            self._await("stdout", select.POLLIN, deadline)
-            piece = os.read(self._pipe("stdout"), 65536)
-            if not piece:
-                raise BrokenPipeError
-            self._buffer += piece
-        line, self._buffer = self._buffer.split(b"\n", 1)
-        return line
-
-    def _await(self, name: str, event: int, deadline: float) -> None:
-        waiting = select.poll()  # select() refuses file descriptors over 1023
-        waiting.register(self._pipe(name), event)
-        if not waiting.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            raise TimeoutError
-
-    def _pipe(self, name: str) -> int:
-        assert self._process is not None
-        return getattr(self._process, name).fileno()

@@ -247,7 +247,7 @@ def check_pools(recipe: Recipe, available: Mapping[str, float]) -> None:
     if recipe.pools.autoscaling:
         return
     for group in pools_at_once(recipe):
-        if line := shortage(recipe, group, available):
+        if line := shortage(group, available, recipe.training.overlap):
             raise UserError(line)
 
 
@@ -270,7 +270,9 @@ def pools_at_once(recipe: Recipe) -> list[dict[str, PoolKnobs]]:
     return [*at_once, evaluating]
 
 
-def shortage(recipe: Recipe, group: dict[str, PoolKnobs], available: Mapping[str, float]) -> str:
+def shortage(
+    group: Mapping[str, PoolKnobs], available: Mapping[str, float], is_overlapped: bool = False
+) -> str:
     """What the cluster lacks for pools that run at once, and what to change; "" where they fit."""
     custom = sorted({name for pool in group.values() for name in pool.resources})
     for field, resource, have in (
@@ -287,7 +289,7 @@ def shortage(recipe: Recipe, group: dict[str, PoolKnobs], available: Mapping[str
                 f"pools.{most}: the pools that run at once want {sum(wanted.values()):g} "
                 f"{resource} ({parts}), the cluster has {have:g}; lower pools.{most}.workers "
                 f"or pools.{most}.{field}"
-                + ("" if not recipe.training.overlap else ", or set training.overlap: false")
+                + ("" if not is_overlapped else ", or set training.overlap: false")
             )
     return ""
 

@@ -1,7 +1,8 @@
 """What every job does before its stages: read arguments, join the cluster, check, claim the folder.
 
-A job is `python jobs/<verb>.py RECIPE [--run-dir FOLDER] [--again groups] [--section.field=value
-...]` on a Ray cluster; `fastdistill <verb>` checks the same arguments first and then submits that.
+A job is `python jobs/<verb>.py RECIPE [--run-dir FOLDER] [--section.field=value ...]` on a Ray
+cluster, a distillation's with [--again groups]; `fastdistill <verb>` checks the same arguments
+first and then submits that.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import ray
 from ray.exceptions import (
@@ -24,11 +26,12 @@ from ray.exceptions import (
 
 from fastdistill_ray.cluster.joining import joined_cluster
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.recipe.loading import load_recipe
+from fastdistill_ray.recipe.loading import load_shape
 from fastdistill_ray.recipe.paths import with_absolute_paths
+from fastdistill_ray.recipe.tree import AnyRecipe, Recipe
 from fastdistill_ray.records import Split
 from fastdistill_ray.run import doctor, student_checks
-from fastdistill_ray.run.folder import RunFolder, check_writable, place_of_run
+from fastdistill_ray.run.folder import JobFolder, RunFolder, check_writable, place_of_run
 from fastdistill_ray.run.lease import lease
 from fastdistill_ray.run.memory import check_engines, check_memory
 from fastdistill_ray.run.needed import untrained
@@ -48,17 +51,33 @@ from fastdistill_ray.storage.place import Place
 from fastdistill_ray.storage.room import causes, explain, refusal
 from fastdistill_ray.tasks.problem_file import ProblemFile
 
+R = TypeVar("R", bound=AnyRecipe)
+T = TypeVar("T", bound="AnyJob[Any]")
+Folder = TypeVar("Folder", bound=JobFolder[Any])
 MEMORY_ERRORS = (ObjectStoreFullError, OutOfDiskError, OutOfMemoryError)
 SHORT_OF_MEMORY = "give Ray more, or set pools.*.memory_gib or fewer pools.*.workers a node"
 
 
-class Job:
-    """A recipe in its run folder, and what the user allows to be paid for again."""
+class AnyJob(Generic[Folder]):
+    """A recipe in its run folder."""
 
-    def __init__(self, run: RunFolder, again: list[str]) -> None:
-        self.run, self.again = run, again
+    def __init__(self, run: Folder) -> None:
+        self.run = run
         self.room_needed = 0.0  # bytes, at most; known once it is checked
         self.logs = ""  # where they are, once there are workers to have some
+
+    def claim(self) -> None:
+        """From now on the folder is this recipe's: what can be known to fail was looked at."""
+        self.run.claim()
+        self.logs = worker_logs()
+
+
+class Job(AnyJob[RunFolder]):
+    """A distillation, and what the user allows to be paid for again."""
+
+    def __init__(self, run: RunFolder, again: list[str]) -> None:
+        super().__init__(run)
+        self.again = again
 
     def check(self, problems: Mapping[Split, ProblemFile]) -> None:
         """Everything that can be known to fail, before anything expensive starts; then the folder
@@ -89,35 +108,56 @@ class Job:
         check_engines(recipe)
         estimates = check_memory(recipe)
         self.room_needed = check_room(run, problems)
-        run.claim()
-        self.logs = worker_logs()
+        self.claim()
         planned = {model: estimate._asdict() for model, estimate in estimates.items()}
         write_json(run.view / MEMORY, planned)
 
 
 def main(job: Callable[[Job], None]) -> None:
-    """Entry of the scripts in jobs/: exit code 2 and one line for what the user can mend."""
+    """Entry of the scripts in jobs/ of a distillation, as `main_of`."""
+    parser = _parser()
+    parser.add_argument("--again", action="append", choices=[AGAIN, SET_ASIDE], default=[])
+    arguments, overrides = parser.parse_known_args()
+    _run(arguments, overrides, Recipe, lambda *run: Job(RunFolder(*run), arguments.again), job)
+
+
+def main_of(shape: type[R], job: Callable[[AnyJob[JobFolder[R]]], None]) -> None:
+    """Entry of a script in jobs/ whose recipe has this shape: exit code 2 and one line for what
+    the user can mend."""
+    arguments, overrides = _parser().parse_known_args()
+    _run(arguments, overrides, shape, lambda *run: AnyJob(JobFolder(*run)), job)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("recipe")
     parser.add_argument("--run-dir", default="")
-    parser.add_argument("--again", action="append", choices=[AGAIN, SET_ASIDE], default=[])
-    arguments, overrides = parser.parse_known_args()
+    return parser
+
+
+def _run(
+    arguments: argparse.Namespace,
+    overrides: list[str],
+    shape: type[R],
+    begin: Callable[[Place, R], T],
+    job: Callable[[T], None],
+) -> None:
     quiet()
     run = todo = None
     try:
-        recipe = load_recipe(arguments.recipe, overrides)
+        recipe = load_shape(arguments.recipe, overrides, shape)
         is_far = "://" in arguments.run_dir or Path(arguments.run_dir).is_absolute()
         is_copy = "runtime_resources" in Path.cwd().parts  # of a folder, on every node
         if not is_copy:
             recipe = with_absolute_paths(recipe)
         elif not is_far:
             raise UserError("--run-dir: a submitted job needs an absolute folder that nodes share")
-        run = RunFolder(place_of_run(arguments.run_dir or Path("runs") / recipe.name), recipe)
+        todo = begin(place_of_run(arguments.run_dir or Path("runs") / recipe.name), recipe)
+        run = todo.run
         check_writable(run.path)
         with signals_raise_stopped(), lease(run.path):
             try:
                 with joined_cluster(GOES_ON):
-                    todo = Job(run, arguments.again)
                     job(todo)
             except SystemExit:  # so does Ray Train at Ctrl-C, whose handler takes the place of ours
                 raise Stopped(signal.SIGINT) from None

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import yaml
 
@@ -22,7 +22,7 @@ from fastdistill_ray.groups.aside import SET_ASIDE
 from fastdistill_ray.groups.log import LOG
 from fastdistill_ray.groups.store import DAMAGED
 from fastdistill_ray.recipe.loading import dump_recipe
-from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.recipe.tree import AnyRecipe, Recipe
 from fastdistill_ray.run.graph import Stage, find, new_folder
 from fastdistill_ray.run.lease import LEASES
 from fastdistill_ray.run.provenance import code_state, versions
@@ -49,19 +49,19 @@ from fastdistill_ray.storage.place import Place
 from fastdistill_ray.training.trackers import TENSORBOARD, TRACKED
 
 logger = logging.getLogger(__name__)
+R = TypeVar("R", bound=AnyRecipe)
 
 
 NOTE_SECONDS = 20.0  # between notes of the time spent: so much is lost by kill -9
 DRIVER = (PoolKnobs(),)  # what is held where only the driver works
 
 
-class RunFolder:
-    """In a folder or bucket that every node of the cluster can read and write."""
+class JobFolder(Generic[R]):
+    """Of any job, in a folder or bucket that every node of the cluster can read and write."""
 
-    def __init__(self, path: str | Place, recipe: Recipe) -> None:
+    def __init__(self, path: str | Place, recipe: R) -> None:
         self.path = place_of_run(path)
         self.recipe = recipe
-        self.stages = Stages(recipe, self.path)
         self.graph: dict[str, str] = {}  # of the stages come to so far
         try:
             self.path.exists()
@@ -190,6 +190,14 @@ class RunFolder:
     def is_claimed(self) -> bool:
         file = self.path / RECIPE
         return file.exists() and view_id(file.read_text()) == self.id
+
+
+class RunFolder(JobFolder[Recipe]):
+    """Of a distillation."""
+
+    def __init__(self, path: str | Place, recipe: Recipe) -> None:
+        super().__init__(path, recipe)
+        self.stages = Stages(recipe, self.path)
 
 
 def sizes_in(folder: Place) -> dict[str, int]:

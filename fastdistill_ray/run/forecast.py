@@ -9,12 +9,16 @@ from fastdistill_ray.groups.log import LOG
 from fastdistill_ray.groups.reweighting import num_missing
 from fastdistill_ray.groups.store import Store
 from fastdistill_ray.progress import duration
+from fastdistill_ray.recipe.condense import CondenseRecipe
 from fastdistill_ray.recipe.derived import StudentSpec, baselines, reads_groups, students
-from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.recipe.loading import dump_recipe
+from fastdistill_ray.recipe.tree import AnyRecipe, Recipe
 from fastdistill_ray.records import SPLITS
+from fastdistill_ray.run.condense_stages import describe_condensing
 from fastdistill_ray.run.graph import Stage, find, nearest
 from fastdistill_ray.run.inputs import check_task
 from fastdistill_ray.run.paid import AGAIN, check_not_paid_twice, cost, sources_of
+from fastdistill_ray.run.plan import describe
 from fastdistill_ray.run.stages import Stages
 from fastdistill_ray.run_files import MANIFEST, METRICS, read_json, seed_name
 from fastdistill_ray.storage.place import Place
@@ -22,6 +26,19 @@ from fastdistill_ray.tasks import words_in_a_row
 from fastdistill_ray.tasks.problem_file import ProblemFile
 
 UNCHANGED = "nothing of it is there"
+
+
+def describe_plan(recipe: AnyRecipe, run: Place | None) -> str:
+    """What a job would do; None: in a folder that is not seen from here. Of what is no
+    distillation nothing is forecast: its recipe, whole."""
+    recipe.check_files()
+    if isinstance(recipe, CondenseRecipe) and run:
+        return f"in {run}\n{describe_condensing(recipe, run)}"
+    if not isinstance(recipe, Recipe):
+        return dump_recipe(recipe)
+    check_task(recipe.task)
+    stages = f"\n\nin {run}\n{describe_stages(recipe, run)}" if run else ""
+    return f"{describe(recipe)}{stages}"
 
 
 def describe_stages(recipe: Recipe, run: Place) -> str:

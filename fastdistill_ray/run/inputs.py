@@ -1,13 +1,16 @@
-"""Whether the problems of a recipe can be had, found out before a cluster is asked.
+"""Whether the problems of a recipe can be had, found out before a cluster is asked; their files.
 
 What lies in files is read whole; what is made is made for a few; of what lies on the hub only the
 name is known here.
 """
 
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.records import Problem
+from fastdistill_ray.records import SPLITS, Problem
+from fastdistill_ray.run_files import StageResult
+from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks import TaskKnobs, check_name, decontaminated, hub_of, load_problems
 from fastdistill_ray.tasks.base import Problems
+from fastdistill_ray.tasks.problem_file import write_problems
 from fastdistill_ray.verifiers import Judge, VerifierKnobs
 
 FEW = 8
@@ -44,6 +47,31 @@ def check_usable(knobs: TaskKnobs, problems: Problems, judge: Judge) -> None:
                 f"be judged, such as {first.problem_id}: {_fault(judge, first)}; mend the answers, "
                 "or task.kind"
             )
+
+
+def write_tasks(tasks: list[TaskKnobs], *, out: Place) -> StageResult:
+    """The problems of all of them, split by split, without those that cannot be judged."""
+    num_in = num_out = overlaps = 0
+    usable: Problems = {split: [] for split in SPLITS}
+    with Judge(VerifierKnobs()) as judge:
+        for task in tasks:
+            loaded = load_problems(task)
+            check_usable(task, loaded, judge)
+            clean = decontaminated(loaded, task)
+            overlaps += sum(len(loaded[split]) - len(clean[split]) for split in SPLITS)
+            for split, problems in clean.items():
+                kept = [
+                    problem
+                    for problem in problems
+                    if (task.unlabelled and not problem.reference) or not _fault(judge, problem)
+                ]
+                num_in, num_out = num_in + len(problems), num_out + len(kept)
+                usable[split] += kept
+    for split, problems in usable.items():
+        write_problems(problems, out / f"{split}.parquet")
+    left = {"reference_unusable": num_in - num_out, "overlaps_test": overlaps}
+    dropped = {why: number for why, number in left.items() if number}
+    return StageResult(num_in + overlaps, num_out, dropped)
 
 
 def _fault(judge: Judge, problem: Problem) -> str:

@@ -51,7 +51,7 @@ from fastdistill_ray.run.given import (
     train_on_written,
     trials_of,
 )
-from fastdistill_ray.run.inputs import check_usable
+from fastdistill_ray.run.inputs import write_tasks
 from fastdistill_ray.run.overlaps import look_for_overlaps
 from fastdistill_ray.run.paid import sources_of
 from fastdistill_ray.run.rounds import plan_rounds, train_in_rounds
@@ -69,43 +69,20 @@ from fastdistill_ray.run_files import (
 )
 from fastdistill_ray.storage.folders import copy
 from fastdistill_ray.storage.place import Place
-from fastdistill_ray.tasks import TaskKnobs, decontaminated, load_problems
-from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
+from fastdistill_ray.tasks.problem_file import ProblemFile
 from fastdistill_ray.training.job import TrainJob, train
 from fastdistill_ray.training.knobs import HeldOutKnobs
 from fastdistill_ray.training.monitor import follow_metrics
 from fastdistill_ray.training.trackers import Trackers
-from fastdistill_ray.verifiers import Judge, VerifierKnobs
 
 
 def prepare_problems(run: RunFolder) -> dict[Split, ProblemFile]:
     """Load the task once; later runs of this folder read the same problems back."""
-    return problems_in(run.stage(run.stages.problems(), _write_problems, run.recipe.task))
+    return problems_in(run.stage(run.stages.problems(), write_tasks, [run.recipe.task]))
 
 
 def problems_in(folder: Place) -> dict[Split, ProblemFile]:
     return {split: ProblemFile(folder / f"{split}.parquet") for split in SPLITS}
-
-
-def _write_problems(task: TaskKnobs, *, out: Place) -> StageResult:
-    num_in = num_out = 0
-    with Judge(VerifierKnobs()) as judge:
-        loaded = load_problems(task)
-        check_usable(task, loaded, judge)
-        clean = decontaminated(loaded, task)
-        overlaps = sum(len(loaded[split]) - len(clean[split]) for split in SPLITS)
-        for split, problems in clean.items():
-            usable = [
-                problem
-                for problem in problems
-                if (task.unlabelled and not problem.reference)
-                or not judge.reference_error(problem.kind, problem.reference, problem.options)
-            ]
-            num_in, num_out = num_in + len(problems), num_out + len(usable)
-            write_problems(usable, out / f"{split}.parquet")
-    left = {"reference_unusable": num_in - num_out, "overlaps_test": overlaps}
-    dropped = {why: number for why, number in left.items() if number}
-    return StageResult(num_in + overlaps, num_out, dropped)
 
 
 def generate_groups(run: RunFolder, problems: ProblemFile) -> Place:

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from fastdistill_ray.cluster.running import find_head
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.recipe.loading import dump_recipe
 from fastdistill_ray.recipe.shipped import PACKAGE, jobs_folder
-from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.recipe.tree import AnyRecipe, Recipe
 from fastdistill_ray.run.folder import RunFolder
 from fastdistill_ray.run.following import JobLog
 from fastdistill_ray.run.provenance import code_state
@@ -52,7 +53,7 @@ class Cluster(NamedTuple):
 
 def submit(
     verb: str,
-    recipe: Recipe,
+    recipe: AnyRecipe,
     run_dir: str,
     address: str,
     again: list[str],
@@ -68,8 +69,9 @@ def submit(
         *(f"--again={stage}" for stage in again),
     ]
     try:
-        run = RunFolder(run_dir, recipe)
-        with signals_raise_stopped(), _cluster(address, lambda: check_asked(run, verb)) as cluster:
+        run = RunFolder(run_dir, recipe) if isinstance(recipe, Recipe) else None
+        check = partial(check_asked, run, verb) if run else lambda: None
+        with signals_raise_stopped(), _cluster(address, check) as cluster:
             with tempfile.TemporaryDirectory() as folder:
                 _fill(Path(folder), recipe)
                 job = f"fastdistill_{secrets.token_hex(8)}"
@@ -79,7 +81,7 @@ def submit(
                 return _follow(log, cluster)
             except Stopped as stopped:
                 if cluster.is_ours and stopped.number != signal.SIGINT:
-                    _stop(cluster, log.job, recipe.training.stop_seconds)
+                    _stop(cluster, log.job, recipe.stop_seconds)
                 raise
     except Stopped as stopped:
         if log is None or cluster is None or cluster.is_ours:
@@ -186,7 +188,7 @@ def _python(address: str) -> list[str]:
     return ["python"] if address else [sys.executable]
 
 
-def _fill(folder: Path, recipe: Recipe) -> None:
+def _fill(folder: Path, recipe: AnyRecipe) -> None:
     for name, source in {"fastdistill_ray": PACKAGE, "jobs": jobs_folder()}.items():
         without = shutil.ignore_patterns("__pycache__", "*.pyc")
         shutil.copytree(source, folder / name, ignore=without)

@@ -22,11 +22,16 @@ def wait_for_nodes(recipe: Recipe) -> None:
     """With `pools.autoscaling`, until the pools that run first fit; UserError after
     `pools.wait_minutes`. What runs later asks for its nodes itself, while others work."""
     group = pools_at_once(recipe)[0]
-    if not recipe.pools.autoscaling or not shortage(recipe, group, ray.cluster_resources()):
+    if not recipe.pools.autoscaling or not shortage(
+        group, ray.cluster_resources(), recipe.training.overlap
+    ):
         return
     request_resources(bundles=_bundles(group))
     try:
-        wait(lambda: shortage(recipe, group, ray.cluster_resources()), recipe.pools.wait_minutes)
+        wait(
+            lambda: shortage(group, ray.cluster_resources(), recipe.training.overlap),
+            recipe.pools.wait_minutes,
+        )
     finally:
         request_resources(bundles=[])
 

@@ -7,7 +7,7 @@ a distracting clause with a number that does not matter.
 
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from fastdistill_ray.errors import UserError
@@ -136,6 +136,35 @@ def load(knobs: TaskKnobs) -> Problems:
     return {"train": train, "validation": validation, "test": test, "ood": ood}
 
 
+def by_operation(
+    operations: Sequence[str], num_train: int, num_test: int, seed: int
+) -> dict[str, list[tuple[str, str]]]:
+    """(question, its operation) of `train` and `test`, which share no question.
+
+    Both have each operation equally often, but for a remainder, and within one the wording of
+    `train` as often as each of the three parts of ood. UserError where there are too few.
+    """
+    used: set[str] = set()
+    found: dict[str, list[tuple[str, str]]] = {}
+    for split, count in (("test", num_test), ("train", num_train)):
+        rng = random.Random(f"word_problems/{seed}/by_operation/{split}")
+        made: list[tuple[str, str]] = []
+        repeats = 0
+        while len(made) < count:
+            name = operations[len(made) % len(operations)]
+            part = ("", *OOD_PARTS)[len(made) // len(operations) % (1 + len(OOD_PARTS))]
+            question, _ = _write(rng, part, name)
+            if normalise(question) in used:
+                repeats += 1
+                if repeats > MAX_REPEATS + count:
+                    raise UserError(f"task.num_{split}: word_problems cannot make {count}")
+                continue
+            used.add(normalise(question))
+            made.append((question, name))
+        found[split] = made
+    return found
+
+
 def _make(count: int, split: Split, part: str, seed: int, used: set[str]) -> list[Problem]:
     """Adds the questions to `used` and repeats none of them."""
     rng = random.Random(f"word_problems/{seed}/{split}/{part}")
@@ -167,6 +196,11 @@ def _make(count: int, split: Split, part: str, seed: int, used: set[str]) -> lis
 def _draw(rng: random.Random, part: str) -> tuple[str, int]:
     names = list(OPERATIONS)
     name = rng.choices(names, [OPERATIONS[each].share for each in names])[0]
+    return _write(rng, part, name)
+
+
+def _write(rng: random.Random, part: str, name: str) -> tuple[str, int]:
+    """(question, answer) of this operation."""
     operation = OPERATIONS[name]
     ranges = operation.larger if part == "larger" else operation.small
     operands, answer = operation.solve(*(rng.randint(low, high) for low, high in ranges))

@@ -8,6 +8,7 @@ import yaml
 
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.recipe.fields import describe_fields, paths_of, schema
+from fastdistill_ray.recipe.shapes import SHAPES, job_of
 from fastdistill_ray.recipe.shipped import describe_shipped, recipe_place, shipped_recipes
 
 
@@ -33,7 +34,8 @@ def test_fields_are_found_by_their_last_name():
 
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_schema_takes_every_shipped_recipe(name):
-    jsonschema.validate(yaml.safe_load(recipe_place(name).read_text()), json.loads(schema()))
+    tree = yaml.safe_load(recipe_place(name).read_text())
+    jsonschema.validate(tree, json.loads(schema(SHAPES[job_of(tree)])))
 
 
 @pytest.mark.parametrize(

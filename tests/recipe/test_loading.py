@@ -8,8 +8,17 @@ import yaml
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.knobs import SamplingKnobs
 from fastdistill_ray.objectives import OBJECTIVES
+from fastdistill_ray.recipe.box import BoxRecipe
 from fastdistill_ray.recipe.fields import describe_fields
-from fastdistill_ray.recipe.loading import dump_recipe, load_recipe, parse_recipe
+from fastdistill_ray.recipe.loading import (
+    dump_recipe,
+    load_any,
+    load_recipe,
+    load_shape,
+    parse_any,
+    parse_recipe,
+)
+from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run.plan import describe
 
 RECIPES = sorted(Path("jobs/recipes").rglob("*.yaml"))
@@ -19,9 +28,9 @@ SERVER = "{model: m, engine: {kind: endpoint, url: 'http://host/v1'}}"
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe_shipped_parses_and_survives_a_round_trip(path):
-    recipe = load_recipe(str(path), [])
+    recipe = load_any(str(path), [])
     assert recipe.name == path.stem
-    assert parse_recipe(yaml.safe_load(dump_recipe(recipe)), "dump") == recipe
+    assert parse_any(yaml.safe_load(dump_recipe(recipe)), "dump") == recipe
 
 
 def test_every_objective_has_a_recipe_that_begins_with_its_command():
@@ -64,6 +73,23 @@ def test_recipe_that_extends_what_cannot_be_is_one_line(tmp_path, base, message)
     (tmp_path / "list.yaml").write_text("- a\n")
     with pytest.raises(UserError, match=message):
         load_recipe(tmp_path / "own.yaml", [])
+
+
+@pytest.mark.parametrize(
+    ("text", "shape", "message"),
+    [
+        ("job: box\n", Recipe, "recipe .*own.yaml: job: it is a recipe of `fastdistill box`"),
+        ("job: bax\n", Recipe, "recipe .*own.yaml: job: there is no 'bax'; known: box"),
+        ("extends: demo.yaml\n", BoxRecipe, "job: it is a recipe of `fastdistill distill`"),
+        ("job: box\ntask: {nam: 1}\n", BoxRecipe, "task.nam: unknown key, did you mean name"),
+        ("job: box\ntau: 1\n", BoxRecipe, "tau: unknown key$"),
+    ],
+)
+def test_recipe_of_another_job_is_told_by_what_it_says(tmp_path, text, shape, message):
+    (tmp_path / "own.yaml").write_text(f"name: own\n{text}")
+    (tmp_path / "demo.yaml").write_text(Path(DEMO).read_text())
+    with pytest.raises(UserError, match=message):
+        load_shape(tmp_path / "own.yaml", [], shape)
 
 
 def test_unknown_key_is_looked_for_in_other_sections():

@@ -1,0 +1,34 @@
+"""Which job takes recipes of which shape. A recipe that is no distillation's says its `job`."""
+
+from typing import Any
+
+from fastdistill_ray.errors import UserError
+from fastdistill_ray.recipe.box import BoxRecipe
+from fastdistill_ray.recipe.condense import CondenseRecipe
+from fastdistill_ray.recipe.tree import AnyRecipe, Recipe
+
+JOB, DISTILL = "job", "distill"
+SHAPES: dict[str, type[AnyRecipe]] = {
+    DISTILL: Recipe,
+    "box": BoxRecipe,
+    "condense": CondenseRecipe,
+}
+
+
+def shape_of(verb: str) -> type[AnyRecipe]:
+    """What the verb takes; those that do a part of distill take its recipes."""
+    return SHAPES.get(verb, Recipe)
+
+
+def job_of(tree: dict[str, Any]) -> str:
+    return str(tree.get(JOB, DISTILL))
+
+
+def check_job(tree: dict[str, Any], origin: str, shape: type[AnyRecipe]) -> None:
+    """UserError where the recipe is that of another job than the one that was started."""
+    job = job_of(tree)
+    if job not in SHAPES:
+        known = ", ".join(name for name in SHAPES if name != DISTILL)
+        raise UserError(f"recipe {origin}: {JOB}: there is no {job!r}; known: {known}")
+    if SHAPES[job] is not shape:
+        raise UserError(f"recipe {origin}: {JOB}: it is a recipe of `fastdistill {job}`")
