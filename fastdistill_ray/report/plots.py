@@ -4,7 +4,8 @@ No pyplot: figures are plain objects, so nothing global is opened or left behind
 """
 
 import io
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -29,6 +30,7 @@ VERDICT_COLOURS = {
     "error": "#3d4654",
 }
 SPARE_COLOURS = ["#b4508f", "#2d9bb3", "#8a6d3b", "#5b5fc7"]
+LABEL_WIDTH = 42  # characters of a line
 INK, SOFT, LINE = "#1d2433", "#667085", "#d5d9e0"
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text, in the page's font
@@ -128,7 +130,8 @@ def accuracy_svg(panels: dict[str, list[Bar]]) -> str:
             axis.set_xticks([tick for tick in range(0, 101, 20) if tick <= limit + 10])
 
     rows = max(len(estimates) for estimates in panels.values())
-    return _svg("accuracy", 0.95 + 0.38 * rows, len(panels), paint)
+    lines = most_lines(one.label for estimates in panels.values() for one in estimates)
+    return _svg("accuracy", 0.95 + (0.23 + 0.15 * lines) * rows, len(panels), paint)
 
 
 def reward_svg(
@@ -176,7 +179,8 @@ def verdict_svg(shares: dict[str, dict[str, float]]) -> str:
         for name in verdicts:
             widths = np.array([row[name] for row in shares.values()])
             colour = VERDICT_COLOURS[name]
-            bars = axis.barh(list(shares), widths, left=left, color=colour, label=name, height=0.66)
+            rows = list(map(wrapped, shares))
+            bars = axis.barh(rows, widths, left=left, color=colour, label=name, height=0.66)
             texts = [f"{width:.0f}" if width >= 4 else "" for width in widths]
             axis.bar_label(bars, labels=texts, label_type="center", color="white", fontsize=8.5)
             left += widths
@@ -186,7 +190,7 @@ def verdict_svg(shares: dict[str, dict[str, float]]) -> str:
         axis.tick_params(length=0)
         axis.legend(ncols=6, loc="lower left", bbox_to_anchor=(0, 1), handlelength=1)
 
-    return _svg("verdicts", 1.0 + 0.27 * len(shares), 1, paint)
+    return _svg("verdicts", 1.0 + (0.12 + 0.15 * most_lines(shares)) * len(shares), 1, paint)
 
 
 def training_svg(curves: list[Curve], panels: dict[str, str], name: str) -> str:
@@ -264,7 +268,7 @@ def length_svg(writers: list[Lengths]) -> str:
                 capprops={"color": colour},
             )
             axis.barh([0], [0], color=colour, alpha=0.75, label=kind)
-        axis.set_yticks(range(len(writers)), [writer.label for writer in writers])
+        axis.set_yticks(range(len(writers)), [wrapped(writer.label) for writer in writers])
         axis.set(xlabel="tokens", ylim=(len(writers) - 0.45, -0.55))
         axis.set_xlim(left=0)
         axis.tick_params(length=0)
@@ -272,6 +276,15 @@ def length_svg(writers: list[Lengths]) -> str:
         axis.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1), handlelength=1)
 
     return _svg("lengths", 1.0 + 0.42 * len(writers), 1, paint)
+
+
+def wrapped(label: str) -> str:
+    """In lines, so that there is room for what it names."""
+    return "\n".join(textwrap.wrap(label, LABEL_WIDTH))
+
+
+def most_lines(labels: Iterable[str]) -> int:
+    return max((wrapped(label).count("\n") + 1 for label in labels), default=1)
 
 
 def _svg(name: str, height: float, num_panels: int, paint: Callable[[list[Axes]], None]) -> str:
@@ -299,7 +312,7 @@ def _paint_estimates(axis: Axes, estimates: list[Bar]) -> None:
             capsize=3,
         )
         axis.text(estimate.high + 1.2, place, f"{estimate.value:.1f}", va="center", color=INK)
-    axis.set_yticks(range(len(estimates)), [estimate.label for estimate in estimates])
+    axis.set_yticks(range(len(estimates)), [wrapped(estimate.label) for estimate in estimates])
     axis.invert_yaxis()
     axis.spines["left"].set_visible(False)
     axis.tick_params(length=0)
