@@ -55,7 +55,7 @@ def recipe(tmp_path: Path) -> Path:
     make_tiny_model(str(tmp_path / "model"))
     digits = {"min_terms": 2, "max_terms": 2, "min_digits": 3, "max_digits": 3}
     extra = {"seconds_per_request": 0.4, "log": str(tmp_path / "asked.txt")}
-    engine = {"kind": "scripted", "max_model_len": 4096, "max_num_seqs": 1, "extra": extra}
+    engine = {"kind": "scripted", "max_model_len": 2048, "max_num_seqs": 1, "extra": extra}
     tree = {
         "name": "box",
         "job": "box",

@@ -1,6 +1,8 @@
 """A tool's process: what it is not given, and that no tool outlives its limit."""
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from fastdistill_ray.agents.knobs import LimitKnobs
 from fastdistill_ray.agents.sandbox import ToolFault, ToolProcess
 
+ROOT = Path(__file__).parents[2]
 SLEEP = f"sleep {10**6 + os.getpid()}"  # of this run of the tests
 SOURCE = f"""
 import os, socket, subprocess
@@ -124,6 +127,34 @@ def test_source_that_does_not_run_is_a_fault():
         for _ in range(2):
             with pytest.raises(ToolFault, match="ZeroDivisionError"):
                 process.call("f", {})
+
+
+def test_without_namespaces_sockets_and_processes_are_taken_away(tmp_path):
+    """In a user namespace that may make no others."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from fastdistill_ray.agents.knobs import LimitKnobs\n"
+        "from fastdistill_ray.agents.sandbox import ToolFault, ToolProcess\n"
+        "source = 'import os\\ndef f(name):\\n    return str(__import__(name))\\n'\n"
+        "source += 'def g():\\n    return hasattr(os, \"fork\")'\n"
+        "with ToolProcess(source, LimitKnobs()) as process:\n"
+        "    print(process.start()['network'], process.call('g', {}))\n"
+        "    for name in ('socket', 'subprocess', 'ctypes'):\n"
+        "        try:\n"
+        "            process.call('f', {'name': name})\n"
+        "        except ToolFault as fault:\n"
+        "            print(fault)\n"
+    )
+    limits = ("max_user_namespaces", "max_net_namespaces")
+    none = " && ".join(f"echo 0 > /proc/sys/user/{limit}" for limit in limits)
+    command = ["unshare", "-Ur", "sh", "-c", f"{none} && exec {sys.executable} -P {script}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if "unshare" in done.stderr or "denied" in done.stderr:
+        pytest.skip("no user namespace can be made here to try it in")
+    said = done.stdout.splitlines()
+    assert said[0] == "sockets removed False", done.stderr
+    assert len(said) == 4 and all("ModuleNotFoundError" in line for line in said[1:])
 
 
 def test_trace_tells_its_answer_and_the_calls_that_are_not_inside_of_one_another():

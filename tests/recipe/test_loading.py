@@ -81,7 +81,11 @@ def test_recipe_that_extends_what_cannot_be_is_one_line(tmp_path, base, message)
         ("job: box\n", Recipe, "recipe .*own.yaml: job: it is a recipe of `fastdistill box`"),
         ("job: bax\n", Recipe, "recipe .*own.yaml: job: there is no 'bax'; known: box"),
         ("extends: demo.yaml\n", BoxRecipe, "job: it is a recipe of `fastdistill distill`"),
-        ("job: box\ntask: {nam: 1}\n", BoxRecipe, "task.nam: unknown key, did you mean name"),
+        (
+            "job: box\ntasks: [{nam: 1}]\n",
+            BoxRecipe,
+            r"tasks\.0\.nam: unknown key, did you mean name",
+        ),
         ("job: box\ntau: 1\n", BoxRecipe, "tau: unknown key$"),
     ],
 )
