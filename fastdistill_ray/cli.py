@@ -250,6 +250,10 @@ def use_token() -> None:
 
 
 def run_report(arguments: argparse.Namespace, _overrides: list[str]) -> int:
+    from fastdistill_ray.recipe.shapes import check_run_of_distill
+
+    for run_dir in arguments.run_dir:
+        check_run_of_distill(run_dir)
     if len(arguments.run_dir) > 1:
         from fastdistill_ray.report.side_by_side import write_side_by_side
 
@@ -306,8 +310,11 @@ def _score_run(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def run_audit(arguments: argparse.Namespace, _overrides: list[str]) -> int:
+    from fastdistill_ray.recipe.shapes import check_run_of_distill
     from fastdistill_ray.report.audit import write_audit
 
+    if Path(arguments.source).is_dir():
+        check_run_of_distill(arguments.source)
     if arguments.per_verdict < 1:
         raise UserError(f"--per-verdict: {arguments.per_verdict}, expected 1 or more")
     page, shares = write_audit(

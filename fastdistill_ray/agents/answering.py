@@ -79,7 +79,7 @@ def prompt_with(student: StudentKnobs, box: Box, knobs: AnswersKnobs) -> PromptK
     for tool in box.tools if knobs.examples else []:
         call = {"tool": tool.name, "arguments": tool.example.arguments}
         shots += [
-            Shot(question=tool.question, answer=json.dumps(call, separators=(",", ":"))),
+            Shot(question=tool.question, answer=json.dumps(call)),
             Shot(question=f"{GAVE}{written(tool.example.result)}", answer=_boxed(tool)),
         ]
     return _with(student.prompt, "\n".join(filter(None, lines)), shots)

@@ -113,6 +113,8 @@ def load_box(folder: Path) -> Box:
             raise UserError(f"box {folder}: version {manifest['version']}, expected {VERSION}")
         tools = [_tool(folder, entry) for entry in manifest["tools"]]
         return Box(tools, LimitKnobs(**manifest["limits"]))
+    except UserError:  # is a ValueError too
+        raise
     except (ValueError, KeyError, TypeError) as error:
         said = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UserError(f"box {folder}: {BOX_MANIFEST} is no manifest of a box ({said})") from error

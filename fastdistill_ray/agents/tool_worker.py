@@ -30,8 +30,9 @@ STARTING = ("fork", "forkpty", "posix_spawn", "posix_spawnp", "system", "popen")
 def leave_the_network() -> str:
     """-> how: "namespace", or "sockets removed", which code that means harm gets around."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(NEW_USER | NEW_PID | NEW_NET) == 0:
-        return "namespace"
+    for flags in (NEW_USER | NEW_PID | NEW_NET, NEW_PID | NEW_NET):  # the latter is root's
+        if libc.unshare(flags) == 0:
+            return "namespace"
     for name in SOCKETS.split():
         sys.modules[name] = None  # pyright: ignore[reportArgumentType]  # an import of it fails
     for name in dir(os):

@@ -1,5 +1,6 @@
 """Who writes a student's turns: a vLLM engine held to a JSON schema, or a script for tests."""
 
+import asyncio
 import os
 import re
 from typing import Any, NamedTuple, Protocol
@@ -31,7 +32,11 @@ class Writer(Protocol):
 
 class VLLMWriter:
     def __init__(self, model: str, prompt: PromptKnobs, knobs: AnswersKnobs) -> None:
-        self.engine = start_engine(fetch_model(model), knobs.engine)
+        # A model that has seen no call would write empty lines between its parts without end.
+        held = {"backend": "xgrammar", "disable_any_whitespace": True}
+        extra = {"structured_outputs_config": held, **knobs.engine.extra}
+        engine = knobs.engine.model_copy(update={"extra": extra})
+        self.engine = start_engine(fetch_model(model), engine)
         self.tokenizer, self.prompt, self.knobs = tokenizer_of(model), prompt, knobs
 
     async def write(
@@ -42,7 +47,7 @@ class VLLMWriter:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         knobs = self.knobs
-        held = StructuredOutputsParams(json=schema, disable_any_whitespace=True) if schema else None
+        held = StructuredOutputsParams(json=schema) if schema else None
         parameters = SamplingParams(
             temperature=knobs.temperature,
             top_p=knobs.top_p,
@@ -71,11 +76,12 @@ class VLLMWriter:
 
 class ScriptedWriter:
     """Calls the first tool with the question's first numbers, and says what that gave; without a
-    tool it knows nothing. `extra.log`: a file to which the id of each problem is added that it is
-    asked; `extra.bad_calls`: ids of problems for which it leaves the arguments out."""
+    tool it knows nothing. `extra`: seconds_per_request; `log`, a file to which the id of each
+    problem is added that it is asked; `bad_calls`, those whose arguments it leaves out."""
 
     def __init__(self, knobs: AnswersKnobs) -> None:
         self.log = str(knobs.engine.extra.get("log", ""))
+        self.seconds = float(knobs.engine.extra.get("seconds_per_request", 0.0))
         self.bad_calls = set(knobs.engine.extra.get("bad_calls", ()))
 
     async def write(
@@ -85,6 +91,7 @@ class ScriptedWriter:
             given = messages[-1]["content"].removeprefix(GAVE)
             text = f"<answer>\\boxed{{{given}}}</answer>"
             return Turn(text, 1, len(text), "stop")
+        await asyncio.sleep(self.seconds)
         if self.log:
             with open(self.log, "a", encoding="utf-8") as log:
                 log.write(f"{row['problem_id']}\n")

@@ -178,6 +178,11 @@ def engine_arguments(model: str, knobs: Any) -> dict[str, Any]:
         device = {"gpu_memory_utilization": knobs.gpu_memory_utilization}
         if knobs.num_devices > 1:
             device["distributed_executor_backend"] = "mp"  # an actor's GPUs are on its node
+    further = dict(knobs.extra)
+    if isinstance(held := further.get("structured_outputs_config"), dict):  # vLLM takes none
+        from vllm.config import StructuredOutputsConfig
+
+        further["structured_outputs_config"] = StructuredOutputsConfig(**held)
     return {
         "model": model,
         "dtype": knobs.dtype,
@@ -191,5 +196,5 @@ def engine_arguments(model: str, knobs: Any) -> dict[str, Any]:
         "disable_log_stats": True,
         "worker_extension_cls": EXCHANGE,
         **device,
-        **knobs.extra,
+        **further,
     }

@@ -5,7 +5,10 @@ from typing import Any
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.recipe.box import BoxRecipe
 from fastdistill_ray.recipe.condense import CondenseRecipe
+from fastdistill_ray.recipe.strict_yaml import read_yaml
 from fastdistill_ray.recipe.tree import AnyRecipe, Recipe
+from fastdistill_ray.run_files import RECIPE
+from fastdistill_ray.storage.place import Place
 
 JOB, DISTILL = "job", "distill"
 SHAPES: dict[str, type[AnyRecipe]] = {
@@ -22,6 +25,14 @@ def shape_of(verb: str) -> type[AnyRecipe]:
 
 def job_of(tree: dict[str, Any]) -> str:
     return str(tree.get(JOB, DISTILL))
+
+
+def check_run_of_distill(run_dir: str) -> None:
+    """UserError where the folder is of another job, whose pages the job itself writes."""
+    file = Place(run_dir) / RECIPE
+    tree = read_yaml(file.read_text()) if file.is_file() else {}
+    if isinstance(tree, dict) and (job := job_of(tree)) != DISTILL:
+        raise UserError(f"{run_dir}: a run of `fastdistill {job}`, which writes {job}.md itself")
 
 
 def check_job(tree: dict[str, Any], origin: str, shape: type[AnyRecipe]) -> None:

@@ -1,0 +1,96 @@
+"""A box served over stdio to the real MCP client."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import mcp
+import pytest
+from mcp.client.stdio import StdioServerParameters, stdio_client
+
+from fastdistill_ray.agents.box import write_box
+from fastdistill_ray.agents.client import ROOT, BoxClient
+from fastdistill_ray.agents.clustering import Case, Merged
+from fastdistill_ray.agents.knobs import LimitKnobs
+from fastdistill_ray.storage.place import Place
+
+SOURCES = {
+    "divide": ("def divide(a, b):\n    return a / b\n", {"a": "number", "b": "integer"}),
+    "hang": ("def hang(a):\n    while True:\n        pass\n", {"a": "number"}),
+    "total": ("def total(a):\n    return sum(a)\n", {"a": "array of number"}),
+}
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Path:
+    example = ("?", Case({}, 0))
+    tools = [
+        Merged(name, source, f"It is {name}.", types, example, [], ["p"], [name])
+        for name, (source, types) in SOURCES.items()
+    ]
+    write_box(tools, LimitKnobs(time_limit=1.0), Place(tmp_path / "box"))
+    return tmp_path / "box"
+
+
+def test_client_lists_and_calls_the_tools_of_a_box(box):
+    async def talk() -> dict[str, tuple[str, bool]]:
+        parameters = StdioServerParameters(
+            command=sys.executable,
+            args=["-P", "-m", "fastdistill_ray.agents.server", str(box)],
+            env={"PYTHONPATH": str(ROOT)},
+        )
+        async with mcp.Client(stdio_client(parameters)) as client:
+            listed = {tool.name: tool for tool in (await client.list_tools()).tools}
+            assert set(listed) == set(SOURCES)
+            assert listed["divide"].description == "It is divide."
+            assert listed["divide"].input_schema["required"] == ["a", "b"]
+            said = {}
+            for key, name, arguments in (
+                ("right", "divide", {"a": 7, "b": 2}),
+                ("whole", "divide", {"a": 8, "b": 2}),
+                ("list", "total", {"a": [1, 2.5]}),
+                ("wrong type", "divide", {"a": "seven", "b": 2}),
+                ("no whole number", "divide", {"a": 7, "b": 2.5}),
+                ("missing", "divide", {"a": 7}),
+                ("unknown", "divide", {"a": 7, "b": 2, "c": 3}),
+                ("no tool", "multiply", {"a": 7}),
+                ("raises", "divide", {"a": 7, "b": 0}),
+                ("hangs", "hang", {"a": 7}),
+                ("after", "divide", {"a": 9, "b": 2}),
+            ):
+                result = await client.call_tool(name, arguments)
+                said[key] = (getattr(result.content[0], "text", ""), bool(result.is_error))
+            return said
+
+    said = asyncio.run(talk())
+    assert said["right"] == ("3.5", False) and said["whole"] == ("4", False)
+    assert said["list"] == ("3.5", False) and said["after"] == ("4.5", False)
+    assert said["wrong type"] == ("wrong arguments: a: 'seven' is not of type 'number'", True)
+    assert said["no whole number"] == ("wrong arguments: b: 2.5 is not of type 'integer'", True)
+    assert said["missing"] == ("wrong arguments: 'b' is a required property", True)
+    assert said["unknown"][0].startswith("wrong arguments: Additional properties")
+    assert said["no tool"] == ("there is no tool multiply; there are divide, hang, total", True)
+    assert said["raises"] == ("ZeroDivisionError: division by zero", True)
+    assert said["hangs"] == ("no answer in 1 s", True)
+
+
+def test_server_that_is_gone_is_started_again(box):
+    async def talk() -> list[str]:
+        client = BoxClient(box, 1.0)
+        said = [(await client.call("divide", {"a": 7, "b": 2})).text]
+        await client.close()
+        said.append((await client.call("divide", {"a": 8, "b": 2})).text)
+        await client.close()
+        return said
+
+    assert asyncio.run(talk()) == ["3.5", "4"]
+
+
+def test_folder_that_is_no_box_is_a_line(tmp_path):
+    command = [sys.executable, "-P", "-m", "fastdistill_ray.agents.server", str(tmp_path)]
+    done = subprocess.run(
+        command, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == f"error: box {tmp_path}: it holds no manifest.json\n"
