@@ -30,7 +30,10 @@ def job_of(tree: dict[str, Any]) -> str:
 def check_run_of_distill(run_dir: str) -> None:
     """UserError where the folder is of another job, whose pages the job itself writes."""
     file = Place(run_dir) / RECIPE
-    tree = read_yaml(file.read_text()) if file.is_file() else {}
+    try:
+        tree = read_yaml(file.read_text()) if file.is_file() else {}
+    except (UserError, UnicodeDecodeError):
+        return  # whoever reads it next says so
     if isinstance(tree, dict) and (job := job_of(tree)) != DISTILL:
         raise UserError(f"{run_dir}: a run of `fastdistill {job}`, which writes {job}.md itself")
 
