@@ -267,6 +267,8 @@ def pools_at_once(recipe: Recipe) -> list[dict[str, PoolKnobs]]:
         at_once.append(scoring)
     if any(student.rounds for student in students(recipe)):
         at_once.append(training | {"writer": pools.of_writer, "judges": pools.judges})
+    if any(student.writer for student in students(recipe)):
+        at_once.append({"writer": pools.of_writer, "judges": pools.judges})
     return [*at_once, evaluating]
 
 

@@ -38,6 +38,15 @@ def test_pools_that_fit_in_turn_but_not_at_once_are_refused_only_with_overlap():
     doctor.check_pools(autoscaled, available)
 
 
+def test_pool_of_a_student_that_writes_for_another_is_checked_too():
+    available = {"CPU": 8.0, "memory": 16.0 * 2**30}
+    pools = {"writer": {"workers": 2, "cpus": 4.5}}
+    doctor.check_pools(recipe_with("m", pools=pools), available)
+    compare = {"students": [{"kind": "sft", "writer": "advdistill"}]}
+    with pytest.raises(ValueError, match=r"pools\.writer: .*want 9\.5 CPUs"):
+        doctor.check_pools(recipe_with("m", pools=pools, compare=compare), available)
+
+
 def test_pools_of_further_teachers_count_and_are_named():
     available = {"CPU": 8.0, "GPU": 2.0, "memory": 16.0 * 2**30}
     small = {"kind": "scripted", "max_model_len": 512, "tensor_parallel_size": 2}
