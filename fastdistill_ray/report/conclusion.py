@@ -103,7 +103,7 @@ def short_name(student: str) -> str:
 
 
 def split_label(split: str) -> str:
-    return {"test": "test", "ood": "perturbed (ood)"}.get(split, split)
+    return {"test": "test", "ood": "out-of-distribution"}.get(split, split)
 
 
 def problems_in(found: Estimate, sort: str = "") -> str:

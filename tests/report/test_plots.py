@@ -12,7 +12,7 @@ def test_long_names_leave_room_for_bars() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns where axes have no room
         figures = [
-            accuracy_svg({"Test": bars, "Perturbed (ood)": bars}),
+            accuracy_svg({"Test": bars, "Out-of-distribution": bars}),
             verdict_svg({f"{LONG}, {split}": {**NOTHING, "correct": 100.0} for split in "ab"}),
         ]
     for figure in figures:

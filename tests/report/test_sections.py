@@ -96,7 +96,7 @@ def test_report_results_tables_show_the_numbers_of_results_json(run: Path) -> No
     results = json.loads((run / "results.json").read_text())
     found = {(r["model"], r["split"], r["metric"]): r for r in results["rows"]}
     costs = {cost["model"]: cost for cost in results["costs"]}
-    titles = {"test": "Test: 120 problems", "ood": "Perturbed (ood): 120 problems"}
+    titles = {"test": "Test: 120 problems", "ood": "Out-of-distribution: 120 problems"}
     for split, title in titles.items():
         rows = tables[title][1:]
         assert len(rows) == len(SKILL)
@@ -319,7 +319,7 @@ def test_report_shows_accuracy_by_sort_of_problem(copy: Path) -> None:
     (copy / "results.json").write_text(json.dumps(results))
     write_report(str(copy))
     tables = read_tables((copy / "report.md").read_text(encoding="utf-8"))
-    assert tables["Perturbed (ood): accuracy by sort of problem"] == [
+    assert tables["Out-of-distribution: accuracy by sort of problem"] == [
         ["Problems", "Number", "Base student %", "AdvDistill %"],
         ["digit expansion", "40", "20.0 (10.0 to 30.0)", "25.0 (10.0 to 30.0)"],
         ["reversing", "40", "15.0 (10.0 to 30.0)", "\u2013"],
@@ -380,7 +380,7 @@ def test_report_of_several_seeds_lists_each_and_names_its_training(copy: Path) -
     text = (copy / "report.md").read_text(encoding="utf-8")
     tables = read_tables(text)
     assert tables["Each seed's accuracy"] == [
-        ["Model", "Seed", "Test %", "Perturbed (ood) %"],
+        ["Model", "Seed", "Test %", "Out-of-distribution %"],
         ["AdvDistill", "0", "20.0 (10.0 to 30.0)", "15.0 (10.0 to 30.0)"],
         ["AdvDistill", "3", "25.0 (10.0 to 30.0)", "\u2013"],
     ]
@@ -403,7 +403,7 @@ def test_report_says_where_problems_are_clustered(copy: Path) -> None:
     (copy / "results.json").write_text(json.dumps(results))
     write_report(str(copy))
     text = (copy / "report.md").read_text(encoding="utf-8")
-    assert "Perturbed (ood): 120 problems in 15 clusters" in text
+    assert "Out-of-distribution: 120 problems in 15 clusters" in text
     assert "Test: 120 problems\n" in text
     assert "A cluster is the variants of one question" in text
 
@@ -528,7 +528,7 @@ def test_report_without_ood_and_sft_shows_the_rest(copy: Path) -> None:
     text = (copy / "report.md").read_text(encoding="utf-8")
     tables = read_tables(text)
     assert len(tables["Test: 120 problems"]) == len(SKILL)
-    assert "Perturbed (ood): 120 problems" not in tables
+    assert "Out-of-distribution: 120 problems" not in tables
     assert "SFT baseline" not in text
 
 

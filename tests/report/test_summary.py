@@ -13,7 +13,7 @@ def test_accuracies_and_where_the_student_is_in_a_few_lines(tmp_path: Path) -> N
     student.mkdir(parents=True)
     table, places = summary(str(run)).split("\n\n")
     header, *rows = table.splitlines()
-    assert header.split()[-3:] == ["test", "perturbed", "(ood)"]
+    assert header.split()[-2:] == ["test", "out-of-distribution"]
     for row in json.loads((run / "results.json").read_text())["rows"]:
         if (row["metric"], row["model"]) == ("accuracy", "advdistill"):
             (line,) = [line for line in rows if line.startswith("AdvDistill ")]
