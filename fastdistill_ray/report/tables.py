@@ -188,6 +188,8 @@ def difference_blocks(run: Contents) -> list[Block]:
             probability(difference.p),
             probability(difference.p_holm),
             words[outcome(difference)],
+            _tokens_of_both(run, model, minus, "trained_tokens"),
+            _tokens_of_both(run, model, minus, "scored_tokens", "written_tokens"),
         ]
         for (model, minus, split, metric), difference in in_order
     ]
@@ -200,6 +202,8 @@ def difference_blocks(run: Contents) -> list[Block]:
         "p",
         "p (Holm)",
         "Shown",
+        "Trained tokens",
+        "Scored, written",
     ]
     number = max(Counter(key[3] for key in run.results.differences).values(), default=0)
     caption = (
@@ -207,8 +211,20 @@ def difference_blocks(run: Contents) -> list[Block]:
         "Intervals and p are of each comparison by itself, from the same draws. p (Holm) is "
         f"adjusted for all {number} comparisons by one metric, of all splits. A difference is "
         f"shown where it is below {LEVEL:g}; elsewhere the run does not show which model is better."
+        " Tokens are of one training of the first model / of the second: trained on; and read by "
+        "another model beside them or written by a student for them. Groups of teachers are the "
+        "same for all."
     )
     return [Table(header, rows, caption, num_text_columns=3)] if rows else []
+
+
+def _tokens_of_both(run: Contents, model: str, minus: str, *names: str) -> str:
+    """Of each; what is not trained has none."""
+    costs = [run.results.costs.get(one) for one in (model, minus)]
+    return " / ".join(
+        UNDEFINED if cost is None else f"{sum(cost.get(name, 0) for name in names):,}"
+        for cost in costs
+    )
 
 
 def trial_blocks(run: Contents) -> list[Block]:

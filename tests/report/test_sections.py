@@ -144,7 +144,8 @@ def test_example_groups_are_called_what_they_are(
 
 def test_report_differences_table_shows_interval_both_p_and_the_outcome(run: Path) -> None:
     rows = read_tables((run / "report.md").read_text(encoding="utf-8"))["Differences"][1:]
-    differences = json.loads((run / "results.json").read_text())["differences"]
+    results = json.loads((run / "results.json").read_text())
+    differences, costs = results["differences"], {one["model"]: one for one in results["costs"]}
     assert len(rows) == len(differences) == 16
     shown = {tuple(row[3:]) for row in rows}
     for each in differences:
@@ -152,7 +153,14 @@ def test_report_differences_table_shows_interval_both_p_and_the_outcome(run: Pat
         word = "yes, better" if each["value"] > 0 else "yes, worse"
         word = word if each["p_holm"] < 0.05 else "no"
         ps = [f"{p:.3f}" if p >= 0.001 else "below 0.001" for p in (each["p"], each["p_holm"])]
+        both = [costs.get(each[which]) for which in ("model", "minus")]
+        trained = " / ".join(f"{one['trained_tokens']:,}" if one else "\u2013" for one in both)
+        others = " / ".join(
+            f"{one.get('scored_tokens', 0) + one.get('written_tokens', 0):,}" if one else "\u2013"
+            for one in both
+        )
         row = (f"{100 * each['value']:+.1f}", f"{low:+.1f} to {high:+.1f}", *ps, word)
+        row += (trained, others)
         assert row in shown
     text = (run / "report.md").read_text(encoding="utf-8")
     assert "adjusted for all 8 comparisons by one metric" in text
