@@ -33,7 +33,13 @@ def _cut(folder: str, layers: Sequence[int], out: Path) -> None:
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", attn_implementation="eager")
     text = model.config.get_text_config()
-    number, parent, name = text.num_hidden_layers, *_blocks(model)
+    lists = block_lists(model)
+    if len(lists) != 1:
+        raise UserError(
+            f"student.init.layers: {model.config.model_type} has no one list of decoder blocks to "
+            "choose from; leave it out"
+        )
+    number, parent, name = text.num_hidden_layers, *lists[0]
     if bad := [layer for layer in layers if not 0 <= layer < number]:
         raise UserError(
             f"student.init.layers: {bad[0]} is no block of {folder}, which has 0 to {number - 1}"
@@ -61,13 +67,14 @@ def _cut(folder: str, layers: Sequence[int], out: Path) -> None:
     smaller.save_pretrained(out)
 
 
-def _blocks(model: Any) -> tuple[Any, str]:
-    """The module whose attribute is the list of decoder blocks, and its name."""
+def block_lists(model: Any) -> list[tuple[Any, str]]:
+    """Modules with an attribute that lists all decoder blocks, and its name; one, where it is clear
+    which blocks those are."""
     import torch  # noqa: PLC0415  slow
 
     names = set(getattr(model, "_no_split_modules", None) or ())
     number = model.config.get_text_config().num_hidden_layers
-    found = [
+    return [
         (parent, name)
         for parent in model.modules()
         for name, child in parent.named_children()
@@ -75,9 +82,3 @@ def _blocks(model: Any) -> tuple[Any, str]:
         and len(child) == number
         and all(type(block).__name__ in names for block in child)
     ]
-    if len(found) != 1:
-        raise UserError(
-            f"student.init.layers: {model.config.model_type} has no one list of decoder blocks to "
-            "choose from; leave it out"
-        )
-    return found[0]

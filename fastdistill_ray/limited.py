@@ -13,6 +13,10 @@ from collections.abc import Mapping
 from typing import Any
 
 
+class NoValueError(Exception):
+    """Why a process gave no value."""
+
+
 class LimitedProcess:
     """Started when it is first asked. What it starts ends with it, as far as that has not left its
     session; `environment` None: that of this process."""
@@ -41,6 +45,19 @@ class LimitedProcess:
         except (TimeoutError, BrokenPipeError):
             self.close()
             raise
+
+    def value(self, request: Mapping[str, Any], seconds: float, limit: float | None = None) -> Any:
+        """The `value` of its answer. NoValueError says why there is none: its `fault`, its end, or
+        that its time, `limit` in the user's words, is over."""
+        try:
+            message = self.ask(request, seconds)
+        except TimeoutError:
+            raise NoValueError(f"no answer in {limit or seconds:g} s") from None
+        except BrokenPipeError:
+            raise NoValueError("its process died") from None
+        if "fault" in message:
+            raise NoValueError(message["fault"])
+        return message["value"]
 
     def close(self) -> None:
         process, self._process = self._process, None

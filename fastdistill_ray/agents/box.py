@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastdistill_ray.agents.clustering import Case, Merged, canonical, merge
+from fastdistill_ray.agents.clustering import Case, Merged, merge
 from fastdistill_ray.agents.extraction import Refused, Tool, extract
 from fastdistill_ray.agents.knobs import LimitKnobs, ToolsKnobs
 from fastdistill_ray.agents.sandbox import ToolProcess
@@ -136,19 +136,6 @@ def _tool(folder: Path, entry: dict[str, Any]) -> BoxTool:
         example["question"],
         Case(example["arguments"], example["result"]),
     )
-
-
-def failing_tests(folder: Path) -> list[str]:
-    """Tests of a box that its tools fail, a line each; ToolFault where one gives nothing."""
-    box, found = load_box(folder), []
-    for tool in box.tools:
-        text = (folder / "tests" / f"{tool.name}.json").read_text(encoding="utf-8")
-        with ToolProcess(tool.source, box.limits) as process:
-            for case in json.loads(text):
-                got = process.call(tool.name, case["arguments"])
-                if canonical(got) != canonical(case["result"]):
-                    found.append(f"{tool.name}({case['arguments']}) = {got}")
-    return found
 
 
 def _digest(text: str) -> str:

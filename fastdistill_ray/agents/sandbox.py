@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from fastdistill_ray.agents.knobs import LimitKnobs
-from fastdistill_ray.limited import LimitedProcess
+from fastdistill_ray.limited import LimitedProcess, NoValueError
 
 WORKER = Path(__file__).with_name("tool_worker.py")
 START_SECONDS = 20.0  # beside the limit of a call: an interpreter starts on a loaded machine
@@ -60,11 +60,6 @@ class ToolProcess:
 
     def _ask(self, request: dict[str, Any], seconds: float) -> Any:
         try:
-            message = self._process.ask(request, seconds)
-        except TimeoutError:
-            raise ToolFault(f"no answer in {self._limits.time_limit:g} s") from None
-        except BrokenPipeError:
-            raise ToolFault("its process died") from None
-        if "fault" in message:
-            raise ToolFault(message["fault"])
-        return message["value"]
+            return self._process.value(request, seconds, self._limits.time_limit)
+        except NoValueError as error:
+            raise ToolFault(str(error)) from None

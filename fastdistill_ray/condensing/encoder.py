@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import AutoModel
 
 from fastdistill_ray.condensing.knobs import EncoderKnobs
-from fastdistill_ray.condensing.texts import SPLITS, Labelled, read_texts
+from fastdistill_ray.condensing.texts import SPLITS, read_texts
+from fastdistill_ray.cutting import block_lists
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.models import (
     fetch_model,
@@ -152,12 +153,6 @@ def read_embeddings(folder: Place) -> dict[str, Embedded]:
     }
 
 
-def texts_of_class(labelled: Labelled, number: int) -> list[str]:
-    return [
-        text for text, label in zip(labelled.texts, labelled.labels, strict=True) if label == number
-    ]
-
-
 def _batches(ids: list[list[int]], tokens: int) -> Iterator[list[int]]:
     """Rows of about equal lengths, of at most so many tokens with padding, or one row."""
     batch: list[int] = []
@@ -171,21 +166,14 @@ def _batches(ids: list[list[int]], tokens: int) -> Iterator[list[int]]:
 
 def _blocks(model: Any, knobs: EncoderKnobs) -> nn.ModuleList:
     """The one list of the model's decoder blocks."""
-    names = set(getattr(model, "_no_split_modules", None) or ())
-    number = model.config.get_text_config().num_hidden_layers
-    found = [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.ModuleList)
-        and len(module) == number
-        and all(type(block).__name__ in names for block in module)
-    ]
-    if len(found) != 1:
+    lists = block_lists(model)
+    if len(lists) != 1:
         raise UserError(
             f"encoder.model {knobs.model}: {model.config.model_type} has no one list of decoder "
             "blocks to read; take a model of another architecture"
         )
-    return found[0]
+    parent, name = lists[0]
+    return getattr(parent, name)
 
 
 def _state(output: Any) -> Tensor:

@@ -222,15 +222,14 @@ def gaps(recipe: Recipe) -> list[Gap]:
     for student in own:
         if not student.writer or former_student(recipe, student.writer).model == student.model:
             continue
-        alike = (student.model, student.problems, student.objective.kind)
-        for other in own:
-            if other.reads_groups and alike == (
-                other.model,
-                other.problems,
-                other.objective.kind,
-            ):
-                found.append(Gap(student.name, student.writer, other.name))
-                break
+        found += [
+            Gap(student.name, student.writer, other.name)
+            for other in own
+            if other.reads_groups
+            and other.model == student.model
+            and other.problems == student.problems
+            and other.objective.kind == student.objective.kind
+        ][:1]
     return found
 
 

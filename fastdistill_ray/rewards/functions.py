@@ -11,7 +11,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from fastdistill_ray.knobs import Knobs
-from fastdistill_ray.limited import LimitedProcess
+from fastdistill_ray.limited import LimitedProcess, NoValueError
 
 WORKER = Path(__file__).with_name("function_worker.py")
 START_LIMIT = 60.0  # seconds; the file may import large libraries on a loaded machine
@@ -110,11 +110,6 @@ class FunctionProcess:
 
     def _ask(self, request: dict[str, Any], seconds: float) -> Any:
         try:
-            message = self._process.ask(request, seconds)
-        except TimeoutError:
-            raise ScoreError(f"no answer in {seconds:g} s") from None
-        except BrokenPipeError:
-            raise ScoreError("its process died") from None
-        if "fault" in message:
-            raise ScoreError(message["fault"])
-        return message["value"]
+            return self._process.value(request, seconds)
+        except NoValueError as error:
+            raise ScoreError(str(error)) from None

@@ -21,6 +21,7 @@ from fastdistill_ray.recipe.derived import (
 )
 from fastdistill_ray.rewards.selection import Judging, is_in
 from fastdistill_ray.run.folder import RunFolder
+from fastdistill_ray.run.rounds import count_written
 from fastdistill_ray.run_files import StageResult
 from fastdistill_ray.scoring.engine import ScoringSpec
 from fastdistill_ray.scoring.requests import Texts
@@ -107,9 +108,7 @@ def write_as_teacher(
 def train_on_written(job: TrainJob, groups: Place, pool: PoolKnobs, *, out: Place) -> StageResult:
     """As `train`; its result also counts what the former student has written for it."""
     result = train(job, pool, out=out)
-    commits = list(Store(groups).commits())
-    result.facts["written_tokens"] = sum(commit.num_tokens for commit in commits)
-    result.facts["written_prompt_tokens"] = sum(commit.prompt_tokens for commit in commits)
+    count_written(result, groups)
     return result
 
 

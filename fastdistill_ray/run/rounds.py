@@ -103,10 +103,15 @@ def train_in_rounds(job: TrainJob, written: Written, pool: PoolKnobs, *, out: Pl
     with writer(written, out / GROUPS):
         result = train(job, pool, out=out)
     (out / POLICIES).remove_tree()
-    commits = list(Store(out / GROUPS).commits())
+    count_written(result, out / GROUPS)
+    return result
+
+
+def count_written(result: StageResult, groups: Place) -> None:
+    """Adds to a training's result what a student has written for it."""
+    commits = list(Store(groups).commits())
     result.facts["written_tokens"] = sum(commit.num_tokens for commit in commits)
     result.facts["written_prompt_tokens"] = sum(commit.prompt_tokens for commit in commits)
-    return result
 
 
 @contextmanager

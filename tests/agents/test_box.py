@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fastdistill_ray.agents.box import failing_tests, load_box, make_box, schema_of
-from fastdistill_ray.agents.clustering import merge
+from fastdistill_ray.agents.box import load_box, make_box, schema_of
+from fastdistill_ray.agents.clustering import canonical, merge
 from fastdistill_ray.agents.extraction import Called, Program, Tool, extract
 from fastdistill_ray.agents.knobs import LimitKnobs, ToolsKnobs
 from fastdistill_ray.agents.sandbox import ToolProcess
@@ -145,6 +145,19 @@ def box(tmp_path: Path) -> Path:
     result = make_box(out, KNOBS, out=out)
     assert (result.rows_in, result.rows_out) == (2, 2)
     return tmp_path / "stage" / BOX
+
+
+def failing_tests(folder: Path) -> list[str]:
+    """Tests of a box that its tools fail, a line each; ToolFault where one gives nothing."""
+    box, found = load_box(folder), []
+    for tool in box.tools:
+        text = (folder / "tests" / f"{tool.name}.json").read_text(encoding="utf-8")
+        with ToolProcess(tool.source, box.limits) as process:
+            for case in json.loads(text):
+                got = process.call(tool.name, case["arguments"])
+                if canonical(got) != canonical(case["result"]):
+                    found.append(f"{tool.name}({case['arguments']}) = {got}")
+    return found
 
 
 def test_box_in_its_folder_passes_its_tests_and_reads_back(box):
