@@ -114,7 +114,7 @@ def _in_words(found: dict[str, Any]) -> str:
         change = row.get("difference")
         said = (
             f"{100 * change['value']:+.1f} ({100 * change['low']:+.1f} to "
-            f"{100 * change['high']:+.1f}) | {change['p']:.4f}"
+            f"{100 * change['high']:+.1f}) | {change['p']:.1g}"
             if change
             else "- | -"
         )
