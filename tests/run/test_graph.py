@@ -20,7 +20,7 @@ from fastdistill_ray.run_files import METRICS, STAGE
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
 
-DEMO = "jobs/recipes/demo.yaml"
+DEMO = "jobs/recipes/demo_full.yaml"
 TRAININGS = ["train/advdistill-lr_5e-05", "train/advdistill-lr_0.0001"]
 SFT = ["train/sft-lr_5e-05", "train/sft-lr_0.0001"]
 BASES = ["answers/base_plain", "answers/base", "answers/teacher"]
