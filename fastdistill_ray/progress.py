@@ -5,7 +5,7 @@ import time
 from typing import TextIO
 
 BAR_WIDTH = 24
-BAR = re.compile(r"^(.+?) +\[#*\.*\] \d+/\d+  ")  # how a line of `bar_line` begins
+BAR = re.compile(r"^(.+?) +\[#*\.*\] \d+/\d+(  |$)")  # how a line of `bar_line` begins
 BEGIN, ERASE = "\r", "\x1b[2K"  # of a terminal's line
 SECONDS_BETWEEN_LINES = 5.0
 

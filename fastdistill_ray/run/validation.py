@@ -3,7 +3,6 @@ same."""
 
 import tempfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from fastdistill_ray.models import fetch_without_weights
 from fastdistill_ray.recipe.tree import AnyRecipe, Recipe
@@ -52,7 +51,9 @@ def validate(recipe: AnyRecipe) -> Iterator[str]:
     yield "rewards: functions load; servers of teachers and judges answer and take their keys"
     with tempfile.TemporaryDirectory() as folder:
         found = write_tasks([recipe.task], out=Place(folder))
-        problems = {split: ProblemFile(Path(folder) / f"{split}.parquet") for split in SPLITS}
+        problems: dict[Split, ProblemFile] = {
+            split: ProblemFile(Place(folder) / f"{split}.parquet") for split in SPLITS
+        }
         check_problems(recipe, problems)
         counts = ", ".join(f"{len(file):,} {split}" for split, file in problems.items())
     left = "".join(f", {number} left out ({why})" for why, number in found.set_aside.items())
