@@ -25,6 +25,7 @@ class Policies(NamedTuple):
     staleness: int  # rounds that who writes may be behind
     max_cut: float  # most texts of a step that may be cut, as a share
     start: str  # weights that the training begins with, version 0
+    taught: float | None = None  # share of the teachers' texts that is right, where it is known
 
     def newest(self) -> Policy:
         version = max(self._versions(), default=0)

@@ -51,10 +51,11 @@ from fastdistill_ray.run.given import (
     train_on_written,
     trials_of,
 )
+from fastdistill_ray.run.graph import find
 from fastdistill_ray.run.inputs import write_tasks
 from fastdistill_ray.run.overlaps import look_for_overlaps
 from fastdistill_ray.run.paid import sources_of
-from fastdistill_ray.run.rounds import plan_rounds, train_in_rounds
+from fastdistill_ray.run.rounds import plan_rounds, share_right, train_in_rounds
 from fastdistill_ray.run.signals import ask_first
 from fastdistill_ray.run.tracking import recipe_of, tell_trackers
 from fastdistill_ray.run_files import (
@@ -158,7 +159,10 @@ def _train(run: RunFolder, training: Training, problems: ProblemFile) -> list[Tr
             wait_until_complete(Store(groups))
         stage = run.stages.training(training, problems)
         out = run.enter(stage)
-        written = plan_rounds(recipe, training, problems, start=start, mixed=groups, out=out)
+        taught = share_right(find(run.path, run.stages.groups(problems)))
+        written = plan_rounds(
+            recipe, training, problems, start=start, mixed=groups, taught=taught, out=out
+        )
         rounds = written.plan.rounds
         assert rounds
         job = _job(run, training, problems, written.plan, rounds.num_steps, start, written.policies)

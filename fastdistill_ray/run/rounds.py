@@ -7,7 +7,10 @@ waits for the weights of its round, who trains for the texts of its step.
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import NamedTuple
+
+import pyarrow.compute as pc
 
 from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.errors import UserError
@@ -18,12 +21,14 @@ from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.rounds.policies import POLICIES, Policies
 from fastdistill_ray.rounds.requests import RoundRequests, draw_requests
 from fastdistill_ray.rounds.write import Closed, Writing, write_rounds
+from fastdistill_ray.run.graph import Made
 from fastdistill_ray.run_files import StageResult, write_text
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks.problem_file import ProblemFile
 from fastdistill_ray.training.job import TrainJob, train
 
 GROUPS = "groups"  # in the training's folder
+MOST_TABLES = 100  # of a store, enough for a share
 CLOSING_SECONDS = 60.0
 
 
@@ -43,16 +48,17 @@ def plan_rounds(
     *,
     start: str,
     mixed: Place | None,
+    taught: float | None,
     out: Place,
 ) -> Written:
     """`start`: the weights that the student begins with; `mixed`: the groups of teachers, where it
-    is trained on some."""
+    is trained on some; `taught`: the share of theirs that is right, where it is known."""
     student, knobs = training.student, recipe.training
     rounds = student.rounds
     assert rounds
     is_logged, engine = student.objective.needs.written, recipe.evaluation.engine
     policies = Policies(
-        out / POLICIES, student.model, rounds.steps, rounds.staleness, rounds.max_cut, start
+        out / POLICIES, student.model, rounds.steps, rounds.staleness, rounds.max_cut, start, taught
     )
     per_step = rounds.num_own(knobs.groups_per_step)
     num_steps = student.most_steps(knobs, len(problems))
@@ -96,6 +102,18 @@ def plan_rounds(
         per_step,
     )
     return Written(writing, requests, policies, plan)
+
+
+def share_right(groups: Made | None) -> float | None:
+    """Of the texts of complete groups; None where these are not there."""
+    if groups is None or not groups.is_complete:
+        return None
+    right = total = 0
+    for table in islice(Store(groups.folder).tables(["completions"]), MOST_TABLES):
+        verdicts = pc.struct_field(pc.list_flatten(table["completions"]), "verdict")
+        right += pc.sum(pc.equal(verdicts, "correct")).as_py() or 0
+        total += len(verdicts)
+    return right / total if total else None
 
 
 def train_in_rounds(job: TrainJob, written: Written, pool: PoolKnobs, *, out: Place) -> StageResult:

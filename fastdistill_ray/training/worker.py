@@ -60,7 +60,7 @@ from fastdistill_ray.training.step import PREPARED, prepare_rows, train_step
 from fastdistill_ray.training.stopping import watch_stop
 from fastdistill_ray.training.texts import read_by_both, student_text
 from fastdistill_ray.training.utilisation import matrix_peak
-from fastdistill_ray.training.written import written_metrics
+from fastdistill_ray.training.written import advise, written_metrics
 
 CHECKPOINTS = "checkpoints"
 logger = logging.getLogger(__name__)
@@ -126,6 +126,8 @@ def train_rank(job: TrainJob, *, use_gpu: bool, out: Place) -> None:
             if job.rounds:
                 written["time/waiting"] = time.perf_counter() - ended
                 written |= written_metrics(row, job.rounds.max_cut)  # before they are trained on
+                if journal and progress.step == 0 and (line := advise(written, job.rounds.taught)):
+                    logger.warning(line)
             metrics = train_step(learner, row, progress.total_steps) | written
             progress = progress._replace(step=row["step"] + 1)
             if held_out and (progress.step % knobs.every == 0 or is_last(job, row)):

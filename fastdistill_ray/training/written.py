@@ -8,6 +8,18 @@ from fastdistill_ray.training.step import sum_over_ranks
 CUT = ("length", "repetition")  # finish reasons of texts that did not come to their end
 
 
+def advise(metrics: dict[str, float], taught: float | None) -> str:
+    """A line where the student, before any update, is right as often as its teachers are."""
+    own = metrics["rounds/correct"]
+    if taught is None or own < taught:
+        return ""
+    return (
+        f"the student's first texts are right in {own:.0%}, its teachers' groups in {taught:.0%}: "
+        "who learns to write as a teacher does that is no better comes down to it; take a better "
+        "teacher, or sft and advdistill, which learn from what is right"
+    )
+
+
 def written_metrics(row: dict[str, Any], max_cut: float) -> dict[str, float]:
     """Of the texts of all ranks: how many are right and are cut, their length, the rounds that
     who wrote them was trained. UserError where more than a share of `max_cut` are cut."""
