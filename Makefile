@@ -43,7 +43,7 @@ lint: $(READY)
 
 # The pages of docs/ as site/index.html; a link that leads nowhere is an error.
 docs: $(READY)
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 setup: $(READY)
 
