@@ -7,7 +7,7 @@ import argparse
 import ast
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import get_origin
 
@@ -25,12 +25,12 @@ from fastdistill_ray.recipe.shapes import SHAPES
 from fastdistill_ray.records import VERDICTS
 
 MEANINGS = {
-    "correct": "It is the reference's value, by exact rules or by sympy. Only this verdict is rewarded as right.",
+    "correct": "It is the reference's value, by exact rules or by sympy.",
     "wrong": "It is another value, or more than one.",
     "unparsable": "No answer is committed to, or it is not read.",
     "truncated": "The token limit cut the completion before it gave an answer.",
-    "timeout": "It was not decided within `reward.verifier.time_limit` seconds of CPU time; it is not remembered.",
-    "error": "The judge failed, a reward failed, or the reference cannot be used; `reason` says which.",
+    "timeout": "It was not decided within `reward.verifier.time_limit` seconds of CPU time.",
+    "error": "The judge or a reward failed, or the reference cannot be used; see `reason`.",
 }
 COLUMNS = {
     "problem_id": "never changes, unique in a run",
@@ -77,6 +77,25 @@ COLUMNS = {
     "row_scale": "of the state of each token",
     "column_scale": "of each number of the states",
 }
+TABLES = [  # a file of a stage, what a row of it is
+    ("problems/<id>/<split>.parquet", "a problem", records.PROBLEM_SCHEMA),
+    ("groups/<id>/part-*.parquet", "a problem with all its completions", records.GROUP_SCHEMA),
+    (
+        "answers/<model>-<id>/answers.parquet",
+        "an answer to a tested problem",
+        answers.ANSWERS_SCHEMA,
+    ),
+    (
+        "answers/<model>-<id>/part-*.parquet",
+        "a tested problem with all its answers",
+        answers.ANSWERED_SCHEMA,
+    ),
+    (
+        "traces/<id>/traces.parquet",
+        "a program of a teacher, of `fastdistill box`",
+        traces.TRACES_SCHEMA,
+    ),
+]
 SIGNALS = [
     signals.Signal("chosen"),
     signals.Signal("random", 50),
@@ -119,9 +138,9 @@ def _sections(
         return
     seen[model] = key
     lines = [line for line in describe_fields((), model).splitlines() if "." not in _name(line)]
-    rows = [_row(key, line) for line in lines if not parts or _name(line) != "extends"]
+    rows = [_cells(line) for line in lines if not parts or _name(line) != "extends"]
     if rows:
-        parts.append("\n".join(["| field | default | meaning | type |", "|---|---|---|---|", *rows]))
+        parts.append(_table(("field", "default", "meaning", "type"), rows))
     elif not parts:
         parts.append("")
     for name, field in model.model_fields.items():
@@ -129,8 +148,7 @@ def _sections(
         many = ".NAME" if get_origin(field.annotation) is dict else ""
         own = f"{key}.{field.alias or name}".lstrip(".") + many
         if field.exclude:
-            parts.append(f"`{key}` also has the fields of the section `objective` of its kind.")
-            continue
+            continue  # its row names the section that has its fields
         for one in inner:
             _sections(own, _kind(one) if len(inner) > 1 else "", one, seen, parts)
 
@@ -144,7 +162,7 @@ def _name(line: str) -> str:
     return line.partition(" = ")[0]
 
 
-def _row(key: str, line: str) -> str:
+def _cells(line: str) -> list[str]:
     """Of a line `name = default  Meaning [type]`."""
     name, _, rest = line.partition(" = ")
     at, depth = len(rest), 0
@@ -156,8 +174,13 @@ def _row(key: str, line: str) -> str:
     if rest.startswith('"'):
         end = rest.index('"  ', 1) + 1
         default, meaning = rest[:end], rest[end:at]
-    cells = [f"`{name}`", f"`{default.strip()}`", meaning.strip(), rest[at + 1 : -1]]
-    return f"| {' | '.join(map(_cell, cells))} |"
+    return [f"`{name}`", f"`{default.strip()}`", meaning.strip(), rest[at + 1 : -1]]
+
+
+def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    header = list(header)
+    lines = [header, ["---"] * len(header), *([_cell(one) for one in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _cell(text: str) -> str:
@@ -167,29 +190,26 @@ def _cell(text: str) -> str:
 
 
 def schemas() -> str:
-    """Every table that a run folder or a stage keeps, with its columns."""
-    tables = [
-        ("Problems", "PROBLEM_SCHEMA", records, "`stages/problems/<id>/<split>.parquet`."),
-        ("Groups", "GROUP_SCHEMA", records, "`stages/groups/<id>/part-*.parquet`: a row is one problem with all its completions."),
-        ("Answers", "ANSWERS_SCHEMA", answers, "`stages/answers/<model>-<id>/answers.parquet`: a row is one answer to a tested problem."),
-        ("Answered problems", "ANSWERED_SCHEMA", answers, "The store that answers are made of, beside them: a row is one problem."),
-        ("Traces", "TRACES_SCHEMA", traces, "`stages/traces/<id>/traces.parquet` of `fastdistill box`: a row is one program of a teacher."),
-    ]  # fmt: skip
-    words = {**_comments(signals), **_comments(traces), **_comments(records)}
-    parts = []
-    for title, name, module, where in tables:
-        own = {**words, **_comments(module)}
-        parts.append(f"## {title}\n\n{where}\n\n{_table(getattr(module, name), own)}")
-    parts.append("## Signals\n\n`stages/signals/<signal>-<id>`: what a model says of each token of a group. All lists are flat, over the tokens of all completions in order.")
+    """Every table that a run folder keeps, with its columns."""
+    words = {}
+    for module in (signals, answers, traces, records):
+        words |= _comments(module)
+    tables = [(f"`stages/{where}`: a row is {row}.", schema) for where, row, schema in TABLES]
+    lists = "a row is a group; lists are flat, over the tokens of all its completions in order."
     for signal in SIGNALS:
-        schema = signals.schema_of(signal, 49_152)
-        parts.append(f"### {signal.name}\n\n{_table(schema, words)}")
+        schema = signals.schema_of(signal, vocabulary=49_152)
+        tables.append((f"`stages/signals/{signal.name}-<id>/part-*.parquet`: {lists}", schema))
+    parts = []
+    for said, schema in tables:
+        _, stage, folder, *_ = said.split("/")
+        title = stage.capitalize()
+        if stage == "signals":
+            title += f": {folder.removesuffix('-<id>')}"
+        elif schema is answers.ANSWERED_SCHEMA:
+            title += ": the store"
+        columns = _table(("column", "type", "meaning"), _columns(schema, words))
+        parts.append(f"## {title}\n\n{said}\n\n{columns}")
     return "\n\n".join(parts)
-
-
-def _table(schema: pa.Schema, words: dict[str, str]) -> str:
-    rows = [f"| `{name}` | `{kind}` | {meaning} |" for name, kind, meaning in _columns(schema, words)]
-    return "\n".join(["| column | type | meaning |", "|---|---|---|", *rows])
 
 
 def _columns(fields: object, words: dict[str, str], prefix: str = "") -> Iterator[tuple[str, ...]]:
@@ -203,7 +223,8 @@ def _columns(fields: object, words: dict[str, str], prefix: str = "") -> Iterato
         name = prefix + field.name
         first, second = (words, COLUMNS) if prefix == "vote." else (COLUMNS, words)
         meaning = first.get(field.name) or second[field.name]
-        yield name, kind.replace("list<element: ", "list<").replace("list<item: ", "list<"), meaning
+        kind = kind.replace("list<element: ", "list<").replace("list<item: ", "list<")
+        yield f"`{name}`", f"`{kind}`", meaning
         if is_table:
             yield from _columns(inner, words, f"{name}.")
 
@@ -216,13 +237,13 @@ def _comments(module: ModuleType) -> dict[str, str]:
         if isinstance(node, ast.Tuple) and node.elts and isinstance(node.elts[0], ast.Constant):
             _, mark, said = lines[(node.end_lineno or 1) - 1].partition("  # ")
             if mark:
-                found.setdefault(str(node.elts[0].value), said.replace("|", "\\|"))
+                found.setdefault(str(node.elts[0].value), said)
     return found
 
 
 def verdicts() -> str:
-    rows = [f"| `{verdict}` | {MEANINGS[verdict]} |" for verdict in VERDICTS]
-    return "\n".join(["| verdict | meaning |", "|---|---|", *rows])
+    rows = [(f"`{verdict}`", MEANINGS[verdict]) for verdict in VERDICTS]
+    return _table(("verdict", "meaning"), rows)
 
 
 GENERATED: dict[str, Callable[[], str]] = {
