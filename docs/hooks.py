@@ -4,6 +4,7 @@
   GitHub and in the site.
 - A line `<!-- generated: NAME -->` becomes what `generated.py` makes of the code.
 - Experiments and decisions get their title and answer from their front matter.
+- A table or list that follows a line of text begins, as it does on GitHub.
 - In the nav a folder (`experiments/`) stands for all pages in it.
 """
 
@@ -23,6 +24,7 @@ DOCS = ROOT / "docs"
 OUTSIDE = "files"  # where pages of files outside of docs/ stand in the site
 LINK = re.compile(r"\]\(([^)\s#]+)(#[^)\s]*)?\)")
 FENCE = re.compile(r"^(`{3,}).*?^\1`*[ \t]*$", re.S | re.M)
+BLOCK = re.compile(r"\||- |\d+\. ")  # a row of a table, an item of a list
 MARK = re.compile(r"^<!-- generated: (\w+) -->$", re.M)
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".toml": "toml"}
 
@@ -88,7 +90,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     is_outside = uri.startswith(f"{OUTSIDE}/")
     source = ROOT / uri.removeprefix(f"{OUTSIDE}/") if is_outside else DOCS / uri
     text = MARK.sub(lambda mark: GENERATED[mark[1]](), _head(page) + markdown)
-    return _outside_fences(text, lambda part: _with_links(part, source, uri))
+    return _outside_fences(text, lambda part: _with_links(_apart(part), source, uri))
 
 
 def _head(page: Page) -> str:
@@ -96,14 +98,26 @@ def _head(page: Page) -> str:
     number = page.file.name.partition("-")[0]
     if question := page.meta.get("question"):
         meta = page.meta
-        facts = f"{meta['status']}, {meta['date']}. Machine: {meta['machine']}."
+        answer, status = meta["answer"], meta.pop("status")  # the theme has an icon for a status
         return (
-            f"# {number} {question}\n\n**{str(meta['answer']).capitalize()}.**\n\n"
-            f"{facts}\n\n```text\n{meta['command']}\n```\n\n"
+            f"# {number} {question}\n\n**{answer[0].upper()}{answer[1:]}.**\n\n"
+            f"{status.capitalize()}, {meta['date']}. Machine {meta['machine']}.\n\n"
+            f"```text\n{meta['command']}\n```\n\n"
         )
     if decision := page.meta.get("decision"):
-        return f"# {number} {decision}\n\n{page.meta['status']}\n\n"
+        return f"**{page.meta.pop('status').capitalize()}: {decision}.**\n\n"
     return ""
+
+
+def _apart(text: str) -> str:
+    """With an empty line between a paragraph and the table or list behind it."""
+    lines: list[str] = []
+    for line in text.split("\n"):
+        before = lines[-1] if lines else ""
+        if BLOCK.match(line) and before and not BLOCK.match(before) and before[0] not in " #":
+            lines.append("")
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def _outside_fences(text: str, change: Callable[[str], str]) -> str:
