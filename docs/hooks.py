@@ -89,24 +89,26 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     uri = page.file.src_uri
     is_outside = uri.startswith(f"{OUTSIDE}/")
     source = ROOT / uri.removeprefix(f"{OUTSIDE}/") if is_outside else DOCS / uri
-    text = MARK.sub(lambda mark: GENERATED[mark[1]](), _head(page) + markdown)
+    text = MARK.sub(lambda mark: GENERATED[mark[1]](), _with_head(markdown, page))
     return _outside_fences(text, lambda part: _with_links(_apart(part), source, uri))
 
 
-def _head(page: Page) -> str:
-    """Of an experiment or a decision."""
-    number = page.file.name.partition("-")[0]
-    if question := page.meta.get("question"):
-        meta = page.meta
-        answer, status = meta["answer"], meta.pop("status")  # the theme has an icon for a status
-        return (
-            f"# {number} {question}\n\n**{answer[0].upper()}{answer[1:]}.**\n\n"
-            f"{status.capitalize()}, {meta['date']}. Machine {meta['machine']}.\n\n"
+def _with_head(markdown: str, page: Page) -> str:
+    """What the front matter of an experiment or a decision says."""
+    number, meta = page.file.name.partition("-")[0], page.meta
+    status = str(meta.pop("status", "")).capitalize()  # the theme would make an icon of it
+    if "question" in meta:
+        answer = meta["answer"]
+        head = (
+            f"# {number} {meta['question']}\n\n**{answer[0].upper()}{answer[1:]}.**\n\n"
+            f"{status}, {meta['date']}. Machine {meta['machine']}.\n\n"
             f"```text\n{meta['command']}\n```\n\n"
         )
-    if decision := page.meta.get("decision"):
-        return f"**{page.meta.pop('status').capitalize()}: {decision}.**\n\n"
-    return ""
+        return head + markdown
+    if "decision" in meta:
+        said = f"# {number} \\1\n\n**{status}: {meta['decision']}.**\n"
+        return re.sub(r"^# (.*)\n", said, markdown.lstrip(), count=1)
+    return markdown
 
 
 def _apart(text: str) -> str:
