@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready-$(shell cksum < pyproject.toml | cut -d' ' -f1)
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test test-long test-slow test-faults fuzz check lint docs setup clean
+.PHONY: demo demo-full test test-long test-slow test-faults fuzz check lint docs setup clean
 
 # In float32 where the CPU has no arithmetic for bfloat16, which takes many times as long there.
 FLOAT32 := --training.precision=fp32 --teacher.engine.dtype=float32 --evaluation.engine.dtype=float32
@@ -12,6 +12,10 @@ PRECISION := $(shell grep -qsw -e amx_bf16 -e avx512_bf16 -e bf16 /proc/cpuinfo 
 
 demo: $(READY)
 	$(BIN)/fastdistill distill jobs/recipes/demo.yaml --run-dir runs/demo $(PRECISION)
+
+# The same with more problems, two learning rates and two epochs to choose from: about half an hour.
+demo-full: $(READY)
+	$(BIN)/fastdistill distill jobs/recipes/demo_full.yaml --run-dir runs/demo $(PRECISION)
 
 # One thread: two that wait for each other on cores that others use take many times as long.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --dist loadfile --no-loadscope-reorder

@@ -25,7 +25,7 @@ import psutil
 
 from benchmarks.harness import ROOT, make_parser, print_rows, write_json
 
-RECIPE = "jobs/recipes/demo.yaml"
+RECIPE = "jobs/recipes/demo_full.yaml"
 CHANGES = [
     "--teacher.engine.kind=scripted",
     "--teacher.engine.max_num_seqs=64",

@@ -104,7 +104,7 @@ def run_stage(stage: str, run_dir: str, num_problems: int) -> None:
     quiet()
     if stage != "both":
         os.sched_setaffinity(0, {0 if stage == "generate" else 1})
-    recipe = load_recipe(str(ROOT / "jobs/recipes/demo.yaml"), overrides(num_problems))
+    recipe = load_recipe(str(ROOT / "jobs/recipes/demo_full.yaml"), overrides(num_problems))
     run = RunFolder(run_dir, recipe)
     problems = prepare_problems(run)["train"]
     run.claim()

@@ -4,15 +4,13 @@ Each verb imports what it needs: help, score and a wrong recipe load neither tor
 """
 
 import argparse
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
-from urllib.parse import urlsplit
 
+from fastdistill_ray.cli_hand_over import add_hand_over
 from fastdistill_ray.cli_words import add_words
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.storage.place import Place
@@ -29,13 +27,14 @@ OTHERS = {
     "condense": "a few points or texts in place of many labelled ones, and learners of both",
 }
 JOBS = DISTILLING | OTHERS
+WITH_MORE = "score", "show", "validate", "init", "serve"  # that look at further arguments
 
 
 def main(argv: list[str] | None = None) -> int:
     parser, arguments = build_parser(), argparse.Namespace()
     try:
         arguments, overrides = parser.parse_known_args(argv)
-        if arguments.verb not in (*JOBS, "score", "show") and overrides:
+        if arguments.verb not in (*JOBS, *WITH_MORE) and overrides:
             raise UserError(f"unknown argument {overrides[0]}; see fastdistill --help")
         return arguments.run(arguments, overrides)
     except UserError as error:
@@ -115,17 +114,25 @@ def build_parser() -> argparse.ArgumentParser:
     audit.add_argument("--per-verdict", type=int, default=8, help="completions shown of each")
     audit.add_argument("--seed", type=int, default=0, help="of the choice")
     audit.set_defaults(run=run_audit)
-    attach = verbs.add_parser(
+    _add_watching(verbs.add_parser)
+    add_hand_over(verbs.add_parser)
+    add_words(verbs.add_parser)
+    return parser
+
+
+def _add_watching(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    """Verbs that only look at a run folder."""
+    attach = add_parser(
         "attach", help="what the job that writes a run folder says, from now on until it ends"
     )
     attach.add_argument("run_dir", metavar="RUN_DIR")
     attach.set_defaults(run=run_attach)
-    status = verbs.add_parser(
+    status = add_parser(
         "status", help="who writes a run folder, where each stage stands, and how it goes on"
     )
     status.add_argument("run_dir", metavar="RUN_DIR")
     status.set_defaults(run=run_status)
-    fsck = verbs.add_parser(
+    fsck = add_parser(
         "fsck",
         help="whether the files of a run folder are as they were written",
         description="Reads every file of a run and names what is missing, torn or altered; exit "
@@ -134,8 +141,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     fsck.add_argument("run_dir", metavar="RUN_DIR")
     fsck.set_defaults(run=run_fsck)
-    add_words(verbs.add_parser)
-    return parser
 
 
 def _add_job(add_parser: Callable[..., argparse.ArgumentParser], verb: str, text: str) -> None:
@@ -182,45 +187,16 @@ def _add_job(add_parser: Callable[..., argparse.ArgumentParser], verb: str, text
 
 def run_job(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from fastdistill_ray.recipe.loading import load_shape
-    from fastdistill_ray.recipe.paths import with_absolute_paths
     from fastdistill_ray.recipe.shapes import shape_of
-    from fastdistill_ray.recipe.tree import Recipe
-    from fastdistill_ray.run.folder import JobFolder, RunFolder, check_writable, place_of_run
-    from fastdistill_ray.run.forecast import check_run, describe_plan
-    from fastdistill_ray.run.lease import check_free
-    from fastdistill_ray.run.needed import NEEDED
+    from fastdistill_ray.run.launch import launch, plan, variables_of
 
     _check_flags(overrides)
-    if unset := [name for name in arguments.env if not os.environ.get(name)]:
-        raise UserError(f"--env {unset[0]}: it is not set here")
-    shape = shape_of(arguments.verb)
-    recipe = with_absolute_paths(load_shape(arguments.recipe, overrides, shape))
-    place = place_of_run(arguments.run_dir or Path("runs") / recipe.name)
+    recipe = load_shape(arguments.recipe, overrides, shape_of(arguments.verb))
+    run_dir, address, variables = arguments.run_dir, arguments.address, variables_of(arguments.env)
     if arguments.dry_run:
-        print(describe_plan(recipe, None if arguments.address else place))
+        print(plan(recipe, run_dir, address, arguments.verb))
         return 0
-    if arguments.address and place.is_local and not Path(arguments.run_dir).is_absolute():
-        raise UserError("--run-dir: with --address, name an absolute folder that its nodes share")
-    if not arguments.address:  # the folder of another machine is checked there
-        run = RunFolder(place, recipe) if isinstance(recipe, Recipe) else JobFolder(place, recipe)
-        check_writable(place)
-        check_free(place)
-        if isinstance(run, RunFolder):
-            check_run(run.recipe, place, arguments.again, is_here=not _names_another_machine())
-            NEEDED.get(arguments.verb, lambda _: None)(run)
-        elif not _names_another_machine():
-            recipe.check_files()
-    use_token()
-    from fastdistill_ray.run.submission import submit
-
-    return submit(
-        arguments.verb,
-        recipe,
-        str(place),
-        arguments.address,
-        arguments.again,
-        {name: os.environ[name] for name in arguments.env},
-    )
+    return launch(arguments.verb, recipe, run_dir, address, arguments.again, variables)
 
 
 def _check_flags(overrides: list[str]) -> None:
@@ -229,24 +205,6 @@ def _check_flags(overrides: list[str]) -> None:
         flag = override.partition("=")[0].replace("_", "-")
         if flag in ("--run-dir", "--address", "--dry-run", "--again", "--env"):
             raise UserError(f"unknown argument {override}; did you mean {flag}?")
-
-
-def _names_another_machine() -> bool:
-    """Files of the recipe may then be only there."""
-    named = os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or ""
-    host = urlsplit(named).hostname or named.partition(":")[0]
-    return host not in ("", "auto", "local", "localhost", "127.0.0.1")
-
-
-def use_token() -> None:
-    """A Ray 2.60 cluster asks for a token by default, its clients send none by default, and both
-    read the mode when Ray is imported. The token file is made where there is none yet."""
-    if os.environ.setdefault("RAY_AUTH_MODE", "token") != "token":
-        return
-    has_token = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
-    if not has_token and not (Path.home() / ".ray" / "auth_token").exists():
-        ray = str(Path(sys.executable).parent / "ray")
-        subprocess.run([ray, "get-auth-token", "--generate"], check=True, capture_output=True)
 
 
 def run_report(arguments: argparse.Namespace, _overrides: list[str]) -> int:
@@ -326,6 +284,7 @@ def run_audit(arguments: argparse.Namespace, _overrides: list[str]) -> int:
 
 def run_attach(arguments: argparse.Namespace, _overrides: list[str]) -> int:
     from fastdistill_ray.run.folder import place_of_run
+    from fastdistill_ray.run.launch import use_token
     from fastdistill_ray.run.lease import holder
 
     note = holder(place_of_run(arguments.run_dir))

@@ -1,8 +1,12 @@
 """Progress a person can read in a terminal and in `ray job logs`: one line every few seconds."""
 
+import re
 import time
+from typing import TextIO
 
 BAR_WIDTH = 24
+BAR = re.compile(r"^(.+?) +\[#*\.*\] \d+/\d+(  |$)")  # how a line of `bar_line` begins
+BEGIN, ERASE = "\r", "\x1b[2K"  # of a terminal's line
 SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -12,6 +16,35 @@ def bar_line(label: str, done: int, total: int, left: float | None, facts: str) 
     bar = "#" * round(BAR_WIDTH * share)
     remaining = "" if left is None else f"left {duration(left)}"
     return f"{label:<22} [{bar:.<{BAR_WIDTH}}] {done}/{total}  {facts}  {remaining}".rstrip()
+
+
+class Screen:
+    """Where a job's log is shown: on a terminal the next line of a bar takes the place of the one
+    before it; into a file or a pipe every line is written as it comes."""
+
+    def __init__(self, out: TextIO) -> None:
+        self.out = out
+        self.bar = ""  # whose line stands there and may be replaced
+        self.rest = ""  # of a line that has not ended yet
+
+    def write(self, text: str) -> None:
+        if self.out.isatty():
+            *lines, self.rest = (self.rest + text).split("\n")
+            text = "".join(map(self._shown, lines))
+        self.out.write(text)
+        self.out.flush()
+
+    def end(self) -> None:
+        """What is left is shown; what comes then begins a line."""
+        self.out.write(("\n" if self.bar else "") + self.rest)
+        self.out.flush()
+        self.bar = self.rest = ""
+
+    def _shown(self, line: str) -> str:
+        found = BAR.match(line)
+        before, self.bar = self.bar, found[1] if found else ""
+        start = f"{BEGIN}{ERASE}" if before and before == self.bar else "\n" * bool(before)
+        return start + line + ("" if found else "\n")
 
 
 def duration(seconds: float) -> str:

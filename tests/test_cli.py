@@ -35,9 +35,9 @@ def fastdistill(*arguments: str) -> subprocess.CompletedProcess:
 
 USER_ERRORS = [
     ("distill", "jobs/recipes/none.yaml"),
-    ("distill", "jobs/recipes/demo.yaml", "--objective.taw=1"),
-    ("distill", "jobs/recipes/demo.yaml", "--run-dir", "ftp://bucket/x"),
-    ("train", "jobs/recipes/demo.yaml", "--sampling.n=1"),
+    ("distill", "jobs/recipes/demo_full.yaml", "--objective.taw=1"),
+    ("distill", "jobs/recipes/demo_full.yaml", "--run-dir", "ftp://bucket/x"),
+    ("train", "jobs/recipes/demo_full.yaml", "--sampling.n=1"),
     ("report", "nowhere"),
     ("score", "nowhere.jsonl", "--output", "out.jsonl"),
     ("score", "tests", "--output", "new_run"),
@@ -172,7 +172,7 @@ def test_cli_score_loads_neither_torch_nor_ray(tmp_path):
     code = (
         "import sys; from fastdistill_ray.cli import main; "
         f"code = main(['score', {str(source)!r}, '--output', {str(target)!r}, '--recipe', "
-        "'jobs/recipes/demo.yaml']); "
+        "'jobs/recipes/demo_full.yaml']); "
         "print([m for m in ('torch', 'ray', 'vllm') if m in sys.modules], code)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -188,7 +188,7 @@ def test_cli_score_with_an_own_function_then_audit(tmp_path):
     line = {"id": "1", "kind": "number", "gold": "42", "responses": responses}
     source.write_text(json.dumps(line) + "\n")
     done = fastdistill(
-        *("score", str(source), "--output", str(target), "--recipe", "jobs/recipes/demo.yaml"),
+        *("score", str(source), "--output", str(target), "--recipe", "jobs/recipes/demo_full.yaml"),
         f"--reward.functions.mine={tmp_path / 'mine.py'}:f",
         "--reward.weights={mine: 3, cosine: 0, format: 0}",
     )

@@ -1,6 +1,11 @@
 """The line that a stage writes while it runs."""
 
-from fastdistill_ray.progress import bar_line
+import io
+import re
+
+import pytest
+
+from fastdistill_ray.progress import Screen, bar_line
 
 
 def test_bar_line_shows_share_and_time_left():
@@ -8,3 +13,42 @@ def test_bar_line_shows_share_and_time_left():
     assert "[######..................] 12/48" in line
     assert line.endswith("kept 70%  left 1:35")
     assert bar_line("x", 0, 0, None, "").count("#") == 24
+
+
+class Terminal(io.StringIO):
+    """Keeps what is seen: a line that is begun again is erased first."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def seen(self) -> list[str]:
+        return [re.sub(r".*\r\x1b\[2K", "", line) for line in self.getvalue().split("\n")]
+
+
+BARS = [bar_line("train sft", done, 3, 1.0, "loss 0.5") for done in (1, 2, 3)]
+LOG = f"started\n{BARS[0]}\n{BARS[1]}\na warning\n{BARS[2]}\ndone"
+
+
+@pytest.mark.parametrize("size", [1, 7, len(LOG)])
+def test_a_terminal_shows_the_last_line_of_a_bar_and_every_other_line(size):
+    terminal = Terminal()
+    screen = Screen(terminal)
+    for start in range(0, len(LOG), size):
+        screen.write(LOG[start : start + size])
+    screen.end()
+    assert terminal.seen() == ["started", BARS[1], "a warning", BARS[2], "done"]
+
+
+def test_two_bars_keep_a_line_each():
+    terminal = Terminal()
+    other = bar_line("generate", 1, 3, None, "")
+    Screen(terminal).write(f"{BARS[0]}\n{other}\n")
+    assert terminal.seen() == [BARS[0], other]
+
+
+def test_a_pipe_gets_the_log_as_it_is():
+    pipe = io.StringIO()
+    screen = Screen(pipe)
+    screen.write(LOG)
+    screen.end()
+    assert pipe.getvalue() == LOG

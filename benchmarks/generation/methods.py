@@ -24,7 +24,7 @@ from fastdistill_ray.records import Problem
 from fastdistill_ray.run_files import MANIFEST, read_json
 from fastdistill_ray.tasks import load_problems
 
-RECIPE = str(Path(__file__).parents[2] / "jobs/recipes/demo.yaml")
+RECIPE = str(Path(__file__).parents[2] / "jobs/recipes/demo_full.yaml")
 UNUSED_TOKEN = "<repo_name>"  # one of SmolLM2's that its text has no use for
 READY = re.compile(r"INFO (\d\d-\d\d \d\d:\d\d:\d\d).*init engine")
 

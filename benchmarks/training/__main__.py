@@ -79,7 +79,7 @@ def compare_throughput(shape: Shape, device: torch.device) -> dict[str, Any]:
 def generate() -> str:
     """The demo's groups, by its own command."""
     run_dir = f"{tempfile.mkdtemp()}/run"
-    command = ["generate", str(ROOT / "jobs/recipes/demo.yaml"), "--run-dir", run_dir]
+    command = ["generate", str(ROOT / "jobs/recipes/demo_full.yaml"), "--run-dir", run_dir]
     subprocess.run([sys.executable, "-m", "fastdistill_ray.cli", *command], cwd=ROOT, check=True)
     return run_dir
 

@@ -3,7 +3,7 @@
 import json
 import types
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
@@ -25,7 +25,7 @@ RANGES = {Ge: ("ge", "at least"), Gt: ("gt", "above"), Le: ("le", "at most"), Lt
 def describe_fields(words: Sequence[str] = (), shape: type[AnyRecipe] = Recipe) -> str:
     """`section.field = default  Description [type]`, one line each; with `words`, of the fields
     whose name holds one of them. UserError where that is none."""
-    lines = [f"{EXTENDS} = none  {EXTENDS_MEANS} [text]", *_lines(shape, "")]
+    lines = [f"{EXTENDS} = none  {EXTENDS_MEANS} [text]", *map(str, fields_of(shape))]
     if words:
         lines = [line for line in lines if any(word in line.partition(" ")[0] for word in words)]
     if not lines:
@@ -44,7 +44,7 @@ def schema(shape: type[AnyRecipe] = Recipe) -> str:
 
 def paths_of(name: str, shape: type[AnyRecipe] = Recipe) -> list[str]:
     """The fields of that name, wherever they stand."""
-    paths = [line.partition(" ")[0] for line in _lines(shape, "")]
+    paths = [field.path for field in fields_of(shape)]
     return list(dict.fromkeys(path for path in paths if path.rpartition(".")[2] == name))
 
 
@@ -60,21 +60,33 @@ def _mixed(model: type[BaseModel]) -> set[str]:
     return found
 
 
-def _lines(model: type[BaseModel], prefix: str) -> Iterator[str]:
+class Field(NamedTuple):
+    """One field of a recipe, in words."""
+
+    path: str
+    default: str
+    meaning: str
+    type: str
+
+    def __str__(self) -> str:
+        said = f"  {self.meaning}" if self.meaning else " "
+        return f"{self.path} = {self.default}{said}{f' [{self.type}]' if self.type else ''}"
+
+
+def fields_of(model: type[BaseModel], prefix: str = "") -> Iterator[Field]:
     for name, field in model.model_fields.items():
         if field.exclude:  # a model whose fields stand beside the others
-            yield f"{prefix}kind = required  {field.description}"
+            yield Field(f"{prefix}kind", "required", field.description or "", "")
             continue
         key = prefix + (field.alias or name)
         if sections := models_in(field.annotation):
             inner = f"{key}.NAME." if get_origin(field.annotation) is dict else f"{key}."
             for section in sections:
-                yield from _lines(section, inner)
+                yield from fields_of(section, inner)
             continue
         default = default_of(field)
         shown = "required" if default is PydanticUndefined else json.dumps(default, default=str)
-        said = f"  {field.description}" if field.description else " "
-        yield f"{key} = {shown}{said} [{_type(field)}]"
+        yield Field(key, shown, field.description or "", _type(field))
 
 
 def _type(field: FieldInfo) -> str:

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import yaml
@@ -38,6 +39,14 @@ def load_shape(path: str | Place, overrides: list[str], shape: type[R]) -> R:
 def load_any(path: str | Place, overrides: list[str]) -> AnyRecipe:
     """As `load_shape`, of the shape that belongs to the job which the recipe names."""
     return parse_any(_tree(path, overrides), str(path))
+
+
+def load_changed(path: str | Place, changes: Mapping[str, Any]) -> AnyRecipe:
+    """As `load_any`, with values by the names of their fields, {"section.field": value}."""
+    tree = _tree(path, [])
+    for field, value in changes.items():
+        _set(tree, field, value, f"change {field!r}")
+    return parse_any(tree, str(path))
 
 
 def _tree(path: str | Place, overrides: list[str]) -> dict[str, Any]:
@@ -120,6 +129,14 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     key, separator, text = override.removeprefix("--").partition("=")
     if not separator or not override.startswith("--") or not all(key.split(".")):
         raise UserError(f"override {override!r}: expected --section.field=value")
+    try:
+        value = read_yaml(text)
+    except UserError as error:
+        raise UserError(f"override {override!r}: {text!r}: {error}") from error
+    _set(tree, key, value, f"override {override!r}")
+
+
+def _set(tree: dict[str, Any], key: str, value: Any, said: str) -> None:
     *sections, name = key.split(".")
     node = tree
     for section in sections:
@@ -127,11 +144,8 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
             node[section] = {}
         node = node[section]
         if not isinstance(node, dict):
-            raise UserError(f"override {override!r}: {section} is not a section")
-    try:
-        node[name] = read_yaml(text)
-    except UserError as error:
-        raise UserError(f"override {override!r}: {text!r}: {error}") from error
+            raise UserError(f"{said}: {section} is not a section")
+    node[name] = value
 
 
 def _first_error(error: ValidationError, shape: type[AnyRecipe]) -> str:

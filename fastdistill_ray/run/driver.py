@@ -43,8 +43,8 @@ from fastdistill_ray.run.paid import (
 )
 from fastdistill_ray.run.precision import check_precision
 from fastdistill_ray.run.room import check_room
-from fastdistill_ray.run.servers import check_servers
 from fastdistill_ray.run.signals import GOES_ON, Stopped, say, signals_raise_stopped
+from fastdistill_ray.run.validation import check_asked, check_models, check_problems
 from fastdistill_ray.run.waiting import wait_for_nodes
 from fastdistill_ray.run_files import MEMORY, write_json
 from fastdistill_ray.storage.place import Place
@@ -83,21 +83,14 @@ class Job(AnyJob[RunFolder]):
         """Everything that can be known to fail, before anything expensive starts; then the folder
         is this recipe's."""
         recipe, run = self.run.recipe, self.run
-        doctor.check_packages(recipe)
-        doctor.check_models(recipe)
-        doctor.check_templates(recipe)
-        student_checks.check_frozen(recipe)
-        doctor.check_lengths(recipe)
+        check_models(recipe)
         groups = run.stages.groups(problems["train"])
         check_not_paid_twice(run.path, groups, recipe, len(problems["train"]), self.again)
         if SET_ASIDE in self.again:
             ask_set_aside_again(run.path, groups)
         if not run.is_complete(groups):
-            doctor.check_rewards(recipe)
-            check_servers(recipe)
-        doctor.check_prompts(recipe, problems)
-        doctor.check_shots(recipe, problems)
-        doctor.check_answerable(recipe, problems)
+            check_asked(recipe)
+        check_problems(recipe, problems)
         doctor.check_pools(recipe, ray.cluster_resources())
         wait_for_nodes(recipe)
         doctor.check_labels(recipe, [node["Labels"] for node in ray.nodes() if node["Alive"]])

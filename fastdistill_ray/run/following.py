@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import logging
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 
 from ray.job_submission import JobDetails
 
 from fastdistill_ray.cluster.dashboard import NOT_ANSWERING, Dashboard
+from fastdistill_ray.progress import Screen
 from fastdistill_ray.run.signals import Stopped, say
 
 # Without a word for so long, a connection may be dead and is compared with the log; on this machine
@@ -28,12 +30,19 @@ class JobLog:
     ) -> None:
         self.client, self.job, self.is_here = client, job, is_here
         self.printed = printed  # characters, what was there before this process included
+        self.screen = Screen(sys.stdout)
 
     def follow(
         self, is_alive: Callable[[], bool] = lambda: True, patience: float = GIVE_UP_SECONDS
     ) -> JobDetails | None:
         """Prints until the job ends; -> what Ray says of it, or None when the dashboard has not
         answered for `patience` seconds or its head is not alive."""
+        try:
+            return self._follow(is_alive, patience)
+        finally:
+            self.screen.end()
+
+    def _follow(self, is_alive: Callable[[], bool], patience: float) -> JobDetails | None:
         lost_since = None
         while True:
             asyncio.run(self._print_from_one_connection())
@@ -89,7 +98,7 @@ class JobLog:
         if new <= 0:
             return
         try:
-            print(chunk[-new:], end="", flush=True)  # noqa: T201
+            self.screen.write(chunk[-new:])
         except OSError:  # nobody reads: `| head` has ended, a terminal was closed
             raise Stopped(signal.SIGPIPE) from None
         self.printed = received

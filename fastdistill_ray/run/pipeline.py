@@ -56,6 +56,7 @@ from fastdistill_ray.run.overlaps import look_for_overlaps
 from fastdistill_ray.run.paid import sources_of
 from fastdistill_ray.run.rounds import plan_rounds, train_in_rounds
 from fastdistill_ray.run.signals import ask_first
+from fastdistill_ray.run.tracking import recipe_of, tell_trackers
 from fastdistill_ray.run_files import (
     CARD,
     CHOICE,
@@ -172,7 +173,9 @@ def _train(run: RunFolder, training: Training, problems: ProblemFile) -> list[Tr
         job = _job(run, training, problems, plan, total_steps, start)
         work = partial(train_on_written, job, groups) if student.writer else partial(train, job)
         pools = [recipe.pools.student]
-    trackers = Trackers(recipe.tracking, out, f"{recipe.name}/{stage.label}")
+    trackers = Trackers(
+        recipe.tracking, out, f"{recipe.name}/{stage.label}", recipe_of(recipe, training)
+    )
     if not (out / MANIFEST).exists():
         trackers.open()
     with (
@@ -263,6 +266,7 @@ def evaluate_models(run: RunFolder, chosen: dict[str, Trial], problems: list[Pro
     look_for_overlaps(run, problems)
     main = run.recipe.objective.kind
     write_results(folders, clusters, main, chosen, gaps(run.recipe), out=run.view / RESULTS)
+    tell_trackers(run, chosen)
 
 
 def _evaluate(run: RunFolder, models: list[Model], problems: list[ProblemFile]) -> dict[str, Place]:

@@ -19,9 +19,25 @@ from fastdistill_ray.run.paid import price
 from fastdistill_ray.storage.room import gib
 from fastdistill_ray.tasks.sizes import count_problems
 
+# By verb, the words with which lines begin that are its own; `distill` does all.
+LINES_OF = {
+    "generate": ("recipe", "problems", "generate", "reward", "models"),
+    "train": ("recipe", "problems", "score", "write", "train", "models", "memory"),
+    "evaluate": ("recipe", "problems", "validate", "evaluate", "report", "models"),
+}
 
-def describe(recipe: Recipe) -> str:
+
+def describe(recipe: Recipe, verb: str = "distill") -> str:
     """The plan that --dry-run prints. Tokens are upper bounds: every completion at its limit."""
+    lines = _lines(recipe)
+    return "\n".join(one for one in lines if verb not in LINES_OF or _is_of(verb, one))
+
+
+def _is_of(verb: str, line: str) -> bool:
+    return line.split()[0] in LINES_OF[verb]
+
+
+def _lines(recipe: Recipe) -> list[str]:
     counts = count_problems(recipe.task)
     train, held_out = counts["train"], counts["validation"]
     tests = counts["test"] + counts["ood"]
@@ -72,10 +88,11 @@ def describe(recipe: Recipe) -> str:
         f"evaluate   {models} models on {tests} problems, at most {answered:,} tokens"
         f"  [{_pool(recipe.pools.evaluation)}]",
         "report     report.html, report.md, results.json",
+        *_missing_lines(recipe),
         *_memory_lines(recipe),
         f"overlap    {'while the teacher writes' if recipe.training.overlap else 'no, in turn'}",
     ]
-    return "\n".join(lines)
+    return lines
 
 
 def _scoring_line(recipe: Recipe, student: StudentSpec, num_tokens: int) -> list[str]:
@@ -132,6 +149,26 @@ def _part(student: StudentSpec) -> str:
 
 def _size(sampling: SamplingKnobs) -> str:
     return f"{sampling.n} to {sampling.max_n}" if sampling.max_n else str(sampling.n)
+
+
+def _missing_lines(recipe: Recipe) -> list[str]:
+    """The models of the hub that are not on this machine."""
+    from huggingface_hub.constants import HF_HUB_OFFLINE  # noqa: PLC0415  slow
+
+    from fastdistill_ray.models import folder_at_hand  # noqa: PLC0415
+
+    wanted = {one.model for one in trained_models(recipe)}
+    wanted |= {one.model for one in all_teachers(recipe).values() if not one.is_remote}
+    missing = sorted(one for one in wanted if folder_at_hand(one) is None and _is_on_hub(one))
+    if not missing:
+        return []
+    if HF_HUB_OFFLINE:
+        return [f"models     not here, and HF_HUB_OFFLINE is set: {', '.join(missing)}"]
+    return [f"models     not here yet, fetched from the hub at the start: {', '.join(missing)}"]
+
+
+def _is_on_hub(reference: str) -> bool:
+    return "/" in reference and not reference.startswith(("/", ".", "~")) and "://" not in reference
 
 
 def _memory_lines(recipe: Recipe) -> list[str]:

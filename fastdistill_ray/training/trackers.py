@@ -12,8 +12,9 @@ import shutil
 import tempfile
 import time
 import uuid
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from pydantic import Field
 
@@ -24,7 +25,18 @@ from fastdistill_ray.storage.place import Place
 logger = logging.getLogger(__name__)
 
 Line = dict[str, float]  # of metrics.jsonl
+Config = dict[str, Any]  # values by the names of fields
+MLFLOW_BATCH, MLFLOW_MOST = 100, 6000  # parameters of one call, characters of one
 TRACKED, TENSORBOARD = "tracked.json", "tensorboard"
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """`section.field` -> value, of what is set."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name}.")
+        elif value not in (None, "", []):
+            yield f"{prefix}{name}", value
 
 
 class TrackingKnobs(Knobs):
@@ -62,28 +74,38 @@ class Tracker(Protocol):
 
     def log(self, step: int, values: Line) -> None: ...
 
+    def conclude(self, step: int, values: Line) -> None:
+        """What the student came to, after the last step."""
+
     def close(self) -> None: ...
 
 
 class TensorBoard:
     errors = (OSError,)
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, config: Config) -> None:
         # Readers take files by name, in which time is in seconds.
         self.writer = importlib.import_module("tensorboardX").SummaryWriter(
             str(folder), filename_suffix=f".{time.time_ns()}"
         )
+        for name, value in config.items():
+            self.writer.add_text(f"config/{name}", str(value))
 
     def log(self, step: int, values: Line) -> None:
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
+
+    def conclude(self, step: int, values: Line) -> None:
+        self.log(step, values)
 
     def close(self) -> None:
         self.writer.close()
 
 
 class Wandb:
-    def __init__(self, knobs: TrackingKnobs, run_id: str, name: str, folder: Path) -> None:
+    def __init__(
+        self, knobs: TrackingKnobs, run_id: str, name: str, folder: Path, config: Config
+    ) -> None:
         wandb = importlib.import_module("wandb")
         self.errors = (OSError, wandb.Error)
         self.run = wandb.init(
@@ -93,17 +115,21 @@ class Wandb:
             dir=str(folder),
             mode=knobs.wandb_mode,
             resume="allow",
+            config=config,
         )
 
     def log(self, step: int, values: Line) -> None:
         self.run.log(values, step=step)
+
+    def conclude(self, step: int, values: Line) -> None:
+        self.run.summary.update(values)
 
     def close(self) -> None:
         self.run.finish()
 
 
 class Mlflow:
-    def __init__(self, knobs: TrackingKnobs, run_id: str, name: str) -> None:
+    def __init__(self, knobs: TrackingKnobs, run_id: str, name: str, config: Config) -> None:
         """The run whose tag says `run_id`, made where there is none."""
         mlflow = importlib.import_module("mlflow")
         self.errors = (OSError, mlflow.MlflowException)
@@ -117,21 +143,32 @@ class Mlflow:
         tags = {"fastdistill": run_id}
         run = tagged[0] if tagged else self.client.create_run(experiment, tags=tags, run_name=name)
         self.id = run.info.run_id
+        told = {one: str(value)[:MLFLOW_MOST] for one, value in config.items()}
+        params = [mlflow.entities.Param(*pair) for pair in told.items()]
+        for start in range(0, len(params), MLFLOW_BATCH):
+            self.client.log_batch(self.id, params=params[start : start + MLFLOW_BATCH])
 
     def log(self, step: int, values: Line) -> None:
         now = int(time.time() * 1000)
         metrics = [self.metric(name, value, now, step) for name, value in values.items()]
         self.client.log_batch(self.id, metrics)
 
+    def conclude(self, step: int, values: Line) -> None:
+        self.log(step, values)
+
     def close(self) -> None:
         self.client.set_terminated(self.id)
 
 
 class Trackers:
-    """Those of one training; until they are opened nothing is told."""
+    """Those of one training; until they are opened nothing is told. `config`: what it is made of,
+    by the fields' names, told when the first of them is opened."""
 
-    def __init__(self, knobs: TrackingKnobs, folder: Place, name: str) -> None:
+    def __init__(
+        self, knobs: TrackingKnobs, folder: Place, name: str, config: Mapping[str, Any]
+    ) -> None:
         self.knobs, self.folder, self.name = knobs, folder, name
+        self.config = dict(flat(config))
         # Event files are written on this machine, in a bucket's place in a folder of their own.
         self.local = folder.local if folder.is_local else Path(tempfile.mkdtemp())
         self.opened: dict[str, Tracker] = {}
@@ -140,18 +177,19 @@ class Trackers:
         self.state = (
             json.loads(file.read_text())
             if file.is_file()
-            else {"id": uuid.uuid4().hex[:12], "steps": {}}
+            else {"id": uuid.uuid4().hex[:12], "steps": {}, "results": {}}
         )
 
     def open(self) -> None:
         knobs, run_id = self.knobs, self.state["id"]
+        config = {} if self.state["steps"] else self.config
         self.local.mkdir(parents=True, exist_ok=True)
         if knobs.tensorboard:
-            self.opened["tensorboard"] = TensorBoard(self.local / TENSORBOARD)
+            self.opened["tensorboard"] = TensorBoard(self.local / TENSORBOARD, config)
         if knobs.wandb_project:
-            self.opened["wandb"] = Wandb(knobs, run_id, self.name, self.local)
+            self.opened["wandb"] = Wandb(knobs, run_id, self.name, self.local, config)
         if knobs.mlflow_experiment:
-            self.opened["mlflow"] = Mlflow(knobs, run_id, self.name)
+            self.opened["mlflow"] = Mlflow(knobs, run_id, self.name, config)
 
     def log(self, lines: list[Line]) -> None:
         """Steps that were told before are not told again: a resumed training repeats some."""
@@ -164,6 +202,21 @@ class Trackers:
         done = min(self.state["steps"].values(), default=0)
         self.waiting = [line for line in self.waiting if line["step"] > done]
         (self.folder / TRACKED).put(json.dumps(self.state))
+
+    def tell_results(self, values: Line) -> None:
+        """Of the student that the training made; what was told before is not told again."""
+        if values == self.state["results"]:
+            return
+        self.open()
+        step = max(self.state["steps"].values(), default=0)
+        for name, tracker in self.opened.items():
+            try:
+                tracker.conclude(step, values)
+            except tracker.errors as error:
+                logger.warning("tracking by %s was not told the results: %s", name, error)
+        self.state["results"] = values
+        (self.folder / TRACKED).put(json.dumps(self.state))
+        self.close()
 
     def close(self) -> None:
         for name, tracker in self.opened.items():

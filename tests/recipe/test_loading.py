@@ -22,7 +22,7 @@ from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run.plan import describe
 
 RECIPES = sorted(Path("jobs/recipes").rglob("*.yaml"))
-DEMO = "jobs/recipes/demo.yaml"
+DEMO = "jobs/recipes/demo_full.yaml"
 SERVER = "{model: m, engine: {kind: endpoint, url: 'http://host/v1'}}"
 
 
@@ -264,6 +264,6 @@ def test_plan_names_every_teacher_and_what_its_share_may_cost():
 
 
 def test_override_of_a_section_that_an_anchor_shares_changes_that_section_alone():
-    recipe = load_recipe("jobs/recipes/demo.yaml", ["--teacher.engine.max_num_seqs=7"])
+    recipe = load_recipe("jobs/recipes/demo_full.yaml", ["--teacher.engine.max_num_seqs=7"])
     assert recipe.teacher.engine.max_num_seqs == 7
     assert recipe.evaluation.engine.max_num_seqs == 256

@@ -140,7 +140,7 @@ def test_function_in_a_recipe_is_checked_when_it_is_parsed(
     (tmp_path / "broken.py").write_text("def f(:\n")
     value = value.format(file=tmp_path / "good.py", folder=tmp_path)
     with pytest.raises(ValueError) as error:
-        load_recipe("jobs/recipes/demo.yaml", [f"--reward.functions.mine={value}"])
+        load_recipe("jobs/recipes/demo_full.yaml", [f"--reward.functions.mine={value}"])
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -149,7 +149,7 @@ def test_recipe_carries_the_function_so_that_it_runs_where_its_file_is_not(tmp_p
     file = tmp_path / "good.py"
     file.write_text('def f(completion):\n    return 0.5  # "a", \\n\n')
     recipe = load_recipe(
-        "jobs/recipes/demo.yaml",
+        "jobs/recipes/demo_full.yaml",
         [f"--reward.functions.mine={file}:f", "--reward.weights={cosine: 1, mine: 2}"],
     )
     written = tmp_path / "recipe.yaml"

@@ -201,14 +201,14 @@ def test_wrong_settings_are_one_line(override: str, message: str) -> None:
             override,
         ]
     with pytest.raises(ValueError) as error:
-        load_recipe("jobs/recipes/demo.yaml", overrides)
+        load_recipe("jobs/recipes/demo_full.yaml", overrides)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_a_written_recipe_without_a_grader_can_be_given_one(tmp_path: Path) -> None:
     written = tmp_path / "recipe.yaml"
-    written.write_text(dump_recipe(load_recipe("jobs/recipes/demo.yaml", [])))
+    written.write_text(dump_recipe(load_recipe("jobs/recipes/demo_full.yaml", [])))
     fields = {"url": "http://x/v1", "model": "m"}
     overrides = [f"--reward.llm_judge.{name}={value}" for name, value in fields.items()]
     recipe = load_recipe(str(written), [*overrides, "--reward.weights.llm_judge=1"])

@@ -16,7 +16,7 @@ from fastdistill_ray.run.graph import Stage
 from fastdistill_ray.run_files import StageResult, run_of, stage_folders
 from fastdistill_ray.storage.place import Place
 
-DEMO = "jobs/recipes/demo.yaml"
+DEMO = "jobs/recipes/demo_full.yaml"
 
 
 def a_stage(**inputs: str) -> Stage:

@@ -13,7 +13,7 @@ from fastdistill_ray.run.graph import Stage
 from fastdistill_ray.run_files import StageResult
 from fastdistill_ray.storage.place import Place
 
-DEMO = "jobs/recipes/demo.yaml"
+DEMO = "jobs/recipes/demo_full.yaml"
 GROUPS, WORK = Stage("groups", "", {}, {"n": "1"}), Stage("train", "a", {}, {"n": "1"})
 
 

@@ -12,7 +12,7 @@ from fastdistill_ray.recipe.derived import baselines, students
 from fastdistill_ray.recipe.loading import load_recipe
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.records import SPLITS, Problem
-from fastdistill_ray.run.forecast import check_run, describe_stages
+from fastdistill_ray.run.forecast import check_run, describe_plan, describe_stages
 from fastdistill_ray.run.graph import Stage, changes, find, nearest, new_folder
 from fastdistill_ray.run.paid import ask_set_aside_again, sources_of
 from fastdistill_ray.run.stages import Stages
@@ -20,7 +20,7 @@ from fastdistill_ray.run_files import METRICS, STAGE
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
 
-DEMO = "jobs/recipes/demo.yaml"
+DEMO = "jobs/recipes/demo_full.yaml"
 TRAININGS = ["train/advdistill-lr_5e-05", "train/advdistill-lr_0.0001"]
 SFT = ["train/sft-lr_5e-05", "train/sft-lr_0.0001"]
 BASES = ["answers/base_plain", "answers/base", "answers/teacher"]
@@ -62,8 +62,13 @@ def run(tmp_path: Path) -> Place:
 
 def complete(run: Place, stage: Stage) -> Place:
     folder = new_folder(run, stage)
-    (folder / "manifest.json").put(json.dumps({"seconds": 60.0}))
+    spent = {"seconds": 60.0, "cpu_hours": 0.5, "gpu_hours": 0.0}
+    done = {"rows_in": 4, "facts": {"planned_steps": 2} if stage.kind == "train" else {}}
+    (folder / "manifest.json").put(json.dumps(spent | done))
     return folder
+
+
+MINUTE = "about 1:00 (0.50 CPU-hours)"  # so long took its like
 
 
 def states(run: Place, *overrides: str) -> dict[str, str]:
@@ -74,7 +79,7 @@ def states(run: Place, *overrides: str) -> dict[str, str]:
 def made_anew(run: Place, *overrides: str) -> set[str]:
     """Names of stages that are not reused, but for answers of students, which follow them."""
     found = states(run, *overrides)
-    own = {name for name in found if name not in ("answers/advdistill", "answers/sft")}
+    own = {name for name in found if name not in ("answers/advdistill", "answers/sft", "all")}
     return {name for name in own if not found[name].startswith("reused")}
 
 
@@ -114,9 +119,9 @@ def test_more_seeds_keep_the_trainings_of_the_seed_that_was(run):
         for rate in ("5e-05", "0.0001"):
             assert found[f"train/{student}-lr_{rate}-seed_0"].startswith("reused")
             new = found[f"train/{student}-lr_{rate}-seed_3"]
-            assert new == "new: nothing of it is there; at most 2 steps"
+            assert new == f"new: nothing of it is there; at most 2 steps; {MINUTE}"
         for name in (student, f"{student}-seed_3"):
-            assert found[f"answers/{name}"] == "new, with its training"
+            assert found[f"answers/{name}"].startswith("new, with its training")
     assert made_anew(run, "--compare.seeds=[0]") == set(), "one seed changes no name"
 
 
@@ -130,18 +135,37 @@ def test_another_student_asks_no_teacher_and_repeats_no_training(run):
 def test_plan_names_the_field_that_changed_and_the_cost(run):
     found = states(run, "--objective.tau=1.0")
     assert found["train/advdistill-lr_5e-05"] == (
-        "new: objective.tau was 0.5, now 1.0; at most 2 steps; its like took 1:00"
+        "new: objective.tau was 0.5, now 1.0; at most 2 steps; about 1:00 (0.50 CPU-hours)"
     )
     found = states(run, "--compare.students=[{kind: sft, normalize: sequence}]")
     assert "compare.students.0.normalize was 'token', now 'sequence'" in found[SFT[0]]
     found = states(run, "--sampling.temperature=0.7")
     assert found["groups"] == (
         "new: sampling.temperature was 0.9, now 0.7; 4 problems x 8 completions, at most 3,072 "
-        "tokens; refused without --again groups"
+        "tokens; about 1:00 (0.50 CPU-hours); refused without --again groups"
     )
     other = states(run, "--reward.weights={cosine: 0, format: 1}")
     assert "judged again from stages/groups/" in other["groups"]
     assert "selected again" in states(run, "--selection.min_correct=2")["groups"]
+
+
+def test_plan_sums_what_all_that_is_new_would_take(run):
+    four = "--compare.seeds=[0, 1, 2]", "--compare.students=[]", "--pools.cpu_hour_price=2"
+    found = states(run, *four)
+    # Two rates by two further seeds are trained, and three students answer eight problems, where
+    # four took a minute.
+    assert found["all"].split("  ")[-1].strip() == "about 10:00 (5.00 CPU-hours, 10.00 to pay)"
+
+
+def test_plan_of_a_verb_has_the_stages_and_lines_of_that_verb(run):
+    recipe = recipe_with()
+    generate, train = (describe_plan(recipe, run, verb) for verb in ("generate", "train"))
+    for plan, words, others in (
+        (generate, {"generate", "reward", "groups"}, {"train", "evaluate", "answers/base"}),
+        (train, {"train", "groups", SFT[0]}, {"generate", "evaluate", "answers/base"}),
+    ):
+        begun = {line.split()[0] for line in plan.splitlines() if line}
+        assert words <= begun and not others & begun
 
 
 def test_paid_tokens_are_not_asked_for_again_until_the_user_says_so(run):

@@ -99,7 +99,7 @@ def test_every_variable_that_a_recipe_says_holds_a_key_is_known():
         "pools.teachers": [{"cpus": 0.5}, {"cpus": 0.5}],
     }
     arguments = [f"--{name}={json.dumps(value)}" for name, value in overrides.items()]
-    recipe = load_recipe("jobs/recipes/demo.yaml", arguments)
+    recipe = load_recipe("jobs/recipes/demo_full.yaml", arguments)
     names = key_variables(recipe.model_dump())
     assert {name for name in names if name.endswith("_VARIABLE")} == {
         "A_VARIABLE",

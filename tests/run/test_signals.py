@@ -89,7 +89,7 @@ def test_closed_terminal_stays_ignored_under_nohup():
 def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job that asks for no cluster."""
     monkeypatch.setattr(ray, "init", lambda **_: None)
-    recipe = "jobs/recipes/demo.yaml"
+    recipe = "jobs/recipes/demo_full.yaml"
     monkeypatch.setattr(sys, "argv", ["job", recipe, "--run-dir", str(tmp_path / "run")])
 
 

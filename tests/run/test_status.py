@@ -15,7 +15,7 @@ from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks import load_problems
 from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
 
-DEMO = "jobs/recipes/demo.yaml"
+DEMO = "jobs/recipes/demo_full.yaml"
 
 
 def problems_of(run: RunFolder) -> ProblemFile:

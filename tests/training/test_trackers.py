@@ -12,6 +12,15 @@ from fastdistill_ray.storage.place import Place
 from fastdistill_ray.training.monitor import follow_metrics, step_facts
 from fastdistill_ray.training.trackers import Trackers, TrackingKnobs
 
+CONFIG = {"objective": {"kind": "advdistill", "tau": 0.5}, "tracking": {"wandb_project": ""}}
+RESULTS = {"results/test/accuracy": 0.75, "results/test/accuracy_low": 0.5}
+
+
+def conclude(folder: Path, knobs: TrackingKnobs) -> None:
+    """As at the end of an evaluation, and at that of the same run started again."""
+    for _ in range(2):
+        Trackers(knobs, Place(folder), "demo/advdistill", {}).tell_results(RESULTS)
+
 
 def line(step: int) -> dict[str, float]:
     values = {"train/loss": 1 / step, "train/grad_norm": 2.0, "loss/ce": 0.5 / step}
@@ -28,20 +37,24 @@ def write(folder: Path, steps: range) -> Path:
 
 def follow(folder: Path, steps: range, knobs: TrackingKnobs) -> None:
     """A driver that sees a training up to the last of the steps."""
-    trackers = Trackers(knobs, Place(folder), "demo/advdistill")
+    trackers = Trackers(knobs, Place(folder), "demo/advdistill", CONFIG)
     trackers.open()
     with follow_metrics(Place(folder / "metrics.jsonl"), "train", 9, trackers):
         write(folder, steps)
 
 
+def accumulator(folder: Path) -> Any:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    found = reader.EventAccumulator(str(folder))
+    found.Reload()
+    return found
+
+
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    accumulator = pytest.importorskip(
-        "tensorboard.backend.event_processing.event_accumulator"
-    ).EventAccumulator(str(folder))
-    accumulator.Reload()
+    found = accumulator(folder)
     return {
-        name: [(event.step, event.value) for event in accumulator.Scalars(name)]
-        for name in accumulator.Tags()["scalars"]
+        name: [(event.step, event.value) for event in found.Scalars(name)]
+        for name in found.Tags()["scalars"]
     }
 
 
@@ -56,13 +69,26 @@ def test_tensorboard_has_every_step_once_over_kills_and_restarts(tmp_path):
     assert "step" not in found
 
 
+def test_tensorboard_has_the_recipe_once_and_the_results_after_the_last_step(tmp_path):
+    knobs = TrackingKnobs()
+    follow(tmp_path, range(1, 3), knobs)
+    follow(tmp_path, range(1, 4), knobs)
+    conclude(tmp_path, knobs)
+    assert scalars(tmp_path / "tensorboard")["results/test/accuracy"] == [(3, 0.75)]
+    events = accumulator(tmp_path / "tensorboard")
+    texts = {name: events.Tensors(name) for name in events.Tags()["tensors"]}
+    (kind,) = texts["config/objective.kind/text_summary"]
+    assert kind.tensor_proto.string_val == [b"advdistill"]
+    assert set(texts) == {f"config/objective.{name}/text_summary" for name in ("kind", "tau")}
+
+
 def test_training_complete_before_opens_no_tracker(tmp_path):
     write(tmp_path, range(1, 4))
     with follow_metrics(
         Place(tmp_path / "metrics.jsonl"),
         "train",
         3,
-        Trackers(TrackingKnobs(), Place(tmp_path), "demo"),
+        Trackers(TrackingKnobs(), Place(tmp_path), "demo", {}),
     ):
         pass
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
@@ -81,6 +107,10 @@ def test_mlflow_run_goes_on_where_it_was(tmp_path, monkeypatch):
     assert run.info.status == "FINISHED"
     history = client.get_metric_history(run.info.run_id, "train/loss")
     assert [(one.step, one.value) for one in history] == [(k, 1 / k) for k in range(1, 5)]
+    conclude(tmp_path / "run", knobs)
+    (run,) = client.search_runs([run.info.experiment_id])
+    assert run.data.params == {"objective.kind": "advdistill", "objective.tau": "0.5"}
+    assert run.data.metrics["results/test/accuracy"] == 0.75
 
 
 class Unreachable(ValueError):
@@ -107,7 +137,7 @@ class Flaky:
 
 
 def test_tracker_that_stops_answering_is_told_later_and_nothing_else_stops(tmp_path, caplog):
-    trackers = Trackers(TrackingKnobs(), Place(tmp_path), "demo")
+    trackers = Trackers(TrackingKnobs(), Place(tmp_path), "demo", {})
     trackers.open()
     flaky = Flaky()
     trackers.opened["flaky"] = flaky
@@ -134,22 +164,37 @@ def wandb_records(file: Path) -> Iterator[Any]:
             yield record
 
 
-def test_wandb_offline_run_holds_the_steps(tmp_path, monkeypatch):
+def records_of(file: Path) -> list[Any]:
+    records: list[Any] = []
+    while not any(record.HasField("exit") for record in records):
+        time.sleep(0.05)  # finish() returns before the last records are on disk
+        records = list(wandb_records(file))
+    return records
+
+
+def test_wandb_offline_run_holds_recipe_steps_and_results(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_SILENT", "true")
     knobs = TrackingKnobs(tensorboard=False, wandb_project="distil", wandb_mode="offline")
     follow(tmp_path / "run", range(1, 4), knobs)
     (file,) = tmp_path.glob("run/wandb/offline-run-*/*.wandb")
-    records = []
-    while not any(record.HasField("exit") for record in records):
-        time.sleep(0.05)  # finish() returns before the last records are on disk
-        records = list(wandb_records(file))
+    records = records_of(file)
     losses = {}
     for record in records:
         items = {".".join(one.nested_key) or one.key: one.value_json for one in record.history.item}
         if "train/loss" in items:
             losses[record.history.step.num] = float(items["train/loss"])
     assert losses == {step: pytest.approx(1 / step) for step in range(1, 4)}
+    told = {one.key: one.value_json for record in records for one in record.run.config.update}
+    assert told["objective.kind"] == '"advdistill"'
+    conclude(tmp_path / "run", knobs)
+    (later,) = set(tmp_path.glob("run/wandb/offline-run-*/*.wandb")) - {file}
+    summary = {
+        one.key or ".".join(one.nested_key): one.value_json
+        for record in records_of(later)
+        for one in record.summary.update
+    }
+    assert json.loads(summary["results/test/accuracy"]) == 0.75
 
 
 def test_step_facts_is_one_line_a_person_reads():

@@ -1,0 +1,99 @@
+"""A recipe to begin with: the fields that most people set, each with what it means."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fastdistill_ray.recipe.fields import Field, fields_of
+from fastdistill_ray.recipe.loading import parse_recipe
+from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.tasks import check_name, hub_of
+
+SHOWN = (
+    *("task.name", "task.path", "task.num_train", "task.num_test", "teacher.model"),
+    *("teacher.engine.kind", "teacher.engine.url", "teacher.engine.api_key_env"),
+    *("teacher.engine.price_prompt", "teacher.engine.price_completion"),
+    *("teacher.engine.max_model_len", "student.model", "sampling.n", "sampling.temperature"),
+    *("sampling.max_new_tokens", "objective.kind", "objective.tau", "objective.lambda"),
+    *("optimizer.learning_rate", "training.epochs", "training.groups_per_step"),
+    *("training.max_seq_len", "training.micro_batch_tokens", "pools.teacher.workers"),
+    *("pools.teacher.gpus", "pools.student.workers", "pools.student.gpus"),
+    *("pools.evaluation.gpus", "evaluation.max_new_tokens", "compare.students"),
+    "compare.baselines",
+)
+
+OF_SECTIONS = {
+    "compare.students": "Others that are trained on the same groups: an objective each.",
+    "compare.baselines": "Models that are only asked: base, base_plain, teacher.",
+}
+
+MADE = {"num_train": 200, "num_test": 200, "num_ood": 0}  # of problems that a task makes
+
+
+def begin(
+    task: str, teacher: str, student: str, *, path: str = "", api: str = "", gpus: int = 0
+) -> tuple[str, Recipe]:
+    """-> (YAML with a comment above each field, the recipe it is). The teacher is a model, or one
+    behind the server `api`, whose key is in TEACHER_KEY; `gpus` are those of one machine."""
+    check_name("--task", task)
+    is_made = not hub_of(task) and not path
+    tree: dict[str, Any] = {
+        "name": re.sub(r"\W+", "_", f"{Path(path).stem or task}_{Path(student).name}").lower(),
+        "task": {"name": task} | ({"path": path} if path else MADE if is_made else {}),
+        "teacher": {"model": teacher},
+        "student": {"model": student},
+        "objective": {"kind": "advdistill"},
+        "optimizer": {"learning_rate": 1e-5},
+        "compare": {"students": [{"kind": "sft"}], "baselines": ["base", "teacher"]},
+    }
+    if api:
+        tree["teacher"]["engine"] = {"kind": "endpoint", "url": api, "api_key_env": "TEACHER_KEY"}
+    if gpus:
+        pools = {"student": {"gpus": 1, "workers": gpus}, "evaluation": {"gpus": 1}}
+        tree["pools"] = pools if api else {"teacher": {"gpus": 1, "workers": gpus}} | pools
+    recipe = parse_recipe(tree, "of these models")
+    return "\n".join(_lines(recipe, tree)) + "\n", recipe
+
+
+def _lines(recipe: Recipe, tree: dict[str, Any]) -> Iterator[str]:
+    values = recipe.model_dump(mode="json", by_alias=True)
+    meanings: dict[str, Field] = {}
+    for field in fields_of(Recipe):
+        meanings.setdefault(field.path, field)
+    yield "# All other fields: `fastdistill fields`, or `fastdistill show` of this file."
+    yield f"name: {tree['name']}"
+    before: list[str] = []
+    for path in SHOWN:
+        *sections, name = path.split(".")
+        found: Any = values
+        for section in sections:
+            found = found.get(section) if isinstance(found, dict) else None
+        if not isinstance(found, dict) or name not in found or _is_beside(path, found, tree):
+            continue
+        shared = next(
+            (i for i, (a, b) in enumerate(zip(sections, before, strict=False)) if a != b),
+            min(len(sections), len(before)),
+        )
+        yield from ("  " * i + f"{sections[i]}:" for i in range(shared, len(sections)))
+        before = sections
+        indent = "  " * len(sections)
+        yield f"{indent}# {_meaning(meanings, path)}"
+        shown = yaml.safe_dump({name: found[name]}, default_flow_style=True, width=10**6).strip()
+        yield f"{indent}{shown[1:-1]}"  # without its braces
+
+
+def _meaning(meanings: dict[str, Field], path: str) -> str:
+    if path in OF_SECTIONS:
+        return OF_SECTIONS[path]
+    field = meanings[path]
+    return " ".join(filter(None, [field.meaning, f"[{field.type}]"]))
+
+
+def _is_beside(path: str, found: dict[str, Any], tree: dict[str, Any]) -> bool:
+    """What says nothing here: an empty path, the kind of an engine that nobody chose."""
+    name = path.rpartition(".")[2]
+    is_engines = path.startswith("teacher.engine.") and "engine" not in tree["teacher"]
+    return found[name] in ("", None) or (is_engines and name != "max_model_len")

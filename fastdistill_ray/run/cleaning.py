@@ -1,0 +1,46 @@
+"""What a run folder holds that no recipe of it needs any more."""
+
+from collections.abc import Iterator
+
+from fastdistill_ray.errors import UserError
+from fastdistill_ray.run.folder import place_of_run
+from fastdistill_ray.run.lease import lease
+from fastdistill_ray.run.stages import SIGNALS, WRITTEN
+from fastdistill_ray.run_files import RECIPE, RECIPES, STAGES, stage_folders
+from fastdistill_ray.storage.place import Place
+
+PAID = ("groups", WRITTEN, SIGNALS)  # kinds of stages for which a model was asked
+
+
+def clean(
+    run_dir: str, *, with_paid: bool, with_earlier: bool, is_deleting: bool
+) -> dict[Place, int]:
+    """Stages that the graph of no recipe names -> their bytes; with `with_earlier`, recipes that
+    ran before the last count no longer. Deleted where that is wanted. UserError where it is no run
+    folder, or somebody writes it."""
+    run = place_of_run(run_dir)
+    if not (run / RECIPE).is_file():
+        raise UserError(f"clean {run_dir}: no run folder, it holds no {RECIPE}")
+    if not is_deleting:
+        return _sizes(run, with_paid, with_earlier)
+    with lease(run):
+        found = _sizes(run, with_paid, with_earlier)
+        for place in found:
+            place.remove_tree()
+    return found
+
+
+def _sizes(run: Place, with_paid: bool, with_earlier: bool) -> dict[Place, int]:
+    found = _needless(run, with_paid, with_earlier)
+    return {place: sum(file.size() for file in place.walk()) for place in found}
+
+
+def _needless(run: Place, with_paid: bool, with_earlier: bool) -> Iterator[Place]:
+    earlier = (run / RECIPES).list()
+    views = [run] if with_earlier else [run, *earlier]
+    needed = {str(folder) for view in views for folder in stage_folders(view).values()}
+    if with_earlier:
+        yield from earlier
+    for kind in (run / STAGES).list():
+        if with_paid or kind.name not in PAID:
+            yield from (stage for stage in kind.list() if str(stage) not in needed)

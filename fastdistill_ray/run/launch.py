@@ -1,0 +1,100 @@
+"""What a verb does on the user's machine: check what needs no cluster, then submit the job to one.
+
+Loads Ray last, torch and vLLM never.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from fastdistill_ray.errors import UserError
+from fastdistill_ray.recipe.paths import with_absolute_paths
+from fastdistill_ray.recipe.tree import AnyRecipe, Recipe
+from fastdistill_ray.run.folder import JobFolder, RunFolder, check_writable, place_of_run
+from fastdistill_ray.run.forecast import check_run, describe_plan
+from fastdistill_ray.run.lease import check_free
+from fastdistill_ray.run.needed import NEEDED
+from fastdistill_ray.storage.place import Place
+
+
+def plan(recipe: AnyRecipe, run_dir: str = "", address: str = "", verb: str = "distill") -> str:
+    """What the job would do; a run folder on another machine is not looked into."""
+    recipe = with_absolute_paths(recipe)
+    place = run_place(recipe, run_dir)
+    return describe_plan(recipe, None if address else place, verb)
+
+
+def launch(
+    verb: str,
+    recipe: AnyRecipe,
+    run_dir: str = "",
+    address: str = "",
+    again: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
+) -> int:
+    """Runs jobs/<verb>.py of the recipe on a Ray cluster and streams its log; -> its exit code.
+
+    address: of a Ray dashboard ("": $RAY_ADDRESS, else the head on this machine, else one for the
+    time of this job). again: "groups", "set_aside". variables: what the environment of the job has
+    beside its node's. UserError before anything starts, one line.
+    """
+    recipe = with_absolute_paths(recipe)
+    place = check(verb, recipe, run_dir, address, again)
+    use_token()
+    from fastdistill_ray.run.submission import submit  # noqa: PLC0415  loads Ray
+
+    return submit(verb, recipe, str(place), address, list(again), variables or {})
+
+
+def check(verb: str, recipe: AnyRecipe, run_dir: str, address: str, again: Sequence[str]) -> Place:
+    """What needs no cluster and no model; -> the run folder. UserError is one line."""
+    place = run_place(recipe, run_dir)
+    if address and place.is_local and not Path(run_dir).is_absolute():
+        raise UserError("--run-dir: with --address, name an absolute folder that its nodes share")
+    if not address:  # the folder of another machine is checked there
+        _check_here(verb, recipe, place, again)
+    return place
+
+
+def variables_of(names: Sequence[str]) -> dict[str, str]:
+    """Those of this process's environment; UserError for one that is not set."""
+    if unset := [name for name in names if not os.environ.get(name)]:
+        raise UserError(f"--env {unset[0]}: it is not set here")
+    return {name: os.environ[name] for name in names}
+
+
+def run_place(recipe: AnyRecipe, run_dir: str = "") -> Place:
+    """The run folder that is meant; "": runs/<the recipe's name>, from here."""
+    return place_of_run(run_dir or Path("runs") / recipe.name)
+
+
+def _check_here(verb: str, recipe: AnyRecipe, place: Place, again: Sequence[str]) -> None:
+    run = RunFolder(place, recipe) if isinstance(recipe, Recipe) else JobFolder(place, recipe)
+    check_writable(place)
+    check_free(place)
+    if isinstance(run, RunFolder):
+        check_run(run.recipe, place, list(again), is_here=not _names_another_machine())
+        NEEDED.get(verb, lambda _: None)(run)
+    elif not _names_another_machine():
+        recipe.check_files()
+
+
+def _names_another_machine() -> bool:
+    """Files of the recipe may then be only there."""
+    named = os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or ""
+    host = urlsplit(named).hostname or named.partition(":")[0]
+    return host not in ("", "auto", "local", "localhost", "127.0.0.1")
+
+
+def use_token() -> None:
+    """A Ray 2.60 cluster asks for a token by default, its clients send none by default, and both
+    read the mode when Ray is imported. The token file is made where there is none yet."""
+    if os.environ.setdefault("RAY_AUTH_MODE", "token") != "token":
+        return
+    has_token = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    if not has_token and not (Path.home() / ".ray" / "auth_token").exists():
+        ray = str(Path(sys.executable).parent / "ray")
+        subprocess.run([ray, "get-auth-token", "--generate"], check=True, capture_output=True)

@@ -1,0 +1,65 @@
+"""What can be known of a recipe on this machine before a cluster is asked; a job begins with the
+same."""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+
+from fastdistill_ray.models import fetch_without_weights
+from fastdistill_ray.recipe.tree import AnyRecipe, Recipe
+from fastdistill_ray.records import SPLITS, Split
+from fastdistill_ray.run import doctor, student_checks
+from fastdistill_ray.run.inputs import write_tasks
+from fastdistill_ray.run.memory import memory_plans
+from fastdistill_ray.run.servers import check_servers
+from fastdistill_ray.storage.place import Place
+from fastdistill_ray.tasks.problem_file import ProblemFile
+
+
+def check_models(recipe: Recipe) -> None:
+    """Of every model its config, tokenizer and chat template, which are downloaded where they are
+    not here; weights are not."""
+    doctor.check_packages(recipe)
+    doctor.check_models(recipe)
+    doctor.check_templates(recipe)
+    student_checks.check_frozen(recipe)
+    doctor.check_lengths(recipe)
+
+
+def check_asked(recipe: Recipe) -> None:
+    """The user's reward functions, and the servers of teachers and judges."""
+    doctor.check_rewards(recipe)
+    check_servers(recipe)
+
+
+def check_problems(recipe: Recipe, problems: Mapping[Split, ProblemFile]) -> None:
+    """Prompts have room, worked examples are no test problems, the answer can be written."""
+    doctor.check_prompts(recipe, problems)
+    doctor.check_shots(recipe, problems)
+    doctor.check_answerable(recipe, problems)
+
+
+def validate(recipe: AnyRecipe) -> Iterator[str]:
+    """A line for each thing that was looked at and is well; UserError at the first that is not.
+    Of what is no distillation only the files are."""
+    recipe.check_files()
+    if not isinstance(recipe, Recipe):
+        yield "files: there"
+        return
+    check_models(recipe)
+    yield "models: configs, tokenizers, templates and context lengths fit the recipe"
+    check_asked(recipe)
+    yield "rewards: functions load; servers of teachers and judges answer and take their keys"
+    with tempfile.TemporaryDirectory() as folder:
+        found = write_tasks([recipe.task], out=Place(folder))
+        problems: dict[Split, ProblemFile] = {
+            split: ProblemFile(Place(folder) / f"{split}.parquet") for split in SPLITS
+        }
+        check_problems(recipe, problems)
+        counts = ", ".join(f"{len(file):,} {split}" for split, file in problems.items())
+    left = "".join(f", {number} left out ({why})" for why, number in found.set_aside.items())
+    yield f"problems: {counts}{left}; prompts leave room for answers"
+    student_checks.check_students(recipe)
+    yield "students: small copies are trained, exported and loaded as transformers does it"
+    for model, memory in memory_plans(recipe, fetch_without_weights).items():
+        if memory:
+            yield f"memory: {model}: {memory.describe()}"

@@ -1,0 +1,125 @@
+"""A run's student served and uploaded: the command, what reaches the hub, what is refused."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.hub import Hub, serving_hub
+from support.jobs import ROOT
+from support.run_folder import make_run
+
+from fastdistill_ray import cli
+from fastdistill_ray.errors import UserError
+from fastdistill_ray.report.sections import write_report
+from fastdistill_ray.run.handing_over import serving, student_folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """With two students, their cards written."""
+    made = Path(make_run(str(tmp_path / "run")))
+    for name in ("advdistill", "sft"):
+        (made / "students" / name / "adapter").mkdir(parents=True)
+        (made / "students" / name / "config.json").write_text("{}")
+        (made / "students" / name / "README.md").write_text("the source's own card")
+        (made / "students" / name / "model.safetensors").write_bytes(name.encode() * 100)
+        (made / "students" / name / "adapter" / "adapter_config.json").write_text("{}")
+    write_report(str(made))
+    return made
+
+
+def push(hub: Hub, run: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """In a process of its own: the hub's address is read when its package is imported."""
+    own = {"HF_ENDPOINT": hub.url, "HF_TOKEN": hub.token, "HF_HUB_OFFLINE": "0"}
+    own["HF_HUB_DISABLE_XET"] = "1"  # its servers are others than the hub's
+    return subprocess.run(
+        [sys.executable, "-m", "fastdistill_ray.cli", "push", str(run), "me/mine", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **own, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_push_brings_every_file_of_the_student_to_the_hub_and_weights_once(run):
+    folder = run / "students" / "advdistill"
+    with serving_hub() as hub:
+        done = push(hub, run, "--private")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == f"{hub.url}/me/mine"
+        files = {str(one.relative_to(folder)): one for one in folder.rglob("*") if one.is_file()}
+        assert hub.files == {name: file.read_bytes() for name, file in files.items()}
+        assert hub.created[0]["visibility"] == "private" and hub.commits == ["advdistill of run"]
+        assert push(hub, run, "--private").returncode == 0
+        assert hub.puts == 1, "weights that are there are not sent again"
+    assert b"model-index" in hub.files["README.md"]
+
+
+def test_push_of_an_adapter_brings_it_alone(run):
+    with serving_hub() as hub:
+        done = push(hub, run, "--adapter", "--student", "sft")
+        assert done.returncode == 0, done.stderr
+    assert list(hub.files) == ["adapter_config.json"]
+
+
+def test_push_says_in_one_line_what_is_wrong(run):
+    with serving_hub() as hub:
+        for environment, line in (
+            ({"HF_TOKEN": "hf_wrong"}, "push me/mine: "),
+            ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
+        ):
+            done = push(hub, run, **environment)
+            assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+            assert line in done.stderr and "hf_wrong" not in done.stderr
+    assert not hub.files
+
+
+def test_push_of_a_student_without_its_card_is_refused(run):
+    (run / "students" / "sft" / "README.md").write_text("the source's own card")
+    with serving_hub() as hub:
+        assert "fastdistill report" in push(hub, run, "--student", "sft").stderr
+    assert not hub.created
+
+
+def test_serve_prints_the_command_with_the_context_of_the_evaluation(run, capsys):
+    assert cli.main(["serve", str(run), "--print", "--port=8001"]) == 0
+    words = capsys.readouterr().out.split()
+    assert words[1:3] == ["serve", str(run / "students" / "advdistill")]
+    assert words[-1] == "--port=8001"
+    length = words[words.index("--max-model-len") + 1]
+    recipe = (run / "recipe.yaml").read_text()
+    assert f"max_model_len: {length}" in recipe
+
+
+@pytest.mark.parametrize(
+    ("name", "line"), [("other", "--student other: the run has advdistill, sft"), ("sft", "")]
+)
+def test_student_is_one_of_the_run(run, name, line):
+    if not line:
+        assert student_folder(str(run), name).name == name
+        return
+    with pytest.raises(UserError) as error:
+        serving(str(run), name)
+    assert line in str(error.value)
+
+
+def test_what_is_no_run_or_has_no_student_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"no run folder, it holds no recipe\.yaml"):
+        student_folder(str(tmp_path))
+    run = make_run(str(tmp_path / "run"))
+    with pytest.raises(UserError, match="no student is there yet"):
+        student_folder(run)
+
+
+def test_results_of_the_run_are_in_its_metadata(run):
+    rows = json.loads((run / "results.json").read_text())["rows"]
+    card = (run / "students" / "sft" / "README.md").read_text()
+    (row,) = [
+        one
+        for one in rows
+        if (one["model"], one["split"], one["metric"]) == ("sft", "test", "accuracy")
+    ]
+    assert f"value: {row['value']}" in card
