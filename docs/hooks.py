@@ -8,6 +8,7 @@
 - In the nav a folder (`experiments/`) stands for all pages in it.
 """
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -81,6 +82,10 @@ def _page_of(file: Path) -> str:
     text = file.read_text(encoding="utf-8")
     if file.suffix == ".md":
         return text
+    if file.suffix == ".ipynb":
+        cells = [(one["cell_type"], "".join(one["source"])) for one in json.loads(text)["cells"]]
+        parts = [f"```python\n{said}\n```" if kind == "code" else said for kind, said in cells]
+        return "\n\n".join(parts)
     language = LANGUAGES.get(file.suffix, "text")
     return f"# {file.relative_to(ROOT)}\n\n`````{language}\n{text}`````\n"
 

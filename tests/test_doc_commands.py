@@ -1,7 +1,8 @@
 """Every command in a ```bash box of the README and of docs/ runs, or its box says what it needs.
 
 A page is one folder: fences with a file's name as title are its files, `runs/demo` and `runs/other`
-are runs with invented answers. Jobs are planned (`--dry-run`), all other verbs run.
+are runs with invented answers. Jobs are planned (`--dry-run`), all other verbs run, and so does
+Python of the reference. A box whose title is a file of the project shows a part of it.
 """
 
 import contextlib
@@ -56,13 +57,14 @@ def boxes(page: Path) -> list[Fence]:
 
 
 WITH_BASH = [page for page in PAGES if boxes(page)]
-RUN = [page for page in WITH_BASH if any(not box.title for box in boxes(page))]
+PYTHON = ROOT / "docs/reference/python.md"
+RUN = [page for page in WITH_BASH if any(not box.title for box in boxes(page))] + [PYTHON]
 
 
 @pytest.mark.parametrize("page", WITH_BASH, ids=name)
 def test_box_says_what_it_needs_or_holds_nothing_but_fastdistill(page):
     for box in boxes(page):
-        assert not box.title or box.title in NEEDS, box.title
+        assert box.title in ("", *NEEDS)
         if not box.title:
             assert [words for words in commands(box.text) if not is_ours(words)] == []
 
@@ -92,11 +94,16 @@ def test_commands_of_a_page_run(page, runs, tmp_path, monkeypatch):
     if "runs/" in page.read_text(encoding="utf-8"):
         shutil.copytree(runs, tmp_path / "runs")
     for fence in fences(page):
-        if fence.language != "bash" and "." in fence.title:
+        if (ROOT / fence.title).is_file():
+            assert fence.text in (ROOT / fence.title).read_text(encoding="utf-8")
+        elif "." in fence.title:
             (tmp_path / fence.title).write_text(fence.text, encoding="utf-8")
-    for box in boxes(page):
-        for words in [] if box.title else commands(box.text):
-            run(words, monkeypatch)
+    for fence in fences(page):
+        if fence.language == "bash" and not fence.title:
+            for words in commands(fence.text):
+                run(words, monkeypatch)
+        if fence.language == "python" and not fence.title and page.parent.name == "reference":
+            exec(compile(fence.text, name(page), "exec"), {})
 
 
 def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
