@@ -76,7 +76,8 @@ def test_command_that_is_not_run_has_a_verb_and_flags_that_exist(page):
             if is_ours(words):
                 given = words[words.index("fastdistill") + 1 :]
                 _, fields = build_parser().parse_known_args(given)
-                assert [one for one in fields if "." not in one.partition("=")[0]] == []
+                unknown = [one for one in fields if "." not in one.partition("=")[0]]
+                assert not unknown or given[0] == "serve"  # which hands them to vLLM
 
 
 @pytest.fixture(scope="module")
