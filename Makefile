@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready-$(shell cksum < pyproject.toml | cut -d' ' -f1)
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo demo-full test test-long test-slow test-faults fuzz check lint setup clean
+.PHONY: demo demo-full test test-long test-slow test-faults fuzz check lint docs setup clean
 
 # In float32 where the CPU has no arithmetic for bfloat16, which takes many times as long there.
 FLOAT32 := --training.precision=fp32 --teacher.engine.dtype=float32 --evaluation.engine.dtype=float32
@@ -45,6 +45,10 @@ check: lint
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
+# The pages of docs/ as site/index.html; a link that leads nowhere is an error.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 setup: $(READY)
 
 # The CPU wheel of torch first, or pip would bring gigabytes of CUDA; where the configured index
@@ -55,7 +59,7 @@ $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -q "torch==2.13.0+cpu" || \
 	  $(BIN)/pip install -q "torch==2.13.0+cpu" --index-url https://download.pytorch.org/whl/cpu
-	$(BIN)/pip install -q -e ".[cpu,test]"
+	$(BIN)/pip install -q -e ".[cpu,test,docs]"
 	$(BIN)/pip install -q -e ".[gym]" || \
 	  echo "no tasks reasoning_gym:<dataset>: a package they need asks for a C compiler"
 	$(BIN)/pip uninstall -q -y torchvision torchaudio torchcodec triton

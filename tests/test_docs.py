@@ -1,11 +1,18 @@
-"""What the documents name exists, and the examples of docs/extending.md run."""
+"""What the documents name exists, the site builds, and the examples of docs/extending.md run."""
 
+import ast
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from fastdistill_ray.evaluation import metrics, results
+from fastdistill_ray.evaluation.gaps import Gap, gap_recovered
+from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks import TASKS
 from fastdistill_ray.verifiers import Judge, VerifierKnobs
 
@@ -122,3 +129,70 @@ def test_every_convention_of_the_judge_is_judged_as_its_page_says():
         for one, (*_, said) in zip(found, rows, strict=True)
         if (one[3] == "correct") != (said == "correct") or (said == "wrong" and one[3] != "wrong")
     ] == []
+
+
+def test_site_builds_without_a_warning(tmp_path):
+    """A column, verdict or link without a page to lead to ends the build."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = {str(page.relative_to(tmp_path)) for page in tmp_path.rglob("*.html")}
+    assert {"index.html", "reference/cli.html", "files/LOG.html"} <= pages
+    for page, word in (("cli", "--dry-run"), ("fields", "best_of"), ("schemas", "is_selected")):
+        assert word in (tmp_path / f"reference/{page}.html").read_text(encoding="utf-8")
+
+
+def test_every_key_and_metric_of_results_is_documented(tmp_path):
+    """Its lists, and the rows of a comparison with seeds, parts and a gap."""
+    text = (ROOT / "docs/reference/results.md").read_text(encoding="utf-8")
+    results.write_results({}, {}, "a", {}, [], out=Place(tmp_path / "results.json"))
+    tree = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    answers = [_answer(f"task/{part}/{i}", seed) for part in "ab" for i in "01" for seed in (0, 1)]
+    differences = metrics.compare_rows(answers, answers, model="a", minus="b", split="test")
+    gap = gap_recovered(Gap("a", "b", "c"), dict.fromkeys("abc", answers), "test")
+    rows = [
+        *metrics.summarize(answers, "a", "test"),
+        *metrics.accuracy_by_part(answers, "a", "test"),
+        *metrics.accuracy_by_seed(answers, "a", "test"),
+        *results.adjust_for_all(differences),
+        *filter(None, [gap]),
+    ]
+    names = {*tree, *results.COSTS, *(key for row in rows for key in row)}
+    names |= {row["metric"] for row in rows if "metric" in row}
+    whole = {re.sub(r"_(correct|wrong)$", "", re.sub(r"^pass@.*", "pass@k", one)) for one in names}
+    assert [one for one in sorted(whole) if f"`{one}`" not in text] == []
+
+
+def _answer(problem: str, seed: int) -> dict[str, object]:
+    parts = {f"format_{part}": True for part in ("think", "answer", "box", "whole")}
+    return {
+        **{"problem_id": problem, "split": "test", "k": 0, "reference": "1", "cluster": ""},
+        **{"verdict": "correct", "lenient_verdict": "correct", "finish_reason": "stop"},
+        **{"num_tokens": 3, "training_seed": seed, "rep_4": 0.0, "num_loops": 0, **parts},
+    }
+
+
+def test_errors_that_troubleshooting_names_are_those_of_the_code():
+    """What stands between three dots is a part of one text of the code."""
+    text = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8").split("## Before")[1]
+    cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    quoted = [part for cell in cells for part in re.findall(r"`([^`]+)`", cell)]
+    assert len(quoted) > 40
+    said = [one for file in ROOT.glob("fastdistill_ray/**/*.py") for one in _texts(file)]
+    assert [one for one in quoted if not any(_is_in(one, text) for text in said)] == []
+
+
+def _is_in(quote: str, text: str) -> bool:
+    return all(piece.strip() in text for piece in quote.split("..."))
+
+
+def _texts(file: Path) -> list[str]:
+    """Of a formatted one, what stands between what is put in."""
+    texts = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.JoinedStr):
+            pieces = [one.value for one in node.values if isinstance(one, ast.Constant)]
+            texts.append(" ... ".join(map(str, pieces)))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            texts.append(node.value)
+    return texts
