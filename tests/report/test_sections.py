@@ -16,7 +16,7 @@ from support.run_folder import HOSTILE, NUM_COMPLETIONS, NUM_PROBLEMS, SKILL, ma
 from fastdistill_ray.groups.store import Store
 from fastdistill_ray.report.examples import sort_of
 from fastdistill_ray.report.page import Page, Section, Table, Text, to_html, to_markdown
-from fastdistill_ray.report.reading import read_group_numbers
+from fastdistill_ray.report.group_numbers import read_group_numbers
 from fastdistill_ray.report.sections import write_report
 
 

@@ -1,0 +1,127 @@
+"""Four questions that a reader comes with, and what the run answers, before anything else."""
+
+from collections import Counter
+
+from fastdistill_ray.report.conclusion import (
+    LEVEL,
+    article,
+    main_student,
+    model_label,
+    outcome,
+    percent,
+    points,
+    probability,
+    problems_in,
+    rivals,
+    split_label,
+)
+from fastdistill_ray.report.overlaps import overlap_blocks
+from fastdistill_ray.report.page import Block, Cell, Table, Text
+from fastdistill_ray.report.reading import Contents
+from fastdistill_ray.report.stages import status_sentence
+
+WORDS = {"better": "yes", "worse": "no, it is worse", "unclear": "not shown"}
+
+
+def brief_blocks(run: Contents) -> list[Block]:
+    student = main_student(run.results, run.recipe)
+    if student is None:
+        return []
+    rows: list[list[Cell | str]] = [
+        ["Is it better?", _better(run, student)],
+        ["By how much?", _how_much(run, student)],
+        ["At what cost?", _cost(run, student)],
+        ["Can I trust it?", _trust(run, student)],
+    ]
+    found = [(question, answer) for question, answer in rows if answer]
+    header = [f"Of {model_label(student, run.recipe)}", "What this run says"]
+    return [Table(header, found, num_text_columns=2, is_prose=True)]
+
+
+def _pairs(run: Contents, student: str) -> list[tuple[str, str]]:
+    """(split, rival): the better base and the teacher."""
+    return [
+        (split, rival)
+        for split in run.results.splits
+        if (student, split, "accuracy") in run.results.rows
+        for rival in rivals(run.results, student, split)
+        if rival in ("base", "base_plain", "teacher")
+    ]
+
+
+def _better(run: Contents, student: str) -> str:
+    said: dict[str, list[str]] = {}
+    for split, rival in _pairs(run, student):
+        word = WORDS[outcome(run.results.differences[student, rival, split, "accuracy"])]
+        said.setdefault(article(rival, run.recipe), []).append(f"{word} on {split_label(split)}")
+    return ". ".join(
+        f"Than {rival}: {' and '.join(words)} problems" for rival, words in said.items()
+    )
+
+
+def _how_much(run: Contents, student: str) -> str:
+    sentences = []
+    for split, rival in _pairs(run, student):
+        gap = run.results.differences[student, rival, split, "accuracy"]
+        own, other = (run.results.rows[one, split, "accuracy"].value for one in (student, rival))
+        sentences.append(
+            f"{split_label(split).capitalize()}: {points(gap.value)} points against "
+            f"{article(rival, run.recipe)} ({percent(other)} to {percent(own)} % solved; 95 % "
+            f"interval {points(gap.low)} to {points(gap.high)}, p {probability(gap.p_holm)})"
+        )
+    return ". ".join(sentences)
+
+
+def _cost(run: Contents, student: str) -> str:
+    sentences = []
+    if cost := run.results.costs.get(student):
+        sentences.append(
+            f"One training: {cost['trained_tokens']:,} trained tokens in {cost['seconds']:,.0f} "
+            "seconds"
+        )
+        for name, what in (("scored_tokens", "read by"), ("written_tokens", "written for")):
+            if cost.get(name):
+                sentences[-1] += f", {cost[name]:,.0f} tokens {what} another model beside it"
+    if manifests := run.manifests:
+        total = {
+            name: sum(one[name] for one in manifests)
+            for name in ("seconds", "cpu_hours", "gpu_hours", "completion_tokens")
+        }
+        sentences.append(
+            f"All {len(manifests)} stages, with every model compared: "
+            f"{total['seconds'] / 60:,.1f} minutes, {total['cpu_hours']:,.2f} CPU hours, "
+            f"{total['gpu_hours']:,.2f} GPU hours"
+        )
+        paid = sum(one.get("facts", {}).get("teacher_paid", 0.0) for one in manifests)
+        sentences += [f"Paid to endpoints: {paid:,.4f}"] if paid else []
+        sentences.append("What each other model cost stands beside each difference")
+    return ". ".join(sentences)
+
+
+def _trust(run: Contents, student: str) -> str:
+    sentences = []
+    asked = [
+        f"{problems_in(run.results.rows[student, split, 'accuracy'])} ({split_label(split)})"
+        for split in run.results.splits
+        if (student, split, "accuracy") in run.results.rows
+    ]
+    if asked:
+        sentences.append(f"Asked {' and '.join(asked)}, the same for every model.")
+    number = max(Counter(key[3] for key in run.results.differences).values(), default=0)
+    if number:
+        sentences.append(
+            f"Shown means p below {LEVEL:g} after Holm's adjustment for {number} comparisons."
+        )
+    seeds = len({key[2] for key in run.results.seeds if key[0] == student})
+    sentences.append(
+        f"{seeds} trainings with different seeds are averaged."
+        if seeds > 1
+        else "One training seed: how another would come out is not known."
+    )
+    if len([trial for trial in run.trials if trial["student"] == student]) > 1:
+        sentences.append(
+            "Learning rate and epochs were chosen on validation problems, never on tested ones."
+        )
+    sentences += [block.text for block in overlap_blocks(run) if isinstance(block, Text)]
+    sentences.append(status_sentence(run))
+    return " ".join(sentences)

@@ -1,0 +1,117 @@
+"""Where a run stands: its stages, what each was made from, and what went wrong on the way."""
+
+import json
+from collections import Counter
+from typing import Any
+
+from fastdistill_ray.groups.aside import SET_ASIDE
+from fastdistill_ray.groups.store import DAMAGED, FAILED
+from fastdistill_ray.report.drawing import graph_svg
+from fastdistill_ray.report.page import Block, Cell, Figure, Table, Text
+from fastdistill_ray.report.reading import Contents
+from fastdistill_ray.run_files import METRICS, STAGE, STALL, read_json, run_of
+from fastdistill_ray.storage.place import Place
+
+
+def stage_blocks(run: Contents) -> list[Block]:
+    if not run.stages:
+        return []
+    edges = sources(run)
+    done = {one["stage"]: one for one in run.manifests}
+    troubles = {name: troubles_in(folder) for name, folder in run.stages.items()}
+    rows: list[list[Cell | str]] = [
+        [
+            name,
+            "complete" if name in done else "not complete",
+            ", ".join(edges[name]) or "\u2013",
+            done[name]["finished"][:16].replace("T", " ") if name in done else "\u2013",
+            done.get(name, {}).get("git") or "\u2013",
+            "; ".join([*_aside(done.get(name, {})), *troubles[name]]) or "none",
+        ]
+        for name in run.stages
+    ]
+    header = ["Stage", "State", "Made from", "Finished", "Code", "Set aside, failures, restarts"]
+    caption = (
+        "A stage that was complete when this recipe came to it was reused as it is: its code may "
+        "be of an earlier commit. Set aside: rows that do not count, with the reason."
+    )
+    return [
+        Text(status_sentence(run)),
+        Figure(graph_svg(edges), "What is made from what; each stage is made once and reused."),
+        Table(header, rows, caption, num_text_columns=len(header)),
+    ]
+
+
+def status_sentence(run: Contents) -> str:
+    """Whether all is there, and how much went wrong."""
+    done = {one["stage"] for one in run.manifests}
+    missing = [name for name in run.stages if name not in done]
+    number = len(run.stages)
+    if missing:
+        state = (
+            f"Unfinished: {len(missing)} of {number} stages begun are not complete ({missing[0]}"
+        )
+        state += ", ...)." if len(missing) > 1 else ")."
+    elif not run.results.rows:
+        state = f"Unfinished: {number} stages are complete, no model has been evaluated."
+    else:
+        state = f"Complete: all {number} stages are."
+    bad = sum(bool(troubles_in(folder)) for folder in run.stages.values())
+    if not bad:
+        return f"{state} None of them failed, hung or was resumed on the way, as far as files tell."
+    return f"{state} In {bad} of them something failed, hung or was resumed; the table says what."
+
+
+def sources(run: Contents) -> dict[str, list[str]]:
+    """Name of each stage -> the stages that it is made from."""
+    root = run_of(run.path)
+    places = {name: folder.relative_to(root) for name, folder in run.stages.items()}
+    return {
+        name: [
+            other
+            for other, place in places.items()
+            if other != name and any(_names(value, place) for value in _inputs(run.stages[name]))
+        ]
+        for name in run.stages
+    }
+
+
+def _inputs(folder: Place) -> list[str]:
+    found = read_json(folder / STAGE, {}).get("inputs", {})
+    return [str(value) for value in found.values()]
+
+
+def _names(value: str, place: str) -> bool:
+    """Whether an input is a stage's folder, what lies in it, or the id at the end of its name."""
+    last = place.rpartition("/")[2]
+    return value in (last, last.rpartition("-")[2]) or f"{value}/".startswith(f"{place}/")
+
+
+def troubles_in(folder: Place) -> list[str]:
+    """What the files of a stage tell of failures and restarts."""
+    names = [one.name for one in folder.list()]
+    found = []
+    if FAILED in names:
+        found.append(f"failed: {' '.join((folder / FAILED).read_text().split())[:120]}")
+    if stalls := sum(name.startswith(STALL) for name in names):
+        found.append(f"hung {stalls} times")
+    if DAMAGED in names and (damaged := len((folder / DAMAGED).list())):
+        found.append(f"{damaged} damaged files made again")
+    if SET_ASIDE in names:
+        lines = [json.loads(line) for line in (folder / SET_ASIDE).read_text().splitlines()]
+        reasons = Counter(str(line["reason"]) for line in lines)
+        found += [f"{n:,} not answered: {reason[:80]}" for reason, n in reasons.most_common(3)]
+    if METRICS in names and (again := _steps_again(folder / METRICS)):
+        found.append(f"resumed: {again:,} steps done again")
+    return found
+
+
+def _steps_again(file: Place) -> int:
+    """Steps that a resumed training logged once more."""
+    steps = [line.split(",", 1)[0] for line in file.read_text().splitlines()]
+    return len(steps) - len(set(steps))
+
+
+def _aside(manifest: dict[str, Any]) -> list[str]:
+    aside = manifest.get("set_aside", {})
+    return [f"{number:,} {reason.replace('_', ' ')}" for reason, number in aside.items()]
