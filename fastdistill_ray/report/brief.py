@@ -8,68 +8,68 @@ from fastdistill_ray.report.conclusion import (
     main_student,
     model_label,
     outcome,
-    percent,
     points,
-    probability,
     problems_in,
     rivals,
     split_label,
 )
 from fastdistill_ray.report.overlaps import overlap_blocks
-from fastdistill_ray.report.page import Block, Cell, Table, Text
+from fastdistill_ray.report.page import Cell, Table, Text
 from fastdistill_ray.report.reading import Contents
 from fastdistill_ray.report.stages import status_sentence
 
 WORDS = {"better": "yes", "worse": "no, it is worse", "unclear": "not shown"}
 
 
-def brief_blocks(run: Contents) -> list[Block]:
+def brief_table(run: Contents) -> Table | None:
     student = main_student(run.results, run.recipe)
     if student is None:
-        return []
-    rows: list[list[Cell | str]] = [
+        return None
+    rows = [
         ["Is it better?", _better(run, student)],
         ["By how much?", _how_much(run, student)],
         ["At what cost?", _cost(run, student)],
         ["Can I trust it?", _trust(run, student)],
     ]
-    found = [(question, answer) for question, answer in rows if answer]
+    found: list[list[Cell | str]] = [[question, answer] for question, answer in rows if answer]
     header = [f"Of {model_label(student, run.recipe)}", "What this run says"]
-    return [Table(header, found, num_text_columns=2, is_prose=True)]
+    return Table(header, found, num_text_columns=2, is_prose=True)
 
 
 def _pairs(run: Contents, student: str) -> list[tuple[str, str]]:
-    """(split, rival): the better base and the teacher."""
-    return [
-        (split, rival)
+    """(rival, split): the better base of each split and the teacher."""
+    found = [
+        (rival, split)
         for split in run.results.splits
         if (student, split, "accuracy") in run.results.rows
         for rival in rivals(run.results, student, split)
         if rival in ("base", "base_plain", "teacher")
     ]
+    return sorted(found, key=lambda pair: pair[0] == "teacher")
 
 
 def _better(run: Contents, student: str) -> str:
     said: dict[str, list[str]] = {}
-    for split, rival in _pairs(run, student):
+    for rival, split in _pairs(run, student):
         word = WORDS[outcome(run.results.differences[student, rival, split, "accuracy"])]
         said.setdefault(article(rival, run.recipe), []).append(f"{word} on {split_label(split)}")
-    return ". ".join(
-        f"Than {rival}: {' and '.join(words)} problems" for rival, words in said.items()
+    return " ".join(
+        f"Than {rival}: {' and '.join(words)} problems." for rival, words in said.items()
     )
 
 
 def _how_much(run: Contents, student: str) -> str:
-    sentences = []
-    for split, rival in _pairs(run, student):
+    """Points with their intervals, by rival."""
+    said: dict[str, list[str]] = {}
+    for rival, split in _pairs(run, student):
         gap = run.results.differences[student, rival, split, "accuracy"]
-        own, other = (run.results.rows[one, split, "accuracy"].value for one in (student, rival))
-        sentences.append(
-            f"{split_label(split).capitalize()}: {points(gap.value)} points against "
-            f"{article(rival, run.recipe)} ({percent(other)} to {percent(own)} % solved; 95 % "
-            f"interval {points(gap.low)} to {points(gap.high)}, p {probability(gap.p_holm)})"
+        said.setdefault(article(rival, run.recipe), []).append(
+            f"{points(gap.value)} points on {split_label(split)} ({points(gap.low)} to "
+            f"{points(gap.high)})"
         )
-    return ". ".join(sentences)
+    return " ".join(
+        f"Against {rival}: {' and '.join(found)} problems." for rival, found in said.items()
+    )
 
 
 def _cost(run: Contents, student: str) -> str:
@@ -94,8 +94,8 @@ def _cost(run: Contents, student: str) -> str:
         )
         paid = sum(one.get("facts", {}).get("teacher_paid", 0.0) for one in manifests)
         sentences += [f"Paid to endpoints: {paid:,.4f}"] if paid else []
-        sentences.append("What each other model cost stands beside each difference")
-    return ". ".join(sentences)
+        sentences.append("The tokens of both sides stand beside each difference")
+    return " ".join(f"{sentence}." for sentence in sentences)
 
 
 def _trust(run: Contents, student: str) -> str:

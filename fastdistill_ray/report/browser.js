@@ -13,8 +13,12 @@ for (const browser of document.querySelectorAll(".browser")) {
     if (text !== undefined) node.textContent = text;
     return node;
   };
-  const number = (value, digits, sign) =>
-    value === null ? "–" : (sign && value >= 0 ? "+" : "") + value.toFixed(digits);
+  const number = (value, digits, sign) => {
+    if (value === null) return "–";
+    const text = value.toFixed(digits);
+    if (Number(text) === 0) return (0).toFixed(digits);
+    return (sign && value > 0 ? "+" : "") + text;
+  };
   const rewards = (group) => group.completions.map((one) => one.reward).filter((r) => r !== null);
   const spread = (group) => {
     const all = rewards(group);

@@ -92,7 +92,7 @@ def graph_svg(sources: dict[str, list[str]]) -> str:
     def paint(axes: list[Axes]) -> None:
         (axis,) = axes
         for name, before in sources.items():
-            for other in before:
+            for other in _direct(before, sources):
                 (x0, y0), (x1, y1) = places[other], places[name]
                 axis.plot([x0 + 0.02, x1 - 0.02], [y0, y1], color=SOFT, alpha=0.6, linewidth=0.8)
         for name, (x, y) in places.items():
@@ -104,6 +104,16 @@ def graph_svg(sources: dict[str, list[str]]) -> str:
         axis.set_axis_off()
 
     return svg("graph", 0.3 + 0.27 * most, 1, paint)
+
+
+def _direct(before: list[str], sources: dict[str, list[str]]) -> list[str]:
+    """Those that are not made use of by another of them already."""
+
+    def behind(name: str) -> set[str]:
+        return {one for other in sources[name] for one in (other, *behind(other))}
+
+    others = {one for name in before for one in behind(name)}
+    return [name for name in before if name not in others]
 
 
 def shortened(text: str, most: int) -> str:

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 from fastdistill_ray.report.colours import on_paper, variables
 
+LONG = 30  # characters of a cell that may be broken into lines
+MANY = 10  # columns, for paper
 MAX_CHARACTERS = 2000  # of one text shown; a page of whole reasoning traces cannot be read
 
 
@@ -104,6 +106,7 @@ class Page:
     subtitle: str
     conclusion: str
     sections: list[Section]
+    brief: Table | None = None  # before all else
 
 
 def to_html(page: Page) -> str:
@@ -118,8 +121,9 @@ def to_html(page: Page) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{_policy(script)}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{html.escape(page.title)}</title><style>{style}</style></head><body><main>"
-        f"<header><h1>{html.escape(page.title)}</h1>"
+        f'<header><h1 id="brief-title">{html.escape(page.title)}</h1>'
         f'<p class="subtitle">{html.escape(page.subtitle)}</p></header>'
+        f"{_table_html(page.brief, 'brief-0') if page.brief else ''}"
         f'<p class="conclusion">{html.escape(page.conclusion)}</p><nav>{links}</nav>'
         f"{body}</main>{f'<script>{script}</script>' if script else ''}</body></html>\n"
     )
@@ -128,7 +132,8 @@ def to_html(page: Page) -> str:
 def to_markdown(page: Page, figures: str = "") -> str:
     """The text, the tables and, of the folder `figures` beside the page, the figures; listings and
     examples are in the HTML page only."""
-    parts = [f"# {_md(page.title)}", _md(page.subtitle), _md(page.conclusion)]
+    brief = _table_markdown(page.brief) if page.brief else ""
+    parts = [f"# {_md(page.title)}", _md(page.subtitle), brief, _md(page.conclusion)]
     for section in page.sections:
         blocks = [_block_markdown(block, figures) for block in section.blocks]
         if any(blocks):
@@ -207,6 +212,8 @@ def _table_html(table: Table, place: str) -> str:
         parts = []
         for number, cell in enumerate(cells):
             kind = "text" if number < table.num_text_columns else "number"
+            if not is_header and len(cell if isinstance(cell, str) else cell.text) > LONG:
+                kind += " long"
             tag, scope = ("th", ' scope="col"') if is_header else ("td", "")
             if not is_header and number == 0:
                 tag, scope = "th", ' scope="row"'
@@ -220,6 +227,7 @@ def _table_html(table: Table, place: str) -> str:
     caption = _caption_html(table.caption, "p", f' id="{place}-about"')
     body = "".join(row(cells, False) for cells in table.rows)
     kind = "table prose" if table.is_prose else "table"
+    kind += " wide" if len(table.header) > MANY else ""
     return (
         f'{title}<div class="{kind}" tabindex="0"><table aria-labelledby="{names}"{about}><thead>'
         f"{row(table.header, True)}</thead><tbody>{body}</tbody></table></div>{caption}"

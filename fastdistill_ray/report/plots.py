@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from fastdistill_ray.objectives import OBJECTIVES
-from fastdistill_ray.report.colours import BASELINES, HATCHES, ROLES, VERDICT_COLOURS, on_verdict
+from fastdistill_ray.report.colours import HATCHES, ROLES, VERDICT_COLOURS, on_verdict
 from fastdistill_ray.report.drawing import INK, SOFT, most_lines, svg, wrapped
 
 MARKERS = "os^Dv<>Pp*hX"
@@ -126,7 +126,7 @@ def correct_per_group_svg(num_correct: np.ndarray, group_size: int) -> str:
 
     def paint(axes: list[Axes]) -> None:
         (axis,) = axes
-        colours = [VERDICT_COLOURS["wrong"], *[BASELINES["teacher"]] * (len(counts) - 2)]
+        colours = [VERDICT_COLOURS["wrong"], *[ROLES["edge"].day] * (len(counts) - 2)]
         colours.append(VERDICT_COLOURS["correct"])
         bars = axis.bar(range(len(counts)), counts, width=0.78, color=colours)
         axis.bar_label(bars, labels=[f"{c:,}" for c in counts], padding=2, color=SOFT)

@@ -37,9 +37,9 @@ def _inputs(run: Contents) -> list[list[Cell | str]]:
             is_stage = "groups" in name or str(value).startswith("stages/")
             if name == "model" or is_stage or (root / "stages" / str(value)).is_dir():
                 continue
-            known = found.get(name, "")
-            if str(value) not in known.split(", "):
-                found[name] = f"{known}, {value}" if known else str(value)
+            known, one = found.get(name, ""), str(value).partition("#")[0]
+            if one not in known.split(", "):
+                found[name] = f"{known}, {one}" if known else one
     models = {"teacher.model": run.recipe["teacher"], "student.model": run.recipe["student"]}
     rows: list[list[Cell | str]] = []
     for name, value in found.items():

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from fastdistill_ray.records import VERDICTS
 from fastdistill_ray.report import plots
-from fastdistill_ray.report.brief import brief_blocks
+from fastdistill_ray.report.brief import brief_table
 from fastdistill_ray.report.browser import browser_blocks
 from fastdistill_ray.report.completions import shown_completions
 from fastdistill_ray.report.conclusion import (
@@ -86,7 +86,6 @@ def write_report(view: str | Place) -> str:
         subtitle=_subtitle(run),
         conclusion=f"{conclusion(run.results, run.recipe)} {overlap_warning(run)}".strip(),
         sections=[
-            Section("In short", brief_blocks(run)),
             Section("Results", result_blocks(run)),
             Section("Differences", [*difference_blocks(run), *gap_blocks(run)]),
             Section("Trials", trial_blocks(run)),
@@ -103,6 +102,7 @@ def write_report(view: str | Place) -> str:
             Section("Cost", cost_blocks(run)),
             Section("Provenance", provenance_blocks(run)),
         ],
+        brief=brief_table(run),
     )
     write_text(run.path / REPORT, to_html(page))
     write_text(run.path / REPORT_MARKDOWN, to_markdown(page, FIGURES))

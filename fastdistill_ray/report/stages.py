@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from datetime import datetime
 from typing import Any
 
 from fastdistill_ray.groups.aside import SET_ASIDE
@@ -24,7 +25,7 @@ def stage_blocks(run: Contents) -> list[Block]:
             name,
             "complete" if name in done else "not complete",
             ", ".join(edges[name]) or "\u2013",
-            done[name]["finished"][:16].replace("T", " ") if name in done else "\u2013",
+            _moment(done[name]["finished"]) if name in done else "\u2013",
             done.get(name, {}).get("git") or "\u2013",
             "; ".join([*_aside(done.get(name, {})), *troubles[name]]) or "none",
         ]
@@ -37,9 +38,17 @@ def stage_blocks(run: Contents) -> list[Block]:
     )
     return [
         Text(status_sentence(run)),
-        Figure(graph_svg(edges), "What is made from what; each stage is made once and reused."),
+        Figure(
+            graph_svg(edges),
+            "What is made from what; each stage is made once and reused. A line that follows from "
+            "others is left out.",
+        ),
         Table(header, rows, caption, num_text_columns=len(header)),
     ]
+
+
+def _moment(time: str) -> str:
+    return datetime.fromisoformat(time).strftime("%-d\u00a0%b\u00a0%Y %H:%M")
 
 
 def status_sentence(run: Contents) -> str:
@@ -70,19 +79,22 @@ def sources(run: Contents) -> dict[str, list[str]]:
         name: [
             other
             for other, place in places.items()
-            if other != name and any(_names(value, place) for value in _inputs(run.stages[name]))
+            if other != name and any(_names(*one, place) for one in _inputs(run.stages[name]))
         ]
         for name in run.stages
     }
 
 
-def _inputs(folder: Place) -> list[str]:
+def _inputs(folder: Place) -> list[tuple[str, str]]:
     found = read_json(folder / STAGE, {}).get("inputs", {})
-    return [str(value) for value in found.values()]
+    return [(name, str(value)) for name, value in found.items()]
 
 
-def _names(value: str, place: str) -> bool:
-    """Whether an input is a stage's folder, what lies in it, or the id at the end of its name."""
+def _names(name: str, value: str, place: str) -> bool:
+    """Whether an input is a stage's folder, what lies in it, or the id at the end of its name;
+    problems are known by their content."""
+    if name.startswith("the problems of "):
+        return place.startswith("stages/problems/")
     last = place.rpartition("/")[2]
     return value in (last, last.rpartition("-")[2]) or f"{value}/".startswith(f"{place}/")
 

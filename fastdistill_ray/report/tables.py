@@ -182,9 +182,9 @@ def difference_blocks(run: Contents) -> list[Block]:
     in_order = sorted(found, key=lambda item: (item[0][3], item[0][2] != "test"))
     rows: list[list[Cell | str]] = [
         [
+            f"{model_label(model, run.recipe)} minus {model_label(minus, run.recipe)}",
             split_label(split).capitalize(),
             metrics.get(metric, metric),
-            f"{model_label(model, run.recipe)} minus {model_label(minus, run.recipe)}",
             points(difference.value),
             f"{points(difference.low)} to {points(difference.high)}",
             probability(difference.p),
@@ -196,9 +196,9 @@ def difference_blocks(run: Contents) -> list[Block]:
         for (model, minus, split, metric), difference in in_order
     ]
     header = [
+        "Comparison",
         "Split",
         "Metric",
-        "Comparison",
         "Points",
         "95 % interval, unadjusted",
         "p",

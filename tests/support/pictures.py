@@ -15,12 +15,16 @@ from typing import Any
 
 import yaml
 from playwright.sync_api import Browser, Page, sync_playwright
-
-from fastdistill_ray.report.sections import write_report
 from support.run_folder import SKILL, make_run
 
+from fastdistill_ray.report.sections import write_report
+
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-PAGE_SIZES = {"desktop": (1280, 900), "phone": (390, 844), "paper": (696, 1000)}  # paper: A4 - margins
+PAGE_SIZES = {
+    "desktop": (1280, 900),
+    "phone": (390, 844),
+    "paper": (696, 1000),
+}  # paper: A4 - margins
 # Further students: their entries, what they solve, keep of the format, and write.
 STUDENTS: dict[str, tuple[dict[str, Any], tuple[float, float, float]]] = {
     "forward_kl": ({"kind": "forward_kl"}, (0.52, 0.93, 47.0)),
