@@ -88,15 +88,23 @@ def build_parser() -> argparse.ArgumentParser:
         _add_job(verbs.add_parser, verb, text)
     report = verbs.add_parser(
         "report",
-        help="report.html and report.md of a run folder; of several, one page side by side",
+        help="report.html and report.md of a run folder",
         description="A folder is a run's, then its last recipe is shown, or RUN_DIR/recipes/ID of "
         "a recipe that was run there before.",
     )
-    report.add_argument("run_dir", metavar="RUN_DIR", nargs="+")
-    report.add_argument(
-        "--output", default="", help="the page of several (default: side_by_side.html in the first)"
-    )
+    report.add_argument("run_dir", metavar="RUN_DIR")
     report.set_defaults(run=run_report)
+    compare = verbs.add_parser(
+        "compare",
+        help="several runs, or recipes of one, on one page, with the differences to the first",
+        description="Differences are paired where the runs answered the same problems. A folder is "
+        "a run's, then its last recipe is shown, or RUN_DIR/recipes/ID.",
+    )
+    compare.add_argument("run_dir", metavar="RUN_DIR", nargs="+")
+    compare.add_argument(
+        "--output", default="", help="the page (default: compare.html in the first)"
+    )
+    compare.set_defaults(run=run_compare)
     score = verbs.add_parser(
         "score",
         help="judge a JSONL file of responses, or a run's completions under another recipe",
@@ -251,19 +259,22 @@ def use_token() -> None:
 
 def run_report(arguments: argparse.Namespace, _overrides: list[str]) -> int:
     from fastdistill_ray.recipe.shapes import check_run_of_distill
-
-    for run_dir in arguments.run_dir:
-        check_run_of_distill(run_dir)
-    if len(arguments.run_dir) > 1:
-        from fastdistill_ray.report.side_by_side import write_side_by_side
-
-        print(write_side_by_side(arguments.run_dir, arguments.output))
-        return 0
     from fastdistill_ray.report.sections import write_report
 
-    if arguments.output:
-        raise UserError("--output: a run's report is written into the run; leave it out")
-    print(write_report(arguments.run_dir[0]))
+    check_run_of_distill(arguments.run_dir)
+    print(write_report(arguments.run_dir))
+    return 0
+
+
+def run_compare(arguments: argparse.Namespace, _overrides: list[str]) -> int:
+    from fastdistill_ray.recipe.shapes import check_run_of_distill
+    from fastdistill_ray.report.comparison import write_comparison
+
+    if len(arguments.run_dir) < 2:
+        raise UserError("compare: name two runs or more")
+    for run_dir in arguments.run_dir:
+        check_run_of_distill(run_dir)
+    print(write_comparison(arguments.run_dir, arguments.output))
     return 0
 
 

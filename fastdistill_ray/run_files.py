@@ -26,6 +26,7 @@ GIT, VERSIONS, MEMORY = "git.txt", "versions.json", "memory.json"
 CHOICE, RESULTS = "choose.json", "results.json"
 REPORT, REPORT_MARKDOWN, AUDIT = "report.html", "report.md", "audit.html"
 FIGURES = "figures"  # of report.md
+COMPARISON = "compare.html"  # with other runs
 CONDENSED, CONDENSED_MARKDOWN = "condense.json", "condense.md"
 STUDENTS = "students"
 BOX, BOX_RESULTS, BOX_REPORT = "box", "box.json", "box.md"  # of tools; what came of it
