@@ -7,6 +7,7 @@ Verdicts differ by lightness, which every eye sees: correct is darkest (by night
 lies between, and what is neither is lightest; any two of these have a contrast of 3 or more.
 """
 
+import functools
 import math
 import re
 from collections.abc import Iterable
@@ -32,11 +33,11 @@ ROLES = {
     "link": Role("#3563a8", "#8ab4f8"),
     "accent": Role("#0f8a6b", "#35b592"),
     "edge": Role("#868fa0", "#7d8899"),  # around what is as light as the page
-    "correct": Role("#04382f", "#9fe3cb"),
+    "correct": Role("#03322a", "#9fe3cb"),
     "wrong": Role("#c7502a", "#c7502b"),
     "unparsable": Role("#ccd2db", "#20242b"),
-    "truncated": Role("#d6c8f2", "#27203a"),
-    "timeout": Role("#f2d58a", "#3a2c08"),
+    "truncated": Role("#dccff7", "#2a1d45"),
+    "timeout": Role("#f2d58a", "#352806"),
     "error": Role("#f5c6d4", "#451422"),
     "on-correct": Role("#fffffe", "#04382e"),
     "on-wrong": Role("#fffffd", "#fffffd"),
@@ -62,7 +63,8 @@ def on_verdict(verdict: str) -> str:
     return ROLES[f"on-{name}"].day
 
 
-def model_colours(names: Iterable[str]) -> dict[str, str]:
+@functools.cache
+def model_colours(names: tuple[str, ...]) -> dict[str, str]:
     """Of each its own; of a method that is there twice, or whose colour an earlier one has, a spare
     one. So a method looks the same in most reports."""
     taken: dict[str, str] = {}
@@ -128,6 +130,7 @@ def _linear(colour: str) -> list[float]:
     return [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
 
 
+@functools.cache
 def _oklab(colour: str) -> tuple[float, float, float]:
     r, g, b = _linear(colour)
     long = math.cbrt(0.4122214708 * r + 0.5363325363 * g + 0.0514459929 * b)

@@ -66,7 +66,7 @@ def model_label(model: str, recipe: dict[str, Any]) -> str:
 
 def model_colour(model: str, recipe: dict[str, Any]) -> str:
     """No two models of a recipe have the same, as far as there are colours."""
-    return model_colours([*baseline_names(recipe), *student_entries(recipe), model])[model]
+    return model_colours((*baseline_names(recipe), *student_entries(recipe), model))[model]
 
 
 def _student_label(name: str, entry: dict[str, Any]) -> str:

@@ -68,8 +68,8 @@ def _memory_tables(run: Contents) -> list[Table]:
             ]
         )
     caption = (
-        "Estimated before training, at full micro-batches; measured is the most of rank 0 in any "
-        "training of that model, and may be below the plan as that is what the fullest step needs."
+        "Planned: estimated before training, at full micro-batches. Measured: the most that rank 0 "
+        "held in any training of that model; where no micro-batch was full it needed less."
     )
     columns = ["Student", *(name.capitalize() for name in names)]
     columns += ["Planned", "Measured", "Measured of planned %"]

@@ -92,7 +92,7 @@ def graph_svg(sources: dict[str, list[str]]) -> str:
     def paint(axes: list[Axes]) -> None:
         (axis,) = axes
         for name, before in sources.items():
-            for other in _direct(before, sources):
+            for other in direct(before, sources):
                 (x0, y0), (x1, y1) = places[other], places[name]
                 axis.plot([x0 + 0.02, x1 - 0.02], [y0, y1], color=SOFT, alpha=0.6, linewidth=0.8)
         for name, (x, y) in places.items():
@@ -106,7 +106,7 @@ def graph_svg(sources: dict[str, list[str]]) -> str:
     return svg("graph", 0.3 + 0.27 * most, 1, paint)
 
 
-def _direct(before: list[str], sources: dict[str, list[str]]) -> list[str]:
+def direct(before: list[str], sources: dict[str, list[str]]) -> list[str]:
     """Those that are not made use of by another of them already."""
 
     def behind(name: str) -> set[str]:

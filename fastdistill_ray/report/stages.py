@@ -36,13 +36,14 @@ def stage_blocks(run: Contents) -> list[Block]:
         "A stage that was complete when this recipe came to it was reused as it is: its code may "
         "be of an earlier commit. Set aside: rows that do not count, with the reason."
     )
+    graph = Figure(
+        graph_svg(edges),
+        "What is made from what; each stage is made once and reused. A line that follows from "
+        "others is left out.",
+    )
     return [
         Text(status_sentence(run)),
-        Figure(
-            graph_svg(edges),
-            "What is made from what; each stage is made once and reused. A line that follows from "
-            "others is left out.",
-        ),
+        *([graph] if any(edges.values()) else []),
         Table(header, rows, caption, num_text_columns=len(header)),
     ]
 
