@@ -49,13 +49,16 @@ def _pairs(run: Contents, student: str) -> list[tuple[str, str]]:
 
 
 def _better(run: Contents, student: str) -> str:
-    said: dict[str, list[str]] = {}
-    for rival, split in _pairs(run, student):
-        word = WORDS[outcome(run.results.differences[student, rival, split, "accuracy"])]
-        said.setdefault(article(rival, run.recipe), []).append(f"{word} on {split_label(split)}")
-    return " ".join(
-        f"Than {rival}: {' and '.join(words)} problems." for rival, words in said.items()
-    )
+    sentences = []
+    pairs = _pairs(run, student)
+    for rival in dict.fromkeys(rival for rival, _ in pairs):
+        said: dict[str, list[str]] = {}
+        for split in (split for other, split in pairs if other == rival):
+            word = WORDS[outcome(run.results.differences[student, rival, split, "accuracy"])]
+            said.setdefault(word, []).append(split_label(split))
+        where = "; ".join(f"{word}, on {' and '.join(on)} problems" for word, on in said.items())
+        sentences.append(f"Than {article(rival, run.recipe)}: {where}.")
+    return " ".join(sentences)
 
 
 def _how_much(run: Contents, student: str) -> str:
@@ -106,7 +109,7 @@ def _trust(run: Contents, student: str) -> str:
         if (student, split, "accuracy") in run.results.rows
     ]
     if asked:
-        sentences.append(f"Asked {' and '.join(asked)}, the same for every model.")
+        sentences.append(f"Every model was asked the same {' and '.join(asked)}.")
     number = max(Counter(key[3] for key in run.results.differences).values(), default=0)
     if number:
         sentences.append(

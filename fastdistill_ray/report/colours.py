@@ -35,7 +35,7 @@ ROLES = {
     "edge": Role("#868fa0", "#7d8899"),  # around what is as light as the page
     "correct": Role("#03322a", "#9fe3cb"),
     "wrong": Role("#c7502a", "#c7502b"),
-    "unparsable": Role("#ccd2db", "#20242b"),
+    "unparsable": Role("#d2d8e0", "#20242b"),
     "truncated": Role("#dccff7", "#2a1d45"),
     "timeout": Role("#f2d58a", "#352806"),
     "error": Role("#f5c6d4", "#451422"),

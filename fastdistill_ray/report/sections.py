@@ -56,7 +56,7 @@ from fastdistill_ray.report.page import (
 )
 from fastdistill_ray.report.provenance import provenance_blocks
 from fastdistill_ray.report.reading import Contents, read_run
-from fastdistill_ray.report.stages import stage_blocks
+from fastdistill_ray.report.stages import stage_blocks, status_sentence
 from fastdistill_ray.report.tables import (
     adherence_blocks,
     decimal,
@@ -81,10 +81,14 @@ def write_report(view: str | Place) -> str:
     """Writes report.html and report.md into a run folder, or into that of a recipe in it, and model
     cards beside its students; the path of the former."""
     run = read_run(view)
+    brief = brief_table(run)
+    said = [conclusion(run.results, run.recipe), overlap_warning(run)]
+    if brief is None and run.stages:
+        said.append(status_sentence(run))
     page = Page(
         title=f"{run.recipe['name']}: distillation report",
         subtitle=_subtitle(run),
-        conclusion=f"{conclusion(run.results, run.recipe)} {overlap_warning(run)}".strip(),
+        conclusion=" ".join(filter(None, said)),
         sections=[
             Section("Results", result_blocks(run)),
             Section("Differences", [*difference_blocks(run), *gap_blocks(run)]),
@@ -102,7 +106,7 @@ def write_report(view: str | Place) -> str:
             Section("Cost", cost_blocks(run)),
             Section("Provenance", provenance_blocks(run)),
         ],
-        brief=brief_table(run),
+        brief=brief,
     )
     write_text(run.path / REPORT, to_html(page))
     write_text(run.path / REPORT_MARKDOWN, to_markdown(page, FIGURES))

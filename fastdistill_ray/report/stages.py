@@ -107,9 +107,9 @@ def troubles_in(folder: Place) -> list[str]:
     if FAILED in names:
         found.append(f"failed: {' '.join((folder / FAILED).read_text().split())[:120]}")
     if stalls := sum(name.startswith(STALL) for name in names):
-        found.append(f"hung {stalls} times")
+        found.append(f"times it hung: {stalls}")
     if DAMAGED in names and (damaged := len((folder / DAMAGED).list())):
-        found.append(f"{damaged} damaged files made again")
+        found.append(f"damaged files made again: {damaged}")
     if SET_ASIDE in names:
         lines = [json.loads(line) for line in (folder / SET_ASIDE).read_text().splitlines()]
         reasons = Counter(str(line["reason"]) for line in lines)

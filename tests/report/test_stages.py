@@ -68,8 +68,8 @@ def test_failures_restarts_and_what_is_unfinished_are_told(run: Path) -> None:
     rows = rows_of(stage_blocks(found))
     told = rows["groups"][-1].split("; ")
     assert told[1:] == [
-        "hung 1 times",
-        "1 damaged files made again",
+        "times it hung: 1",
+        "damaged files made again: 1",
         "2 not answered: two engines died of it",
     ]
     assert rows["train/sft-lr_2e-05"][-1] == "resumed: 4 steps done again"
@@ -123,7 +123,7 @@ def test_four_questions_are_answered_first(run: Path) -> None:
         if (row["minus"], row["split"], row["metric"]) == ("teacher", "ood", "accuracy")
     )
     assert rows["Is it better?"].startswith("Than the base student")
-    assert "Than the few-shot teacher: yes on test and yes on out-of-dis" in rows["Is it better?"]
+    assert "Than the few-shot teacher: yes, on test and out-of-dis" in rows["Is it better?"]
     numbers = [f"{100 * gap[name]:+.1f}" for name in ("value", "low", "high")]
     assert "{} points on out-of-distribution ({} to {})".format(*numbers) in rows["By how much?"]
     assert "19,752 trained tokens in 121 seconds" in rows["At what cost?"]

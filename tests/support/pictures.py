@@ -6,6 +6,7 @@ Of made-up numbers, as the tests have them: what a page looks like, not what was
 """
 
 import contextlib
+import json
 import shutil
 import sys
 import tempfile
@@ -25,6 +26,7 @@ PAGE_SIZES = {
     "phone": (390, 844),
     "paper": (696, 1000),
 }  # paper: A4 - margins
+MARGIN, MOST_HIGH = 28, 1400
 # Further students: their entries, what they solve, keep of the format, and write.
 STUDENTS: dict[str, tuple[dict[str, Any], tuple[float, float, float]]] = {
     "forward_kl": ({"kind": "forward_kl"}, (0.52, 0.93, 47.0)),
@@ -76,6 +78,11 @@ def make_larger_run(folder: Path, num_students: int = len(STUDENTS)) -> Path:
     recipe = yaml.safe_load((path / "recipe.yaml").read_text())
     recipe["compare"]["students"] += entries
     (path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    results = json.loads((path / "results.json").read_text())
+    results["costs"] += [
+        {"model": entry["name"], "trained_tokens": 19_752, "seconds": 180.0} for entry in entries
+    ]
+    (path / "results.json").write_text(json.dumps(results))
     write_report(str(path))
     return path
 
@@ -89,10 +96,13 @@ def take_pictures(out: Path) -> None:
 
         def picture(name: str, page: Page, selector: str = "", **options: Any) -> None:
             file = out / f"report-{name}.png"
+            clip = None
             if selector:
-                page.locator(selector).first.screenshot(path=file, **options)
-            else:
-                page.screenshot(path=file, **options)
+                box = page.locator(selector).first.bounding_box()
+                assert box
+                clip = {**box, "x": box["x"] - MARGIN, "width": box["width"] + 2 * MARGIN}
+                clip["height"] = min(box["height"], MOST_HIGH)
+            page.screenshot(path=file, clip=clip, full_page=bool(clip), **options)
             page.context.close()
 
         picture("desktop", open_page(browser, small / "report.html"))
