@@ -86,25 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, text in JOBS.items():
         _add_job(verbs.add_parser, verb, text)
-    report = verbs.add_parser(
-        "report",
-        help="report.html and report.md of a run folder",
-        description="A folder is a run's, then its last recipe is shown, or RUN_DIR/recipes/ID of "
-        "a recipe that was run there before.",
-    )
-    report.add_argument("run_dir", metavar="RUN_DIR")
-    report.set_defaults(run=run_report)
-    compare = verbs.add_parser(
-        "compare",
-        help="several runs, or recipes of one, on one page, with the differences to the first",
-        description="Differences are paired where the runs answered the same problems. A folder is "
-        "a run's, then its last recipe is shown, or RUN_DIR/recipes/ID.",
-    )
-    compare.add_argument("run_dir", metavar="RUN_DIR", nargs="+")
-    compare.add_argument(
-        "--output", default="", help="the page (default: compare.html in the first)"
-    )
-    compare.set_defaults(run=run_compare)
+    _add_pages(verbs.add_parser)
     score = verbs.add_parser(
         "score",
         help="judge a JSONL file of responses, or a run's completions under another recipe",
@@ -117,12 +99,6 @@ def build_parser() -> argparse.ArgumentParser:
     score.add_argument("--output", default="", metavar="OUT.jsonl", help="of a file; must be given")
     score.add_argument("--recipe", default="", help="its reward, advantage, objective.tau (a file)")
     score.set_defaults(run=run_score)
-    audit = verbs.add_parser("audit", help="a page of judged completions, some of each verdict")
-    audit.add_argument("source", metavar="RUN_DIR|FILE.jsonl", help="a file that score has judged")
-    audit.add_argument("--output", default="", help="the page (default: audit.html beside it)")
-    audit.add_argument("--per-verdict", type=int, default=8, help="completions shown of each")
-    audit.add_argument("--seed", type=int, default=0, help="of the choice")
-    audit.set_defaults(run=run_audit)
     attach = verbs.add_parser(
         "attach", help="what the job that writes a run folder says, from now on until it ends"
     )
@@ -144,6 +120,35 @@ def build_parser() -> argparse.ArgumentParser:
     fsck.set_defaults(run=run_fsck)
     add_words(verbs.add_parser)
     return parser
+
+
+def _add_pages(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    """Verbs that write a page of what runs hold."""
+    report = add_parser(
+        "report",
+        help="report.html and report.md of a run folder",
+        description="A folder is a run's, then its last recipe is shown, or RUN_DIR/recipes/ID of "
+        "a recipe that was run there before.",
+    )
+    report.add_argument("run_dir", metavar="RUN_DIR")
+    report.set_defaults(run=run_report)
+    compare = add_parser(
+        "compare",
+        help="several runs, or recipes of one, on one page, with the differences to the first",
+        description="Differences are paired where the runs answered the same problems. A folder is "
+        "a run's, then its last recipe is shown, or RUN_DIR/recipes/ID.",
+    )
+    compare.add_argument("run_dir", metavar="RUN_DIR", nargs="+")
+    compare.add_argument(
+        "--output", default="", help="the page (default: compare.html in the first)"
+    )
+    compare.set_defaults(run=run_compare)
+    audit = add_parser("audit", help="a page of judged completions, some of each verdict")
+    audit.add_argument("source", metavar="RUN_DIR|FILE.jsonl", help="a file that score has judged")
+    audit.add_argument("--output", default="", help="the page (default: audit.html beside it)")
+    audit.add_argument("--per-verdict", type=int, default=8, help="completions shown of each")
+    audit.add_argument("--seed", type=int, default=0, help="of the choice")
+    audit.set_defaults(run=run_audit)
 
 
 def _add_job(add_parser: Callable[..., argparse.ArgumentParser], verb: str, text: str) -> None:

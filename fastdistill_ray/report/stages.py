@@ -58,10 +58,9 @@ def status_sentence(run: Contents) -> str:
     missing = [name for name in run.stages if name not in done]
     number = len(run.stages)
     if missing:
-        state = (
-            f"Unfinished: {len(missing)} of {number} stages begun are not complete ({missing[0]}"
-        )
-        state += ", ...)." if len(missing) > 1 else ")."
+        others = f" and {len(missing) - 1} others are not." if len(missing) > 1 else " is not."
+        state = f"Unfinished: {number - len(missing)} of the {number} stages begun are complete, "
+        state += f"{missing[0]}{others}"
     elif not run.results.rows:
         state = f"Unfinished: {number} stages are complete, no model has been evaluated."
     else:

@@ -75,8 +75,8 @@ def test_failures_restarts_and_what_is_unfinished_are_told(run: Path) -> None:
     assert rows["train/sft-lr_2e-05"][-1] == "resumed: 4 steps done again"
     assert rows["answers/base"][0] == "not complete"
     assert status_sentence(found) == (
-        "Unfinished: 1 of 19 stages begun are not complete (answers/base). In 2 of them something "
-        "failed, hung or was resumed; the table says what."
+        "Unfinished: 18 of the 19 stages begun are complete, answers/base is not. In 2 of them "
+        "something failed, hung or was resumed; the table says what."
     )
 
 
