@@ -5,13 +5,16 @@ from collections import Counter
 from datetime import datetime
 from typing import Any
 
+from fastdistill_ray.evaluation.results import SPENT
 from fastdistill_ray.groups.aside import SET_ASIDE
 from fastdistill_ray.groups.store import DAMAGED, FAILED
 from fastdistill_ray.report.drawing import graph_svg
 from fastdistill_ray.report.page import Block, Cell, Figure, Table, Text
 from fastdistill_ray.report.reading import Contents
-from fastdistill_ray.run_files import METRICS, STAGE, STALL, read_json, run_of
+from fastdistill_ray.run_files import METRICS, STAGE, STALL, STEPS, read_json, run_of
 from fastdistill_ray.storage.place import Place
+
+PAUSE = 60.0  # seconds without a step that are told
 
 
 def stage_blocks(run: Contents) -> list[Block]:
@@ -67,8 +70,8 @@ def status_sentence(run: Contents) -> str:
         state = f"Complete: all {number} stages are."
     bad = sum(bool(troubles_in(folder)) for folder in run.stages.values())
     if not bad:
-        return f"{state} None of them failed, hung or was resumed on the way, as far as files tell."
-    return f"{state} In {bad} of them something failed, hung or was resumed; the table says what."
+        return f"{state} None of them failed, hung or paused, as far as their files tell."
+    return f"{state} In {bad} of them something failed, hung or paused; the table says what."
 
 
 def sources(run: Contents) -> dict[str, list[str]]:
@@ -113,15 +116,21 @@ def troubles_in(folder: Place) -> list[str]:
         lines = [json.loads(line) for line in (folder / SET_ASIDE).read_text().splitlines()]
         reasons = Counter(str(line["reason"]) for line in lines)
         found += [f"{n:,} not answered: {reason[:80]}" for reason, n in reasons.most_common(3)]
-    if METRICS in names and (again := _steps_again(folder / METRICS)):
-        found.append(f"resumed: {again:,} steps done again")
+    if METRICS in names and STEPS in names:
+        found += _pauses(folder)
     return found
 
 
-def _steps_again(file: Place) -> int:
-    """Steps that a resumed training logged once more."""
-    steps = [line.split(",", 1)[0] for line in file.read_text().splitlines()]
-    return len(steps) - len(set(steps))
+def _pauses(training: Place) -> list[str]:
+    """Times between two steps in which none was made: a restart, or a long save."""
+    ends = [json.loads(line)["time"] for line in (training / STEPS).read_text().splitlines()]
+    lines = map(json.loads, (training / METRICS).read_text().splitlines())
+    spent = [sum(line.get(name) or 0.0 for name in SPENT) for line in lines]
+    found = []
+    for step, (before, end, seconds) in enumerate(zip(ends, ends[1:], spent[1:], strict=False), 2):
+        if (pause := end - before - seconds) > PAUSE:
+            found.append(f"no step for {pause / 60:,.1f} minutes before step {step:,}")
+    return found
 
 
 def _aside(manifest: dict[str, Any]) -> list[str]:

@@ -61,8 +61,10 @@ def test_failures_restarts_and_what_is_unfinished_are_told(run: Path) -> None:
     (groups / "damaged").mkdir()
     (groups / "damaged/part.parquet").write_text("")
     training = run / folder_of("train/sft-lr_2e-05")
-    lines = (training / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (training / "metrics.jsonl").write_text("".join([*lines[:9], *lines[5:]]))
+    # Each step takes 5 seconds; before the fourth nothing is done for 7.5 minutes.
+    ends = [100.0, 105.0, 110.0, 565.0, 570.0]
+    steps = [json.dumps({"step": step, "time": end}) for step, end in enumerate(ends)]
+    (training / "steps.jsonl").write_text("\n".join(steps) + "\n")
     (run / folder_of("answers/base") / "manifest.json").unlink()
     found = read_run(run)
     rows = rows_of(stage_blocks(found))
@@ -72,11 +74,11 @@ def test_failures_restarts_and_what_is_unfinished_are_told(run: Path) -> None:
         "damaged files made again: 1",
         "2 not answered: two engines died of it",
     ]
-    assert rows["train/sft-lr_2e-05"][-1] == "resumed: 4 steps done again"
+    assert rows["train/sft-lr_2e-05"][-1] == "no step for 7.5 minutes before step 4"
     assert rows["answers/base"][0] == "not complete"
     assert status_sentence(found) == (
         "Unfinished: 18 of the 19 stages begun are complete, answers/base is not. In 2 of them "
-        "something failed, hung or was resumed; the table says what."
+        "something failed, hung or paused; the table says what."
     )
 
 
