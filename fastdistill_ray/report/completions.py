@@ -8,9 +8,7 @@ from fastdistill_ray.report.tables import UNDEFINED
 from fastdistill_ray.rewards.assess import relative_weights
 
 
-def weights_of(
-    completions: list[dict[str, Any]], objective: dict[str, Any]
-) -> list[float] | list[None]:
+def weights_of(completions: list[dict[str, Any]], objective: dict[str, Any]) -> list[float | None]:
     """That the recipe's own objective gives each, where it is AdvDistill."""
     if objective["kind"] != AdvDistill.model_fields["kind"].default:
         return [None] * len(completions)

@@ -112,7 +112,7 @@ def split_label(split: str) -> str:
     return {"test": "test", "ood": "out-of-distribution"}.get(split, split)
 
 
-def problems_in(found: Estimate, sort: str = "") -> str:
+def problems_in(found: Estimate | Difference, sort: str = "") -> str:
     """How many problems, and how many clusters of them where some are drawn together."""
     text = " ".join(filter(None, [f"{found.num_problems:,}", sort, "problems"]))
     is_clustered = found.num_clusters < found.num_problems
