@@ -31,7 +31,7 @@ ROLES = {
     "grid": Role("#eceef2", "#262d38"),
     "tint": Role("#f7f8fa", "#1c222b"),
     "link": Role("#3563a8", "#8ab4f8"),
-    "accent": Role("#0f8a6b", "#35b592"),
+    "accent": Role("#0e8a6b", "#35b592"),
     "edge": Role("#868fa0", "#7d8899"),  # around what is as light as the page
     "correct": Role("#03322a", "#9fe3cb"),
     "wrong": Role("#c7502a", "#c7502b"),

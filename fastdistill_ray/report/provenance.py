@@ -5,7 +5,7 @@ from typing import Any
 
 from fastdistill_ray.report.page import Block, Cell, Listing, Table
 from fastdistill_ray.report.reading import Contents
-from fastdistill_ray.run_files import GIT, RECIPE, STAGE, read_json, run_of
+from fastdistill_ray.run_files import GIT, RECIPE, STAGE, read_json
 from fastdistill_ray.storage.place import Place
 
 MOST_OF_DIFF = 100_000  # characters
@@ -30,12 +30,12 @@ def provenance_blocks(run: Contents) -> list[Block]:
 
 def _inputs(run: Contents) -> list[list[Cell | str]]:
     """Of models and problems, as each was first named by a stage."""
-    root = run_of(run.path)
+    places = {folder.name for folder in run.stages.values()}
     found: dict[str, str] = {}
     for folder in run.stages.values():
         for name, value in read_json(folder / STAGE, {}).get("inputs", {}).items():
-            is_stage = "groups" in name or str(value).startswith("stages/")
-            if name == "model" or is_stage or (root / "stages" / str(value)).is_dir():
+            is_stage = "groups" in name or str(value).startswith("stages/") or value in places
+            if name == "model" or is_stage:
                 continue
             known, one = found.get(name, ""), str(value).partition("#")[0]
             if one not in known.split(", "):

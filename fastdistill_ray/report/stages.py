@@ -94,12 +94,11 @@ def _inputs(folder: Place) -> list[tuple[str, str]]:
 
 
 def _names(name: str, value: str, place: str) -> bool:
-    """Whether an input is a stage's folder, what lies in it, or the id at the end of its name;
-    problems are known by their content."""
+    """Whether an input is a stage's folder, by name or path, or lies in it; problems are known by
+    their content."""
     if name.startswith("the problems of "):
         return place.startswith("stages/problems/")
-    last = place.rpartition("/")[2]
-    return value in (last, last.rpartition("-")[2]) or f"{value}/".startswith(f"{place}/")
+    return value == place.rpartition("/")[2] or f"{value}/".startswith(f"{place}/")
 
 
 def troubles_in(folder: Place) -> list[str]:

@@ -62,6 +62,7 @@ def test_text_is_read_on_what_it_stands_on(place: int) -> None:
 
 def test_every_role_has_a_colour_of_its_own_by_day() -> None:
     assert len(NIGHTS) == len(ROLES)
+    assert not set(NIGHTS) & {*SPARE, *BASELINES.values(), *(o.colour for o in OBJECTIVES.values())}
 
 
 @pytest.mark.parametrize("colour", [*SPARE, *BASELINES.values()])
