@@ -16,12 +16,12 @@ from fastdistill_ray.report.conclusion import (
 from fastdistill_ray.report.overlaps import overlap_blocks
 from fastdistill_ray.report.page import Cell, Table, Text
 from fastdistill_ray.report.reading import Contents
-from fastdistill_ray.report.stages import status_sentence
 
 WORDS = {"better": "yes", "worse": "no, it is worse", "unclear": "not shown"}
 
 
-def brief_table(run: Contents) -> Table | None:
+def brief_table(run: Contents, status: str) -> Table | None:
+    """`status`: a sentence on how the run went."""
     student = main_student(run.results, run.recipe)
     if student is None:
         return None
@@ -29,7 +29,7 @@ def brief_table(run: Contents) -> Table | None:
         ["Is it better?", _better(run, student)],
         ["By how much?", _how_much(run, student)],
         ["At what cost?", _cost(run, student)],
-        ["Can I trust it?", _trust(run, student)],
+        ["Can I trust it?", _trust(run, student, status)],
     ]
     found: list[list[Cell | str]] = [[question, answer] for question, answer in rows if answer]
     header = [f"Of {model_label(student, run.recipe)}", "What this run says"]
@@ -101,7 +101,7 @@ def _cost(run: Contents, student: str) -> str:
     return " ".join(f"{sentence}." for sentence in sentences)
 
 
-def _trust(run: Contents, student: str) -> str:
+def _trust(run: Contents, student: str, status: str) -> str:
     sentences = []
     asked = [
         f"{problems_in(run.results.rows[student, split, 'accuracy'])} ({split_label(split)})"
@@ -126,5 +126,4 @@ def _trust(run: Contents, student: str) -> str:
             "Learning rate and epochs were chosen on validation problems, never on tested ones."
         )
     sentences += [block.text for block in overlap_blocks(run) if isinstance(block, Text)]
-    sentences.append(status_sentence(run))
-    return " ".join(sentences)
+    return " ".join([*sentences, status])

@@ -56,7 +56,7 @@ from fastdistill_ray.report.page import (
 )
 from fastdistill_ray.report.provenance import provenance_blocks
 from fastdistill_ray.report.reading import Contents, read_run
-from fastdistill_ray.report.stages import stage_blocks, status_sentence
+from fastdistill_ray.report.stages import find_troubles, stage_blocks, status_sentence
 from fastdistill_ray.report.tables import (
     adherence_blocks,
     decimal,
@@ -81,10 +81,12 @@ def write_report(view: str | Place) -> str:
     """Writes report.html and report.md into a run folder, or into that of a recipe in it, and model
     cards beside its students; the path of the former."""
     run = read_run(view)
-    brief = brief_table(run)
+    troubles = find_troubles(run)
+    status = status_sentence(run, troubles)
+    brief = brief_table(run, status)
     said = [conclusion(run.results, run.recipe), overlap_warning(run)]
     if brief is None and run.stages:
-        said.append(status_sentence(run))
+        said.append(status)
     page = Page(
         title=f"{run.recipe['name']}: distillation report",
         subtitle=_subtitle(run),
@@ -101,7 +103,7 @@ def write_report(view: str | Place) -> str:
             Section("Template adherence", adherence_blocks(run)),
             Section("Examples", _example_blocks(run)),
             Section("Groups", browser_blocks(run)),
-            Section("Stages", stage_blocks(run)),
+            Section("Stages", stage_blocks(run, troubles)),
             Section("Timeline", timeline_blocks(run)),
             Section("Cost", cost_blocks(run)),
             Section("Provenance", provenance_blocks(run)),

@@ -17,12 +17,12 @@ from fastdistill_ray.storage.place import Place
 PAUSE = 60.0  # seconds without a step that are told
 
 
-def stage_blocks(run: Contents) -> list[Block]:
+def stage_blocks(run: Contents, troubles: dict[str, list[str]]) -> list[Block]:
+    """`troubles`: as `find_troubles` tells them."""
     if not run.stages:
         return []
     edges = sources(run)
     done = {one["stage"]: one for one in run.manifests}
-    troubles = {name: troubles_in(folder) for name, folder in run.stages.items()}
     rows: list[list[Cell | str]] = [
         [
             name,
@@ -45,7 +45,7 @@ def stage_blocks(run: Contents) -> list[Block]:
         "others is left out.",
     )
     return [
-        Text(status_sentence(run)),
+        Text(status_sentence(run, troubles)),
         *([graph] if any(edges.values()) else []),
         Table(header, rows, caption, num_text_columns=len(header)),
     ]
@@ -55,7 +55,12 @@ def _moment(time: str) -> str:
     return datetime.fromisoformat(time).strftime("%-d\u00a0%b\u00a0%Y %H:%M")
 
 
-def status_sentence(run: Contents) -> str:
+def find_troubles(run: Contents) -> dict[str, list[str]]:
+    """Name of each stage -> what its files tell of failures and restarts."""
+    return {name: _troubles_in(folder) for name, folder in run.stages.items()}
+
+
+def status_sentence(run: Contents, troubles: dict[str, list[str]]) -> str:
     """Whether all is there, and how much went wrong."""
     done = {one["stage"] for one in run.manifests}
     missing = [name for name in run.stages if name not in done]
@@ -68,7 +73,7 @@ def status_sentence(run: Contents) -> str:
         state = f"Unfinished: {number} stages are complete, no model has been evaluated."
     else:
         state = f"Complete: all {number} stages are."
-    bad = sum(bool(troubles_in(folder)) for folder in run.stages.values())
+    bad = sum(map(bool, troubles.values()))
     if not bad:
         return f"{state} None of them failed, hung or paused, as far as their files tell."
     return f"{state} In {bad} of them something failed, hung or paused; the table says what."
@@ -101,8 +106,7 @@ def _names(name: str, value: str, place: str) -> bool:
     return value == place.rpartition("/")[2] or f"{value}/".startswith(f"{place}/")
 
 
-def troubles_in(folder: Place) -> list[str]:
-    """What the files of a stage tell of failures and restarts."""
+def _troubles_in(folder: Place) -> list[str]:
     names = [one.name for one in folder.list()]
     found = []
     if FAILED in names:

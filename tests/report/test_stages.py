@@ -14,7 +14,7 @@ from fastdistill_ray.report.page import Table
 from fastdistill_ray.report.provenance import provenance_blocks
 from fastdistill_ray.report.reading import read_run
 from fastdistill_ray.report.sections import write_report
-from fastdistill_ray.report.stages import sources, stage_blocks, status_sentence
+from fastdistill_ray.report.stages import find_troubles, sources, stage_blocks, status_sentence
 from fastdistill_ray.report.timeline import _spans
 
 
@@ -34,13 +34,14 @@ def rows_of(blocks: list) -> dict[str, list[str]]:
 
 
 def test_stages_are_told_with_what_they_are_made_from(run: Path) -> None:
-    found = sources(read_run(run))
+    found_run = read_run(run)
+    found = sources(found_run)
     assert found["groups"] == ["problems"]
     assert found["train/sft-lr_2e-05"] == ["groups"]
     assert found["answers/sft"] == ["problems", "train/sft-lr_5e-05"]
     assert found["answers/sft_lr_2e-05_epoch_1"] == ["problems", "train/sft-lr_2e-05"]
     assert found["answers/base"] == ["problems"] and found["problems"] == []
-    rows = rows_of(stage_blocks(read_run(run)))
+    rows = rows_of(stage_blocks(found_run, find_troubles(found_run)))
     assert rows["groups"][:2] == ["complete", "problems"]
     assert "too few correct" in rows["groups"][-1]
 
@@ -53,7 +54,10 @@ def test_a_line_that_follows_from_others_is_not_drawn() -> None:
 
 
 def test_failures_restarts_and_what_is_unfinished_are_told(run: Path) -> None:
-    assert status_sentence(read_run(run)).startswith("Complete: all 19 stages are. None of them")
+    whole = read_run(run)
+    none = find_troubles(whole)
+    assert set(map(tuple, none.values())) == {()}
+    assert status_sentence(whole, none).startswith("Complete: all 19 stages are. None of them")
     groups = run / folder_of("groups")
     aside = [{"key": "p", "reason": "two engines died of it", "time": 0.0}] * 2
     (groups / "set_aside.jsonl").write_text("".join(json.dumps(one) + "\n" for one in aside))
@@ -67,7 +71,8 @@ def test_failures_restarts_and_what_is_unfinished_are_told(run: Path) -> None:
     (training / "steps.jsonl").write_text("\n".join(steps) + "\n")
     (run / folder_of("answers/base") / "manifest.json").unlink()
     found = read_run(run)
-    rows = rows_of(stage_blocks(found))
+    troubles = find_troubles(found)
+    rows = rows_of(stage_blocks(found, troubles))
     told = rows["groups"][-1].split("; ")
     assert told[1:] == [
         "times it hung: 1",
@@ -76,7 +81,7 @@ def test_failures_restarts_and_what_is_unfinished_are_told(run: Path) -> None:
     ]
     assert rows["train/sft-lr_2e-05"][-1] == "no step for 7.5 minutes before step 4"
     assert rows["answers/base"][0] == "not complete"
-    assert status_sentence(found) == (
+    assert status_sentence(found, troubles) == (
         "Unfinished: 18 of the 19 stages begun are complete, answers/base is not. In 2 of them "
         "something failed, hung or paused; the table says what."
     )
@@ -115,7 +120,7 @@ def test_provenance_has_revisions_seeds_workers_code_and_command(run: Path) -> N
 
 
 def test_four_questions_are_answered_first(run: Path) -> None:
-    table = brief_table(read_run(run))
+    table = brief_table(read_run(run), "All went well.")
     assert table is not None
     rows = {str(question): str(answer) for question, answer in table.rows}
     results = json.loads((run / "results.json").read_text())
@@ -131,6 +136,7 @@ def test_four_questions_are_answered_first(run: Path) -> None:
     assert "19,752 trained tokens in 121 seconds" in rows["At what cost?"]
     for words in ("120 problems", "Holm", "8 comparisons", "One training seed", "validation"):
         assert words in rows["Can I trust it?"]
+    assert rows["Can I trust it?"].endswith(" All went well.")
     write_report(str(run))
     text = (run / "report.md").read_text()
     assert text.index("Is it better?") < text.index("AdvDistill solves")
