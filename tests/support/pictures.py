@@ -98,6 +98,7 @@ def take_pictures(out: Path) -> None:
             file = out / f"report-{name}.png"
             clip = None
             if selector:
+                page.evaluate("scrollTo({top: 0, behavior: 'instant'})")  # boxes count from there
                 box = page.locator(selector).first.bounding_box()
                 assert box
                 clip = {**box, "x": box["x"] - MARGIN, "width": box["width"] + 2 * MARGIN}
