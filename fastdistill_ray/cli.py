@@ -85,17 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, text in JOBS.items():
         _add_job(verbs.add_parser, verb, text)
-    report = verbs.add_parser(
-        "report",
-        help="report.html and report.md of a run folder; of several, one page side by side",
-        description="A folder is a run's, then its last recipe is shown, or RUN_DIR/recipes/ID of "
-        "a recipe that was run there before.",
-    )
-    report.add_argument("run_dir", metavar="RUN_DIR", nargs="+")
-    report.add_argument(
-        "--output", default="", help="the page of several (default: side_by_side.html in the first)"
-    )
-    report.set_defaults(run=run_report)
+    _add_pages(verbs.add_parser)
     score = verbs.add_parser(
         "score",
         help="judge a JSONL file of responses, or a run's completions under another recipe",
@@ -108,12 +98,6 @@ def build_parser() -> argparse.ArgumentParser:
     score.add_argument("--output", default="", metavar="OUT.jsonl", help="of a file; must be given")
     score.add_argument("--recipe", default="", help="its reward, advantage, objective.tau (a file)")
     score.set_defaults(run=run_score)
-    audit = verbs.add_parser("audit", help="a page of judged completions, some of each verdict")
-    audit.add_argument("source", metavar="RUN_DIR|FILE.jsonl", help="a file that score has judged")
-    audit.add_argument("--output", default="", help="the page (default: audit.html beside it)")
-    audit.add_argument("--per-verdict", type=int, default=8, help="completions shown of each")
-    audit.add_argument("--seed", type=int, default=0, help="of the choice")
-    audit.set_defaults(run=run_audit)
     _add_watching(verbs.add_parser)
     add_hand_over(verbs.add_parser)
     add_words(verbs.add_parser)
@@ -141,6 +125,35 @@ def _add_watching(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     )
     fsck.add_argument("run_dir", metavar="RUN_DIR")
     fsck.set_defaults(run=run_fsck)
+
+
+def _add_pages(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    """Verbs that write a page of what runs hold."""
+    report = add_parser(
+        "report",
+        help="report.html and report.md of a run folder",
+        description="A folder is a run's, then its last recipe is shown, or RUN_DIR/recipes/ID of "
+        "a recipe that was run there before.",
+    )
+    report.add_argument("run_dir", metavar="RUN_DIR")
+    report.set_defaults(run=run_report)
+    compare = add_parser(
+        "compare",
+        help="several runs, or recipes of one, on one page, with the differences to the first",
+        description="Differences are paired where the runs answered the same problems. A folder is "
+        "a run's, then its last recipe is shown, or RUN_DIR/recipes/ID.",
+    )
+    compare.add_argument("run_dir", metavar="RUN_DIR", nargs="+")
+    compare.add_argument(
+        "--output", default="", help="the page (default: compare.html in the first)"
+    )
+    compare.set_defaults(run=run_compare)
+    audit = add_parser("audit", help="a page of judged completions, some of each verdict")
+    audit.add_argument("source", metavar="RUN_DIR|FILE.jsonl", help="a file that score has judged")
+    audit.add_argument("--output", default="", help="the page (default: audit.html beside it)")
+    audit.add_argument("--per-verdict", type=int, default=8, help="completions shown of each")
+    audit.add_argument("--seed", type=int, default=0, help="of the choice")
+    audit.set_defaults(run=run_audit)
 
 
 def _add_job(add_parser: Callable[..., argparse.ArgumentParser], verb: str, text: str) -> None:
@@ -209,19 +222,22 @@ def _check_flags(overrides: list[str]) -> None:
 
 def run_report(arguments: argparse.Namespace, _overrides: list[str]) -> int:
     from fastdistill_ray.recipe.shapes import check_run_of_distill
-
-    for run_dir in arguments.run_dir:
-        check_run_of_distill(run_dir)
-    if len(arguments.run_dir) > 1:
-        from fastdistill_ray.report.side_by_side import write_side_by_side
-
-        print(write_side_by_side(arguments.run_dir, arguments.output))
-        return 0
     from fastdistill_ray.report.sections import write_report
 
-    if arguments.output:
-        raise UserError("--output: a run's report is written into the run; leave it out")
-    print(write_report(arguments.run_dir[0]))
+    check_run_of_distill(arguments.run_dir)
+    print(write_report(arguments.run_dir))
+    return 0
+
+
+def run_compare(arguments: argparse.Namespace, _overrides: list[str]) -> int:
+    from fastdistill_ray.recipe.shapes import check_run_of_distill
+    from fastdistill_ray.report.comparison import write_comparison
+
+    if len(arguments.run_dir) < 2:
+        raise UserError("compare: name two runs or more")
+    for run_dir in arguments.run_dir:
+        check_run_of_distill(run_dir)
+    print(write_comparison(arguments.run_dir, arguments.output))
     return 0
 
 

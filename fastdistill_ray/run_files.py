@@ -25,13 +25,15 @@ GRAPH = "graph.json"  # name of each stage of the recipe -> its folder, from the
 GIT, VERSIONS, MEMORY = "git.txt", "versions.json", "memory.json"
 CHOICE, RESULTS = "choose.json", "results.json"
 REPORT, REPORT_MARKDOWN, AUDIT = "report.html", "report.md", "audit.html"
+FIGURES = "figures"  # of report.md
+COMPARISON = "compare.html"  # with other runs
 CONDENSED, CONDENSED_MARKDOWN = "condense.json", "condense.md"
 STUDENTS = "students"
 BOX, BOX_RESULTS, BOX_REPORT = "box", "box.json", "box.md"  # of tools; what came of it
 CARD = "README.md"  # of a student
 VIEW = (
-    *(RECIPE, GRAPH, GIT, VERSIONS, MEMORY, CHOICE, RESULTS, REPORT, REPORT_MARKDOWN, AUDIT),
-    *(CONDENSED, CONDENSED_MARKDOWN, STUDENTS, BOX, BOX_RESULTS, BOX_REPORT),
+    *(RECIPE, GRAPH, GIT, VERSIONS, MEMORY, CHOICE, RESULTS, REPORT, REPORT_MARKDOWN, FIGURES),
+    *(AUDIT, CONDENSED, CONDENSED_MARKDOWN, STUDENTS, BOX, BOX_RESULTS, BOX_REPORT),
 )
 # Of a stage's folder.
 STAGE = "stage.json"  # what the stage depends on

@@ -39,6 +39,8 @@ USER_ERRORS = [
     ("distill", "jobs/recipes/demo_full.yaml", "--run-dir", "ftp://bucket/x"),
     ("train", "jobs/recipes/demo_full.yaml", "--sampling.n=1"),
     ("report", "nowhere"),
+    ("compare", "tests"),
+    ("compare", "nowhere", "tests"),
     ("score", "nowhere.jsonl", "--output", "out.jsonl"),
     ("score", "tests", "--output", "new_run"),
     ("score", "nowhere.jsonl", "--output", "out.jsonl", "--reward.length_unit=characters"),

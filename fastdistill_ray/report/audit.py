@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.records import VERDICTS
+from fastdistill_ray.report.group_numbers import SCORE_FIELDS, group_batches
 from fastdistill_ray.report.page import (
     MAX_CHARACTERS,
     Block,
@@ -25,7 +26,6 @@ from fastdistill_ray.report.page import (
     Text,
     to_html,
 )
-from fastdistill_ray.report.reading import group_batches
 from fastdistill_ray.rewards.score_file import read_lines
 from fastdistill_ray.run_files import ANSWERS, AUDIT, RECIPE, stage_folders
 from fastdistill_ray.storage.place import Place
@@ -35,7 +35,7 @@ TEACHER_GROUPS = "teacher's groups"
 REASONS_SHOWN = 5  # of each verdict
 COLUMNS = ["problem_id", "task", "question", "reference", "options"]
 FIELDS = ("text", "num_tokens", "finish_reason", "verdict", "answer", "reason", "reward")
-SCORE_FIELDS = ("scores.list.element.name", "scores.list.element.value")
+
 MEANING = {
     "correct": "The extracted answer equals the reference.",
     "wrong": "An answer was read and is another.",

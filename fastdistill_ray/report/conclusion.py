@@ -8,6 +8,7 @@ from typing import Any
 
 from fastdistill_ray.evaluation.statistics import Difference, Estimate
 from fastdistill_ray.objectives import OBJECTIVES, AnyObjective
+from fastdistill_ray.report.colours import model_colours
 from fastdistill_ray.report.reading import Results, baseline_names, student_entries
 
 LEVEL = 0.05
@@ -63,6 +64,11 @@ def model_label(model: str, recipe: dict[str, Any]) -> str:
     return labels.get(model, model)
 
 
+def model_colour(model: str, recipe: dict[str, Any]) -> str:
+    """No two models of a recipe have the same, as far as there are colours."""
+    return model_colours((*baseline_names(recipe), *student_entries(recipe), model))[model]
+
+
 def _student_label(name: str, entry: dict[str, Any]) -> str:
     """By what sets it apart from the recipe's own: model, completions per group, who teaches it,
     what it begins as and who writes."""
@@ -106,7 +112,7 @@ def split_label(split: str) -> str:
     return {"test": "test", "ood": "out-of-distribution"}.get(split, split)
 
 
-def problems_in(found: Estimate, sort: str = "") -> str:
+def problems_in(found: Estimate | Difference, sort: str = "") -> str:
     """How many problems, and how many clusters of them where some are drawn together."""
     text = " ".join(filter(None, [f"{found.num_problems:,}", sort, "problems"]))
     is_clustered = found.num_clusters < found.num_problems
@@ -148,10 +154,10 @@ def _split_sentences(
         f"{_seeds(results, student, split)}{interval}."
     ]
     beaten = []
-    for rival in _rivals(results, student, split):
+    for rival in rivals(results, student, split):
         difference = results.differences[student, rival, split, "accuracy"]
         theirs = results.rows[rival, split, "accuracy"]
-        label = f"{_article(rival, recipe)} ({percent(theirs.value)} %)"
+        label = f"{article(rival, recipe)} ({percent(theirs.value)} %)"
         how = (
             f"({points(difference.low)} to {points(difference.high)}, "
             f"p {probability(difference.p_holm)})"
@@ -179,7 +185,7 @@ def _seeds(results: Results, student: str, split: str) -> str:
     return f" on average over {number} seeds" if number else ""
 
 
-def _rivals(results: Results, student: str, split: str) -> list[str]:
+def rivals(results: Results, student: str, split: str) -> list[str]:
     """Whom the student is measured against: the better base, the teacher, other students."""
 
     def share(model: str) -> float:
@@ -227,7 +233,7 @@ def _above_teacher(results: Results, recipe: dict[str, Any]) -> list[str]:
     return []
 
 
-def _article(rival: str, recipe: dict[str, Any]) -> str:
+def article(rival: str, recipe: dict[str, Any]) -> str:
     few_shot = "few-shot " if recipe["teacher"]["prompt"]["shots"] else ""
     articles = {
         "base": "the base student",

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fastdistill_ray.report import plots
 from fastdistill_ray.report.conclusion import model_label, percent
-from fastdistill_ray.report.page import Block, Cell, Figure, Table, Text
-from fastdistill_ray.report.reading import Contents, Training, read_teachers
+from fastdistill_ray.report.group_numbers import read_teachers
+from fastdistill_ray.report.page import Block, Cell, Table, Text
+from fastdistill_ray.report.reading import Contents, Training, student_entries
+
+UNDEFINED = "\u2013"
 
 
 def training_label(run: Contents, training: Training) -> str:
@@ -51,37 +53,54 @@ def _memory_tables(run: Contents) -> list[Table]:
     }
     if not plans:
         return []
+    measured = _peaks(run)
     names = list(next(iter(plans.values())))
-    rows = [
-        [
-            model,
-            *(f"{plan[name] / 2**30:.2f}" for name in names),
-            f"{sum(plan.values()) / 2**30:.1f}",
-        ]
-        for model, plan in plans.items()
-    ]
-    caption = "Estimated before training, at full micro-batches."
-    columns = ["Student", *(name.capitalize() for name in names), "All"]
-    return [Table(columns, rows, caption, title="Memory of a rank in GiB, as planned")]
-
-
-def timeline_blocks(run: Contents) -> list[Block]:
-    generation, trainings = run.timeline
-    if not len(generation[0]) or not trainings:
-        return []
-    caption = "Groups committed and steps trained, from the first commit on."
-    blocks: list[Block] = [Figure(plots.timeline_svg(generation, trainings), caption)]
-    if run.recipe["training"]["overlap"]:
-        times = [generation[0], *(times for times, _ in trainings.values())]
-        first, *others = [float(one[-1] - one[0]) / 60 for one in times]
-        together = (max(one[-1] for one in times) - generation[0][0]) / 60
-        blocks.append(
-            Text(
-                f"Generation took {first:.1f} minutes, training {sum(others):.1f}, side by side "
-                f"{together:.1f}: {together / max(first, sum(others)):.2f} times the longer."
-            )
+    rows = []
+    for model, plan in plans.items():
+        planned, peak = sum(plan.values()) / 2**30, measured.get(model)
+        rows.append(
+            [
+                short_model(model),
+                *(f"{plan.get(name, 0) / 2**30:.2f}" for name in names),
+                f"{planned:.1f}",
+                UNDEFINED if peak is None else f"{peak:.1f}",
+                UNDEFINED if peak is None else percent(peak / planned),
+            ]
         )
-    return blocks
+    caption = (
+        "Planned: estimated before training, at full micro-batches. Measured: the most that rank 0 "
+        "held in any training of that model; where no micro-batch was full it needed less."
+    )
+    columns = ["Student", *(name.capitalize() for name in names)]
+    columns += ["Planned", "Measured", "Measured of planned %"]
+    title = "Memory of a rank in GiB, planned and measured"
+    return [Table(columns, rows, caption, title=title)]
+
+
+def _peaks(run: Contents) -> dict[str, float]:
+    """GiB measured at most, by the name that the plan has for a model."""
+    peaks: dict[str, float] = {}
+    entries = student_entries(run.recipe)
+    for training in run.trainings:
+        entry = entries.get(training.student)
+        if entry is None or "memory/peak_gib" not in training.steps:
+            continue
+        own = entry["model"] or run.recipe["student"]["model"]
+        init = run.recipe["student"].get("init") if not entry["model"] else {}
+        layers = (entry.get("init") or init or {}).get("layers") or []
+        model = f"{own}#layers={','.join(map(str, layers))}" if layers else own
+        if len(run.memory) == 1 and model not in run.memory:
+            (model,) = run.memory
+        peak = float(training.steps["memory/peak_gib"][1].max())
+        peaks[model] = max(peak, peaks.get(model, 0.0))
+    return peaks
+
+
+def short_model(model: str) -> str:
+    """A reference without its folders; of a model that keeps some blocks, how many."""
+    name, _, layers = model.partition("#layers=")
+    name = Path(name).name if name.startswith("/") else name
+    return f"{name}, {layers.count(',') + 1} blocks" if layers else name
 
 
 def cost_blocks(run: Contents) -> list[Block]:

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fastdistill_ray.report.reading import Contents, group_batches
+from fastdistill_ray.report.group_numbers import group_batches
+from fastdistill_ray.report.reading import Contents
 from fastdistill_ray.run_files import ANSWERS
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.storage.tables import read_parquet

@@ -3,12 +3,20 @@
 Knows nothing of runs or models. Every text is plain: it is escaped here and nowhere else.
 """
 
+import base64
+import hashlib
 import html
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from fastdistill_ray.report.colours import on_paper, variables
+
+LONG = 30  # characters of a cell that may be broken into lines
+MANY = 10  # columns, for paper
 MAX_CHARACTERS = 2000  # of one text shown; a page of whole reasoning traces cannot be read
 
 
@@ -25,12 +33,19 @@ class Table:
     caption: str = ""
     num_text_columns: int = 1  # aligned left; the numbers behind them right
     title: str = ""
+    is_prose: bool = False  # sentences: on a narrow page a cell stands below another
 
 
 @dataclass(frozen=True)
 class Figure:
     svg: str
     caption: str
+
+    @property
+    def file(self) -> str:
+        """Its name beside a Markdown page."""
+        name = re.search('aria-label="([^"]*)"', self.svg)
+        return f"{_slug(name[1] if name else 'figure')}.svg"
 
 
 @dataclass(frozen=True)
@@ -66,7 +81,17 @@ class Example:
     answers: list[Shown]
 
 
-Block = Table | Figure | Text | Listing | Example
+@dataclass(frozen=True)
+class Browser:
+    """Many groups of completions, which browser.js filters, sorts and shows as they are asked for;
+    `plain` is what is there without scripts."""
+
+    note: str
+    data: dict[str, Any]
+    plain: list[Example]
+
+
+Block = Table | Figure | Text | Listing | Example | Browser
 
 
 @dataclass(frozen=True)
@@ -81,45 +106,78 @@ class Page:
     subtitle: str
     conclusion: str
     sections: list[Section]
+    brief: Table | None = None  # before all else
 
 
 def to_html(page: Page) -> str:
     sections = [section for section in page.sections if section.blocks]
     links = "".join(f'<a href="#{_slug(s.title)}">{html.escape(s.title)}</a>' for s in sections)
     body = "".join(_section_html(section) for section in sections)
+    style = variables() + _beside("page.css")
+    has_script = any(isinstance(block, Browser) for one in sections for block in one.blocks)
+    script = _beside("browser.js") if has_script else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_policy(script)}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(page.title)}</title><style>{CSS}</style></head><body><main>"
-        f"<header><h1>{html.escape(page.title)}</h1>"
+        f"<title>{html.escape(page.title)}</title><style>{style}</style></head><body><main>"
+        f'<header><h1 id="brief-title">{html.escape(page.title)}</h1>'
         f'<p class="subtitle">{html.escape(page.subtitle)}</p></header>'
+        f"{_table_html(page.brief, 'brief-0') if page.brief else ''}"
         f'<p class="conclusion">{html.escape(page.conclusion)}</p><nav>{links}</nav>'
-        f"{body}</main></body></html>\n"
+        f"{body}</main>{f'<script>{script}</script>' if script else ''}</body></html>\n"
     )
 
 
-def to_markdown(page: Page) -> str:
-    """The text and the tables; figures, listings and examples are in the HTML page only."""
-    parts = [f"# {_md(page.title)}", _md(page.subtitle), _md(page.conclusion)]
+def to_markdown(page: Page, figures: str = "") -> str:
+    """The text, the tables and, of the folder `figures` beside the page, the figures; listings and
+    examples are in the HTML page only."""
+    brief = _table_markdown(page.brief) if page.brief else ""
+    parts = [f"# {_md(page.title)}", _md(page.subtitle), brief, _md(page.conclusion)]
     for section in page.sections:
-        blocks = [_block_markdown(b) for b in section.blocks if isinstance(b, Table | Text)]
-        if blocks:
+        blocks = [_block_markdown(block, figures) for block in section.blocks]
+        if any(blocks):
             parts += [f"## {_md(section.title)}", *blocks]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def figures_of(page: Page) -> dict[str, str]:
+    """File name -> SVG of every figure: in colours of the day, on paper."""
+    return {
+        block.file: on_paper(block.svg)
+        for section in page.sections
+        for block in section.blocks
+        if isinstance(block, Figure)
+    }
+
+
+def _beside(file: str) -> str:
+    return Path(__file__).with_name(file).read_text(encoding="utf-8")
+
+
+def _policy(script: str) -> str:
+    """Nothing is loaded, and no script runs but the page's own."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    scripts = f"'sha256-{digest}'" if script else "'none'"
+    return f"default-src 'none'; style-src 'unsafe-inline'; script-src {scripts}"
+
+
 def _section_html(section: Section) -> str:
-    blocks = "".join(_block_html(block) for block in section.blocks)
+    place = _slug(section.title)
+    blocks = "".join(
+        _block_html(block, f"{place}-{number}") for number, block in enumerate(section.blocks)
+    )
     title = html.escape(section.title)
-    return f'<section id="{_slug(section.title)}"><h2>{title}</h2>{blocks}</section>'
+    return f'<section id="{place}"><h2 id="{place}-title">{title}</h2>{blocks}</section>'
 
 
-def _block_html(block: Block) -> str:
+def _block_html(block: Block, place: str) -> str:
     match block:
         case Table():
-            return _table_html(block)
+            return _table_html(block, place)
         case Figure():
-            return f"<figure>{block.svg}{_caption_html(block.caption, 'figcaption')}</figure>"
+            caption = _caption_html(block.caption, "figcaption")
+            return f'<figure><div class="drawing" tabindex="0">{block.svg}</div>{caption}</figure>'
         case Text():
             return f"<p>{html.escape(block.text)}</p>"
         case Listing():
@@ -129,19 +187,50 @@ def _block_html(block: Block) -> str:
             )
         case Example():
             return _example_html(block)
+        case Browser():
+            return _browser_html(block)
 
 
-def _table_html(table: Table) -> str:
-    def row(cells: Sequence[Cell | str], tag: str) -> str:
-        kinds = ["text" if i < table.num_text_columns else "number" for i in range(len(cells))]
-        pairs = zip(kinds, cells, strict=True)
-        return "".join(f'<{tag} class="{k}">{_cell_html(c)}</{tag}>' for k, c in pairs)
-
-    title = f"<h3>{html.escape(table.title)}</h3>" if table.title else ""
-    body = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in table.rows)
+def _browser_html(browser: Browser) -> str:
+    data = json.dumps(browser.data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    plain = "".join(_example_html(example) for example in browser.plain)
     return (
-        f'{title}<div class="table"><table><thead><tr>{row(table.header, "th")}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>{_caption_html(table.caption, 'p')}"
+        f'<p>{html.escape(browser.note)}</p><div class="browser"><div class="tools" hidden></div>'
+        '<p class="found" aria-live="polite"></p><div class="list"></div>'
+        f'<button class="more" type="button" hidden></button><div class="plain">{plain}</div>'
+        f'<script type="application/json">{for_script(data)}</script></div>'
+    )
+
+
+def for_script(data: str) -> str:
+    """JSON in which nothing can end the element that it stands in."""
+    return data.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _table_html(table: Table, place: str) -> str:
+    def row(cells: Sequence[Cell | str], is_header: bool) -> str:
+        parts = []
+        for number, cell in enumerate(cells):
+            kind = "text" if number < table.num_text_columns else "number"
+            if not is_header and len(cell if isinstance(cell, str) else cell.text) > LONG:
+                kind += " long"
+            tag, scope = ("th", ' scope="col"') if is_header else ("td", "")
+            if not is_header and number == 0:
+                tag, scope = "th", ' scope="row"'
+            parts.append(f'<{tag}{scope} class="{kind}">{_cell_html(cell)}</{tag}>')
+        return f"<tr>{''.join(parts)}</tr>"
+
+    section = place.rpartition("-")[0]
+    names = f"{section}-title {place}" if table.title else f"{section}-title"
+    title = f'<h3 id="{place}">{html.escape(table.title)}</h3>' if table.title else ""
+    about = f' aria-describedby="{place}-about"' if table.caption else ""
+    caption = _caption_html(table.caption, "p", f' id="{place}-about"')
+    body = "".join(row(cells, False) for cells in table.rows)
+    kind = "table prose" if table.is_prose else "table"
+    kind += " wide" if len(table.header) > MANY else ""
+    return (
+        f'{title}<div class="{kind}" tabindex="0"><table aria-labelledby="{names}"{about}><thead>'
+        f"{row(table.header, True)}</thead><tbody>{body}</tbody></table></div>{caption}"
     )
 
 
@@ -176,13 +265,25 @@ def _mark_html(colour: str) -> str:
     return f'<i style="background:{html.escape(colour)}"></i>' if colour else ""
 
 
-def _caption_html(caption: str, tag: str) -> str:
-    return f'<{tag} class="caption">{html.escape(caption)}</{tag}>' if caption else ""
+def _caption_html(caption: str, tag: str, attribute: str = "") -> str:
+    return f'<{tag} class="caption"{attribute}>{html.escape(caption)}</{tag}>' if caption else ""
 
 
-def _block_markdown(block: Table | Text) -> str:
-    if isinstance(block, Text):
-        return _md(block.text)
+def _block_markdown(block: Block, figures: str) -> str:
+    match block:
+        case Text():
+            return _md(block.text)
+        case Browser():
+            return _md(block.note)
+        case Figure() if figures:
+            name = block.file.removesuffix(".svg").replace("-", " ")
+            return f"![{name}]({figures}/{block.file})\n\n{_md(block.caption)}"
+        case Table():
+            return _table_markdown(block)
+    return ""
+
+
+def _table_markdown(block: Table) -> str:
     rules = ["---" if i < block.num_text_columns else "---:" for i in range(len(block.header))]
     rows = [[_cell_markdown(cell) for cell in cells] for cells in block.rows]
     lines = [[_md(name) for name in block.header], rules, *rows]
@@ -210,61 +311,3 @@ def shorten(text: str) -> str:
 
 def _slug(title: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
-
-
-CSS = """
-:root { color-scheme: light; --ink: #1d2433; --soft: #667085; --line: #e4e7ec; --tint: #f7f8fa; }
-* { box-sizing: border-box; }
-html { scroll-behavior: smooth; }
-body { margin: 0; background: #fff; color: var(--ink);
-  font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; }
-main { max-width: 1100px; margin: 0 auto; padding: 44px 28px 96px; }
-h1 { font-size: 30px; line-height: 1.2; letter-spacing: -0.015em; margin: 0 0 6px; }
-h2 { font-size: 20px; letter-spacing: -0.01em; margin: 0 0 14px; }
-h3 { font-size: 15px; margin: 22px 0 8px; }
-p { max-width: 84ch; margin: 0 0 14px; }
-.subtitle { color: var(--soft); margin: 0 0 24px; max-width: none; }
-.conclusion { max-width: none; font-size: 16.5px; line-height: 1.6; background: var(--tint);
-  border-left: 4px solid #0f8a6b; border-radius: 6px; padding: 16px 20px; margin: 0 0 18px; }
-nav { display: flex; flex-wrap: wrap; gap: 4px 18px; font-size: 13.5px; margin-bottom: 8px; }
-nav a { color: #3563a8; text-decoration: none; }
-nav a:hover { text-decoration: underline; }
-section { padding-top: 26px; margin-top: 26px; border-top: 1px solid var(--line); }
-.table { overflow-x: auto; margin: 0 0 12px; }
-table { border-collapse: collapse; width: 100%; font-size: 14px; }
-th { font-size: 12.5px; font-weight: 600; color: var(--soft); vertical-align: bottom; }
-th, td { padding: 7px 10px; border-bottom: 1px solid var(--line); text-align: left; }
-thead th { border-bottom: 1.5px solid #cdd2da; }
-tbody tr:hover { background: var(--tint); }
-th:first-child, td:first-child { padding-left: 2px; }
-.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
-td small { display: inline-block; min-width: 6.3em; color: var(--soft); font-size: 12px; }
-td:first-child { white-space: nowrap; }
-i { display: inline-block; width: 10px; height: 10px; border-radius: 50%; margin-right: 8px; }
-figure { margin: 0 0 18px; }
-svg { display: block; width: 100%; height: auto; }
-svg text { font-family: inherit !important; }
-.caption { color: var(--soft); font-size: 13.5px; line-height: 1.5; margin: 6px 0 18px; }
-article { border: 1px solid var(--line); border-radius: 8px; padding: 4px 18px 14px;
-  margin: 0 0 18px; }
-article h3 { margin-top: 14px; }
-.question { max-width: none; white-space: pre-wrap; margin: 0 0 6px; }
-.reference { color: var(--soft); margin: 0 0 10px; }
-details { margin: 6px 0; }
-summary { cursor: pointer; padding: 5px 0; }
-.answer { border-top: 1px solid var(--line); margin: 0; }
-.answer summary { display: flex; flex-wrap: wrap; align-items: center; gap: 4px 14px;
-  font-size: 13.5px; color: var(--soft); font-variant-numeric: tabular-nums; }
-.answer summary::before { content: "\\25B8"; width: 10px; }
-.answer[open] summary::before { content: "\\25BE"; }
-.answer summary::-webkit-details-marker { display: none; }
-.author { color: var(--ink); font-weight: 600; min-width: 14.5em; }
-.verdict { min-width: 8em; text-align: center; border-radius: 10px; padding: 0 9px;
-  font-weight: 600; font-size: 12px; color: #7a5200; background: #fdf0d5; }
-.verdict.correct { color: #0b6b4d; background: #def3ea; }
-.verdict.wrong { color: #a32638; background: #fbe3e6; }
-pre { background: var(--tint); border-radius: 6px; padding: 12px 14px; margin: 4px 0 10px;
-  overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere;
-  font: 12.5px/1.5 ui-monospace, Menlo, Consolas, monospace; }
-@media print { details { break-inside: avoid; } nav { display: none; } }
-"""

@@ -1,59 +1,17 @@
-"""Figures of the report: plain numbers -> SVG text. Knows nothing of run folders.
+"""Figures of the report: plain numbers -> SVG text. Knows nothing of run folders."""
 
-No pyplot: figures are plain objects, so nothing global is opened or left behind.
-"""
-
-import io
-import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from fastdistill_ray.objectives import OBJECTIVES
+from fastdistill_ray.report.colours import HATCHES, ROLES, VERDICT_COLOURS, on_verdict
+from fastdistill_ray.report.drawing import INK, SOFT, most_lines, svg, wrapped
 
-MODEL_COLOURS = {
-    "base_plain": "#c0c7d1",
-    "base": "#8490a3",
-    "teacher": "#dd9a2b",
-    **{kind: objective.colour for kind, objective in OBJECTIVES.items()},
-}
-VERDICT_COLOURS = {
-    "correct": "#2f9e77",
-    "wrong": "#cf5061",
-    "unparsable": "#8e99aa",
-    "truncated": "#8f7ac2",
-    "timeout": "#7d8795",
-    "error": "#3d4654",
-}
-SPARE_COLOURS = ["#b4508f", "#2d9bb3", "#8a6d3b", "#5b5fc7"]
-LABEL_WIDTH = 42  # characters of a line
-INK, SOFT, LINE = "#1d2433", "#667085", "#d5d9e0"
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text, in the page's font
-    "text.parse_math": False,  # names may hold a dollar sign
-    "font.size": 9.5,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 9,
-    "axes.edgecolor": LINE,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.labelcolor": SOFT,
-    "text.color": INK,
-    "xtick.color": LINE,
-    "ytick.color": LINE,
-    "xtick.labelcolor": SOFT,
-    "ytick.labelcolor": INK,
-    "grid.color": "#eceef2",
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-}
+MARKERS = "os^Dv<>Pp*hX"
+MOST_POINTS = 400  # of a line
 TERMS = {name: title for one in OBJECTIVES.values() for name, title in one.terms.items()}
 TRAINING_PANELS = {
     "train/loss": "Loss",
@@ -84,13 +42,12 @@ TRAINING_FIGURES = {
         "averaged over completions, plainly and by their weights in their groups.",
     ),
 }
-PAGE_WIDTH = 10.8  # inches: the page's text width, so that points are shown as points
 
 
 class Bar(NamedTuple):
     """A share with its interval, all in percent."""
 
-    model: str
+    colour: str
     label: str
     value: float
     low: float
@@ -101,9 +58,28 @@ class Curve(NamedTuple):
     """One training: per quantity, the steps and values logged."""
 
     model: str
+    colour: str
     label: str
     is_chosen: bool
     points: dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+class Span(NamedTuple):
+    """One stage: when it was worked on, in minutes of work before and after it."""
+
+    label: str
+    colour: str
+    start: float
+    end: float
+
+
+class Progress(NamedTuple):
+    """Seconds of the clock and the share that was done by then."""
+
+    label: str
+    colour: str
+    times: np.ndarray
+    shares: np.ndarray
 
 
 class Lengths(NamedTuple):
@@ -112,11 +88,6 @@ class Lengths(NamedTuple):
     label: str
     correct: np.ndarray
     wrong: np.ndarray
-
-
-def model_colour(model: str) -> str:
-    spare = SPARE_COLOURS[sum(model.encode()) % len(SPARE_COLOURS)]
-    return MODEL_COLOURS.get(model, spare)
 
 
 def accuracy_svg(panels: dict[str, list[Bar]]) -> str:
@@ -131,7 +102,7 @@ def accuracy_svg(panels: dict[str, list[Bar]]) -> str:
 
     rows = max(len(estimates) for estimates in panels.values())
     lines = most_lines(one.label for estimates in panels.values() for one in estimates)
-    return _svg("accuracy", 0.95 + (0.23 + 0.15 * lines) * rows, len(panels), paint)
+    return svg("accuracy", 0.95 + (0.23 + 0.15 * lines) * rows, len(panels), paint)
 
 
 def reward_svg(
@@ -147,7 +118,7 @@ def reward_svg(
         axes[0].set_ylabel("completions")
         axes[0].legend(loc="upper center")
 
-    return _svg("rewards", 2.9, 2, paint)
+    return svg("rewards", 2.9, 2, paint)
 
 
 def correct_per_group_svg(num_correct: np.ndarray, group_size: int) -> str:
@@ -155,7 +126,7 @@ def correct_per_group_svg(num_correct: np.ndarray, group_size: int) -> str:
 
     def paint(axes: list[Axes]) -> None:
         (axis,) = axes
-        colours = [VERDICT_COLOURS["wrong"], *[MODEL_COLOURS["teacher"]] * (len(counts) - 2)]
+        colours = [VERDICT_COLOURS["wrong"], *[ROLES["edge"].day] * (len(counts) - 2)]
         colours.append(VERDICT_COLOURS["correct"])
         bars = axis.bar(range(len(counts)), counts, width=0.78, color=colours)
         axis.bar_label(bars, labels=[f"{c:,}" for c in counts], padding=2, color=SOFT)
@@ -166,7 +137,7 @@ def correct_per_group_svg(num_correct: np.ndarray, group_size: int) -> str:
         axis.margins(y=0.12)
         axis.locator_params(axis="y", integer=True, nbins=5)
 
-    return _svg("correct per group", 2.8, 1, paint)
+    return svg("correct per group", 2.8, 1, paint)
 
 
 def verdict_svg(shares: dict[str, dict[str, float]]) -> str:
@@ -178,11 +149,11 @@ def verdict_svg(shares: dict[str, dict[str, float]]) -> str:
         left = np.zeros(len(shares))
         for name in verdicts:
             widths = np.array([row[name] for row in shares.values()])
-            colour = VERDICT_COLOURS[name]
             rows = list(map(wrapped, shares))
-            bars = axis.barh(rows, widths, left=left, color=colour, label=name, height=0.66)
+            bars = axis.barh(rows, widths, left=left, label=name, height=0.66, **_fill(name))
             texts = [f"{width:.0f}" if width >= 4 else "" for width in widths]
-            axis.bar_label(bars, labels=texts, label_type="center", color="white", fontsize=8.5)
+            dark = on_verdict(name)
+            axis.bar_label(bars, labels=texts, label_type="center", color=dark, fontsize=8.5)
             left += widths
         axis.invert_yaxis()
         axis.set(xlim=(0, 100), xlabel="share of completions (%)")
@@ -190,25 +161,34 @@ def verdict_svg(shares: dict[str, dict[str, float]]) -> str:
         axis.tick_params(length=0)
         axis.legend(ncols=6, loc="lower left", bbox_to_anchor=(0, 1), handlelength=1)
 
-    return _svg("verdicts", 1.0 + (0.12 + 0.15 * most_lines(shares)) * len(shares), 1, paint)
+    return svg("verdicts", 1.0 + (0.12 + 0.15 * most_lines(shares)) * len(shares), 1, paint)
 
 
 def training_svg(curves: list[Curve], panels: dict[str, str], name: str) -> str:
-    """Quantities of a training over its steps; trials not chosen are thin."""
+    """Quantities of a training over its steps; trials not chosen are thin, a model has a marker."""
     shown = shown_panels(curves, panels)
+    num_columns = min(3, len(shown))
+    num_rows = -(-len(shown) // num_columns)
     dashes = _dashes(curves)
+    markers = _markers(curve.model for curve in curves)
 
     def paint(axes: list[Axes]) -> None:
-        for axis, quantity in zip(axes, shown, strict=True):
+        for axis in axes[len(shown) :]:
+            axis.set_axis_off()
+        for axis, quantity in zip(axes, shown, strict=False):
             for curve in (curve for curve in curves if quantity in curve.points):
                 steps, values = curve.points[quantity]
-                smooth = quantity != "train/learning_rate"
+                if quantity != "train/learning_rate":
+                    steps, values = _running_mean(steps, values)
                 axis.plot(
-                    *(_running_mean(steps, values) if smooth else (steps, values)),
-                    color=model_colour(curve.model),
+                    *_thinned(steps, values),
+                    color=curve.colour,
                     linewidth=2 if curve.is_chosen else 1,
                     alpha=1 if curve.is_chosen else 0.5,
                     linestyle=dashes[curve.label],
+                    marker=markers[curve.model],
+                    markersize=4.5,
+                    markevery=0.25,
                     label=curve.label,
                 )
             axis.set(title=panels[quantity], xlabel="step")
@@ -216,33 +196,79 @@ def training_svg(curves: list[Curve], panels: dict[str, str], name: str) -> str:
             axis.ticklabel_format(axis="y", scilimits=(-3, 4))
             axis.locator_params(axis="x", integer=True, nbins=5)
         handles, labels = axes[0].get_legend_handles_labels()
-        axes[0].figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        names = [wrapped(label) for label in labels]
+        axes[0].figure.legend(handles, names, loc="outside lower center", ncols=3)
 
-    return _svg(name, 2.9 + 0.18 * ((len(curves) + 3) // 4), len(shown), paint)
+    lines = most_lines(curve.label for curve in curves)
+    height = 2.5 * num_rows + 0.4 + (0.03 + 0.15 * lines) * -(-len(curves) // 3)
+    return svg(name, height, num_columns, paint, num_rows)
 
 
 def shown_panels(curves: list[Curve], panels: dict[str, str]) -> list[str]:
     return [name for name in panels if any(name in curve.points for curve in curves)]
 
 
-def timeline_svg(
-    generation: tuple[np.ndarray, np.ndarray], trainings: dict[str, tuple[np.ndarray, np.ndarray]]
-) -> str:
-    """Share of the groups committed and of each training's steps done, over minutes."""
-    series = {"groups": generation, **trainings}
-    start = min(times[0] for times, _ in series.values() if len(times))
+def progress_svg(series: list[Progress]) -> str:
+    """Share done over minutes since the first began."""
+    start = min(one.times[0] for one in series if len(one.times))
+    markers = _markers(one.label for one in series)
 
     def paint(axes: list[Axes]) -> None:
         (axis,) = axes
-        for label, (times, shares) in series.items():
-            name = "teacher" if label == "groups" else label.split()[0]
-            axis.plot((times - start) / 60, 100 * shares, color=model_colour(name), label=label)
+        for one in series:
+            axis.plot(
+                *_thinned((one.times - start) / 60, 100 * one.shares),
+                color=one.colour,
+                label=wrapped(one.label),
+                marker=markers[one.label],
+                markersize=4.5,
+                markevery=0.25,
+            )
         axis.set(xlabel="minutes", ylabel="done (%)", ylim=(0, 105))
         axis.set_xlim(left=0)
         axis.grid(axis="y")
-        axis.legend(ncols=6, loc="lower left", bbox_to_anchor=(0, 1), handlelength=1)
+        axis.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1), handlelength=1.6)
 
-    return _svg("timeline", 2.6, 1, paint)
+    lines = most_lines(one.label for one in series)
+    return svg("progress", 2.3 + (0.05 + 0.15 * lines) * -(-len(series) // 3), 1, paint)
+
+
+def stages_svg(spans: list[Span]) -> str:
+    """A bar a stage, in the order given."""
+
+    def paint(axes: list[Axes]) -> None:
+        (axis,) = axes
+        end = max(span.end for span in spans)
+        for place, span in enumerate(spans):
+            width = max(span.end - span.start, 0.003 * end)
+            axis.barh(place, width, left=span.start, height=0.6, color=span.colour)
+        axis.set_yticks(range(len(spans)), [wrapped(span.label) for span in spans])
+        axis.invert_yaxis()
+        axis.set(xlabel="minutes of work")
+        axis.set_xlim(left=0)
+        axis.grid(axis="x")
+        axis.tick_params(length=0)
+
+    lines = most_lines(span.label for span in spans)
+    return svg("timeline", 0.7 + (0.1 + 0.13 * lines) * len(spans), 1, paint)
+
+
+def scores_svg(scores: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
+    """A histogram of each raw score, of correct completions and of the others."""
+    num_columns = min(3, len(scores))
+    num_rows = -(-len(scores) // num_columns)
+
+    def paint(axes: list[Axes]) -> None:
+        for axis in axes[len(scores) :]:
+            axis.set_axis_off()
+        for axis, (name, (correct, wrong)) in zip(axes, scores.items(), strict=False):
+            _paint_histogram(axis, correct, wrong)
+            axis.set(title=name.replace("_", " "), xlabel="score")
+        axes[0].set_ylabel("completions")
+        handles, labels = axes[0].get_legend_handles_labels()
+        axes[0].figure.legend(handles, labels, loc="outside upper right", ncols=2)
+
+    return svg("scores", 2.4 * num_rows + 0.3, num_columns, paint, num_rows)
 
 
 def length_svg(writers: list[Lengths]) -> str:
@@ -251,7 +277,7 @@ def length_svg(writers: list[Lengths]) -> str:
     def paint(axes: list[Axes]) -> None:
         (axis,) = axes
         for kind, shift in (("correct", -0.18), ("wrong", 0.18)):
-            colour = VERDICT_COLOURS[kind]
+            colour, on = VERDICT_COLOURS[kind], on_verdict(kind)
             places = [(i, getattr(w, kind)) for i, w in enumerate(writers)]
             stats = [_box(values) for _, values in places if len(values)]
             axis.bxp(
@@ -262,12 +288,12 @@ def length_svg(writers: list[Lengths]) -> str:
                 showfliers=False,
                 patch_artist=True,
                 manage_ticks=False,
-                boxprops={"facecolor": colour, "edgecolor": colour, "alpha": 0.75},
-                medianprops={"color": "white", "linewidth": 1.8},
+                boxprops={"facecolor": colour, "edgecolor": colour},
+                medianprops={"color": on, "linewidth": 1.8},
                 whiskerprops={"color": colour},
                 capprops={"color": colour},
             )
-            axis.barh([0], [0], color=colour, alpha=0.75, label=kind)
+            axis.barh([0], [0], color=colour, label=kind)
         axis.set_yticks(range(len(writers)), [wrapped(writer.label) for writer in writers])
         axis.set(xlabel="tokens", ylim=(len(writers) - 0.45, -0.55))
         axis.set_xlim(left=0)
@@ -275,33 +301,37 @@ def length_svg(writers: list[Lengths]) -> str:
         axis.grid(axis="x")
         axis.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1), handlelength=1)
 
-    return _svg("lengths", 1.0 + 0.42 * len(writers), 1, paint)
+    return svg("lengths", 1.0 + 0.42 * len(writers), 1, paint)
 
 
-def wrapped(label: str) -> str:
-    """In lines, so that there is room for what it names."""
-    return "\n".join(textwrap.wrap(label, LABEL_WIDTH))
+def _fill(verdict: str) -> dict[str, Any]:
+    """Of a bar: what is as light as the page has an edge, and verdicts beside it a hatch."""
+    colour = VERDICT_COLOURS[verdict]
+    if verdict not in HATCHES:
+        return {"color": colour}
+    edge = ROLES["edge"].day
+    return {"facecolor": colour, "edgecolor": edge, "hatch": HATCHES[verdict], "linewidth": 0.7}
 
 
-def most_lines(labels: Iterable[str]) -> int:
-    return max((wrapped(label).count("\n") + 1 for label in labels), default=1)
+def _markers(models: Iterable[str]) -> dict[str, str]:
+    """Of each model, where there are several: colours alone are too alike for many eyes."""
+    names = list(dict.fromkeys(models))
+    if len(names) < 2:
+        return dict.fromkeys(names, "")
+    return {name: MARKERS[place % len(MARKERS)] for place, name in enumerate(names)}
 
 
-def _svg(name: str, height: float, num_panels: int, paint: Callable[[list[Axes]], None]) -> str:
-    # The salt keeps ids of figures on one page apart, and equal from run to run.
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=(PAGE_WIDTH, height), layout="constrained")
-        paint(list(figure.subplots(1, num_panels, squeeze=False)[0]))
-        buffer = io.StringIO()
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(buffer, format="svg", metadata=nothing, transparent=True)
-    text = buffer.getvalue()
-    return text[text.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{name}" ', 1)
+def _thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """At most so many points as a figure can show."""
+    if len(steps) <= MOST_POINTS:
+        return steps, values
+    kept = np.unique(np.linspace(0, len(steps) - 1, MOST_POINTS).astype(int))
+    return steps[kept], values[kept]
 
 
 def _paint_estimates(axis: Axes, estimates: list[Bar]) -> None:
     for place, estimate in enumerate(estimates):
-        axis.barh(place, estimate.value, height=0.62, color=model_colour(estimate.model))
+        axis.barh(place, estimate.value, height=0.62, color=estimate.colour)
         below, above = estimate.value - estimate.low, estimate.high - estimate.value
         axis.errorbar(
             estimate.value,
@@ -331,8 +361,8 @@ def _paint_histogram(axis: Axes, correct: np.ndarray, wrong: np.ndarray) -> None
             width=0.92 * np.diff(edges),
             bottom=bottom,
             align="edge",
-            color=VERDICT_COLOURS[kind],
             label=label,
+            **_fill(kind),
         )
         bottom += counts
     axis.grid(axis="y")

@@ -1,23 +1,20 @@
 """What a run folder holds, read as plain numbers and a few examples. Judges and renders nothing.
 
-Groups are read file by file and column by column: token ids are never loaded, texts only of the
-few groups and problems shown.
+Texts are read only of the few groups and problems shown.
 """
 
 import json
 import re
-from collections import Counter
-from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import yaml
 
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.evaluation.statistics import Difference, Estimate
-from fastdistill_ray.groups.store import Store, batches_of
+from fastdistill_ray.groups.store import Store
+from fastdistill_ray.report.group_numbers import GroupNumbers, read_group_numbers
 from fastdistill_ray.run_files import (
     ANSWERS,
     CHOICE,
@@ -56,31 +53,6 @@ class Results(NamedTuple):
     @property
     def splits(self) -> list[str]:
         return list(dict.fromkeys(split for _, split, _ in self.rows))
-
-
-class GroupNumbers(NamedTuple):
-    """Every completion of the group store; flat arrays, one entry per completion."""
-
-    rewards: np.ndarray
-    advantages: np.ndarray
-    num_tokens: np.ndarray
-    is_correct: np.ndarray
-    is_kept: np.ndarray  # its group is trained on
-    num_correct: np.ndarray  # per group
-    sizes: np.ndarray  # per group
-    dropped: Counter[str]  # groups by reason; "" is kept
-    verdicts: Counter[str]
-
-
-class Teacher(NamedTuple):
-    """What one teacher wrote, and what that cost in money."""
-
-    num_groups: float
-    num_completions: float
-    num_correct: float
-    num_tokens: float
-    prompt_tokens: float
-    cost: float
 
 
 class Timeline(NamedTuple):
@@ -205,63 +177,6 @@ def _done(events: list[tuple[float, int]]) -> tuple[np.ndarray, np.ndarray]:
     return times, np.cumsum(amounts) / max(amounts.sum(), 1)
 
 
-def read_group_numbers(folder: Place) -> GroupNumbers | None:
-    """The store's numbers, a batch at a time; None when no group is committed."""
-    fields = ("reward", "advantage", "num_tokens", "verdict")
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in (*fields, "size", "dropped")}
-    for batch in group_batches(folder, ["dropped"], fields):
-        completions = batch.column("completions")
-        values = completions.flatten()
-        for name in fields:
-            columns[name].append(values.field(name).to_numpy(zero_copy_only=False))
-        columns["size"].append(completions.value_lengths().to_numpy(zero_copy_only=False))
-        columns["dropped"].append(batch.column("dropped").to_numpy(zero_copy_only=False))
-    if not columns["size"]:
-        return None
-    flat = {name: np.concatenate(parts) for name, parts in columns.items()}
-    sizes, is_correct = flat["size"].astype(int), flat["verdict"] == "correct"
-    owner = np.repeat(np.arange(len(sizes)), sizes)
-    return GroupNumbers(
-        rewards=flat["reward"].astype(float),
-        advantages=flat["advantage"].astype(float),
-        num_tokens=flat["num_tokens"].astype(float),
-        is_correct=is_correct,
-        is_kept=(flat["dropped"] == "")[owner],
-        num_correct=np.bincount(owner, weights=is_correct, minlength=len(sizes)).astype(int),
-        sizes=sizes,
-        dropped=Counter(flat["dropped"].tolist()),
-        verdicts=Counter(flat["verdict"].tolist()),
-    )
-
-
-def read_teachers(folder: Place) -> dict[str, Teacher]:
-    """Every teacher named in the store, in the order of its names."""
-    found: dict[str, np.ndarray] = {}
-    columns = ["teacher", "prompt_num_tokens", "cost"]
-    for batch in group_batches(folder, columns, ("num_tokens", "verdict")):
-        completions = batch.column("completions")
-        sizes = completions.value_lengths().to_numpy(zero_copy_only=False).astype(int)
-        owner = np.repeat(np.arange(len(sizes)), sizes)
-        flat = completions.flatten()
-        is_correct = pc.equal(flat.field("verdict"), "correct").to_numpy(zero_copy_only=False)
-        num_tokens = flat.field("num_tokens").to_numpy(zero_copy_only=False)
-        of_groups = np.stack(
-            [
-                np.ones(len(sizes)),
-                sizes,
-                np.bincount(owner, weights=is_correct, minlength=len(sizes)),
-                np.bincount(owner, weights=num_tokens, minlength=len(sizes)),
-                batch.column("prompt_num_tokens").to_numpy(zero_copy_only=False),
-                batch.column("cost").fill_null(0.0).to_numpy(zero_copy_only=False),
-            ]
-        )
-        names = np.array(batch.column("teacher").to_pylist())
-        for name in np.unique(names).tolist():
-            sums = of_groups[:, names == name].sum(axis=1)
-            found[name] = found[name] + sums if name in found else sums
-    return {name: Teacher(*sums.tolist()) for name, sums in sorted(found.items())}
-
-
 def baseline_names(recipe: dict[str, Any]) -> list[str]:
     """Those that the recipe compares with, in the order of the report."""
     given = recipe["compare"]["baselines"]
@@ -361,11 +276,3 @@ def _read_answers(stages: dict[str, Place], order: list[str]) -> dict[str, pa.Ta
 def _num_rows(file: Place) -> int:
     with open_parquet(file) as answers:
         return answers.metadata.num_rows
-
-
-def group_batches(
-    folder: Place, columns: list[str], fields: tuple[str, ...], batch_size: int = 4096
-) -> Iterator[pa.RecordBatch]:
-    """The named columns and fields of the completions of every group."""
-    for commit in Store(folder).commits():
-        yield from batches_of(folder / commit.file, columns, fields, batch_size)

@@ -12,25 +12,32 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fastdistill_ray.objectives import AdvDistill
 from fastdistill_ray.records import VERDICTS
 from fastdistill_ray.report import plots
+from fastdistill_ray.report.brief import brief_table
+from fastdistill_ray.report.browser import browser_blocks
+from fastdistill_ray.report.completions import shown_completions
 from fastdistill_ray.report.conclusion import (
     blocks_kept,
     conclusion,
     main_student,
+    model_colour,
     model_label,
     percent,
     split_label,
 )
 from fastdistill_ray.report.costs import (
     cost_blocks,
-    timeline_blocks,
     training_label,
     training_tables,
 )
-from fastdistill_ray.report.examples import example_answers, example_groups
+from fastdistill_ray.report.examples import (
+    NUM_GROUPS_SEARCHED,
+    example_answers,
+    example_groups,
+)
 from fastdistill_ray.report.gaps import gap_blocks
+from fastdistill_ray.report.group_numbers import GroupNumbers
 from fastdistill_ray.report.model_card import write_cards
 from fastdistill_ray.report.overlaps import overlap_blocks, overlap_warning
 from fastdistill_ray.report.page import (
@@ -38,21 +45,19 @@ from fastdistill_ray.report.page import (
     Cell,
     Example,
     Figure,
-    Listing,
     Page,
     Section,
     Shown,
     Table,
+    Text,
+    figures_of,
     to_html,
     to_markdown,
 )
-from fastdistill_ray.report.reading import (
-    Contents,
-    GroupNumbers,
-    read_run,
-)
+from fastdistill_ray.report.provenance import provenance_blocks
+from fastdistill_ray.report.reading import Contents, read_run
+from fastdistill_ray.report.stages import find_troubles, stage_blocks, status_sentence
 from fastdistill_ray.report.tables import (
-    UNDEFINED,
     adherence_blocks,
     decimal,
     degeneracy_blocks,
@@ -62,9 +67,9 @@ from fastdistill_ray.report.tables import (
     result_blocks,
     trial_blocks,
 )
+from fastdistill_ray.report.timeline import timeline_blocks
 from fastdistill_ray.report.votes import vote_blocks
-from fastdistill_ray.rewards.assess import relative_weights
-from fastdistill_ray.run_files import REPORT, REPORT_MARKDOWN, write_text
+from fastdistill_ray.run_files import FIGURES, REPORT, REPORT_MARKDOWN, write_text
 from fastdistill_ray.storage.place import Place
 
 TEACHER_GROUPS = "Teacher, training problems"
@@ -76,10 +81,16 @@ def write_report(view: str | Place) -> str:
     """Writes report.html and report.md into a run folder, or into that of a recipe in it, and model
     cards beside its students; the path of the former."""
     run = read_run(view)
+    troubles = find_troubles(run)
+    status = status_sentence(run, troubles)
+    brief = brief_table(run, status)
+    said = [conclusion(run.results, run.recipe), overlap_warning(run)]
+    if brief is None and run.stages:
+        said.append(status)
     page = Page(
         title=f"{run.recipe['name']}: distillation report",
         subtitle=_subtitle(run),
-        conclusion=f"{conclusion(run.results, run.recipe)} {overlap_warning(run)}".strip(),
+        conclusion=" ".join(filter(None, said)),
         sections=[
             Section("Results", result_blocks(run)),
             Section("Differences", [*difference_blocks(run), *gap_blocks(run)]),
@@ -91,15 +102,27 @@ def write_report(view: str | Place) -> str:
             Section("Degeneracy", degeneracy_blocks(run)),
             Section("Template adherence", adherence_blocks(run)),
             Section("Examples", _example_blocks(run)),
+            Section("Groups", browser_blocks(run)),
+            Section("Stages", stage_blocks(run, troubles)),
             Section("Timeline", timeline_blocks(run)),
             Section("Cost", cost_blocks(run)),
-            Section("Recipe and versions", _origin_blocks(run)),
+            Section("Provenance", provenance_blocks(run)),
         ],
+        brief=brief,
     )
     write_text(run.path / REPORT, to_html(page))
-    write_text(run.path / REPORT_MARKDOWN, to_markdown(page))
+    write_text(run.path / REPORT_MARKDOWN, to_markdown(page, FIGURES))
+    _write_figures(run.path / FIGURES, figures_of(page))
     write_cards(run)
     return str(run.path / REPORT)
+
+
+def _write_figures(folder: Place, figures: dict[str, str]) -> None:
+    for file in folder.list():
+        if file.name not in figures:
+            file.unlink()
+    for name, svg in figures.items():
+        write_text(folder / name, svg)
 
 
 def _subtitle(run: Contents) -> str:
@@ -131,6 +154,7 @@ def _group_blocks(run: Contents) -> list[Block]:
         _dropped_table(groups, PAPER_KEPT.get(run.recipe["task"]["name"])),
         *vote_blocks(run),
         *_reward_figure(groups),
+        *_score_figure(groups),
     ]
 
 
@@ -165,6 +189,22 @@ def _reward_figure(groups: GroupNumbers) -> list[Block]:
     return [Figure(svg, caption)]
 
 
+def _score_figure(groups: GroupNumbers) -> list[Block]:
+    shown = {}
+    for name, values in groups.scores.items():
+        known = np.isfinite(values)
+        pair = (values[known & groups.is_correct], values[known & ~groups.is_correct])
+        if known.any():
+            shown[name] = pair
+    if not shown:
+        return []
+    caption = (
+        "Each score of every completion as it was given, before the recipe's weights make a "
+        "reward of them."
+    )
+    return [Figure(plots.scores_svg(shown), caption)]
+
+
 def _verdict_blocks(run: Contents) -> list[Block]:
     shares: dict[str, dict[str, float]] = {}
     if run.groups is not None:
@@ -186,7 +226,8 @@ def _training_blocks(run: Contents) -> list[Block]:
     for training in run.trainings:
         is_chosen = _is_chosen(run, training.student, training.learning_rate)
         label = training_label(run, training)
-        curves.append(plots.Curve(training.student, label, is_chosen, training.steps))
+        colour = model_colour(training.student, run.recipe)
+        curves.append(plots.Curve(training.student, colour, label, is_chosen, training.steps))
     return [
         Figure(plots.training_svg(curves, panels, name), caption)
         for name, (panels, caption) in plots.TRAINING_FIGURES.items()
@@ -195,7 +236,7 @@ def _training_blocks(run: Contents) -> list[Block]:
 
 
 def _length_blocks(run: Contents) -> list[Block]:
-    first = [] if run.groups is None else [_teacher_row(run.groups)]
+    first = [] if run.groups is None else [_teacher_row(run, run.groups)]
     writers = _length_writers(run)
     caption = (
         "Tokens of correct and wrong answers: median, quartiles, whiskers at the 5th and 95th "
@@ -205,12 +246,12 @@ def _length_blocks(run: Contents) -> list[Block]:
     return boxes + length_table(run, first)
 
 
-def _teacher_row(groups: GroupNumbers) -> list[Cell | str]:
+def _teacher_row(run: Contents, groups: GroupNumbers) -> list[Cell | str]:
     tokens, correct = groups.num_tokens, groups.num_tokens[groups.is_correct]
     wrong = groups.num_tokens[~groups.is_correct]
     means = [float(part.mean()) if len(part) else None for part in (tokens, correct, wrong)]
     ratio = means[2] / means[1] if means[1] and means[2] is not None else None
-    who = [Cell("Teacher", mark=plots.model_colour("teacher")), "Training"]
+    who = [Cell("Teacher", mark=model_colour("teacher", run.recipe)), "Training"]
     return [*who, *(decimal(mean) for mean in means), hundredth(ratio)]
 
 
@@ -236,7 +277,7 @@ def _answers_by_split(run: Contents) -> list[tuple[str, str, pa.Table]]:
 
 
 def _example_blocks(run: Contents) -> list[Block]:
-    blocks: list[Block] = []
+    blocks: list[Block] = [Text(_how_picked(run))]
     student = main_student(run.results, run.recipe)
     if student is not None:
         label = model_label(student, run.recipe)
@@ -248,15 +289,25 @@ def _example_blocks(run: Contents) -> list[Block]:
     for heading, group in example_groups(run):
         reason = f": {_words(group['dropped'])}" if group["dropped"] else ""
         title = f"{heading}{reason} \u2013 the teacher's completions of a training problem"
-        answers = _completions(_with_weights(group["completions"], run.recipe["objective"]))
+        answers = shown_completions(group["completions"], run.recipe["objective"])
         blocks.append(Example(title, group["question"], group["reference"], answers))
-    return blocks
+    return blocks if len(blocks) > 1 else []
 
 
-def _origin_blocks(run: Contents) -> list[Block]:
-    rows: list[list[Cell | str]] = [[name, version] for name, version in run.versions.items()]
-    versions: list[Block] = [Table(["Package", "Version"], rows)] if rows else []
-    return [Listing("The resolved recipe", run.recipe_text), *versions]
+def _how_picked(run: Contents) -> str:
+    student = main_student(run.results, run.recipe)
+    answers = (
+        f"Of the first split, in the order of the problems' names: the first two that the base "
+        f"student has wrong and {model_label(student, run.recipe)} right, and the first that the "
+        "latter has wrong; chosen to show a gain and a fault, so they say nothing of how frequent "
+        "either is. "
+        if student
+        else ""
+    )
+    return (
+        f"{answers}Of the training groups: the first of each sort among the first "
+        f"{NUM_GROUPS_SEARCHED:,} of the store. Nobody chose them by reading."
+    )
 
 
 def _words(reason: str) -> str:
@@ -285,35 +336,6 @@ def _answer(run: Contents, model: str, row: dict[str, Any]) -> Shown:
         row["verdict"],
         facts,
         row["text"],
-        mark=plots.model_colour(model),
+        mark=model_colour(model, run.recipe),
         is_open=model in ("base", main_student(run.results, run.recipe)),
     )
-
-
-def _with_weights(
-    completions: list[dict[str, Any]], objective: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """With the weight that the recipe's own objective gives each, where it is AdvDistill."""
-    if objective["kind"] != AdvDistill.model_fields["kind"].default:
-        return [{**completion, "weight": None} for completion in completions]
-    weights = relative_weights([one["advantage"] for one in completions], objective["tau"])
-    return [{**one, "weight": weight} for one, weight in zip(completions, weights, strict=True)]
-
-
-def _completions(completions: list[dict[str, Any]]) -> list[Shown]:
-    """All of a group; the first of each verdict is shown open."""
-    firsts = {c["verdict"]: place for place, c in reversed(list(enumerate(completions)))}
-    opened = set(firsts.values())
-    return [_completion(place, c, place in opened) for place, c in enumerate(completions)]
-
-
-def _completion(place: int, completion: dict[str, Any], is_open: bool) -> Shown:
-    facts = [
-        f"{name} {UNDEFINED if completion[name] is None else format(completion[name], spec)}"
-        for name, spec in (("reward", ".3f"), ("advantage", "+.3f"), ("weight", ".3f"))
-    ]
-    facts.append(f"{completion['num_tokens']:,} tokens")
-    if completion["finish_reason"] != "stop":
-        facts.append(f"finish: {completion['finish_reason']}")
-    name, verdict = f"Completion {place + 1}", completion["verdict"]
-    return Shown(name, verdict, facts, completion["text"], is_open=is_open)

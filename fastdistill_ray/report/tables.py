@@ -8,6 +8,7 @@ from fastdistill_ray.evaluation.statistics import Estimate
 from fastdistill_ray.report import plots
 from fastdistill_ray.report.conclusion import (
     LEVEL,
+    model_colour,
     model_label,
     outcome,
     percent,
@@ -164,7 +165,8 @@ def _accuracy_figure(run: Contents) -> list[Block]:
             if value is not None:
                 low, high = (value if bound is None else bound for bound in (low, high))
                 numbers = (100 * value, 100 * low, 100 * high)
-                estimates.append(plots.Bar(model, model_label(model, run.recipe), *numbers))
+                colour, label = (one(model, run.recipe) for one in (model_colour, model_label))
+                estimates.append(plots.Bar(colour, label, *numbers))
         if estimates:
             panels[split_label(split).capitalize()] = estimates
     if not panels:
@@ -180,9 +182,9 @@ def difference_blocks(run: Contents) -> list[Block]:
     in_order = sorted(found, key=lambda item: (item[0][3], item[0][2] != "test"))
     rows: list[list[Cell | str]] = [
         [
+            f"{model_label(model, run.recipe)} minus {model_label(minus, run.recipe)}",
             split_label(split).capitalize(),
             metrics.get(metric, metric),
-            f"{model_label(model, run.recipe)} minus {model_label(minus, run.recipe)}",
             points(difference.value),
             f"{points(difference.low)} to {points(difference.high)}",
             probability(difference.p),
@@ -194,9 +196,9 @@ def difference_blocks(run: Contents) -> list[Block]:
         for (model, minus, split, metric), difference in in_order
     ]
     header = [
+        "Comparison",
         "Split",
         "Metric",
-        "Comparison",
         "Points",
         "95 % interval, unadjusted",
         "p",
@@ -342,7 +344,7 @@ def measure(run: Contents, model: str, split: str, metric: str) -> Estimate:
 
 
 def model_cell(run: Contents, model: str) -> Cell:
-    return Cell(model_label(model, run.recipe), mark=plots.model_colour(model))
+    return Cell(model_label(model, run.recipe), mark=model_colour(model, run.recipe))
 
 
 def decimal(value: float | None) -> str:

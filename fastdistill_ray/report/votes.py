@@ -4,8 +4,9 @@ import numpy as np
 
 from fastdistill_ray.evaluation.statistics import wilson
 from fastdistill_ray.report.conclusion import percent
+from fastdistill_ray.report.group_numbers import group_batches
 from fastdistill_ray.report.page import Block, Cell, Table
-from fastdistill_ray.report.reading import Contents, group_batches, student_entries
+from fastdistill_ray.report.reading import Contents, student_entries
 from fastdistill_ray.report.tables import interval_cell
 from fastdistill_ray.rewards.selection import LOW_AGREEMENT
 from fastdistill_ray.storage.place import Place

@@ -8,7 +8,10 @@ LONG = "SFT on all completions, confidence 0.5, on texts of weak, problems 50% t
 
 
 def test_long_names_leave_room_for_bars() -> None:
-    bars = [Bar("base", "Base student", 39.0, 32.0, 46.0), Bar("strong", LONG, 34.5, 28.0, 41.0)]
+    bars = [
+        Bar("#5f6978", "Base student", 39.0, 32.0, 46.0),
+        Bar("#db3395", LONG, 34.5, 28.0, 41.0),
+    ]
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns where axes have no room
         figures = [

@@ -1,3 +1,5 @@
+import base64
+import hashlib
 import json
 import re
 import shutil
@@ -15,8 +17,8 @@ from support.run_folder import HOSTILE, NUM_COMPLETIONS, NUM_PROBLEMS, SKILL, ma
 
 from fastdistill_ray.groups.store import Store
 from fastdistill_ray.report.examples import sort_of
+from fastdistill_ray.report.group_numbers import read_group_numbers
 from fastdistill_ray.report.page import Page, Section, Table, Text, to_html, to_markdown
-from fastdistill_ray.report.reading import read_group_numbers
 from fastdistill_ray.report.sections import write_report
 
 
@@ -176,19 +178,23 @@ def test_report_html_and_markdown_hold_the_same_cells(run: Path) -> None:
         assert re.sub(r" \((.* to .*)\)$", r" \1", plain) in words
 
 
-def test_report_page_loads_nothing_and_runs_nothing(run: Path) -> None:
+def test_report_page_loads_nothing_and_runs_its_own_script_alone(run: Path) -> None:
     text = (run / "report.html").read_text(encoding="utf-8")
     reader = read_page(text)
-    assert not {"script", "link", "iframe", "object", "embed", "img"} & set(reader.tags)
+    assert not {"link", "iframe", "object", "embed", "img"} & set(reader.tags)
+    assert reader.tags.count("script") == 2, "the groups as JSON, and what shows them"
+    script = text.rpartition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in text
     assert reader.links
     assert all(link.startswith("#") for link in reader.links)
     assert not re.search(r"@import|url\((?!#)", text)
-    assert reader.tags.count("svg") == 8
+    assert reader.tags.count("svg") == 11
 
 
 def test_report_text_of_models_is_escaped(run: Path) -> None:
     text = (run / "report.html").read_text(encoding="utf-8")
-    assert "<script" not in text
+    assert HOSTILE not in text and "</script> &" not in text
     shown = "".join(read_page(text).words)
     assert HOSTILE in shown
     assert "<answer>\\boxed{" in shown
@@ -197,7 +203,7 @@ def test_report_text_of_models_is_escaped(run: Path) -> None:
 
 def test_report_sections_stand_in_the_order_promised(run: Path) -> None:
     text = (run / "report.html").read_text(encoding="utf-8")
-    titles = re.findall(r"<h2>(.*?)</h2>", text)
+    titles = re.findall(r"<h2 .*?>(.*?)</h2>", text)
     assert titles == [
         "Results",
         "Differences",
@@ -209,10 +215,13 @@ def test_report_sections_stand_in_the_order_promised(run: Path) -> None:
         "Degeneracy",
         "Template adherence",
         "Examples",
+        "Groups",
+        "Stages",
+        "Timeline",
         "Cost",
-        "Recipe and versions",
+        "Provenance",
     ]
-    assert "<h1>synthetic: distillation report</h1>" in text
+    assert ">synthetic: distillation report</h1>" in text
     assert "2026-03-01" in text
 
 
@@ -248,10 +257,10 @@ def test_report_says_what_packing_saved_and_the_memory_planned(run: Path) -> Non
     assert len(computed) == 4
     for row in computed:
         assert row[1:] == [f"{900 * steps:,}", f"{1400 * steps:,}", *shares, peak]
-    planned = tables["Memory of a rank in GiB, as planned"]
+    planned = tables["Memory of a rank in GiB, planned and measured"]
     assert planned == [
-        ["Student", "Weights", "Activations", "All"],
-        ["HuggingFaceTB/SmolLM2-135M-Instruct", "0.50", "0.75", "1.2"],
+        ["Student", "Weights", "Activations", "Planned", "Measured", "Measured of planned %"],
+        ["HuggingFaceTB/SmolLM2-135M-Instruct", "0.50", "0.75", "1.2", peak, "265.6"],
     ]
 
 

@@ -5,6 +5,7 @@
 
 import json
 import math
+import re
 import sys
 from itertools import product
 from pathlib import Path
@@ -321,7 +322,27 @@ def _write_manifests(path: Path, groups: list[dict], answers: dict[str, list[dic
             "finished": f"2026-03-01T10:{minute:02d}:00+0000",
         }
         _write_json(path / folder_of(stage) / "manifest.json", manifest)
+        sources = {"sections": {}, "inputs": _inputs(stage)}
+        _write_json(path / folder_of(stage) / "stage.json", sources)
     _write_json(path / "graph.json", {stage: folder_of(stage) for stage, *_ in stages})
+
+
+def _inputs(stage: str) -> dict[str, str]:
+    """What it is made from: models and problems by revision, stages by folder."""
+    kind, _, label = stage.partition("/")
+    problems, model = {"the problems of task": "3737ccd7"}, "smollm@b179c952"
+    if kind == "groups":
+        return {"teacher.model": model, **problems}
+    if kind == "train":
+        return {"student.model": model, "groups": folder_of("groups")}
+    if kind == "answers":
+        found = re.fullmatch(r"(.+)_lr_([-+.e\d]+)_epoch_\d", label)
+        chosen = CHOSEN.get(label)
+        if found or chosen:
+            student, rate = (found[1], found[2]) if found else (label, f"{chosen[0]:g}")
+            model = f"{folder_of(f'train/{student}-lr_{rate}')}/epoch_1"
+        return {"model": model, **problems}
+    return {}
 
 
 def folder_of(stage: str) -> str:

@@ -1,35 +1,46 @@
-"""Several recipes, of one run folder or of many, on one page: what they say and what they found."""
+"""Several recipes, of one run folder or of many, on one page: what they say, what they found, and
+the differences between them, paired where they answered the same problems."""
 
 from collections.abc import Iterator
 from typing import Any
 
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.report.conclusion import split_label
+from fastdistill_ray.report.conclusion import (
+    LEVEL,
+    model_label,
+    outcome,
+    points,
+    probability,
+    problems_in,
+    split_label,
+)
 from fastdistill_ray.report.page import Block, Cell, Page, Section, Table, Text, to_html
+from fastdistill_ray.report.pairs import Pair, paired
 from fastdistill_ray.report.reading import Contents, read_run
-from fastdistill_ray.report.tables import result_cells
-from fastdistill_ray.run_files import run_of, write_text
+from fastdistill_ray.report.tables import UNDEFINED, result_cells
+from fastdistill_ray.run_files import COMPARISON, write_text
 from fastdistill_ray.storage.place import Place
 
 MAX_SHOWN = 80  # characters of a value
-UNSAID = "\u2013"
 FREE = ("name", "pools.", "tracking.")  # change no result
 
 
-def write_side_by_side(views: list[str], output: str) -> str:
+def write_comparison(views: list[str], output: str) -> str:
     """One HTML page of these run folders, or recipes' folders in them; -> its path."""
     runs = {chr(ord("A") + place): read_run(view) for place, view in enumerate(views)}
     if len(runs) != len({run.path for run in runs.values()}):
-        raise UserError("report: the same folder is named twice")
-    page = Place(output) if output else Place(views[0]) / "side_by_side.html"
+        raise UserError("compare: the same folder is named twice")
+    page = Place(output) if output else Place(views[0]) / COMPARISON
     if page.is_local and (page.is_dir() or not page.parent.is_dir()):
         raise UserError(f"--output {page}: not a file in an existing folder")
+    pairs = paired(runs)
     sections = [
         Section("Recipes", [_recipes(runs), *_differences(runs)]),
+        Section("Differences", _pairs(runs, pairs)),
         Section("Results", _results(runs)),
     ]
     names = " \u00b7 ".join(f"{letter}: {run.recipe['name']}" for letter, run in runs.items())
-    write_text(page, to_html(Page("Recipes side by side", names, _caution(runs), sections)))
+    write_text(page, to_html(Page("Recipes side by side", names, _caution(runs, pairs), sections)))
     return str(page)
 
 
@@ -69,7 +80,7 @@ def _flat(tree: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def _short(value: Any) -> str:
-    text = UNSAID if value is None else str(value)
+    text = UNDEFINED if value is None else str(value)
     return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
 
 
@@ -89,11 +100,55 @@ def _results(runs: dict[str, Contents]) -> list[Block]:
     return tables or [Text("None of them has evaluated a model yet.")]
 
 
-def _caution(runs: dict[str, Contents]) -> str:
+def _pairs(runs: dict[str, Contents], pairs: list[Pair]) -> list[Block]:
+    """Each with the tokens of both sides: a difference may be bought."""
+    words = {"better": "yes, better", "worse": "yes, worse", "unclear": "no"}
+    (first, _), *_ = runs.items()
+    rows: list[list[Cell | str]] = []
+    for letter, model, minus, split, gap in pairs:
+        names = (
+            f"{one} {model_label(name, runs[one].recipe)}"
+            for one, name in ((letter, model), (first, minus))
+        )
+        tokens = (_trained_tokens(runs[letter], model), _trained_tokens(runs[first], minus))
+        rows.append(
+            [
+                " minus ".join(names),
+                f"{split_label(split).capitalize()}: {problems_in(gap)}",
+                points(gap.value),
+                f"{points(gap.low)} to {points(gap.high)}",
+                probability(gap.p),
+                probability(gap.p_holm),
+                words[outcome(gap)],
+                " / ".join(tokens),
+            ]
+        )
+    header = ["Comparison", "Problems", "Points", "95 % interval, unadjusted", "p", "p (Holm)"]
+    header += ["Shown", "Trained tokens"]
+    caption = (
+        "Differences of accuracies in percentage points, paired by problem: of problems that stand "
+        "in both runs with the same name and the same words. Intervals and p are of each "
+        f"comparison by itself; p (Holm) is adjusted for all {len(pairs)} of this table, and a "
+        f"difference is shown where it is below {LEVEL:g}. Trained tokens are of one training of "
+        "the first / of the second. Models whose answers are the same files are left out."
+    )
+    return [Table(header, rows, caption, num_text_columns=2)] if rows else []
+
+
+def _trained_tokens(run: Contents, model: str) -> str:
+    cost = run.results.costs.get(model)
+    return UNDEFINED if cost is None else f"{cost['trained_tokens']:,}"
+
+
+def _caution(runs: dict[str, Contents], pairs: list[Pair]) -> str:
     text = "Small figures are 95 % intervals, each by itself. "
-    asked = {str(run.stages.get("problems")) for run in runs.values()}
-    if len({run_of(run.path) for run in runs.values()}) == 1 and len(asked) == 1:
-        return text + "All recipes asked the same problems."
+    if not pairs:
+        return text + (
+            "No model of these runs can be paired: they share no problem that both answered, or "
+            "all their answers are the same."
+        )
+    shown = [pair for pair in pairs if outcome(pair.difference) != "unclear"]
     return text + (
-        "The recipes may have asked different problems: differences between them are not paired."
+        f"{len(shown)} of {len(pairs)} paired differences to the first run are shown after Holm's "
+        "adjustment."
     )

@@ -1,0 +1,129 @@
+"""Four questions that a reader comes with, and what the run answers, before anything else."""
+
+from collections import Counter
+
+from fastdistill_ray.report.conclusion import (
+    LEVEL,
+    article,
+    main_student,
+    model_label,
+    outcome,
+    points,
+    problems_in,
+    rivals,
+    split_label,
+)
+from fastdistill_ray.report.overlaps import overlap_blocks
+from fastdistill_ray.report.page import Cell, Table, Text
+from fastdistill_ray.report.reading import Contents
+
+WORDS = {"better": "yes", "worse": "no, it is worse", "unclear": "not shown"}
+
+
+def brief_table(run: Contents, status: str) -> Table | None:
+    """`status`: a sentence on how the run went."""
+    student = main_student(run.results, run.recipe)
+    if student is None:
+        return None
+    rows = [
+        ["Is it better?", _better(run, student)],
+        ["By how much?", _how_much(run, student)],
+        ["At what cost?", _cost(run, student)],
+        ["Can I trust it?", _trust(run, student, status)],
+    ]
+    found: list[list[Cell | str]] = [[question, answer] for question, answer in rows if answer]
+    header = [f"Of {model_label(student, run.recipe)}", "What this run says"]
+    return Table(header, found, num_text_columns=2, is_prose=True)
+
+
+def _pairs(run: Contents, student: str) -> list[tuple[str, str]]:
+    """(rival, split): the better base of each split and the teacher."""
+    found = [
+        (rival, split)
+        for split in run.results.splits
+        if (student, split, "accuracy") in run.results.rows
+        for rival in rivals(run.results, student, split)
+        if rival in ("base", "base_plain", "teacher")
+    ]
+    return sorted(found, key=lambda pair: pair[0] == "teacher")
+
+
+def _better(run: Contents, student: str) -> str:
+    sentences = []
+    pairs = _pairs(run, student)
+    for rival in dict.fromkeys(rival for rival, _ in pairs):
+        said: dict[str, list[str]] = {}
+        for split in (split for other, split in pairs if other == rival):
+            word = WORDS[outcome(run.results.differences[student, rival, split, "accuracy"])]
+            said.setdefault(word, []).append(split_label(split))
+        where = "; ".join(f"{word}, on {' and '.join(on)} problems" for word, on in said.items())
+        sentences.append(f"Than {article(rival, run.recipe)}: {where}.")
+    return " ".join(sentences)
+
+
+def _how_much(run: Contents, student: str) -> str:
+    """Points with their intervals, by rival."""
+    said: dict[str, list[str]] = {}
+    for rival, split in _pairs(run, student):
+        gap = run.results.differences[student, rival, split, "accuracy"]
+        said.setdefault(article(rival, run.recipe), []).append(
+            f"{points(gap.value)} points on {split_label(split)} ({points(gap.low)} to "
+            f"{points(gap.high)})"
+        )
+    return " ".join(
+        f"Against {rival}: {' and '.join(found)} problems." for rival, found in said.items()
+    )
+
+
+def _cost(run: Contents, student: str) -> str:
+    sentences = []
+    if cost := run.results.costs.get(student):
+        sentences.append(
+            f"One training: {cost['trained_tokens']:,} trained tokens in {cost['seconds']:,.0f} "
+            "seconds"
+        )
+        for name, what in (("scored_tokens", "read by"), ("written_tokens", "written for")):
+            if cost.get(name):
+                sentences[-1] += f", {cost[name]:,.0f} tokens {what} another model beside it"
+    if manifests := run.manifests:
+        total = {
+            name: sum(one[name] for one in manifests)
+            for name in ("seconds", "cpu_hours", "gpu_hours", "completion_tokens")
+        }
+        sentences.append(
+            f"All {len(manifests)} stages, with every model compared: "
+            f"{total['seconds'] / 60:,.1f} minutes, {total['cpu_hours']:,.2f} CPU hours, "
+            f"{total['gpu_hours']:,.2f} GPU hours"
+        )
+        paid = sum(one.get("facts", {}).get("teacher_paid", 0.0) for one in manifests)
+        sentences += [f"Paid to endpoints: {paid:,.4f}"] if paid else []
+        sentences.append("The tokens of both sides stand beside each difference")
+    return " ".join(f"{sentence}." for sentence in sentences)
+
+
+def _trust(run: Contents, student: str, status: str) -> str:
+    sentences = []
+    asked = [
+        f"{problems_in(run.results.rows[student, split, 'accuracy'])} ({split_label(split)})"
+        for split in run.results.splits
+        if (student, split, "accuracy") in run.results.rows
+    ]
+    if asked:
+        sentences.append(f"Every model was asked the same {' and '.join(asked)}.")
+    number = max(Counter(key[3] for key in run.results.differences).values(), default=0)
+    if number:
+        sentences.append(
+            f"Shown means p below {LEVEL:g} after Holm's adjustment for {number} comparisons."
+        )
+    seeds = len({key[2] for key in run.results.seeds if key[0] == student})
+    sentences.append(
+        f"{seeds} trainings with different seeds are averaged."
+        if seeds > 1
+        else "One training seed: how another would come out is not known."
+    )
+    if len([trial for trial in run.trials if trial["student"] == student]) > 1:
+        sentences.append(
+            "Learning rate and epochs were chosen on validation problems, never on tested ones."
+        )
+    sentences += [block.text for block in overlap_blocks(run) if isinstance(block, Text)]
+    return " ".join([*sentences, status])

@@ -1,0 +1,154 @@
+"""What the report says of a run's stages, of what it was made from, and first of all."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from support.run_folder import folder_of, make_run
+
+from fastdistill_ray.report.brief import brief_table
+from fastdistill_ray.report.drawing import direct, graph_svg
+from fastdistill_ray.report.page import Table
+from fastdistill_ray.report.provenance import provenance_blocks
+from fastdistill_ray.report.reading import read_run
+from fastdistill_ray.report.sections import write_report
+from fastdistill_ray.report.stages import find_troubles, sources, stage_blocks, status_sentence
+from fastdistill_ray.report.timeline import _spans
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(make_run(tmp_path_factory.mktemp("whole") / "run"))
+
+
+@pytest.fixture
+def run(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "run"))
+
+
+def rows_of(blocks: list) -> dict[str, list[str]]:
+    (table,) = [block for block in blocks if isinstance(block, Table)][:1]
+    return {str(row[0]): [str(cell) for cell in row[1:]] for row in table.rows}
+
+
+def test_stages_are_told_with_what_they_are_made_from(run: Path) -> None:
+    found_run = read_run(run)
+    found = sources(found_run)
+    assert found["groups"] == ["problems"]
+    assert found["train/sft-lr_2e-05"] == ["groups"]
+    assert found["answers/sft"] == ["problems", "train/sft-lr_5e-05"]
+    assert found["answers/sft_lr_2e-05_epoch_1"] == ["problems", "train/sft-lr_2e-05"]
+    assert found["answers/base"] == ["problems"] and found["problems"] == []
+    rows = rows_of(stage_blocks(found_run, find_troubles(found_run)))
+    assert rows["groups"][:2] == ["complete", "problems"]
+    assert "too few correct" in rows["groups"][-1]
+
+
+def test_a_line_that_follows_from_others_is_not_drawn() -> None:
+    lines = {"a": [], "b": ["a"], "c": ["a", "b"]}
+    assert direct(lines["c"], lines) == ["b"]
+    assert direct(["a"], lines) == ["a"]
+    assert all(f">{name}</text>" in graph_svg(lines) for name in lines)
+
+
+def test_failures_restarts_and_what_is_unfinished_are_told(run: Path) -> None:
+    whole = read_run(run)
+    none = find_troubles(whole)
+    assert set(map(tuple, none.values())) == {()}
+    assert status_sentence(whole, none).startswith("Complete: all 19 stages are. None of them")
+    groups = run / folder_of("groups")
+    aside = [{"key": "p", "reason": "two engines died of it", "time": 0.0}] * 2
+    (groups / "set_aside.jsonl").write_text("".join(json.dumps(one) + "\n" for one in aside))
+    (groups / "stall-1.txt").write_text("a stack")
+    (groups / "damaged").mkdir()
+    (groups / "damaged/part.parquet").write_text("")
+    training = run / folder_of("train/sft-lr_2e-05")
+    # Each step takes 5 seconds; before the fourth nothing is done for 7.5 minutes.
+    ends = [100.0, 105.0, 110.0, 565.0, 570.0]
+    steps = [json.dumps({"step": step, "time": end}) for step, end in enumerate(ends)]
+    (training / "steps.jsonl").write_text("\n".join(steps) + "\n")
+    (run / folder_of("answers/base") / "manifest.json").unlink()
+    found = read_run(run)
+    troubles = find_troubles(found)
+    rows = rows_of(stage_blocks(found, troubles))
+    told = rows["groups"][-1].split("; ")
+    assert told[1:] == [
+        "times it hung: 1",
+        "damaged files made again: 1",
+        "2 not answered: two engines died of it",
+    ]
+    assert rows["train/sft-lr_2e-05"][-1] == "no step for 7.5 minutes before step 4"
+    assert rows["answers/base"][0] == "not complete"
+    assert status_sentence(found, troubles) == (
+        "Unfinished: 18 of the 19 stages begun are complete, answers/base is not. In 2 of them "
+        "something failed, hung or paused; the table says what."
+    )
+
+
+def test_timeline_leaves_out_time_in_which_nothing_was_done(run: Path) -> None:
+    """Problems 0.4 s; groups 212 s until 10:01; a day later all the rest."""
+    for file in run.glob("stages/**/manifest.json"):
+        manifest = json.loads(file.read_text())
+        if manifest["stage"] not in ("problems", "groups"):
+            manifest["finished"] = manifest["finished"].replace("-01T", "-02T")
+            file.write_text(json.dumps(manifest))
+    spans = {span.label: span for span in _spans(read_run(run))}
+    assert spans["groups"].start == 0 and spans["groups"].end == pytest.approx(212 / 60)
+    first = spans["train/sft-lr_2e-05"]
+    assert first.start == pytest.approx(212 / 60)
+    assert first.end - first.start == pytest.approx(120.8 / 60)
+    # They finish a minute apart and take two: from the second on one more minute each.
+    assert spans["train/sft-lr_5e-05"].end == pytest.approx(first.end + 1)
+
+
+def test_provenance_has_revisions_seeds_workers_code_and_command(run: Path) -> None:
+    (run / "git.txt").write_text("0123abc-dirty\ndiff --git a/x b/x\n+one line\n")
+    found = provenance_blocks(read_run(run))
+    rows = {name: which for name, (which,) in rows_of(found).items()}
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    assert rows["Teacher model"] == f"{recipe['teacher']['model']} (smollm@b179c952)"
+    assert rows["The problems of task"] == "3737ccd7"
+    assert f"sampling {recipe['sampling']['seed']}" in rows["Seeds"]
+    assert "teacher: 1 of" in rows["Workers asked for"]
+    assert rows["Code of the run"] == "0123abc, with changes that were not committed (below)"
+    assert rows["Command"] == "fastdistill distill RUN/recipe.yaml --run-dir NEW"
+    assert rows["Written by"].startswith("fastdistill-ray")
+    write_report(str(run))
+    assert "+one line" in (run / "report.html").read_text()
+
+
+def test_four_questions_are_answered_first(run: Path) -> None:
+    table = brief_table(read_run(run), "All went well.")
+    assert table is not None
+    rows = {str(question): str(answer) for question, answer in table.rows}
+    results = json.loads((run / "results.json").read_text())
+    (gap,) = (
+        row
+        for row in results["differences"]
+        if (row["minus"], row["split"], row["metric"]) == ("teacher", "ood", "accuracy")
+    )
+    assert rows["Is it better?"].startswith("Than the base student")
+    assert "Than the few-shot teacher: yes, on test and out-of-dis" in rows["Is it better?"]
+    numbers = [f"{100 * gap[name]:+.1f}" for name in ("value", "low", "high")]
+    assert "{} points on out-of-distribution ({} to {})".format(*numbers) in rows["By how much?"]
+    assert "19,752 trained tokens in 121 seconds" in rows["At what cost?"]
+    for words in ("120 problems", "Holm", "8 comparisons", "One training seed", "validation"):
+        assert words in rows["Can I trust it?"]
+    assert rows["Can I trust it?"].endswith(" All went well.")
+    write_report(str(run))
+    text = (run / "report.md").read_text()
+    assert text.index("Is it better?") < text.index("AdvDistill solves")
+
+
+def test_markdown_has_every_figure_as_a_file_beside_it(run: Path) -> None:
+    (run / "figures").mkdir()
+    (run / "figures/stale.svg").write_text("<svg/>")
+    write_report(str(run))
+    text = (run / "report.md").read_text()
+    files = {file.name for file in (run / "figures").iterdir()}
+    assert len(files) == (run / "report.html").read_text().count("<svg ") > 9
+    for name in files:
+        assert f"](figures/{name})" in text
+        assert "var(--" not in (run / "figures" / name).read_text()
