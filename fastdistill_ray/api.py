@@ -106,7 +106,7 @@ def distill(
 ) -> Run:
     """The whole recipe: groups, students, evaluation, report. Called again, it goes on.
 
-    run_dir: the run's folder or bucket ("": runs/<name>). changes: as of `load_recipe`. address: of
+    run_dir: the run's folder or bucket ("": `runs/NAME`). changes: as of `load_recipe`. address: of
     a Ray dashboard ("": $RAY_ADDRESS, else your head on this machine, else one for the time of the
     job). again: "groups", "set_aside". env: names of variables that the job gets too. Its log is
     printed meanwhile. UserError before anything starts; JobFailed where the job fails.

@@ -56,8 +56,8 @@ def fastdistill(site: Path, folder: Path, *arguments: str) -> str:
 
 
 def test_wheel_holds_every_file_of_the_package_and_of_jobs(wheel):
-    files = [*ROOT.glob("fastdistill_ray/**/*.py"), *ROOT.glob("jobs/*.*")]
-    files += ROOT.glob("jobs/recipes/**/*.yaml")
+    files = [file for file in ROOT.glob("fastdistill_ray/**/*.*") if file.suffix != ".pyc"]
+    files += [*ROOT.glob("jobs/*.*"), *ROOT.glob("jobs/recipes/**/*.yaml")]
     expected = {str(file.relative_to(ROOT)) for file in files}
     expected = {name if name[:5] != "jobs/" else f"fastdistill_ray/{name}" for name in expected}
     with zipfile.ZipFile(wheel) as opened:

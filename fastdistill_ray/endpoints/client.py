@@ -283,8 +283,8 @@ def key_header(knobs: ServerKnobs, section: str) -> dict[str, str]:
     key = os.environ.get(knobs.api_key_env, "").strip()
     if not key:
         raise UserError(
-            f"{section}.api_key_env: {knobs.api_key_env} is not set on this node; set it where Ray "
-            "is started on every node"
+            f"{section}.api_key_env: {knobs.api_key_env} is not set on this node; export it before "
+            "Ray is started there, or hand it to the job by --env"
         )
     return {"Authorization": f"Bearer {key}"}
 

@@ -68,10 +68,8 @@ def _lines(recipe: Recipe, tree: dict[str, Any]) -> Iterator[str]:
     before: list[str] = []
     for path in SHOWN:
         *sections, name = path.split(".")
-        found: Any = values
-        for section in sections:
-            found = found.get(section) if isinstance(found, dict) else None
-        if not isinstance(found, dict) or name not in found or _is_beside(path, found, tree):
+        found = _at(values, sections)
+        if name not in found or _is_beside(path, found, tree):
             continue
         shared = next(
             (i for i, (a, b) in enumerate(zip(sections, before, strict=False)) if a != b),
@@ -81,8 +79,17 @@ def _lines(recipe: Recipe, tree: dict[str, Any]) -> Iterator[str]:
         before = sections
         indent = "  " * len(sections)
         yield f"{indent}# {_meaning(meanings, path)}"
-        shown = yaml.safe_dump({name: found[name]}, default_flow_style=True, width=10**6).strip()
+        given = _at(tree, sections).get(name, found[name])  # without its own defaults
+        shown = yaml.safe_dump({name: given}, default_flow_style=True, width=10**6).strip()
         yield f"{indent}{shown[1:-1]}"  # without its braces
+
+
+def _at(tree: dict[str, Any], sections: list[str]) -> dict[str, Any]:
+    """{} where there is no such section."""
+    for section in sections:
+        inner = tree.get(section)
+        tree = inner if isinstance(inner, dict) else {}
+    return tree
 
 
 def _meaning(meanings: dict[str, Field], path: str) -> str:

@@ -15,8 +15,8 @@ from fastdistill_ray.knobs import default_of, models_in
 from fastdistill_ray.recipe.tree import EXTENDS, AnyRecipe, Recipe
 
 EXTENDS_MEANS = (
-    "Path, from the recipe's folder, of one that it changes: sections are merged, lists and what "
-    "has a kind are replaced."
+    "Path, from the recipe's folder, of one that it changes, or the name of a shipped one: "
+    "sections are merged, lists and what has a kind are replaced."
 )
 WORDS = {bool: "true or false", int: "integer", float: "number", str: "text"}
 RANGES = {Ge: ("ge", "at least"), Gt: ("gt", "above"), Le: ("le", "at most"), Lt: ("lt", "below")}

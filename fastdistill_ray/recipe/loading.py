@@ -80,8 +80,12 @@ def _read(file: Place, name: str, read: tuple[Place, ...]) -> dict[str, Any]:
         return tree
     base = tree.pop(EXTENDS)
     if not isinstance(base, str) or not base:
-        raise UserError(f"recipe {name}: {EXTENDS}: expected the path of a recipe, from its folder")
+        raise UserError(
+            f"recipe {name}: {EXTENDS}: expected the path of a recipe, from its folder, or the name of a shipped one"
+        )
     other = Place(base) if os.path.isabs(base) or "://" in base else file.parent / base
+    if not other.exists() and base in shipped_recipes():
+        other = recipe_place(base)
     if other.is_local:
         other = Place(os.path.normpath(other.local))
     if other in (*read, file):

@@ -91,17 +91,9 @@ def plan_rounds(
             is_logged,
         ),
     )
-    pools = recipe.pools
-    writing = Writing(
-        engine,
-        sampling,
-        judging_of_rounds(recipe),
-        pools.of_writer,
-        pools.judges,
-        pools.stall_minutes,
-        per_step,
-    )
-    return Written(writing, requests, policies, plan)
+    pools, judging = recipe.pools, judging_of_rounds(recipe)
+    many = pools.of_writer, pools.judges, pools.stall_minutes
+    return Written(Writing(engine, sampling, judging, *many, per_step), requests, policies, plan)
 
 
 def share_right(groups: Made | None) -> float | None:
