@@ -96,6 +96,16 @@ def test_recipe_of_another_job_is_told_by_what_it_says(tmp_path, text, shape, me
         load_shape(tmp_path / "own.yaml", [], shape)
 
 
+def test_recipe_may_extend_a_shipped_one_by_its_name_unless_a_file_has_it(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("extends: demo\nname: own\ntask: {num_train: 7}\n")
+    recipe, demo = load_recipe(file, []), load_recipe("demo", [])
+    assert (recipe.name, recipe.task.num_train) == ("own", 7)
+    assert recipe.teacher == demo.teacher and recipe.training == demo.training
+    (tmp_path / "demo").write_text(Path(DEMO).read_text().replace("n: 8", "n: 5"))
+    assert load_recipe(file, []).sampling.n == 5
+
+
 def test_unknown_key_is_looked_for_in_other_sections():
     with pytest.raises(UserError, match=r"tau: unknown key, did you mean objective\.tau\?"):
         load_recipe("demo", ["--tau=1"])
