@@ -81,8 +81,8 @@ def _read(file: Place, name: str, read: tuple[Place, ...]) -> dict[str, Any]:
     base = tree.pop(EXTENDS)
     if not isinstance(base, str) or not base:
         raise UserError(
-            f"recipe {name}: {EXTENDS}: expected the path of a recipe, from its folder, or a shipped "
-            "one's name"
+            f"recipe {name}: {EXTENDS}: expected the path of a recipe, from its folder, or the "
+            "name of a shipped one"
         )
     other = Place(base) if os.path.isabs(base) or "://" in base else file.parent / base
     if not other.exists() and base in shipped_recipes():

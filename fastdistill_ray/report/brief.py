@@ -17,6 +17,8 @@ from fastdistill_ray.report.overlaps import overlap_blocks
 from fastdistill_ray.report.page import Cell, Table, Text
 from fastdistill_ray.report.reading import Contents
 
+BASES = "base", "base_plain", "teacher"
+AGAINST = {"better": "better than", "worse": "worse than", "unclear": "not told apart from"}
 WORDS = {"better": "yes", "worse": "no, it is worse", "unclear": "not shown"}
 
 
@@ -43,7 +45,7 @@ def _pairs(run: Contents, student: str) -> list[tuple[str, str]]:
         for split in run.results.splits
         if (student, split, "accuracy") in run.results.rows
         for rival in rivals(run.results, student, split)
-        if rival in ("base", "base_plain", "teacher")
+        if rival in BASES
     ]
     return sorted(found, key=lambda pair: pair[0] == "teacher")
 
@@ -58,7 +60,21 @@ def _better(run: Contents, student: str) -> str:
             said.setdefault(word, []).append(split_label(split))
         where = "; ".join(f"{word}, on {' and '.join(on)} problems" for word, on in said.items())
         sentences.append(f"Than {article(rival, run.recipe)}: {where}.")
-    return " ".join(sentences)
+    return " ".join([*sentences, *_than_others(run, student)])
+
+
+def _than_others(run: Contents, student: str) -> list[str]:
+    """A sentence on the other students, on the first split."""
+    split = next(iter(run.results.splits), "")
+    said: dict[str, list[str]] = {}
+    for rival in rivals(run.results, student, split):
+        if rival not in BASES:
+            word = outcome(run.results.differences[student, rival, split, "accuracy"])
+            said.setdefault(AGAINST[word], []).append(model_label(rival, run.recipe))
+    if not said:
+        return []
+    parts = [f"{words} {', '.join(names)}" for words, names in said.items()]
+    return [f"Of the other students, on {split_label(split)} problems: {'; '.join(parts)}."]
 
 
 def _how_much(run: Contents, student: str) -> str:
@@ -121,7 +137,8 @@ def _trust(run: Contents, student: str, status: str) -> str:
         if seeds > 1
         else "One training seed: how another would come out is not known."
     )
-    if len([trial for trial in run.trials if trial["student"] == student]) > 1:
+    own = [trial for trial in run.trials if trial["student"] == student]
+    if any(trial.get("validation_accuracy") is not None for trial in own):
         sentences.append(
             "Learning rate and epochs were chosen on validation problems, never on tested ones."
         )

@@ -131,6 +131,9 @@ def test_four_questions_are_answered_first(run: Path) -> None:
     )
     assert rows["Is it better?"].startswith("Than the base student")
     assert "Than the few-shot teacher: yes, on test and out-of-dis" in rows["Is it better?"]
+    assert rows["Is it better?"].endswith(
+        "Of the other students, on test problems: not told apart from SFT on best completion."
+    )
     numbers = [f"{100 * gap[name]:+.1f}" for name in ("value", "low", "high")]
     assert "{} points on out-of-distribution ({} to {})".format(*numbers) in rows["By how much?"]
     assert "19,752 trained tokens in 121 seconds" in rows["At what cost?"]
@@ -140,6 +143,13 @@ def test_four_questions_are_answered_first(run: Path) -> None:
     write_report(str(run))
     text = (run / "report.md").read_text()
     assert text.index("Is it better?") < text.index("AdvDistill solves")
+
+
+def test_nothing_is_said_of_a_choice_where_no_validation_problem_was_answered(run: Path) -> None:
+    found = read_run(run)
+    trials = [{**trial, "validation_accuracy": None} for trial in found.trials]
+    table = brief_table(found._replace(trials=trials), "")
+    assert table is not None and "validation" not in str(table.rows[-1])
 
 
 def test_markdown_has_every_figure_as_a_file_beside_it(run: Path) -> None:
