@@ -168,7 +168,7 @@ def _missing_lines(recipe: Recipe) -> list[str]:
 
 
 def _is_on_hub(reference: str) -> bool:
-    return "/" in reference and not reference.startswith(("/", ".", "~")) and "://" not in reference
+    return reference.count("/") == 1 and not reference.startswith(("/", ".", "~"))
 
 
 def _memory_lines(recipe: Recipe) -> list[str]:
