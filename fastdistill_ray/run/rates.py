@@ -54,7 +54,7 @@ class Rates:
 
 def _scaled(one: Made, amount: int) -> Spent | None:
     manifest = read_json(one.folder / MANIFEST, {})
-    done = manifest["facts"].get("planned_steps") or manifest["rows_in"]
+    done = manifest.get("facts", {}).get("planned_steps") or manifest.get("rows_in")
     if not done:
         return None
     share = amount / done
