@@ -8,6 +8,7 @@ from fastdistill_ray.report.conclusion import (
     main_student,
     model_label,
     outcome,
+    percent,
     points,
     problems_in,
     rivals,
@@ -18,7 +19,11 @@ from fastdistill_ray.report.page import Cell, Table, Text
 from fastdistill_ray.report.reading import Contents
 
 BASES = "base", "base_plain", "teacher"
-AGAINST = {"better": "better than", "worse": "worse than", "unclear": "not told apart from"}
+AGAINST = {
+    "better": "better than",
+    "worse": "worse than",
+    "unclear": "no difference can be shown from",
+}
 WORDS = {"better": "yes", "worse": "no, it is worse", "unclear": "not shown"}
 
 
@@ -38,16 +43,21 @@ def brief_table(run: Contents, status: str) -> Table | None:
     return Table(header, found, num_text_columns=2, is_prose=True)
 
 
-def _pairs(run: Contents, student: str) -> list[tuple[str, str]]:
-    """(rival, split): the better base of each split and the teacher."""
+def _pairs(run: Contents, student: str, *others: str) -> list[tuple[str, str]]:
+    """(rival, split): the better base of each split, then the teacher, then `others`."""
     found = [
         (rival, split)
         for split in run.results.splits
         if (student, split, "accuracy") in run.results.rows
         for rival in rivals(run.results, student, split)
-        if rival in BASES
+        if rival in (*BASES, *others)
     ]
-    return sorted(found, key=lambda pair: pair[0] == "teacher")
+    return sorted(
+        found,
+        key=lambda pair: (
+            ("teacher", *others).index(pair[0]) + 1 if pair[0] in ("teacher", *others) else 0
+        ),
+    )
 
 
 def _better(run: Contents, student: str) -> str:
@@ -60,7 +70,7 @@ def _better(run: Contents, student: str) -> str:
             said.setdefault(word, []).append(split_label(split))
         where = "; ".join(f"{word}, on {' and '.join(on)} problems" for word, on in said.items())
         sentences.append(f"Than {article(rival, run.recipe)}: {where}.")
-    return " ".join([*sentences, *_than_others(run, student)])
+    return " ".join([*_than_others(run, student), *sentences])
 
 
 def _than_others(run: Contents, student: str) -> list[str]:
@@ -70,19 +80,33 @@ def _than_others(run: Contents, student: str) -> list[str]:
     for rival in rivals(run.results, student, split):
         if rival not in BASES:
             word = outcome(run.results.differences[student, rival, split, "accuracy"])
-            said.setdefault(AGAINST[word], []).append(model_label(rival, run.recipe))
-    if not said:
-        return []
-    parts = [f"{words} {', '.join(names)}" for words, names in said.items()]
-    return [f"Of the other students, on {split_label(split)} problems: {'; '.join(parts)}."]
+            share = percent(run.results.rows[rival, split, "accuracy"].value)
+            name = f"{model_label(rival, run.recipe)} ({share} %)"
+            said.setdefault(AGAINST[word], []).append(name)
+    own = percent(run.results.rows[student, split, "accuracy"].value) if said else ""
+    parts = [f"{words} {'; '.join(names)}" for words, names in said.items()]
+    return [f"On {split_label(split)} problems ({own} %): {part}." for part in parts]
+
+
+def _best_other(run: Contents, student: str) -> str | None:
+    """The other student that solves most of the first split's problems."""
+    split = next(iter(run.results.splits), "")
+    others = [one for one in rivals(run.results, student, split) if one not in BASES]
+    return max(
+        others,
+        key=lambda one: run.results.rows[one, split, "accuracy"].value or 0.0,
+        default=None,
+    )
 
 
 def _how_much(run: Contents, student: str) -> str:
     """Points with their intervals, by rival."""
     said: dict[str, list[str]] = {}
-    for rival, split in _pairs(run, student):
+    best = _best_other(run, student)
+    for rival, split in _pairs(run, student, *[best] if best else []):
         gap = run.results.differences[student, rival, split, "accuracy"]
-        said.setdefault(article(rival, run.recipe), []).append(
+        name = model_label(rival, run.recipe) if rival == best else article(rival, run.recipe)
+        said.setdefault(name, []).append(
             f"{points(gap.value)} points on {split_label(split)} ({points(gap.low)} to "
             f"{points(gap.high)})"
         )
@@ -101,6 +125,11 @@ def _cost(run: Contents, student: str) -> str:
         for name, what in (("scored_tokens", "read by"), ("written_tokens", "written for")):
             if cost.get(name):
                 sentences[-1] += f", {cost[name]:,.0f} tokens {what} another model beside it"
+    if (best := _best_other(run, student)) and (other := run.results.costs.get(best)):
+        sentences.append(
+            f"One of {model_label(best, run.recipe)}: {other['trained_tokens']:,} in "
+            f"{other['seconds']:,.0f} seconds"
+        )
     if manifests := run.manifests:
         total = {
             name: sum(one[name] for one in manifests)
@@ -113,7 +142,6 @@ def _cost(run: Contents, student: str) -> str:
         )
         paid = sum(one.get("facts", {}).get("teacher_paid", 0.0) for one in manifests)
         sentences += [f"Paid to endpoints: {paid:,.4f}"] if paid else []
-        sentences.append("The tokens of both sides stand beside each difference")
     return " ".join(f"{sentence}." for sentence in sentences)
 
 
@@ -129,7 +157,8 @@ def _trust(run: Contents, student: str, status: str) -> str:
     number = max(Counter(key[3] for key in run.results.differences).values(), default=0)
     if number:
         sentences.append(
-            f"Shown means p below {LEVEL:g} after Holm's adjustment for {number} comparisons."
+            f"A difference counts as shown where p is below {LEVEL:g} after Holm's adjustment for "
+            f"{number} comparisons."
         )
     seeds = len({key[2] for key in run.results.seeds if key[0] == student})
     sentences.append(
@@ -138,7 +167,11 @@ def _trust(run: Contents, student: str, status: str) -> str:
         else "One training seed: how another would come out is not known."
     )
     own = [trial for trial in run.trials if trial["student"] == student]
-    if any(trial.get("validation_accuracy") is not None for trial in own):
+    if own and all(trial.get("validation_accuracy") is None for trial in own):
+        sentences.append(
+            "Learning rate and epochs are the recipe's: none were chosen among several."
+        )
+    elif own:
         sentences.append(
             "Learning rate and epochs were chosen on validation problems, never on tested ones."
         )

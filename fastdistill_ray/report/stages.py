@@ -76,7 +76,11 @@ def status_sentence(run: Contents, troubles: dict[str, list[str]]) -> str:
     bad = sum(map(bool, troubles.values()))
     if not bad:
         return f"{state} None of them failed, hung or paused, as far as their files tell."
-    return f"{state} In {bad} of them something failed, hung or paused; the table says what."
+    first = next(name for name, trouble in troubles.items() if trouble)
+    return (
+        f"{state} In {bad} of them something failed, hung or paused and was gone on with, such as "
+        f"{first}; the table of stages says what."
+    )
 
 
 def sources(run: Contents) -> dict[str, list[str]]:

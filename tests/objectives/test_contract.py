@@ -8,6 +8,7 @@ from support.objectives import knobs_of
 from fastdistill_ray.objectives import OBJECTIVES
 from fastdistill_ray.objectives.contract import ObjectiveKnobs
 from fastdistill_ray.report import plots
+from fastdistill_ray.report.colours import OWN
 from fastdistill_ray.report.conclusion import model_label, short_name
 
 
@@ -17,7 +18,7 @@ def test_objective_names_itself_for_reports_errors_and_plots(kind):
     assert issubclass(objective, ObjectiveKnobs)
     assert objective.label and objective.described and objective.min_completions >= 1
     assert re.fullmatch("#[0-9a-f]{6}", objective.colour)
-    assert plots.model_colour(kind) == objective.colour
+    assert OWN[kind] == objective.colour
     assert {f"loss/{name}" for name in objective.terms} <= plots.TRAINING_PANELS.keys()
     assert short_name(kind) == objective.label
     recipe = {

@@ -83,7 +83,8 @@ def test_failures_restarts_and_what_is_unfinished_are_told(run: Path) -> None:
     assert rows["answers/base"][0] == "not complete"
     assert status_sentence(found, troubles) == (
         "Unfinished: 18 of the 19 stages begun are complete, answers/base is not. In 2 of them "
-        "something failed, hung or paused; the table says what."
+        "something failed, hung or paused and was gone on with, such as groups; the table of stages "
+        "says what."
     )
 
 
@@ -129,11 +130,12 @@ def test_four_questions_are_answered_first(run: Path) -> None:
         for row in results["differences"]
         if (row["minus"], row["split"], row["metric"]) == ("teacher", "ood", "accuracy")
     )
-    assert rows["Is it better?"].startswith("Than the base student")
+    assert "Than the base student: yes" in rows["Is it better?"]
     assert "Than the few-shot teacher: yes, on test and out-of-dis" in rows["Is it better?"]
-    assert rows["Is it better?"].endswith(
-        "Of the other students, on test problems: not told apart from SFT on best completion."
-    )
+    said = "no difference can be shown from SFT on best completion (74.2 %)."
+    assert rows["Is it better?"].startswith(f"On test problems (68.3 %): {said}")
+    assert "Against SFT on best completion: -5.8 points on test" in rows["By how much?"]
+    assert "One of SFT on best completion: 19,752 in 121 seconds" in rows["At what cost?"]
     numbers = [f"{100 * gap[name]:+.1f}" for name in ("value", "low", "high")]
     assert "{} points on out-of-distribution ({} to {})".format(*numbers) in rows["By how much?"]
     assert "19,752 trained tokens in 121 seconds" in rows["At what cost?"]
@@ -150,6 +152,7 @@ def test_nothing_is_said_of_a_choice_where_no_validation_problem_was_answered(ru
     trials = [{**trial, "validation_accuracy": None} for trial in found.trials]
     table = brief_table(found._replace(trials=trials), "")
     assert table is not None and "validation" not in str(table.rows[-1])
+    assert "none were chosen among several" in str(table.rows[-1])
 
 
 def test_markdown_has_every_figure_as_a_file_beside_it(run: Path) -> None:

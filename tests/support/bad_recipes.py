@@ -207,7 +207,7 @@ LINES: list[tuple[str, list[str], list[str]]] = [
     ("report nowhere", ["report", "DIR/none"], ["none", "recipe.yaml"]),
     ("report of a file", ["report", "DIR/recipe.yaml"], ["recipe.yaml"]),
     ("report of no run", ["report", "DIR/foreign"], ["foreign", "recipe.yaml"]),
-    ("report of two", ["report", "DIR/none", "DIR/foreign"], ["none", "recipe.yaml"]),
+    ("compare two", ["compare", "DIR/none", "DIR/foreign"], ["none", "recipe.yaml"]),
     ("report ftp", ["report", "ftp://host/run"], ["ftp://", "s3://"]),
     ("report unknown", ["report", "DIR/none", "--fast"], ["--fast", "--help"]),
     ("report spoilt", ["report", "DIR/spoilt"], ["spoilt", "recipe.yaml"]),

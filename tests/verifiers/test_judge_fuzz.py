@@ -105,7 +105,7 @@ def test_random_and_spoilt_answers_20000() -> None:
 
 
 @given(rng=st.randoms(use_true_random=False))
-@settings(max_examples=150)
+@settings(max_examples=150, derandomize=True)  # one draw in some thousands takes sympy minutes
 def test_drawn_answers_are_judged_by_their_making(
     judge: Judge, patient: Judge, rng: random.Random
 ) -> None:
