@@ -83,8 +83,8 @@ def test_failures_restarts_and_what_is_unfinished_are_told(run: Path) -> None:
     assert rows["answers/base"][0] == "not complete"
     assert status_sentence(found, troubles) == (
         "Unfinished: 18 of the 19 stages begun are complete, answers/base is not. In 2 of them "
-        "something failed, hung or paused and was gone on with, such as groups; the table of stages "
-        "says what."
+        "something failed, hung or paused and was gone on with, such as groups; the table of "
+        "stages says what."
     )
 
 
