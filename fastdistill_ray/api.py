@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import pyarrow as pa
 
@@ -95,60 +95,39 @@ def plan(
     return launch.plan(_recipe(recipe, changes), fspath(run_dir))
 
 
-def distill(
-    recipe: AnyPath | AnyRecipe,
-    run_dir: AnyPath = "",
-    *,
-    changes: Mapping[str, Any] | None = None,
-    address: str = "",
-    again: Sequence[str] = (),
-    env: Sequence[str] = (),
-) -> Run:
+class Options(TypedDict, total=False):
+    """changes: as of `load_recipe`. address: of a Ray dashboard ("": $RAY_ADDRESS, else your head
+    on this machine, else one for the time of the job). again: "groups", "set_aside". env: names of
+    variables that the job gets too."""
+
+    changes: Mapping[str, Any]
+    address: str
+    again: Sequence[str]
+    env: Sequence[str]
+
+
+def distill(recipe: AnyPath | AnyRecipe, run_dir: AnyPath = "", **options: Unpack[Options]) -> Run:
     """The whole recipe: groups, students, evaluation, report. Called again, it goes on.
 
-    run_dir: the run's folder or bucket ("": `runs/NAME`). changes: as of `load_recipe`. address: of
-    a Ray dashboard ("": $RAY_ADDRESS, else your head on this machine, else one for the time of the
-    job). again: "groups", "set_aside". env: names of variables that the job gets too. Its log is
-    printed meanwhile. UserError before anything starts; JobFailed where the job fails.
+    run_dir: the run's folder or bucket ("": `runs/NAME`). Its log is printed meanwhile. UserError
+    before anything starts; JobFailed where the job fails.
     """
-    return _run("distill", _recipe(recipe, changes), run_dir, address, again, env)
+    return _run("distill", recipe, run_dir, **options)
 
 
-def generate(
-    recipe: AnyPath | AnyRecipe,
-    run_dir: AnyPath = "",
-    *,
-    changes: Mapping[str, Any] | None = None,
-    address: str = "",
-    again: Sequence[str] = (),
-    env: Sequence[str] = (),
-) -> Run:
-    """The teacher's groups alone; arguments as of `distill`."""
-    return _run("generate", _recipe(recipe, changes), run_dir, address, again, env)
+def generate(recipe: AnyPath | AnyRecipe, run_dir: AnyPath = "", **options: Unpack[Options]) -> Run:
+    """The teacher's groups alone, as `distill`."""
+    return _run("generate", recipe, run_dir, **options)
 
 
-def train(
-    recipe: AnyPath | AnyRecipe,
-    run_dir: AnyPath = "",
-    *,
-    changes: Mapping[str, Any] | None = None,
-    address: str = "",
-    env: Sequence[str] = (),
-) -> Run:
-    """The students, from a run's groups; arguments as of `distill`."""
-    return _run("train", _recipe(recipe, changes), run_dir, address, (), env)
+def train(recipe: AnyPath | AnyRecipe, run_dir: AnyPath = "", **options: Unpack[Options]) -> Run:
+    """The students, from a run's groups, as `distill`."""
+    return _run("train", recipe, run_dir, **options)
 
 
-def evaluate(
-    recipe: AnyPath | AnyRecipe,
-    run_dir: AnyPath = "",
-    *,
-    changes: Mapping[str, Any] | None = None,
-    address: str = "",
-    env: Sequence[str] = (),
-) -> Run:
-    """Baselines and students on the test problems; arguments as of `distill`."""
-    return _run("evaluate", _recipe(recipe, changes), run_dir, address, (), env)
+def evaluate(recipe: AnyPath | AnyRecipe, run_dir: AnyPath = "", **options: Unpack[Options]) -> Run:
+    """Baselines and students on the test problems, as `distill`."""
+    return _run("evaluate", recipe, run_dir, **options)
 
 
 def _recipe(recipe: AnyPath | AnyRecipe, changes: Mapping[str, Any] | None) -> AnyRecipe:
@@ -161,14 +140,16 @@ def _recipe(recipe: AnyPath | AnyRecipe, changes: Mapping[str, Any] | None) -> A
 
 def _run(
     verb: str,
-    recipe: AnyRecipe,
+    recipe: AnyPath | AnyRecipe,
     run_dir: AnyPath,
-    address: str,
-    again: Sequence[str],
-    env: Sequence[str],
+    changes: Mapping[str, Any] | None = None,
+    address: str = "",
+    again: Sequence[str] = (),
+    env: Sequence[str] = (),
 ) -> Run:
     """By the command line in a process of its own: Ray reads how it proves who it is once in a
     process, and one that has loaded it before may not have said so."""
+    recipe = _recipe(recipe, changes)
     if not isinstance(recipe, Recipe):
         raise UserError(f"recipe {recipe.name}: no distillation's; run it by its verb")
     recipe = with_absolute_paths(recipe)

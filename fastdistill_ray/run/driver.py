@@ -44,7 +44,7 @@ from fastdistill_ray.run.paid import (
 from fastdistill_ray.run.precision import check_precision
 from fastdistill_ray.run.room import check_room
 from fastdistill_ray.run.signals import GOES_ON, Stopped, say, signals_raise_stopped
-from fastdistill_ray.run.validation import check_asked, check_models, check_problems
+from fastdistill_ray.run.validation import check_models, check_problems, check_sources
 from fastdistill_ray.run.waiting import wait_for_nodes
 from fastdistill_ray.run_files import MEMORY, write_json
 from fastdistill_ray.storage.place import Place
@@ -89,7 +89,7 @@ class Job(AnyJob[RunFolder]):
         if SET_ASIDE in self.again:
             ask_set_aside_again(run.path, groups)
         if not run.is_complete(groups):
-            check_asked(recipe)
+            check_sources(recipe)
         check_problems(recipe, problems)
         doctor.check_pools(recipe, ray.cluster_resources())
         wait_for_nodes(recipe)

@@ -14,6 +14,7 @@ from fastdistill_ray.run.folder import place_of_run
 from fastdistill_ray.run_files import CARD, RECIPE, STUDENTS
 from fastdistill_ray.storage.place import Place
 
+OURS = "fastdistill_ray"  # in a card with results; before the report the source's own lies there
 ADAPTER = "adapter"  # of a student trained with LoRA, inside its folder
 
 
@@ -62,7 +63,7 @@ def push(
     folder = student_folder(run_dir, name)
     if not folder.is_local:
         raise UserError(f"{folder}: only a folder of this machine is uploaded; copy it here")
-    if not (folder / CARD).is_file() or not is_reported(folder):
+    if not (folder / CARD).is_file() or OURS not in (folder / CARD).read_text():
         raise UserError(f"{folder}: no model card; run `fastdistill report {run_dir}` first")
     source = folder.local / ADAPTER if is_adapter else folder.local
     if not source.is_dir():
@@ -81,8 +82,3 @@ def push(
         said = " ".join(str(error).split())[:300]
         raise UserError(f"push {repository}: {said}") from error
     return str(made)
-
-
-def is_reported(folder: Place) -> bool:
-    """Whether the card is ours, with its results: a source's own lies there before."""
-    return "fastdistill_ray" in (folder / CARD).read_text()

@@ -5,12 +5,11 @@ from typing import Any
 from fastdistill_ray.evaluation.results import Trial
 from fastdistill_ray.recipe.derived import Training
 from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.report.summary import METRIC
 from fastdistill_ray.run.folder import RunFolder
 from fastdistill_ray.run_files import RESULTS, read_json
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.training.trackers import TRACKED, Trackers
-
-METRIC = "accuracy"
 
 
 def recipe_of(recipe: Recipe, training: Training) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def check_models(recipe: Recipe) -> None:
     doctor.check_lengths(recipe)
 
 
-def check_asked(recipe: Recipe) -> None:
+def check_sources(recipe: Recipe) -> None:
     """The user's reward functions, and the servers of teachers and judges."""
     doctor.check_rewards(recipe)
     check_servers(recipe)
@@ -47,7 +47,7 @@ def validate(recipe: AnyRecipe) -> Iterator[str]:
         return
     check_models(recipe)
     yield "models: configs, tokenizers, templates and context lengths fit the recipe"
-    check_asked(recipe)
+    check_sources(recipe)
     yield "rewards: functions load; servers of teachers and judges answer and take their keys"
     with tempfile.TemporaryDirectory() as folder:
         found = write_tasks([recipe.task], out=Place(folder))

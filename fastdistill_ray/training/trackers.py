@@ -204,18 +204,20 @@ class Trackers:
         (self.folder / TRACKED).put(json.dumps(self.state))
 
     def tell_results(self, values: Line) -> None:
-        """Of the student that the training made; what was told before is not told again."""
-        if values == self.state["results"]:
+        """Of the student that the training made; what was told before is not told again. A tracker
+        that cannot be reached costs a warning: the run has all its results by now."""
+        if values == self.state.get("results"):
             return
-        self.open()
         step = max(self.state["steps"].values(), default=0)
-        for name, tracker in self.opened.items():
-            try:
+        try:
+            self.open()
+            for tracker in self.opened.values():
                 tracker.conclude(step, values)
-            except tracker.errors as error:
-                logger.warning("tracking by %s was not told the results: %s", name, error)
-        self.state["results"] = values
-        (self.folder / TRACKED).put(json.dumps(self.state))
+        except Exception as error:  # noqa: BLE001  whose errors these are is known once it is open
+            logger.warning("tracking was not told the results, the next run tells them: %s", error)
+        else:
+            self.state["results"] = values
+            (self.folder / TRACKED).put(json.dumps(self.state))
         self.close()
 
     def close(self) -> None:

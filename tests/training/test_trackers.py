@@ -149,6 +149,24 @@ def test_tracker_that_stops_answering_is_told_later_and_nothing_else_stops(tmp_p
     assert "flaky" in caplog.text
 
 
+class Away(Flaky):
+    def conclude(self, step: int, values: dict[str, float]) -> None:
+        raise Unreachable("no route")
+
+
+def test_results_that_a_tracker_does_not_take_are_told_by_the_next_run(
+    tmp_path, caplog, monkeypatch
+):
+    follow(tmp_path, range(1, 3), TrackingKnobs())
+    trackers = Trackers(TrackingKnobs(), Place(tmp_path), "demo", {})
+    with monkeypatch.context() as patch:
+        patch.setattr(trackers, "open", lambda: trackers.opened.update(away=Away()))
+        trackers.tell_results(RESULTS)
+    assert "no route" in caplog.text
+    conclude(tmp_path, TrackingKnobs())
+    assert scalars(tmp_path / "tensorboard")["results/test/accuracy"] == [(2, 0.75)]
+
+
 def wandb_records(file: Path) -> Iterator[Any]:
     """Those of a file of LevelDB's log format that ends within its first block."""
     from wandb.proto import wandb_internal_pb2
