@@ -13,20 +13,18 @@ def add_words(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     show = add_parser(
         "show",
         help="a recipe whole: what it extends, its defaults and your changes put together",
-        epilog="Any field of the recipe: --section.field=value; see `fastdistill fields`.",
         allow_abbrev=False,
     )
-    show.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped one")
+    _takes_recipe(show)
     show.set_defaults(run=run_show)
     validate = add_parser(
         "validate",
         help="check all of a recipe that needs no cluster: models, templates, rewards, problems",
         description="A line for each thing that is well, exit code 2 at the first that is not. "
         "Configs and tokenizers of models that are not here are downloaded, weights are not.",
-        epilog="Any field of the recipe: --section.field=value; see `fastdistill fields`.",
         allow_abbrev=False,
     )
-    validate.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped")
+    _takes_recipe(validate)
     validate.set_defaults(run=run_validate)
     init = add_parser(
         "init",
@@ -56,6 +54,12 @@ def add_words(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
         help="a JSON schema of recipes for an editor, which completes and checks as you write",
     )
     fields.set_defaults(run=run_fields)
+
+
+def _takes_recipe(parser: argparse.ArgumentParser) -> None:
+    """And any change of it."""
+    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped one")
+    parser.epilog = "Any field of the recipe: --section.field=value; see `fastdistill fields`."
 
 
 def run_ls(_arguments: argparse.Namespace, _overrides: list[str]) -> int:

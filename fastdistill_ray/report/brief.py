@@ -52,12 +52,8 @@ def _pairs(run: Contents, student: str, *others: str) -> list[tuple[str, str]]:
         for rival in rivals(run.results, student, split)
         if rival in (*BASES, *others)
     ]
-    return sorted(
-        found,
-        key=lambda pair: (
-            ("teacher", *others).index(pair[0]) + 1 if pair[0] in ("teacher", *others) else 0
-        ),
-    )
+    late = {"teacher": 1} | dict.fromkeys(others, 2)
+    return sorted(found, key=lambda pair: late.get(pair[0], 0))
 
 
 def _better(run: Contents, student: str) -> str:
