@@ -58,7 +58,7 @@ def add_words(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
 
 def _takes_recipe(parser: argparse.ArgumentParser) -> None:
     """And any change of it."""
-    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped one")
+    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, or a shipped one's name")
     parser.epilog = "Any field of the recipe: --section.field=value; see `fastdistill fields`."
 
 
