@@ -145,7 +145,7 @@ def test_site_builds_without_a_warning(tmp_path):
 def test_every_key_and_metric_of_results_is_documented(tmp_path):
     """Its lists, and the rows of a comparison with seeds, parts and a gap."""
     text = (ROOT / "docs/reference/results.md").read_text(encoding="utf-8")
-    results.write_results({}, {}, "a", {}, [], out=Place(tmp_path / "results.json"))
+    results.write_results({}, {}, "a", {}, [], {}, out=Place(tmp_path / "results.json"))
     tree = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     answers = [_answer(f"task/{part}/{i}", seed) for part in "ab" for i in "01" for seed in (0, 1)]
     differences = metrics.compare_rows(answers, answers, model="a", minus="b", split="test")

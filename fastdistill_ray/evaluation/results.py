@@ -182,13 +182,15 @@ def write_results(
     main: str,
     chosen: Mapping[str, Trial],
     gaps: list[Gap],
+    ensembles: Mapping[str, list[str]],
     *,
     out: Place,
 ) -> None:
     """results.json: metrics with 95 % intervals, paired differences, cost of each student, gaps.
 
     `folders`: of each model's answers; `clusters`: problem_id -> its cluster; `main`: whom the
-    others are compared with. The students of one name and several seeds are one model.
+    others are compared with; `ensembles`: name -> who votes. The students of one name and several
+    seeds are one model.
     """
     answers: dict[str, list[Row]] = {}
     for name, folder in folders.items():
@@ -214,7 +216,7 @@ def write_results(
         "seeds": [
             row for split, model in pairs for row in accuracy_by_seed(answers[model], model, split)
         ],
-        "costs": _costs(chosen),
+        "costs": [*_costs(chosen), *_costs_together(chosen, ensembles)],
         "gaps": [
             row
             for split, gap in product(("test", "ood"), gaps)
@@ -236,6 +238,16 @@ def _costs(chosen: Mapping[str, Trial]) -> list[dict[str, Any]]:
         seconds = sum(trial.seconds for trial in own) / len(own)
         costs.append({"model": name, **cost, "seconds": seconds})
     return costs
+
+
+def _costs_together(
+    chosen: Mapping[str, Trial], ensembles: Mapping[str, list[str]]
+) -> list[dict[str, Any]]:
+    """Of all trainings of those that vote."""
+    return [
+        {"model": name, **{cost: sum(getattr(chosen[one], cost) for one in of) for cost in COSTS}}
+        for name, of in ensembles.items()
+    ]
 
 
 def adjust_for_all(differences: list[dict[str, Any]]) -> list[dict[str, Any]]:

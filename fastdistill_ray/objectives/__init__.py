@@ -12,6 +12,7 @@ from pydantic import Field
 
 from fastdistill_ray.objectives.across import ByteKl, MultiLevelOt, Uld
 from fastdistill_ray.objectives.advdistill import AdvDistill
+from fastdistill_ray.objectives.born_again import BornAgain
 from fastdistill_ray.objectives.distillm2 import DistiLlm2
 from fastdistill_ray.objectives.distribution import (
     ForwardKl,
@@ -32,7 +33,7 @@ from fastdistill_ray.objectives.sft import Sft
 from fastdistill_ray.objectives.sparse import SampledKl, TopkKl
 from fastdistill_ray.objectives.step_by_step import StepByStep
 
-FromTeacher = ForwardKl | ReverseKl | SkewKl | SkewReverseKl | Jsd | Tvd | Dpkd
+FromTeacher = ForwardKl | ReverseKl | SkewKl | SkewReverseKl | Jsd | Tvd | Dpkd | BornAgain
 FromInside = Pkd | DistilBert | FitNets | TinyBert | MiniLm | MiniLmV2 | Lit
 FromSignals = TopkKl | SampledKl
 FromOthers = Uld | MultiLevelOt | ByteKl

@@ -97,6 +97,8 @@ class Needs(NamedTuple):
     # Temperature at which both say how likely two tokens are, the frozen model's likeliest and the
     # student's; 0: neither is asked.
     likeliest: float = 0.0
+    # Beside these, the student's mean log-probability of all tokens but the frozen model's likeliest.
+    others: bool = False
     # Tokens that the student finds likeliest, of which it and the frozen model, where there is one,
     # say how likely they are; 0: none.
     top: int = 0
@@ -230,6 +232,7 @@ class Outputs(NamedTuple):
     # [K, 2] by the student and by the frozen model: log-probabilities of the frozen model's
     # likeliest token and of the student's, which are -inf where that is the same.
     likeliest: tuple[Tensor, Tensor] | None = None
+    others: Tensor | None = None  # [K], by `Needs.others`
     signals: Signals | None = None  # of the kinds random and topk, and of their ids by the student:
     picked: Tensor | None = None  # [K, M] log-probabilities, at the signal's temperature
     rest: Tensor | None = None  # [K] log-mass of all others

@@ -80,13 +80,30 @@ def _lineup_errors(recipe: Recipe, size: int) -> list[str]:
     further = [seed_name(student.name, s) for student in own for s in student.seeds[1:]]
     for place, student in enumerate(own):
         errors += _chain_errors(recipe, student, [one.name for one in own[:place]])
-    names = [*words, *others, *(student.name for student in own), *further]
-    reserved = set(others) & set(get_args(Baseline))
+    errors += _ensemble_errors(recipe, [*(student.name for student in own), *further])
+    voting = [one.name for one in recipe.compare.ensembles]
+    names = [*words, *others, *(student.name for student in own), *further, *voting]
+    reserved = {*others, *voting} & set(get_args(Baseline))
     if repeated := sorted({name for name in names if names.count(name) > 1} | reserved):
         errors.append(
-            f"compare: the name {repeated[0]} may appear once among baselines and students; give "
-            "the other a name of its own"
+            f"compare: the name {repeated[0]} may appear once among baselines, students and "
+            "ensembles; give the other a name of its own"
         )
+    return errors
+
+
+def _ensemble_errors(recipe: Recipe, there: list[str]) -> list[str]:
+    """`there`: names of the students of all seeds."""
+    errors = []
+    for place, one in enumerate(recipe.compare.ensembles):
+        where = f"compare.ensembles.{place}.of"
+        errors += [
+            f"{where}: {name} is no student; those are {', '.join(there)}"
+            for name in one.of
+            if name not in there
+        ]
+        if len(set(one.of)) < len(one.of):
+            errors.append(f"{where}: {one.of} names a student twice; keep one")
     return errors
 
 

@@ -106,6 +106,18 @@ class ComparedModel(Knobs):
     prompt: PromptKnobs = PromptKnobs()
 
 
+class Ensemble(Knobs):
+    """Trained students that answer together: what most of them answer counts."""
+
+    name: str = Field(pattern=NAME, description="Name of its row in the report, unique.")
+    of: list[str] = Field(
+        min_length=2,
+        description="Names of students. Where as many of them give another answer, that of the one "
+        "named first counts, and its text where none can be read. Of several seeds it is the first "
+        "one's student; that of a further one is named <name>-seed_<seed>.",
+    )
+
+
 Baseline = Literal["base", "base_plain", "teacher"]
 # A word or a table, told apart by what it is, so that an error is about the one that was meant.
 AnyBaseline = Annotated[
@@ -124,6 +136,10 @@ class CompareKnobs(Knobs):
         default=["base", "teacher"],
         description="base: the student before training; base_plain: without a system text; or "
         "{name, model, prompt}, such as a base with worked examples.",
+    )
+    ensembles: list[Ensemble] = Field(
+        default=[],
+        description="Votes of trained students on the test problems; no model is asked for them.",
     )
     learning_rates: list[Annotated[float, Field(gt=0)]] = Field(
         default=[],

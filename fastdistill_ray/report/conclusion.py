@@ -9,7 +9,12 @@ from typing import Any
 from fastdistill_ray.evaluation.statistics import Difference, Estimate
 from fastdistill_ray.objectives import OBJECTIVES, AnyObjective
 from fastdistill_ray.report.colours import model_colours
-from fastdistill_ray.report.reading import Results, baseline_names, student_entries
+from fastdistill_ray.report.reading import (
+    Results,
+    baseline_names,
+    ensemble_entries,
+    student_entries,
+)
 
 LEVEL = 0.05
 
@@ -33,7 +38,8 @@ def conclusion(results: Results, recipe: dict[str, Any]) -> str:
 
 def main_student(results: Results, recipe: dict[str, Any]) -> str | None:
     """The student of the recipe's own objective, or another where that was not evaluated."""
-    students = [model for model in results.models if model not in baseline_names(recipe)]
+    others = {*baseline_names(recipe), *ensemble_entries(recipe)}
+    students = [model for model in results.models if model not in others]
     kind = recipe["objective"]["kind"]
     return kind if kind in students else next(iter(students), None)
 
@@ -58,6 +64,8 @@ def model_label(model: str, recipe: dict[str, Any]) -> str:
     students = student_entries(recipe)
     if model in students:
         return _student_label(model, students[model])
+    if voters := ensemble_entries(recipe).get(model):
+        return f"Vote of {', '.join(map(short_name, voters))}"
     for other in recipe["compare"]["baselines"]:
         if not isinstance(other, str) and other["name"] == model:
             return _compared_label(other, recipe)
@@ -66,7 +74,9 @@ def model_label(model: str, recipe: dict[str, Any]) -> str:
 
 def model_colour(model: str, recipe: dict[str, Any]) -> str:
     """No two models of a recipe have the same, as far as there are colours."""
-    return model_colours((*baseline_names(recipe), *student_entries(recipe), model))[model]
+    return model_colours(
+        (*baseline_names(recipe), *student_entries(recipe), *ensemble_entries(recipe), model)
+    )[model]
 
 
 def _student_label(name: str, entry: dict[str, Any]) -> str:

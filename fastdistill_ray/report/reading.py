@@ -92,7 +92,7 @@ def read_run(view: str | Place) -> Contents:
     must exist."""
     path = Place(view)
     recipe, text = read_recipe(path)
-    order = [*baseline_names(recipe), *student_entries(recipe)]
+    order = _order(recipe)
     stages = stage_folders(path)
     return Contents(
         path=path,
@@ -184,6 +184,16 @@ def baseline_names(recipe: dict[str, Any]) -> list[str]:
     return [*(name for name in BASELINES if name in given), *named]
 
 
+def _order(recipe: dict[str, Any]) -> list[str]:
+    """All models, as the report has them."""
+    return [*baseline_names(recipe), *ensemble_entries(recipe), *student_entries(recipe)]
+
+
+def ensemble_entries(recipe: dict[str, Any]) -> dict[str, list[str]]:
+    """Name of each ensemble -> the students that vote."""
+    return {entry["name"]: entry["of"] for entry in recipe["compare"].get("ensembles", [])}
+
+
 def student_entries(recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Each student's name and what the recipe says of it, the recipe's own last."""
     others = {entry["name"] or entry["kind"]: entry for entry in recipe["compare"]["students"]}
@@ -199,7 +209,7 @@ def _place(model: str, order: list[str]) -> int:
 
 def read_results(view: Place, recipe: dict[str, Any]) -> Results:
     """Those of the recipe that a view is of, models in its order."""
-    file, order = view / RESULTS, [*baseline_names(recipe), *student_entries(recipe)]
+    file, order = view / RESULTS, _order(recipe)
     empty = {"rows": [], "differences": [], "parts": [], "seeds": [], "costs": [], "gaps": []}
     tree = {**empty, **read_json(file, {})}
     rows = sorted(tree["rows"], key=lambda row: _place(row["model"], order))

@@ -10,6 +10,7 @@ from itertools import chain
 
 from fastdistill_ray.background import repeated
 from fastdistill_ray.evaluation.answers import evaluate
+from fastdistill_ray.evaluation.ensembles import vote
 from fastdistill_ray.evaluation.knobs import Model
 from fastdistill_ray.evaluation.results import (
     Trial,
@@ -266,11 +267,24 @@ def evaluate_models(run: RunFolder, chosen: dict[str, Trial], problems: list[Pro
     prompt = run.recipe.student.prompt
     models = [Model(name, trial.weights, prompt) for name, trial in chosen.items()]
     folders = _evaluate(run, [*baselines(run.recipe), *models], problems)
+    folders |= _hold_votes(run, folders)
     clusters = clusters_of(chain.from_iterable(problems))
     look_for_overlaps(run, problems)
     main = run.recipe.objective.kind
-    write_results(folders, clusters, main, chosen, gaps(run.recipe), out=run.view / RESULTS)
+    voting = {one.name: one.of for one in run.recipe.compare.ensembles}
+    of = gaps(run.recipe)
+    write_results(folders, clusters, main, chosen, of, voting, out=run.view / RESULTS)
     tell_trackers(run, chosen)
+
+
+def _hold_votes(run: RunFolder, folders: dict[str, Place]) -> dict[str, Place]:
+    """The answers of each ensemble, of those of its members."""
+    found = {}
+    for one in run.recipe.compare.ensembles:
+        members = [folders[name] for name in one.of]
+        stage = run.stages.ensemble(one.name, members)
+        found[one.name] = run.stage(stage, vote, members, run.recipe.reward.verifier)
+    return found
 
 
 def _evaluate(run: RunFolder, models: list[Model], problems: list[ProblemFile]) -> dict[str, Place]:

@@ -168,6 +168,11 @@ class Stages:
         }
         return Stage("answers", model.name, sections, inputs)
 
+    def ensemble(self, name: str, members: list[Place]) -> Stage:
+        """The answers that most of some models give, told by the folders of theirs."""
+        inputs = {f"member {place}": folder.name for place, folder in enumerate(members)}
+        return Stage("answers", name, {"reward.verifier": self.recipe.reward.verifier}, inputs)
+
     def overlaps(self, groups: str, tested: list[ProblemFile], size: int) -> Stage:
         """Tested problems in the texts of a groups stage, told by its folder."""
         inputs = {"groups": groups, PROBLEMS: " ".join(file.digest for file in tested)}

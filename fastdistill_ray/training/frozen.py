@@ -23,7 +23,14 @@ from fastdistill_ray.training.head import Readout, wide
 from fastdistill_ray.training.knobs import LoraKnobs, TrainingKnobs
 from fastdistill_ray.training.loading import empty_model, fill, fill_head
 from fastdistill_ray.training.logit_map import logit_factor, softcap_of
-from fastdistill_ray.training.operators import divergence, divergence_of_parts, of_likeliest, of_top
+from fastdistill_ray.training.operators import (
+    divergence,
+    divergence_of_parts,
+    likeliest,
+    of_likeliest,
+    of_top,
+)
+from fastdistill_ray.training.others import mean_of_others
 from fastdistill_ray.training.packing import Inputs
 from fastdistill_ray.training.packing_check import check_small_copy, factor_of
 from fastdistill_ray.training.sharding import hold_frozen, reshard, shard_head, shard_student
@@ -96,6 +103,9 @@ class Frozen(CausalModel):
             found = found._replace(spans=compared(student, own, needs.across, aligned))
         if needs.likeliest:
             found = found._replace(likeliest=of_likeliest(student, own, needs.likeliest))
+        if needs.others:
+            others = mean_of_others(student, likeliest(own), needs.likeliest)
+            found = found._replace(others=others)
         if needs.top:
             top = of_top(student, own, needs.top, inputs.labels)
             found = found._replace(top=top)

@@ -60,7 +60,7 @@ class HeldOut(NamedTuple):
 
 
 # Of an objective's outputs.
-PER_TARGET = ("logprob", "divergence", "frozen_logprob", "picked", "rest")
+PER_TARGET = ("logprob", "divergence", "frozen_logprob", "picked", "rest", "others")
 NO_LABELS = CompletionLabels(np.zeros(1, bool), np.zeros(1, bool), np.zeros(1, np.float32))
 
 

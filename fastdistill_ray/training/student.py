@@ -160,6 +160,7 @@ class Student(CausalModel):
             picked=found.picked,
             rest=found.rest,
             likeliest=found.likeliest,
+            others=found.others,
             top=found.top,
             frozen_logprob=found.frozen_logprob,
             taps=tuple(zip(map(self._bridged, found.own or own.states), found.states, strict=True)),
@@ -199,6 +200,7 @@ class Compared(NamedTuple):
     states: tuple[Tensor, ...] = ()  # [K, E], of that model
     picked: Tensor | None = None  # [K, M], log-probabilities by the student of some ids
     likeliest: tuple[Tensor, Tensor] | None = None  # as `Outputs` has it
+    others: Tensor | None = None  # as `Outputs` has it
     rest: Tensor | None = None  # [K], log-mass of all others
     frozen_logprob: Tensor | None = None  # [K], by that model of the targets
     top: tuple[Tensor, Tensor | None, Tensor] | None = None  # as `Outputs` has it

@@ -105,7 +105,7 @@ def test_results_of_a_student_are_the_mean_of_its_seeds_and_its_interval_is_over
     }
     folders = {name: answers(name, verdicts) for name, verdicts in letters.items()}
     out = tmp_path / "results.json"
-    write_results(folders, {}, "sft", chosen, [], out=Place(out))
+    write_results(folders, {}, "sft", chosen, [], {}, out=Place(out))
     tree = json.loads(out.read_text())
     rows = {row["model"]: row for row in tree["rows"] if row["metric"] == "accuracy"}
     assert set(rows) == {"base", "sft"}

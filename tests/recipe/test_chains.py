@@ -140,3 +140,16 @@ def test_student_of_a_writer_reads_no_groups_of_teachers_and_is_set_against_who_
 def test_chain_that_cannot_be_is_said_with_its_field(compared, said):
     with pytest.raises(UserError, match=re.compile(said)):
         recipe_of(*compared)
+
+
+def test_ensemble_names_students_of_the_recipe_each_once():
+    told = []
+    for of in (["sft", "third"], ["sft", "sft"]):
+        with pytest.raises(UserError) as error:
+            recipe_of(compare={"ensembles": [{"name": "all", "of": of}]})
+        told.append(str(error.value))
+    assert "compare.ensembles.0.of: third is no student; those are sft" in told[0]
+    assert "names a student twice" in told[1]
+    compare = {"ensembles": [{"name": "base", "of": ["sft", "sft-seed_1"]}], "seeds": [0, 1]}
+    with pytest.raises(UserError, match="the name base may appear once"):
+        recipe_of(compare=compare)

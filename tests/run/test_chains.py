@@ -29,7 +29,9 @@ def test_second_generation_learns_from_the_first_as_it_was_at_its_end(tmp_path, 
                 {"kind": "reverse_kl", "name": "second", "teacher": "sft"},
                 {"kind": "reverse_kl", "name": "begun", "teacher": "sft", "start": "sft"},
                 {"kind": "dpo", "start": "second", "reference": "live"},
+                {"kind": "born_again", "teacher": "sft", "knowledge": "permuted"},
             ],
+            "ensembles": [{"name": "both", "of": ["second", "sft", "sft-seed_1"]}],
             "seeds": [0, 1],
             "baselines": [],
         },
@@ -54,6 +56,13 @@ def test_second_generation_learns_from_the_first_as_it_was_at_its_end(tmp_path, 
     trials = json.loads((run / "choose.json").read_text())["trials"]
     cost = {one["student"]: one["trained_tokens"] for one in trials if one["seed"] == 1}
     assert cost["begun"] == 2 * cost["second"] == 2 * cost["sft"], "with what it began as"
+    voted = json.loads((stage_folder(run, "answers", "both") / "stage.json").read_text())["inputs"]
+    own = [folder.rpartition("-")[0] for folder in voted.values()]
+    assert own == ["second", "sft", "sft-seed_1"]
+    results = json.loads((run / "results.json").read_text())
+    costs = {row["model"]: row["trained_tokens"] for row in results["costs"]}
+    assert costs["both"] == 3 * costs["sft"]
+    assert "Vote of second, SFT, sft-seed_1" in (run / "report.md").read_text()
     dpo = stage_folder(run, "train", "dpo-lr_0.001-seed_1")
     preference = lines_of(dpo / "metrics.jsonl")[0]["loss/preference"]
     assert preference == pytest.approx(math.log(2), abs=1e-6), "its reference is what it begins as"

@@ -9,6 +9,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from fastdistill_ray.objectives import (
     AdvDistill,
     AnyObjective,
+    BornAgain,
     DistiLlm2,
     Dpkd,
     Dpo,
@@ -121,7 +122,10 @@ def loss_and_gradients_by_definition(
                 t = objective.temperature
                 p, q = (other / t).softmax(-1), (logits / t).softmax(-1)
                 scale = t if objective.kind in ("tvd", "dpkd") else t**2
-                values = scale * _compared(objective, p, q, one)
+                if getattr(objective, "knowledge", "") == "confidence":
+                    values = -p.amax(-1) * logprob
+                else:
+                    values = scale * _compared(objective, p, q, one)
                 values = (1 - objective.alpha) * values - objective.alpha * logprob
                 for mine, its in states:
                     if objective.kind == "pkd":
@@ -253,7 +257,24 @@ def _compared(objective: AnyObjective, p: Tensor, q: Tensor, one: TrainCompletio
     if isinstance(objective, SampledKl):
         ids, shares = map(torch.from_numpy, one.signals[:2])
         return -(shares * q.log().gather(1, ids.clamp(min=0))).sum(1)
+    if isinstance(objective, BornAgain):
+        return born_again(objective, p, q)
     return by_definition(p, q, objective.measure.kind, objective.measure.alpha)
+
+
+def born_again(objective: BornAgain, p: Tensor, q: Tensor) -> Tensor:
+    """Permuted: the cross-entropy with the mean of p over all cyclic permutations of what is not
+    likeliest, which holds each value once at each place as all permutations do equally often."""
+    if objective.knowledge == "whole":
+        return by_definition(p, q, "forward_kl", 0.0)
+    values = []
+    for row, other in zip(p, q, strict=True):
+        best = int(row.argmax())
+        rest = torch.cat([row[:best], row[best + 1 :]])
+        logs = torch.cat([other[:best], other[best + 1 :]]).log()
+        turns = torch.stack([rest.roll(turn) for turn in range(len(rest))])
+        values.append(-row[best] * other[best].log() - (turns @ logs).mean())
+    return torch.stack(values)
 
 
 def _load(folder: str) -> torch.nn.Module:

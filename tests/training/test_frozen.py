@@ -33,6 +33,12 @@ KNOBS |= {
     "forward_kl": [{}, {"temperature": 2.0, "alpha": 0.3}, {"states": "bf16"}],
     "reverse_kl": [{}, {"weighting": "advantage", "states": "int8"}],
     "dpkd": [{}, {"temperature": 2.0, "beta": 3.0, "alpha": 0.0}],
+    "born_again": [
+        {},
+        {"temperature": 2.0, "alpha": 0.3, "on": "correct"},
+        {"knowledge": "confidence", "weighting": "advantage"},
+        {"knowledge": "permuted", "temperature": 2.0, "alpha": 0.0},
+    ],
     "topk_kl": [{}, {"k": 3, "temperature": 2.0, "alpha": 0.3}, {"weighting": "advantage"}],
     "pkd": [{"layers": [(0, 1)]}, {"layers": [(0, 0)], "weighting": "advantage", "beta": 3.0}],
     "distilbert": [{}, {"cosine": 2.0}],

@@ -1,0 +1,61 @@
+"""Several models' answers -> those that most of them give, as answers of a model of its own.
+
+No model is asked again. Born-again networks (arXiv 1805.04770, section 3.1) average the
+probabilities of generations; of texts it is the answer that is voted on.
+"""
+
+from typing import Any
+
+import pyarrow as pa
+
+from fastdistill_ray.evaluation.answers import ANSWERS_SCHEMA
+from fastdistill_ray.records import PROBLEM_FIELDS
+from fastdistill_ray.rewards.assess import Response, ToScore
+from fastdistill_ray.rewards.voting import ANY, hold_vote
+from fastdistill_ray.run_files import ANSWERS, StageResult
+from fastdistill_ray.storage.place import Place
+from fastdistill_ray.storage.tables import read_parquet, write_parquet
+from fastdistill_ray.verifiers import Judge, VerifierKnobs
+
+Key = tuple[str, int]  # problem, number of the answer
+
+
+def vote(members: list[Place], verifier: VerifierKnobs, *, out: Place) -> StageResult:
+    """Writes answers.parquet: for each answer that every member gave, the text of the first member
+    whose answer is that of most; of the first member where as many give another, and where no
+    answer can be read or compared."""
+    judge = Judge(verifier)
+    answers = [_rows(folder) for folder in members]
+    common = [key for key in answers[0] if all(key in one for one in answers)]
+    found = [_elected([one[key] for one in answers], judge) for key in common]
+    write_parquet(pa.Table.from_pylist(found, schema=ANSWERS_SCHEMA), out / ANSWERS)
+    missing = max(map(len, answers)) - len(found)
+    return StageResult(
+        rows_in=len(found) + missing,
+        rows_out=len(found),
+        set_aside={"not_answered": missing} if missing else {},
+    )
+
+
+def _rows(folder: Place) -> dict[Key, dict[str, Any]]:
+    rows = read_parquet(folder / ANSWERS).to_pylist()
+    return {(row["problem_id"], row["k"]): row for row in rows}
+
+
+def _elected(rows: list[dict[str, Any]], judge: Judge) -> dict[str, Any]:
+    problem = {name: rows[0][name] for name, _ in PROBLEM_FIELDS}
+    if problem["kind"] not in ANY:
+        return rows[0]
+    responses = [Response(row["text"], row["num_tokens"], row["finish_reason"]) for row in rows]
+    group = ToScore(
+        problem["kind"],
+        problem["reference"],
+        problem["options"],
+        responses,
+        problem["tolerance"],
+        problem["question"],
+        problem["scorer"],
+    )
+    judgements = hold_vote(group, judge).judgements
+    agree = [place for place, one in enumerate(judgements) if one.verdict == "correct"]
+    return rows[agree[0] if agree else 0]
