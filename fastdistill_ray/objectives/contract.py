@@ -56,8 +56,9 @@ class Across(NamedTuple):
     end at the same byte of the text (`training/alignment.py`)."""
 
     # Probabilities in order of size, whatever they are of; of the byte that comes next; of some of
-    # the likeliest tokens of a text in their order, and how they move through it.
-    kind: Literal["sorted", "bytes", "levels"]
+    # the likeliest tokens of a text in their order, and how they move through it; of the bytes of
+    # a span, by the other model alone.
+    kind: Literal["sorted", "bytes", "levels", "chunks"]
     temperature: float = 1.0  # of both sides
     k: int = 0  # of levels, tokens of a text
     epsilon: float = 0.0  # of levels, share of the entropy of Sinkhorn's plan
@@ -97,7 +98,7 @@ class Needs(NamedTuple):
     # Temperature at which both say how likely two tokens are, the frozen model's likeliest and the
     # student's; 0: neither is asked.
     likeliest: float = 0.0
-    # Beside these, the student's mean log-probability of all tokens but the frozen model's likeliest.
+    # Beside these, the student's mean log-probability of all tokens but that model's likeliest.
     others: bool = False
     # Tokens that the student finds likeliest, of which it and the frozen model, where there is one,
     # say how likely they are; 0: none.

@@ -12,6 +12,11 @@ were drawn from, all at temperature 1, and rho = min(q / mu, max_ratio), which i
   topk     the reverse KL summed over the student's k likeliest tokens, and the token drawn for all
            others: sum over v in top of q_v (d_v - c) and, where y_t is not in top, rho (d_y - c),
            with d = log q - log p and c = the sum over top of q d, which a constant may be.
+  chunks   as sampled, of a teacher with a tokenizer of its own: at every span of bytes that both
+           divide alike (`training/alignment.py`), rho (log q(span) - log p(span)), the sums over
+           its tokens, which is the slope of each of the student's tokens there. Where every token
+           is a span of its own, that is sampled. A teacher that would write the bytes of a span by
+           other tokens too gives them less than they have in all: p(span) is of one division.
   minillm  MiniLLM (arXiv 2306.08543, eq. 5 and 6): the reverse KL of each token's own step, and of
            what follows it -rho R_{t+1}, R_{t+1} the mean of r = log p - log q over the tokens after
            t (its length normalisation), with PPO's clip at 1 - clip and 1 + clip.
@@ -33,6 +38,7 @@ from pydantic import Field
 
 from fastdistill_ray.objectives.contract import (
     PAPER_TAU,
+    Across,
     Divergence,
     LossBatch,
     Measure,
@@ -46,7 +52,7 @@ from fastdistill_ray.objectives.contract import (
     softmax_of_advantages,
 )
 
-Form = Literal["sampled", "full", "topk", "minillm"]
+Form = Literal["sampled", "full", "topk", "chunks", "minillm"]
 
 
 class Opd(ObjectiveKnobs):
@@ -64,8 +70,9 @@ class Opd(ObjectiveKnobs):
         default="sampled",
         description="What of the teacher is learnt at each token of the student's texts. sampled: "
         "its log-probability of the token; full: its whole distribution; topk: its "
-        "log-probabilities of the student's likeliest tokens; minillm: full, and of all that "
-        "follows the token.",
+        "log-probabilities of the student's likeliest tokens; chunks: as sampled, of the bytes "
+        "that both divide alike, for a teacher with another tokenizer; minillm: full, and of all "
+        "that follows the token.",
     )
     divergence: Divergence = Field(
         default="reverse_kl", description="How whole distributions differ, with form: full."
@@ -98,12 +105,13 @@ class Opd(ObjectiveKnobs):
             measure = Measure(self.divergence, self.share)
         elif self.form == "minillm":
             measure = Measure("reverse_kl")
-        is_full = self.form == "full"
+        is_full, is_across = self.form == "full", self.form == "chunks"
         return Needs(
             frozen="teacher",
             measure=measure,
             top=self.k if self.form == "topk" else 0,
-            frozen_logprob=not is_full,
+            frozen_logprob=not is_full and not is_across,
+            across=Across("chunks") if is_across else None,
             written=not is_full or self.reward > 0,
             rounds=True,
         )
@@ -125,6 +133,7 @@ class Opd(ObjectiveKnobs):
     def __call__(self, outputs: Outputs, batch: LossBatch) -> list[Term]:
         weight_K = batch.weight[batch.completion]
         values = {"full": _measured, "minillm": _measured, "topk": self._top}
+        values["chunks"] = self._chunks
         value_K = values.get(self.form, self._sampled)(outputs)
         terms = [Term("kl", (weight_K * value_K).sum(), "tokens", 1.0)]
         if self.form == "minillm":
@@ -146,6 +155,23 @@ class Opd(ObjectiveKnobs):
         assert outputs.frozen_logprob is not None
         apart_K = outputs.logprob.detach() - outputs.frozen_logprob
         return with_slope(self._ratio(outputs) * apart_K, outputs.logprob)
+
+    def _chunks(self, outputs: Outputs) -> Tensor:
+        """Each span's value is dealt to its tokens alike; the slope of each is that of all."""
+        assert outputs.written is not None
+        its_K, is_start_K = outputs.spans
+        span_K = (is_start_K.long().cumsum(0) - 1).clamp(min=0)
+
+        def sums(values_K: Tensor) -> Tensor:
+            doubles_K = values_K.detach().double()
+            found_S = doubles_K.new_zeros(len(doubles_K)).index_add(0, span_K, doubles_K)
+            return found_S[span_K].to(values_K.dtype)
+
+        own_K = sums(outputs.logprob)
+        ratio_K = (own_K - sums(outputs.written)).exp().clamp(max=self.max_ratio)
+        value_K = ratio_K * (own_K - sums(its_K))
+        constant_K = value_K / sums(is_start_K * 0 + 1)
+        return constant_K + value_K * (outputs.logprob - outputs.logprob.detach())
 
     def _top(self, outputs: Outputs) -> Tensor:
         assert outputs.top is not None and outputs.frozen_logprob is not None

@@ -13,7 +13,15 @@ from torch import Tensor, nn
 
 from fastdistill_ray.objectives.contract import Across
 from fastdistill_ray.training.alignment import NUM_EVENTS, Spans
-from fastdistill_ray.training.head import CHUNK_BYTES, Readout, capped, part_of, slices, wide
+from fastdistill_ray.training.head import (
+    CHUNK_BYTES,
+    ChunkedLogprob,
+    Readout,
+    capped,
+    part_of,
+    slices,
+    wide,
+)
 from fastdistill_ray.training.levels import levels
 from fastdistill_ray.training.operators import HeadGradient
 
@@ -28,11 +36,15 @@ class Aligned(NamedTuple):
 
 
 def compared(
-    student: Readout, other: Readout, across: Across, aligned: Aligned
+    student: Readout, other: Readout, across: Across, aligned: Aligned, labels_J: Tensor
 ) -> tuple[Tensor, ...]:
     """[K] each in float32 or wider, 0 where no span begins; differentiable by the student's
-    tensors."""
+    tensors. `labels_J`: the other model's targets. Of chunks: the log-probability of a span's
+    tokens by the other model, and 1."""
     spans, temperature = aligned.spans, across.temperature
+    if across.kind == "chunks":
+        found_S = chunk_logprob(other, labels_J, spans.other)
+        return tuple(_placed(one, spans.own, student) for one in (found_S, found_S * 0 + 1))
     if across.kind == "levels":
         found = levels(student, other, across, spans)
         firsts_C = spans.own_lengths.cumsum(0) - spans.own_lengths
@@ -45,6 +57,17 @@ def compared(
         assert aligned.events
         values_S = event_kl(own, its, aligned.events, temperature)
     return (_placed(values_S, spans.own, student),)
+
+
+@torch.no_grad()
+def chunk_logprob(side: Readout, labels_J: Tensor, starts_S: Tensor) -> Tensor:
+    """[S], the sums of the log-probabilities of the targets from each start to the next."""
+    logprob_J = ChunkedLogprob.apply(*side[:3], labels_J, side.softcap)
+    is_start_J = torch.zeros_like(labels_J).index_fill(0, starts_S, 1)
+    span_J = (is_start_J.cumsum(0) - 1).clamp(min=0)
+    sums_S = logprob_J.double().new_zeros(max(1, len(starts_S)))
+    sums_S = sums_S.index_add(0, span_J, logprob_J.double())
+    return sums_S[: len(starts_S)].to(logprob_J.dtype)
 
 
 def _placed(values: Tensor, places: Tensor, student: Readout) -> Tensor:

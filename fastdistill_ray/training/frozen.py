@@ -100,7 +100,8 @@ class Frozen(CausalModel):
             found = found._replace(divergence=divergence(student, own, needs.measure))
         if needs.across:
             assert aligned
-            found = found._replace(spans=compared(student, own, needs.across, aligned))
+            spans = compared(student, own, needs.across, aligned, inputs.labels)
+            found = found._replace(spans=spans)
         if needs.likeliest:
             found = found._replace(likeliest=of_likeliest(student, own, needs.likeliest))
         if needs.others:

@@ -252,7 +252,8 @@ def compute(learner: Learner, batch: MicroBatch) -> Outputs:
     if needs.across:
         spans = to_device(batch.spans or NO_SPANS, learner.device)
         aligned = Aligned(spans, learner.events)
-        return learner.student(inputs, lambda readout, _: frozen(seen, readout, needs, aligned))
+        outputs = learner.student(inputs, lambda readout, _: frozen(seen, readout, needs, aligned))
+        return _with_written(learner, batch, outputs)
 
     def compare(readout: Readout, own: Read) -> Compared:
         penalty_K = batch.loss.penalty[batch.loss.completion]
@@ -265,11 +266,15 @@ def compute(learner: Learner, batch: MicroBatch) -> Outputs:
         texts = common_texts(batch.inputs, batch.frozen or batch.inputs)
         return found._replace(relations=related(own.vectors, found.vectors, texts))
 
-    outputs = learner.student(inputs, compare, needs.wanted(0))
-    if needs.written and batch.signals is not None:
-        signals = to_device(batch.signals, learner.device)
-        outputs = outputs._replace(written=signals.values[:, 0])
-    return outputs
+    return _with_written(learner, batch, learner.student(inputs, compare, needs.wanted(0)))
+
+
+def _with_written(learner: Learner, batch: MicroBatch, outputs: Outputs) -> Outputs:
+    """With the log-probabilities by which the targets were drawn, where they are needed."""
+    if not learner.objective.needs.written or batch.signals is None:
+        return outputs
+    signals = to_device(batch.signals, learner.device)
+    return outputs._replace(written=signals.values[:, 0])
 
 
 def _fed(learner: Learner, inputs: Inputs, found: Compared) -> Compared:

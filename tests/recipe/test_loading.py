@@ -9,8 +9,8 @@ from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.knobs import SamplingKnobs
 from fastdistill_ray.objectives import OBJECTIVES
 from fastdistill_ray.recipe.box import BoxRecipe
-from fastdistill_ray.recipe.fields import describe_fields
 from fastdistill_ray.recipe.derived import students
+from fastdistill_ray.recipe.fields import describe_fields
 from fastdistill_ray.recipe.loading import (
     dump_recipe,
     load_any,

@@ -89,7 +89,7 @@ def loss_and_gradients_by_definition(
                 total = total - share * coefficient * logprob.mean() / alike
             elif isinstance(objective, Sft):
                 total = total - one.weight * logprob.sum()
-            elif objective.needs.across:
+            elif objective.needs.across and not isinstance(objective, Opd):
                 moved = 0.0
                 if isinstance(objective, MultiLevelOt):
                     values, logs, moved = levels_by_definition(objective, logits, other, one)
@@ -211,6 +211,8 @@ def on_policy(objective: Opd, logits: Tensor, other: Tensor, one: TrainCompletio
     if objective.form == "full":
         kind, share = objective.divergence, objective.share
         return by_definition(lp.exp(), lq.exp(), kind, share).sum()
+    if objective.form == "chunks":
+        return chunk_by_chunk(objective, logits, other, one)
     own, its = _of_labels(logits, one.token_ids), _of_labels(other, one.token_ids)
     written = torch.from_numpy(one.signals.values[:, 0]).double()
     now = (own - written).exp()
@@ -233,6 +235,20 @@ def on_policy(objective: Opd, logits: Tensor, other: Tensor, one: TrainCompletio
         if label not in top:
             total = total + _sloped(ratio[t] * (apart[t] - c), own[t])
         total = total + c
+    return total
+
+
+def chunk_by_chunk(objective: Opd, logits: Tensor, other: Tensor, one: TrainCompletion) -> Tensor:
+    """Of a completion, span by span."""
+    own = _of_labels(logits, one.token_ids)
+    its = _of_labels(other, one.reading.token_ids)
+    written = torch.from_numpy(one.signals.values[:, 0]).double()
+    total = torch.zeros((), dtype=torch.float64)
+    ends = [*one.reading.starts[1:], (len(own), len(its))]
+    for (a, c), (b, d) in zip(one.reading.starts, ends, strict=True):
+        said = own[a:b].sum()
+        ratio = (said - written[a:b].sum()).detach().exp().clamp(max=objective.max_ratio)
+        total = total + _sloped(ratio * (said.detach() - its[c:d].sum()), said)
     return total
 
 

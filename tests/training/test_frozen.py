@@ -53,6 +53,8 @@ KNOBS |= {
         {"form": "full"},
         {"form": "full", "divergence": "jsd", "share": 0.3, "reward": 2.0},
         {"form": "topk", "k": 5},
+        {"form": "chunks"},
+        {"form": "chunks", "max_ratio": 1.2, "reward": 0.5},
         {"form": "minillm"},
     ],
     "distillm2": [{}, {"skew": 0.6, "beta": 1.5}],
