@@ -18,9 +18,9 @@ from fastdistill_ray.generation.outputs import RawCompletion, Reply, with_comple
 
 
 class ScriptedEngine:
-    """`extra`: seconds_per_request; share_correct of the completions (0.5); and, by problem id,
-    `kills`: at whose request the process ends, `fails`: that are answered with an error, `hangs`:
-    that are never answered, `waits`: for a file each. `log`: a file to which the id of each
+    """`extra`: seconds_per_request; share_correct of the completions (0.5); `wrong`: answers of the
+    others; and, by problem id, `kills`: at whose request the process ends, `fails`: that are
+    answered with an error, `hangs`: that are never answered, `waits`: for a file each. `log`: a file to which the id of each
     answered problem is added. `mib_per_request`: held while one is asked. `dies_at_start`."""
 
     def __init__(self, spec: EngineSpec, count_correct: CountCorrect) -> None:
@@ -30,6 +30,7 @@ class ScriptedEngine:
             os._exit(9)
         self.seconds = float(spec.engine.extra.get("seconds_per_request", 0.0))
         self.share_correct = float(spec.engine.extra.get("share_correct", 0.5))
+        self.wrong: list[str] = spec.engine.extra.get("wrong", ["no idea"])
         self.faults = {
             name: set(spec.engine.extra.get(name, ())) for name in ("kills", "fails", "hangs")
         }
@@ -73,7 +74,7 @@ class ScriptedEngine:
         draw = random.Random(seed)
         right = draw.random() < self.share_correct
         thought = f"at {temperature:g} " + "so " * draw.randint(1, 12)
-        said = reference if right else "no idea"
+        said = reference if right else draw.choice(self.wrong)
         text = f"<think>{thought}</think>\n<answer>\\boxed{{{said}}}</answer>"
         token_ids = np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32) + 5
         token_ids = token_ids[: self.spec.sampling.max_new_tokens]

@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from fastdistill_ray.groups.rewriting import RewriteKnobs
 from fastdistill_ray.knobs import Knobs
 from fastdistill_ray.objectives import OBJECTIVES, Objective
 from fastdistill_ray.prompts import PromptKnobs
@@ -69,6 +70,12 @@ class ComparedStudent(Knobs):
         description="What the completions of `writer` are judged by: gold and vote as "
         "reward.reference has them; 'none': every group is kept, right or wrong, and nothing but "
         "its texts is trained on; not set: reward.reference.",
+    )
+    rewrite: RewriteKnobs | None = Field(
+        default=None,
+        description="Where the answers of `writer` to a problem differ, the student as it begins "
+        "answers it anew after reading one of them and how often each was given, and is trained on "
+        "that; none: on all that `writer` wrote.",
     )
     problems: Part = Field(
         default=WHOLE,

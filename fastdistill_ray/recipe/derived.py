@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 from fastdistill_ray.evaluation.gaps import Gap
 from fastdistill_ray.evaluation.knobs import Model
 from fastdistill_ray.generation.knobs import EndpointKnobs, EngineKnobs, TeacherKnobs
+from fastdistill_ray.groups.rewriting import RewriteKnobs
 from fastdistill_ray.objectives import Objective
 from fastdistill_ray.objectives.contract import Needs
 from fastdistill_ray.prompts import Prompted
@@ -27,6 +28,7 @@ class StudentSpec(NamedTuple):
     rounds: RoundsKnobs | None
     writer: str  # the name of the student whose texts it is trained on; "": the teachers'
     labels: Literal["gold", "vote", "none"] | None  # of those; None: reward.reference
+    rewrite: RewriteKnobs | None  # how it makes texts of its own of them
     problems: tuple[float, float]  # the part of them that it is trained on
     teacher: str  # the name of the student that is its teacher; "": the recipe's own
     start: str  # the name of the student that it begins as; "": its model
@@ -102,6 +104,7 @@ def students(recipe: Recipe) -> list[StudentSpec]:
         rounds=recipe.rounds,
         writer="",
         labels=None,
+        rewrite=None,
         problems=WHOLE,
         teacher="",
         start="",
@@ -126,6 +129,7 @@ def students(recipe: Recipe) -> list[StudentSpec]:
                 rounds=other.rounds,
                 writer=other.writer,
                 labels=other.labels,
+                rewrite=other.rewrite,
                 problems=other.problems,
                 teacher=other.teacher,
                 start=other.start,

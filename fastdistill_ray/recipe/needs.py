@@ -182,8 +182,18 @@ def writer_errors(recipe: Recipe) -> list[str]:
                 f"{section}.labels: it says how what `writer` wrote is judged; set writer, or "
                 "leave it out"
             )
+        if student.rewrite and not (student.writer and student.labels == "none"):
+            errors.append(
+                f"{section}.rewrite: what the student makes of a writer's texts, right or wrong; "
+                "set writer, and labels: none"
+            )
         if not student.writer:
             continue
+        if student.rewrite and sampling.n < 2:
+            errors.append(
+                f"sampling.n: {sampling.n} answer of a problem shows no doubt, which "
+                f"{section}.rewrite asks for; draw several"
+            )
         if student.labels == "none" and getattr(student.objective, "on", "") != "all":
             errors.append(
                 f"{section}.labels: none says of no text whether it is right, which "

@@ -56,6 +56,7 @@ from fastdistill_ray.report.page import (
 )
 from fastdistill_ray.report.provenance import provenance_blocks
 from fastdistill_ray.report.reading import Contents, read_run
+from fastdistill_ray.report.rewrites import rewrite_blocks
 from fastdistill_ray.report.stages import find_troubles, stage_blocks, status_sentence
 from fastdistill_ray.report.tables import (
     adherence_blocks,
@@ -153,6 +154,7 @@ def _group_blocks(run: Contents) -> list[Block]:
         ),
         _dropped_table(groups, PAPER_KEPT.get(run.recipe["task"]["name"])),
         *vote_blocks(run),
+        *rewrite_blocks(run),
         *_reward_figure(groups),
         *_score_figure(groups),
     ]

@@ -22,6 +22,35 @@ class Voted(NamedTuple):
     judgements: list[Judgement]  # by the vote
 
 
+class Cluster(NamedTuple):
+    answer: str
+    places: list[int]  # of the completions that give it
+
+
+def clusters_of(group: ToScore, judge: Judge) -> list[Cluster]:
+    """Completions of equal answers, in the order in which each was given first; those whose answer
+    cannot be read are of none."""
+    return _clusters(group, _answers(group, judge), judge)
+
+
+def _answers(group: ToScore, judge: Judge) -> list[Judgement]:
+    return [_read(group, place, judge) for place in range(len(group.responses))]
+
+
+def _clusters(group: ToScore, answers: list[Judgement], judge: Judge) -> list[Cluster]:
+    found: list[Cluster] = []
+    for place, one in enumerate(answers):
+        if not one.answer:
+            continue
+        for cluster in found:
+            if _is_same(group, cluster.answer, one.answer, judge):
+                cluster.places.append(place)
+                break
+        else:
+            found.append(Cluster(one.answer, [place]))
+    return found
+
+
 def hold_vote(group: ToScore, judge: Judge) -> Voted:
     """A completion is right that gives the answer most give; the reference decides nothing.
 
@@ -29,20 +58,10 @@ def hold_vote(group: ToScore, judge: Judge) -> Voted:
     many give another answer, the one that was given first is taken: its agreement is at most one
     half.
     """
-    answers = [_read(group, place, judge) for place in range(len(group.responses))]
-    kinds: list[list[int]] = []  # places of equal answers
-    for place, one in enumerate(answers):
-        if not one.answer:
-            continue
-        for members in kinds:
-            if _is_same(group, answers[members[0]].answer, one.answer, judge):
-                members.append(place)
-                break
-        else:
-            kinds.append([place])
-    most = max(kinds, key=len, default=[])
-    num_votes = sum(map(len, kinds))
-    answer = answers[most[0]].answer if most else ""
+    answers = _answers(group, judge)
+    kinds = _clusters(group, answers, judge)
+    answer, most = max(kinds, key=lambda one: len(one.places), default=Cluster("", []))
+    num_votes = sum(len(one.places) for one in kinds)
     vote = Vote(
         answer=answer,
         num_votes=num_votes,

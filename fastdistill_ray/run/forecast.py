@@ -20,7 +20,7 @@ from fastdistill_ray.run.inputs import check_task
 from fastdistill_ray.run.paid import AGAIN, check_not_paid_twice, cost, sources_of
 from fastdistill_ray.run.plan import describe
 from fastdistill_ray.run.rates import Rates
-from fastdistill_ray.run.stages import SELECTED, SIGNALS, TRAIN, WRITTEN, Stages
+from fastdistill_ray.run.stages import REWRITTEN, SELECTED, SIGNALS, TRAIN, WRITTEN, Stages
 from fastdistill_ray.run_files import METRICS, seed_name
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks import words_in_a_row
@@ -28,7 +28,7 @@ from fastdistill_ray.tasks.problem_file import ProblemFile
 
 UNCHANGED = "nothing of it is there"
 ANSWERS, OVERLAPS = "answers", "overlaps"  # kinds of stages
-AFTER_GROUPS = (TRAIN, SIGNALS, SELECTED, WRITTEN)
+AFTER_GROUPS = (TRAIN, SIGNALS, SELECTED, WRITTEN, REWRITTEN)
 # By verb, what stages begin with that it does not come to.
 NOT_OF = {
     "generate": (*AFTER_GROUPS, OVERLAPS, ANSWERS),
@@ -152,8 +152,9 @@ def _training_lines(
     before: dict[str, Stage] = {}  # several trainings may have one in common
     for training in student.trainings:
         if student.writer:
-            stage = Stages(recipe, run).groups_of(training, train)
-            before[stage.name] = stage
+            stages = Stages(recipe, run)
+            for stage in (stages.written(training, train), stages.groups_of(training, train)):
+                before[stage.name] = stage
         if student.objective.needs.signal:
             stage = Stages(recipe, run).signals(training, train)
             before[stage.name] = stage

@@ -19,8 +19,10 @@ from fastdistill_ray.recipe.derived import (
     selection_of,
     speaker_of,
 )
+from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.rewards.selection import Judging, is_in
 from fastdistill_ray.run.folder import RunFolder
+from fastdistill_ray.run.rewriting import AGAIN, FIRST, Rewriting, greedy, rewrite
 from fastdistill_ray.run.rounds import count_written
 from fastdistill_ray.run_files import StageResult
 from fastdistill_ray.scoring.engine import ScoringSpec
@@ -55,7 +57,8 @@ def groups_for(run: RunFolder, training: Training, problems: ProblemFile) -> Pla
     former student writes."""
     recipe, student = run.recipe, training.student
     if student.writer:
-        return _written_for(run, training, problems)
+        written = _written_for(run, training, problems)
+        return _rewritten_for(run, training, written, problems) if student.rewrite else written
     groups = run.enter(run.stages.groups(problems))
     if not student.has_own_selection:
         return groups
@@ -70,9 +73,9 @@ def _written_for(run: RunFolder, training: Training, problems: ProblemFile) -> P
     writer = TeacherKnobs(
         model=former.weights, prompt=recipe.student.prompt, engine=recipe.evaluation.engine
     )
-    pools = recipe.pools.model_copy(update={"teacher": recipe.pools.of_writer, "teachers": []})
+    pools = _pools_of_writer(recipe)
     return run.stage(
-        run.stages.groups_of(training, problems),
+        run.stages.written(training, problems),
         write_as_teacher,
         problems,
         student.problems,
@@ -82,6 +85,41 @@ def _written_for(run: RunFolder, training: Training, problems: ProblemFile) -> P
         pools,
         pools=pools.of_groups(1),
     )
+
+
+def _pools_of_writer(recipe: Recipe) -> PoolsKnobs:
+    return recipe.pools.model_copy(update={"teacher": recipe.pools.of_writer, "teachers": []})
+
+
+def _rewritten_for(
+    run: RunFolder, training: Training, written: Place, problems: ProblemFile
+) -> Place:
+    recipe, student = run.recipe, training.student
+    assert student.rewrite
+    begun = begun_as(run, training, problems)
+    asked = TeacherKnobs(
+        model=begun.weights if begun else student.model,
+        prompt=recipe.student.prompt,
+        engine=recipe.evaluation.engine,
+    )
+    pools = _pools_of_writer(recipe)
+    rewriting = Rewriting(
+        asked, student.rewrite, greedy(recipe.sampling), judging_by_writer(recipe, student), pools
+    )
+    stage = run.stages.groups_of(training, problems)
+    return run.stage(stage, rewrite, written, problems, rewriting, pools=pools.of_groups(1))
+
+
+def texts_for(run: RunFolder, training: Training, problems: ProblemFile) -> list[Place]:
+    """The stores of all that students wrote for a training, once its groups are there."""
+    student = training.student
+    if not student.writer:
+        return []
+    written = run.enter(run.stages.written(training, problems))
+    if not student.rewrite:
+        return [written]
+    own = run.enter(run.stages.groups_of(training, problems))
+    return [written, *(own / name for name in (FIRST, AGAIN) if (own / name).is_dir())]
 
 
 def write_as_teacher(
@@ -105,10 +143,12 @@ def write_as_teacher(
     return curate(asked, [writer], sampling, judging, pools, [], out=out)
 
 
-def train_on_written(job: TrainJob, groups: Place, pool: PoolKnobs, *, out: Place) -> StageResult:
-    """As `train`; its result also counts what the former student has written for it."""
+def train_on_written(
+    job: TrainJob, texts: list[Place], pool: PoolKnobs, *, out: Place
+) -> StageResult:
+    """As `train`; its result also counts what students have written for it, stores of `texts`."""
     result = train(job, pool, out=out)
-    count_written(result, groups)
+    count_written(result, texts)
     return result
 
 

@@ -49,6 +49,7 @@ from fastdistill_ray.run.given import (
     groups_for,
     last_of,
     signals_for,
+    texts_for,
     train_on_written,
     trials_of,
 )
@@ -176,7 +177,8 @@ def _train(run: RunFolder, training: Training, problems: ProblemFile) -> list[Tr
         stage = run.stages.training(training, problems)  # its signals are there by now
         out = run.enter(stage)
         job = _job(run, training, problems, plan, total_steps, start)
-        work = partial(train_on_written, job, groups) if student.writer else partial(train, job)
+        texts = texts_for(run, training, problems)
+        work = partial(train_on_written, job, texts) if texts else partial(train, job)
         pools = [recipe.pools.student]
     trackers = Trackers(
         recipe.tracking, out, f"{recipe.name}/{stage.label}", recipe_of(recipe, training)

@@ -113,13 +113,13 @@ def train_in_rounds(job: TrainJob, written: Written, pool: PoolKnobs, *, out: Pl
     with writer(written, out / GROUPS):
         result = train(job, pool, out=out)
     (out / POLICIES).remove_tree()
-    count_written(result, out / GROUPS)
+    count_written(result, [out / GROUPS])
     return result
 
 
-def count_written(result: StageResult, groups: Place) -> None:
-    """Adds to a training's result what a student has written for it."""
-    commits = list(Store(groups).commits())
+def count_written(result: StageResult, texts: list[Place]) -> None:
+    """Adds to a training's result what students have written for it, in these stores."""
+    commits = [commit for store in texts for commit in Store(store).commits()]
     result.facts["written_tokens"] = sum(commit.num_tokens for commit in commits)
     result.facts["written_prompt_tokens"] = sum(commit.prompt_tokens for commit in commits)
 

@@ -30,7 +30,7 @@ from fastdistill_ray.tasks.source import HUB
 from fastdistill_ray.training.texts import generation_eos
 
 PAID = ("teacher", "teachers", "sampling")  # sections that decide what a teacher writes
-SELECTED, WRITTEN = "selected_groups", "student_groups"
+SELECTED, WRITTEN, REWRITTEN = "selected_groups", "student_groups", "rewritten_groups"
 SIGNALS, TRAIN = "signals", "train"
 PROBLEMS = "the problems of task"
 AS_SAMPLED = {"max_new_tokens", "loop_repeats", "seed"}  # of `sampling`, how students write too
@@ -62,7 +62,8 @@ class Stages:
         the problems, or what a former student writes."""
         student = training.student
         if student.writer:
-            return self._written(training, problems)
+            written = self.written(training, problems)
+            return self._rewritten(training, written, problems) if student.rewrite else written
         groups = self.groups(problems)
         if not student.has_own_selection:
             return groups
@@ -71,7 +72,7 @@ class Stages:
         inputs = {"groups": self._id(groups)}
         return Stage(SELECTED, _label(student), sections, inputs)
 
-    def _written(self, training: Training, problems: ProblemFile) -> Stage:
+    def written(self, training: Training, problems: ProblemFile) -> Stage:
         """The completions of a former student, judged, rewarded and selected."""
         recipe, student = self.recipe, training.student
         judging = judging_by_writer(recipe, student)
@@ -88,6 +89,24 @@ class Stages:
         }
         label = "-".join(filter(None, [f"by_{former.label}", _label(student)]))
         return Stage(WRITTEN, label, sections, inputs)
+
+    def _rewritten(self, training: Training, written: Stage, problems: ProblemFile) -> Stage:
+        """What the student itself makes of these, as it begins."""
+        recipe, student = self.recipe, training.student
+        sections = {
+            "rewrite": student.rewrite,
+            "student.prompt": recipe.student.prompt,
+            "evaluation.engine": recipe.evaluation.engine,
+            **judging_by_writer(recipe, student)._asdict(),
+        }
+        drawn = recipe.sampling.model_dump(include=AS_SAMPLED)
+        sections |= {f"sampling.{name}": value for name, value in drawn.items()}
+        inputs = {"groups": self._id(written), "student.model": model_identity(student.model)}
+        if student.start:
+            former = training.of(former_student(recipe, student.start))
+            inputs[f"{student.section}.start"] = self._id(self.training(former, problems))
+        paths = {"rewrite": f"{student.section}.rewrite"}
+        return Stage(REWRITTEN, written.label, sections, inputs, paths)
 
     def training(self, training: Training, problems: ProblemFile) -> Stage:
         recipe, student = self.recipe, training.student

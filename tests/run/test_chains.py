@@ -154,3 +154,60 @@ def reverse_kl(base: str, former: str, run, second) -> float:
                 total += (lq.exp() * (lq - lp)).sum().item()
                 num_tokens += len(ids)
     return total / num_tokens
+
+
+def test_student_rewrites_what_its_writer_is_not_sure_of(tmp_path, head):
+    model = make_tiny_model(str(tmp_path / "model"))
+    scripted = {"kind": "scripted", "extra": {"wrong": ["1000001"]}}
+    recipe = tiny_recipe(
+        model,
+        objective={"kind": "sft"},
+        sampling={"n": 6},
+        training={"epochs": 1},
+        evaluation={"engine": scripted},
+        compare={
+            "students": [
+                {"kind": "sft", "name": "alice", "on": "all", "writer": "sft", "labels": "none"}
+                | {"rewrite": {}},
+            ],
+            "baselines": [],
+        },
+    )
+    run = tmp_path / "run"
+    file = write_recipe(tmp_path, recipe)
+    run_job("distill", file, run, head)
+
+    own = stage_folder(run, "rewritten_groups")
+    groups = {row["problem_id"]: row for table in Store(own).tables() for row in table.to_pylist()}
+    (written,) = (run / "stages/student_groups").glob("*")
+    writers = {
+        row["problem_id"]: row for table in Store(written).tables() for row in table.to_pylist()
+    }
+    facts = json.loads((own / "manifest.json").read_text())["facts"]
+    assert facts["original"] + facts["rewritten"] == len(groups)
+    assert facts["rewritten"] > 0, "several answers of a problem differ"
+    asked = {
+        row["problem_id"]: row
+        for table in Store(own / "rewritten_answers").tables()
+        for row in table.to_pylist()
+    }
+    for key, group in groups.items():
+        assert group["question"] == writers[key]["question"]
+        (text,) = (one["text"] for one in group["completions"])
+        if key in asked:
+            assert text == asked[key]["completions"][0]["text"]
+            assert "1000001 " in asked[key]["question"]
+            assert group["question"] in asked[key]["question"]
+        else:
+            assert text in [one["text"] for one in writers[key]["completions"]]
+    trained = [
+        key
+        for line in lines_of(stage_folder(run, "train", "alice") / "steps.jsonl")
+        for key in line["group_ids"]
+    ]
+    assert sorted(trained) == sorted(groups)
+    stores = [written, own / "first_answers", own / "rewritten_answers"]
+    tokens = sum(commit.num_tokens for store in stores for commit in Store(store).commits())
+    trials = json.loads((run / "choose.json").read_text())["trials"]
+    assert {one["student"]: one["written_tokens"] for one in trials} == {"sft": 0, "alice": tokens}
+    assert "Rewritten texts" in (run / "report.md").read_text()
