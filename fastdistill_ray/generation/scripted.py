@@ -20,8 +20,8 @@ from fastdistill_ray.generation.outputs import RawCompletion, Reply, with_comple
 class ScriptedEngine:
     """`extra`: seconds_per_request; share_correct of the completions (0.5); `wrong`: answers of the
     others; and, by problem id, `kills`: at whose request the process ends, `fails`: that are
-    answered with an error, `hangs`: that are never answered, `waits`: for a file each. `log`: a file to which the id of each
-    answered problem is added. `mib_per_request`: held while one is asked. `dies_at_start`."""
+    answered with an error, `hangs`: that are never answered, `waits`: for a file each. `log`: a
+    file to which the id of each answered problem is added. `mib_per_request`: held while one is asked. `dies_at_start`."""
 
     def __init__(self, spec: EngineSpec, count_correct: CountCorrect) -> None:
         assert isinstance(spec.engine, EngineKnobs)
