@@ -10,6 +10,7 @@ from fastdistill_ray.report.sections import write_report
 from fastdistill_ray.report.summary import summary
 from fastdistill_ray.run.driver import Job, main
 from fastdistill_ray.run.pipeline import (
+    add_problems,
     choose_students,
     evaluate_models,
     generate_and_train,
@@ -21,6 +22,7 @@ def distill(job: Job) -> None:
     run = job.run
     problems = prepare_problems(run)
     job.check(problems)
+    problems = add_problems(run, problems)
     trials = generate_and_train(run, problems["train"])
     chosen = choose_students(run, trials, problems["validation"])
     evaluate_models(run, chosen, [problems["test"], problems["ood"]])

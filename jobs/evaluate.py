@@ -3,6 +3,7 @@
 from fastdistill_ray.run.driver import Job, main
 from fastdistill_ray.run.needed import check_trainings
 from fastdistill_ray.run.pipeline import (
+    add_problems,
     choose_students,
     evaluate_models,
     prepare_problems,
@@ -16,6 +17,7 @@ def evaluate(job: Job) -> None:
     check_trainings(run)
     problems = prepare_problems(run)
     job.check(problems)
+    problems = add_problems(run, problems)
     trials = train_students(run, problems["train"])
     chosen = choose_students(run, trials, problems["validation"])
     evaluate_models(run, chosen, [problems["test"], problems["ood"]])

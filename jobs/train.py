@@ -2,7 +2,12 @@
 
 from fastdistill_ray.run.driver import Job, main
 from fastdistill_ray.run.needed import check_groups
-from fastdistill_ray.run.pipeline import choose_students, prepare_problems, train_students
+from fastdistill_ray.run.pipeline import (
+    add_problems,
+    choose_students,
+    prepare_problems,
+    train_students,
+)
 from fastdistill_ray.run_files import STUDENTS
 
 
@@ -11,6 +16,7 @@ def train(job: Job) -> None:
     check_groups(run)
     problems = prepare_problems(run)
     job.check(problems)
+    problems = add_problems(run, problems)
     trials = train_students(run, problems["train"])
     for name in choose_students(run, trials, problems["validation"]):
         print(run.view / STUDENTS / name)

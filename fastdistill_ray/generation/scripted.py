@@ -21,7 +21,8 @@ class ScriptedEngine:
     """`extra`: seconds_per_request; share_correct of the completions (0.5); `wrong`: answers of the
     others; and, by problem id, `kills`: at whose request the process ends, `fails`: that are
     answered with an error, `hangs`: that are never answered, `waits`: for a file each. `log`: a
-    file to which the id of each answered problem is added. `mib_per_request`: held while one is asked. `dies_at_start`."""
+    file to which the id of each answered problem is added. `mib_per_request`: held while one is
+    asked. `dies_at_start`."""
 
     def __init__(self, spec: EngineSpec, count_correct: CountCorrect) -> None:
         assert isinstance(spec.engine, EngineKnobs)

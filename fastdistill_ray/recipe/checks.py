@@ -151,6 +151,11 @@ def _teacher_errors(student: StudentSpec) -> list[str]:
 
 def _vote_errors(recipe: Recipe, size: int) -> list[str]:
     """Of completions judged by each other; `size` is that of the recipe's groups."""
+    if recipe.reward.reference == "gold" and recipe.new_problems:
+        return [
+            "new_problems: nobody knows their answers, so that completions are judged by each "
+            "other; set reward.reference: vote"
+        ]
     if recipe.reward.reference == "gold":
         if recipe.task.unlabelled:
             return [

@@ -14,6 +14,7 @@ from fastdistill_ray.rewards.selection import SelectionKnobs
 from fastdistill_ray.rounds.knobs import RoundsKnobs
 from fastdistill_ray.scoring.knobs import ScorerKnobs
 from fastdistill_ray.tasks import TaskKnobs
+from fastdistill_ray.tasks.new_problems import NewProblemsKnobs
 from fastdistill_ray.training.knobs import OptimizerKnobs, StudentKnobs, TrainingKnobs
 from fastdistill_ray.training.trackers import TrackingKnobs
 
@@ -39,6 +40,11 @@ class Recipe(AnyRecipe):
 
     task: TaskKnobs
     teacher: TeacherKnobs
+    new_problems: NewProblemsKnobs | None = Field(
+        default=None,
+        description="The teacher makes further training problems of those of the task, whose "
+        "completions are judged by vote; none: it does not.",
+    )
     teachers: list[TeacherKnobs] = Field(
         default=[],
         description="Further teachers; each problem is written by one, by task and share.",

@@ -39,6 +39,7 @@ from fastdistill_ray.report.examples import (
 from fastdistill_ray.report.gaps import gap_blocks
 from fastdistill_ray.report.group_numbers import GroupNumbers
 from fastdistill_ray.report.model_card import write_cards
+from fastdistill_ray.report.new_problems import new_problem_blocks
 from fastdistill_ray.report.overlaps import overlap_blocks, overlap_warning
 from fastdistill_ray.report.page import (
     Block,
@@ -155,6 +156,7 @@ def _group_blocks(run: Contents) -> list[Block]:
         _dropped_table(groups, PAPER_KEPT.get(run.recipe["task"]["name"])),
         *vote_blocks(run),
         *rewrite_blocks(run),
+        *new_problem_blocks(run),
         *_reward_figure(groups),
         *_score_figure(groups),
     ]

@@ -44,6 +44,7 @@ from fastdistill_ray.run.paid import (
 from fastdistill_ray.run.precision import check_precision
 from fastdistill_ray.run.room import check_room
 from fastdistill_ray.run.signals import GOES_ON, Stopped, say, signals_raise_stopped
+from fastdistill_ray.run.stages import training_problems
 from fastdistill_ray.run.validation import check_models, check_problems, check_sources
 from fastdistill_ray.run.waiting import wait_for_nodes
 from fastdistill_ray.run_files import MEMORY, write_json
@@ -84,8 +85,9 @@ class Job(AnyJob[RunFolder]):
         is this recipe's."""
         recipe, run = self.run.recipe, self.run
         check_models(recipe)
-        groups = run.stages.groups(problems["train"])
-        check_not_paid_twice(run.path, groups, recipe, len(problems["train"]), self.again)
+        train = training_problems(run.path, recipe) or problems["train"]
+        groups = run.stages.groups(train)
+        check_not_paid_twice(run.path, groups, recipe, len(train), self.again)
         if SET_ASIDE in self.again:
             ask_set_aside_again(run.path, groups)
         if not run.is_complete(groups):
@@ -95,12 +97,12 @@ class Job(AnyJob[RunFolder]):
         wait_for_nodes(recipe)
         doctor.check_labels(recipe, [node["Labels"] for node in ray.nodes() if node["Alive"]])
         doctor.check_shared_folder(run.path)
-        if untrained(run, problems["train"]):
+        if untrained(run, train):
             student_checks.check_students(recipe)  # seconds: after all that takes none
         check_precision(recipe)
         check_engines(recipe)
         estimates = check_memory(recipe)
-        self.room_needed = check_room(run, problems)
+        self.room_needed = check_room(run, {**problems, "train": train})
         self.claim()
         planned = {model: estimate._asdict() for model, estimate in estimates.items()}
         write_json(run.view / MEMORY, planned)

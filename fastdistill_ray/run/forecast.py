@@ -20,7 +20,15 @@ from fastdistill_ray.run.inputs import check_task
 from fastdistill_ray.run.paid import AGAIN, check_not_paid_twice, cost, sources_of
 from fastdistill_ray.run.plan import describe
 from fastdistill_ray.run.rates import Rates
-from fastdistill_ray.run.stages import REWRITTEN, SELECTED, SIGNALS, TRAIN, WRITTEN, Stages
+from fastdistill_ray.run.stages import (
+    REWRITTEN,
+    SELECTED,
+    SIGNALS,
+    TRAIN,
+    WRITTEN,
+    Stages,
+    training_problems,
+)
 from fastdistill_ray.run_files import METRICS, seed_name
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks import words_in_a_row
@@ -68,12 +76,11 @@ def check_run(recipe: Recipe, run: Place, again: list[str], *, is_here: bool) ->
     """UserError where the recipe's problems cannot be had, files being those of this machine where
     `is_here`, or where it would ask a teacher again for what this run has paid for."""
     stages = Stages(recipe, run)
+    file = training_problems(run, recipe)
     problems = find(run, stages.problems())
-    if problems and problems.is_complete:
-        file = ProblemFile(problems.folder / "train.parquet")
-        if reads_groups(recipe):
-            check_not_paid_twice(run, stages.groups(file), recipe, len(file), again)
-    elif is_here:
+    if file and reads_groups(recipe):
+        check_not_paid_twice(run, stages.groups(file), recipe, len(file), again)
+    elif is_here and not (problems and problems.is_complete):
         check_task(recipe.task)
 
 
@@ -86,7 +93,13 @@ def _lines(recipe: Recipe, run: Place, rates: Rates) -> Iterator[tuple[str, str]
         yield "all others", "new, with the problems"
         return
     files = {split: ProblemFile(found.folder / f"{split}.parquet") for split in SPLITS}
-    train = files["train"]
+    if recipe.new_problems:
+        stage = stages.new_problems(files["train"])
+        yield stage.name, _state(run, stage, rates, len(files["train"]), "problems")
+    train = training_problems(run, recipe)
+    if train is None:
+        yield "all others", "new, with the new problems"
+        return
     if reads_groups(recipe):
         yield _groups_line(recipe, run, stages.groups(train), train, rates)
     trials: dict[str, list[Trial]] = {}

@@ -6,13 +6,14 @@ No Ray, no torch: asked before a cluster is.
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.recipe.derived import reads_groups, students
 from fastdistill_ray.run.folder import RunFolder
-from fastdistill_ray.run.graph import Stage, find, nearest
+from fastdistill_ray.run.graph import Stage, nearest
+from fastdistill_ray.run.stages import training_problems
 from fastdistill_ray.tasks.problem_file import ProblemFile
 
 
 def check_groups(run: RunFolder) -> None:
     """UserError unless the groups of this recipe are complete."""
-    problems = _problems(run)
+    problems = training_problems(run.path, run.recipe)
     if problems is None:
         raise _missing(run, None, "it holds no groups of this recipe", "generate")
     if not reads_groups(run.recipe):
@@ -24,7 +25,7 @@ def check_groups(run: RunFolder) -> None:
 
 def check_trainings(run: RunFolder) -> None:
     """UserError unless every training of this recipe is complete."""
-    problems = _problems(run)
+    problems = training_problems(run.path, run.recipe)
     if problems is None:
         raise _missing(run, None, "it holds no student of this recipe", "train")
     if missing := untrained(run, problems):
@@ -42,14 +43,6 @@ def untrained(run: RunFolder, problems: ProblemFile) -> list[Stage]:
         for training in student.trainings
     ]
     return [stage for stage in stages if not run.is_complete(stage)]
-
-
-def _problems(run: RunFolder) -> ProblemFile | None:
-    """Those to train on, where they are there."""
-    found = find(run.path, run.stages.problems())
-    if found is None or not found.is_complete:
-        return None
-    return ProblemFile(found.folder / "train.parquet")
 
 
 def _missing(run: RunFolder, stage: Stage | None, what: str, verb: str) -> UserError:

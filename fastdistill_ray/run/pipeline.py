@@ -55,10 +55,12 @@ from fastdistill_ray.run.given import (
 )
 from fastdistill_ray.run.graph import find
 from fastdistill_ray.run.inputs import write_tasks
+from fastdistill_ray.run.new_problems import write_new_problems
 from fastdistill_ray.run.overlaps import look_for_overlaps
 from fastdistill_ray.run.paid import sources_of
 from fastdistill_ray.run.rounds import plan_rounds, share_right, train_in_rounds
 from fastdistill_ray.run.signals import ask_first
+from fastdistill_ray.run.stages import TRAINING_FILE
 from fastdistill_ray.run.tracking import recipe_of, tell_trackers
 from fastdistill_ray.run_files import (
     CARD,
@@ -73,6 +75,7 @@ from fastdistill_ray.run_files import (
 )
 from fastdistill_ray.storage.folders import copy
 from fastdistill_ray.storage.place import Place
+from fastdistill_ray.tasks import words_in_a_row
 from fastdistill_ray.tasks.problem_file import ProblemFile
 from fastdistill_ray.training.job import TrainJob, train
 from fastdistill_ray.training.knobs import HeldOutKnobs
@@ -87,6 +90,26 @@ def prepare_problems(run: RunFolder) -> dict[Split, ProblemFile]:
 
 def problems_in(folder: Place) -> dict[Split, ProblemFile]:
     return {split: ProblemFile(folder / f"{split}.parquet") for split in SPLITS}
+
+
+def add_problems(run: RunFolder, problems: dict[Split, ProblemFile]) -> dict[Split, ProblemFile]:
+    """With the training problems that the teacher makes of those of the task, if it does."""
+    recipe = run.recipe
+    if not recipe.new_problems:
+        return problems
+    folder = run.stage(
+        run.stages.new_problems(problems["train"]),
+        write_new_problems,
+        problems["train"],
+        [problems[split] for split in SPLITS if split != "train"],
+        recipe.teacher,
+        recipe.new_problems,
+        recipe.sampling,
+        words_in_a_row(recipe.task),
+        recipe.pools,
+        pools=recipe.pools.of_groups(1),
+    )
+    return {**problems, "train": ProblemFile(folder / TRAINING_FILE)}
 
 
 def generate_groups(run: RunFolder, problems: ProblemFile) -> Place:

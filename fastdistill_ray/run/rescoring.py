@@ -15,9 +15,9 @@ from fastdistill_ray.run.folder import DRIVER, Clock, RunFolder, place_of_run
 from fastdistill_ray.run.graph import changes, find, made
 from fastdistill_ray.run.lease import lease
 from fastdistill_ray.run.paid import asked_part, sources_of
+from fastdistill_ray.run.stages import training_problems
 from fastdistill_ray.run_files import RECIPE
 from fastdistill_ray.storage.place import Place
-from fastdistill_ray.tasks.problem_file import ProblemFile
 
 
 def rescore_run(run_dir: str, overrides: list[str]) -> tuple[RunFolder, Place]:
@@ -34,12 +34,11 @@ def rescore_run(run_dir: str, overrides: list[str]) -> tuple[RunFolder, Place]:
 
 def _rescore(run_dir: str, place: Place, overrides: list[str]) -> tuple[RunFolder, Place]:
     run = RunFolder(run_dir, load_recipe(place / RECIPE, overrides))
-    found = find(run.path, run.stages.problems())
-    if found is None or not found.is_complete:
+    problems = training_problems(run.path, run.recipe)
+    if problems is None:
         raise UserError(
             f"score {run_dir}: its problems are others or not complete; run generate first"
         )
-    problems = ProblemFile(found.folder / "train.parquet")
     stage = run.stages.groups(problems)
     sources = sources_of(run.path, stage)
     if not sources and find(run.path, stage) is None:

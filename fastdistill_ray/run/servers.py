@@ -7,6 +7,7 @@ from fastdistill_ray.rewards.llm_judge import SECTION
 from fastdistill_ray.rewards.scorer import LLM_JUDGE
 from fastdistill_ray.run.folder import RunFolder
 from fastdistill_ray.run.graph import find
+from fastdistill_ray.run.stages import training_problems
 from fastdistill_ray.tasks.problem_file import ProblemFile
 
 
@@ -31,8 +32,8 @@ def check_asked(run: RunFolder, verb: str) -> None:
 
 
 def _has_groups(run: RunFolder) -> bool:
-    problems = _problems(run)
-    return bool(problems) and run.is_complete(run.stages.groups(problems["train"]))
+    problems = training_problems(run.path, run.recipe)
+    return bool(problems) and run.is_complete(run.stages.groups(problems))
 
 
 def _has_answers(run: RunFolder) -> bool:
@@ -53,5 +54,5 @@ def _problems(run: RunFolder) -> dict[str, ProblemFile]:
     found = find(run.path, run.stages.problems())
     if found is None or not found.is_complete:
         return {}
-    splits = ("train", "test", "ood")
+    splits = ("test", "ood")
     return {split: ProblemFile(found.folder / f"{split}.parquet") for split in splits}

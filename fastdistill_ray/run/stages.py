@@ -31,8 +31,10 @@ from fastdistill_ray.training.texts import generation_eos
 
 PAID = ("teacher", "teachers", "sampling")  # sections that decide what a teacher writes
 SELECTED, WRITTEN, REWRITTEN = "selected_groups", "student_groups", "rewritten_groups"
-SIGNALS, TRAIN = "signals", "train"
+SIGNALS, TRAIN, NEW_PROBLEMS = "signals", "train", "new_problems"
 PROBLEMS = "the problems of task"
+TRAINING_FILE = "train.parquet"  # of the stages that make problems
+AS_DRAWN = {"top_p", "top_k", "min_p", "loop_repeats", "max_set_aside"}
 AS_SAMPLED = {"max_new_tokens", "loop_repeats", "seed"}  # of `sampling`, how students write too
 
 
@@ -48,6 +50,18 @@ class Stages:
         if task.ood:
             inputs["task.ood.path"] = dataset_identity(task.ood)
         return Stage("problems", "", {"task": task}, inputs)
+
+    def new_problems(self, problems: ProblemFile) -> Stage:
+        """The training problems and those that the teacher makes of them."""
+        recipe = self.recipe
+        drawn = recipe.sampling.model_dump(include=AS_DRAWN)
+        sections = {f"sampling.{name}": value for name, value in drawn.items()}
+        inputs = {
+            "problems": self._id(self.problems()),
+            "teacher.model": self._teacher(recipe.teacher),
+            PROBLEMS: problems.digest,
+        }
+        return Stage(NEW_PROBLEMS, "", {"new_problems": recipe.new_problems, **sections}, inputs)
 
     def groups(self, problems: ProblemFile) -> Stage:
         """The teachers' completions, judged, rewarded and selected."""
@@ -218,6 +232,19 @@ class Stages:
     def _id(self, stage: Stage) -> str:
         found = find(self.run, stage)
         return found.folder.name if found else "new"
+
+
+def training_problems(run: Place, recipe: Recipe) -> ProblemFile | None:
+    """Those that groups are made of, where they are all there."""
+    stages = Stages(recipe, run)
+    found = find(run, stages.problems())
+    if not found or not found.is_complete:
+        return None
+    file = ProblemFile(found.folder / TRAINING_FILE)
+    if not recipe.new_problems:
+        return file
+    made = find(run, stages.new_problems(file))
+    return ProblemFile(made.folder / TRAINING_FILE) if made and made.is_complete else None
 
 
 def _label(student: StudentSpec) -> str:

@@ -74,7 +74,7 @@ def test_student_is_asked_with_texts_as_they_are_whatever_braces_they_hold():
     assert "Another answer:\n<answer>\\boxed{5}</answer>\n" in asked.question
     assert "I answered 4 times: 5 2 times, 7 2 times. I am not sure of 5." in asked.question
     assert (asked.problem_id, asked.reference) == ("a", "1")
-    with pytest.raises(ValidationError, match="expected .other. in it"):
+    with pytest.raises(ValidationError, match=r"expected .other. in it"):
         RewriteKnobs(text="{question} {own} {uncertainty}")
 
 

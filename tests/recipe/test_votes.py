@@ -20,6 +20,10 @@ from fastdistill_ray.recipe.loading import parse_recipe
             "rounds: a student's own texts are judged by answers",
         ),
         (
+            {"new_problems": {}, "reward": {"reference": "gold"}},
+            "new_problems: nobody knows their answers",
+        ),
+        (
             {"task": {"unlabelled": True}, "reward": {"reference": "gold"}},
             "task.unlabelled: true needs completions to be judged without answers",
         ),
