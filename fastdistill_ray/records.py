@@ -121,6 +121,9 @@ COMPLETION = pa.struct(
         ("advantage", pa.float64()),
     ]
 )
+OTHER_PROMPT = pa.struct(
+    [("messages", pa.list_(MESSAGE)), ("prompt_token_ids", pa.list_(pa.int32()))]
+)
 PROBLEM_FIELDS = [
     ("problem_id", pa.string()),
     ("task", pa.string()),
@@ -139,6 +142,7 @@ REQUEST_SCHEMA = pa.schema(
         *PROBLEM_FIELDS,
         ("messages", pa.list_(MESSAGE)),
         ("prompt_token_ids", pa.list_(pa.int32())),
+        ("others", pa.list_(OTHER_PROMPT)),  # prompts of which further completions are drawn
         ("opening", pa.string()),  # what the prompt already holds of the assistant's own words
         ("end_id", pa.int32()),  # token with which a turn ends; null: EOS alone
         ("template_hash", pa.string()),  # of the chat template, system text and shots

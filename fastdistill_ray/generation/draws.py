@@ -14,11 +14,12 @@ CLOSING = "</answer>"
 
 
 class Draw(NamedTuple):
-    """Completions first, first + 1, ... of a problem, at one temperature."""
+    """Completions first, first + 1, ... of a problem, at one temperature and by one prompt."""
 
     first: int
     count: int  # pyright: ignore[reportIncompatibleMethodOverride]  # hides tuple.count
     temperature: float
+    prompt: int = 0  # 0: the row's own; else a place in its further ones, from 1
 
 
 class Part(NamedTuple):
@@ -33,11 +34,21 @@ Ask = Callable[[dict[str, Any], Draw], Awaitable[Part]]
 CountCorrect = Callable[[dict[str, Any], list[RawCompletion]], int]  # of a request's completions
 
 
-def draws(sampling: SamplingKnobs, done: int) -> list[Draw]:
-    """What is drawn next for a problem that has `done` completions."""
+def draws(sampling: SamplingKnobs, done: int, num_prompts: int = 1) -> list[Draw]:
+    """What is drawn next for a problem that has `done` completions; of each n in a row every prompt
+    has as many as the others, up to one."""
+
+    def how(k: int) -> tuple[float, int]:
+        return sampling.temperature_of(k), k % sampling.n * num_prompts // sampling.n
+
     numbers = range(done, min(done + sampling.n, sampling.most))
-    runs = (list(run) for _, run in groupby(numbers, key=sampling.temperature_of))
-    return [Draw(run[0], len(run), sampling.temperature_of(run[0])) for run in runs]
+    runs = (list(run) for _, run in groupby(numbers, key=how))
+    return [Draw(run[0], len(run), *how(run[0])) for run in runs]
+
+
+def as_asked(row: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """The row with the prompt of the draw."""
+    return {**row, **row["others"][draw.prompt - 1]} if draw.prompt else row
 
 
 class PartlyError(Exception):
@@ -62,8 +73,10 @@ async def reply_to(
     if sampling.max_n and done:
         num_correct = await asyncio.to_thread(count_correct, row, done)
     while len(done) < sampling.most and not (sampling.max_n and num_correct >= sampling.enough):
-        asked = draws(sampling, len(done))
-        came = await asyncio.gather(*(ask(row, draw) for draw in asked), return_exceptions=True)
+        asked = draws(sampling, len(done), 1 + len(row.get("others") or ()))
+        came = await asyncio.gather(
+            *(ask(as_asked(row, draw), draw) for draw in asked), return_exceptions=True
+        )
         parts = [part for part in came if isinstance(part, Part)]
         cost += sum(part.cost for part in parts)
         prompt_num_tokens = next((part.prompt_num_tokens for part in parts), prompt_num_tokens)

@@ -1,5 +1,7 @@
 """Who writes completions and how they are drawn: engines, endpoints, sampling. No Ray, no vLLM."""
 
+import math
+import random
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
@@ -112,6 +114,33 @@ class TeacherKnobs(Knobs):
         default=[], description="Takes only problems of these tasks; empty: of every task."
     )
 
+    prompts: list[PromptKnobs] = Field(
+        default=[],
+        description="Further prompts: the completions of a problem are divided among `prompt` and "
+        "these, so that a vote is on answers to several.",
+    )
+    shot_orders: int = Field(
+        default=1,
+        ge=1,
+        description="Orders of each prompt's worked examples, among which the completions of a "
+        "problem are divided; the first is that of the recipe, the others are seeded.",
+    )
+
+    @property
+    def all_prompts(self) -> list[PromptKnobs]:
+        """`prompt` as it is, then the others in the order in which completions are drawn."""
+        return [one for own in (self.prompt, *self.prompts) for one in self._in_orders(own)]
+
+    def _in_orders(self, prompt: PromptKnobs) -> list[PromptKnobs]:
+        found, seed = [prompt], 0
+        most = min(self.shot_orders, math.factorial(len(prompt.shots)))
+        while len(found) < most:
+            shots = list(prompt.shots)
+            random.Random(seed).shuffle(shots)
+            other, seed = prompt.model_copy(update={"shots": shots}), seed + 1
+            found += [other] if other not in found else []
+        return found
+
     @property
     def is_remote(self) -> bool:
         return self.endpoint is not None
@@ -207,7 +236,7 @@ def sampling_errors(sampling: SamplingKnobs) -> list[str]:
 
 def teacher_errors(name: str, teacher: TeacherKnobs, sampling: SamplingKnobs) -> list[str]:
     """What a teacher of the recipe's section `name` cannot do."""
-    engine, errors = teacher.engine, []
+    engine, errors = teacher.engine, _prompt_errors(name, teacher, sampling)
     if isinstance(engine, EndpointKnobs):
         if sampling.logprobs:
             errors.append(
@@ -221,6 +250,36 @@ def teacher_errors(name: str, teacher: TeacherKnobs, sampling: SamplingKnobs) ->
         errors.append(
             f"sampling.max_new_tokens: {sampling.max_new_tokens} leaves no room for the prompt in "
             f"{name}.engine.max_model_len = {engine.max_model_len}"
+        )
+    return errors
+
+
+def _prompt_errors(name: str, teacher: TeacherKnobs, sampling: SamplingKnobs) -> list[str]:
+    """Of a teacher that is asked by several prompts."""
+    own, errors = teacher.prompt, []
+    for place, other in enumerate(teacher.prompts):
+        if (own.template, own.template_args) != (other.template, other.template_args):
+            errors.append(
+                f"{name}.prompts.{place}.template: a problem's completions are of one chat "
+                f"template; set that of {name}.prompt"
+            )
+    for place, one in enumerate([own, *teacher.prompts]):
+        where = f"{name}.prompt" if not place else f"{name}.prompts.{place - 1}"
+        if teacher.shot_orders > math.factorial(len(one.shots)):
+            errors.append(
+                f"{name}.shot_orders: {len(one.shots)} worked examples of {where} have fewer than "
+                f"{teacher.shot_orders} orders"
+            )
+    number = len(teacher.all_prompts)
+    if number > sampling.n:
+        errors.append(
+            f"sampling.n: {sampling.n} completions cannot be of {number} prompts ({name}.prompts, "
+            "shot_orders); draw more"
+        )
+    if number > 1 and sampling.logprobs:
+        errors.append(
+            f"sampling.logprobs: those of several prompts ({name}.prompts, shot_orders) cannot be "
+            "told apart; set 0"
         )
     return errors
 

@@ -112,7 +112,8 @@ def without_arrays(batch: pa.Table) -> list[dict[str, Any]]:
     names = [field.name for field in structs.type if field.name != "token_ids"]
     kept = pa.StructArray.from_arrays([structs.field(name) for name in names], names=names)
     sizes = pc.list_value_length(completions).to_pylist()
-    rows = batch.drop_columns(["completions", "prompt_token_ids", *SIGNAL_NAMES]).to_pylist()
+    left = {"completions", "prompt_token_ids", "others", *SIGNAL_NAMES}
+    rows = batch.select([name for name in batch.column_names if name not in left]).to_pylist()
     found = iter(kept.to_pylist())
     return [
         {**row, "completions": [next(found) for _ in range(size)]}

@@ -1,8 +1,10 @@
 """Problems -> numbered requests: rendered for one model, seeded, assigned to a teacher."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import compress
+from operator import not_
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,6 +41,7 @@ class ProblemRequests:
     prompt: PromptKnobs
     seed: int
     max_prompt_tokens: int | None
+    others: tuple[PromptKnobs, ...] = ()  # of which further completions are drawn
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -46,7 +49,7 @@ class ProblemRequests:
     def take(self, numbers: np.ndarray) -> pa.Table:
         problems = self.problems.take(self.rows[numbers])
         tokenizer = tokenizer_of(self.model) if self.model else None
-        requests = build_requests(problems, self.prompt, tokenizer, self.seed)
+        requests = build_requests(problems, self.prompt, tokenizer, self.seed, self.others)
         if self.max_prompt_tokens is not None:
             requests, _ = split_by_length(requests, self.max_prompt_tokens)
         return pa.Table.from_pylist(requests, schema=REQUEST_SCHEMA)
@@ -59,21 +62,33 @@ def request_seed(seed: int, key: str) -> int:
 
 
 def build_requests(
-    problems: Iterable[Problem], prompt: PromptKnobs, tokenizer: Any, seed: int
+    problems: Iterable[Problem],
+    prompt: PromptKnobs,
+    tokenizer: Any,
+    seed: int,
+    others: Sequence[PromptKnobs] = (),
 ) -> list[dict[str, Any]]:
     """Problems rendered for one model, as rows of REQUEST_SCHEMA.
 
     No tokenizer: whoever is asked renders the messages itself, and there are no token ids.
     """
     written = written_by(tokenizer, prompt)._asdict()
+    if others:
+        hashes = [written_by(tokenizer, one).template_hash for one in (prompt, *others)]
+        written["template_hash"] = hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:16]
+
+    def asked(problem: Problem, prompt: PromptKnobs) -> dict[str, Any]:
+        messages = build_messages(problem.question, prompt, problem.options)
+        ids = render(messages, tokenizer, prompt) if tokenizer else []
+        return {"messages": messages, "prompt_token_ids": ids}
+
     rows = []
     for problem in problems:
-        messages = build_messages(problem.question, prompt, problem.options)
         rows.append(
             {
                 **{name: getattr(problem, name) for name, _ in PROBLEM_FIELDS},
-                "messages": messages,
-                "prompt_token_ids": render(messages, tokenizer, prompt) if tokenizer else [],
+                **asked(problem, prompt),
+                "others": [asked(problem, other) for other in others],
                 **written,
                 "seed": request_seed(seed, problem.problem_id),
             }
@@ -85,9 +100,14 @@ def build_requests(
 def split_by_length(
     rows: list[dict[str, Any]], max_prompt_tokens: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(rows whose prompt leaves room for a whole completion, the others)."""
-    fit = [row for row in rows if len(row["prompt_token_ids"]) <= max_prompt_tokens]
-    return fit, [row for row in rows if len(row["prompt_token_ids"]) > max_prompt_tokens]
+    """(rows whose prompts all leave room for a whole completion, the others)."""
+
+    def fits(row: dict[str, Any]) -> bool:
+        prompts = [one["prompt_token_ids"] for one in (row, *row["others"])]
+        return max(map(len, prompts)) <= max_prompt_tokens
+
+    is_fit = [fits(row) for row in rows]
+    return list(compress(rows, is_fit)), list(compress(rows, map(not_, is_fit)))
 
 
 def has_one_that_fits(requests: Requests) -> bool:

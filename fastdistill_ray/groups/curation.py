@@ -140,6 +140,7 @@ def _missing(
             None
             if isinstance(teacher.engine, EndpointKnobs)
             else teacher.engine.max_model_len - sampling.max_new_tokens,
+            tuple(teacher.all_prompts[1:]),
         )
         for place, teacher in enumerate(teachers)
     ]

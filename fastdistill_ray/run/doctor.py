@@ -98,6 +98,8 @@ def check_templates(recipe: Recipe) -> None:
         if not isinstance(teacher.engine, EndpointKnobs):
             tokenizer = tokenizer_of(teacher.model)
             check_prompt(field, teacher.model, tokenizer, prompt)
+            for place, other in enumerate(teacher.prompts):
+                check_prompt(f"{name}.prompts.{place}", teacher.model, tokenizer, other)
             openings[field] = written_by(tokenizer, prompt).opening
         elif prompt.template or prompt.template_args:
             raise UserError(
@@ -189,10 +191,15 @@ def check_shots(recipe: Recipe, problems: Mapping[Split, Problems]) -> None:
     if not (size := words_in_a_row(recipe.task)):
         return
     tested = runs_of_words(chain(problems["test"], problems["ood"]), size)
-    prompts = {name: teacher.prompt for name, teacher in all_teachers(recipe).items()}
-    prompts["student"] = recipe.student.prompt
+    prompts = {f"{name}.prompt": one.prompt for name, one in all_teachers(recipe).items()}
     prompts |= {
-        f"compare.baselines.{place}": other.prompt
+        f"{name}.prompts.{place}": other
+        for name, teacher in all_teachers(recipe).items()
+        for place, other in enumerate(teacher.prompts)
+    }
+    prompts["student.prompt"] = recipe.student.prompt
+    prompts |= {
+        f"compare.baselines.{place}.prompt": other.prompt
         for place, other in enumerate(recipe.compare.baselines)
         if isinstance(other, ComparedModel)
     }
@@ -200,7 +207,7 @@ def check_shots(recipe: Recipe, problems: Mapping[Split, Problems]) -> None:
         for place, shot in enumerate(prompt.shots):
             if found := overlaps(shot.question, tested, size):
                 raise UserError(
-                    f"{name}.prompt.shots.{place}: its question overlaps that of {min(found)}, "
+                    f"{name}.shots.{place}: its question overlaps that of {min(found)}, "
                     f"which models are tested on ({size} words in a row, or all); take another "
                     "example, or set task.decontaminate: 0"
                 )

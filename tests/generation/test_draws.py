@@ -26,6 +26,33 @@ def test_draws_cover_each_completion_once_with_its_own_temperature():
     assert draws(SamplingKnobs(n=8), 0) == [Draw(0, 8, 0.9)], "one prompt, eight completions"
 
 
+@pytest.mark.parametrize(("n", "prompts"), [(8, 3), (4, 4), (5, 2)])
+def test_every_prompt_has_its_share_of_each_round_of_draws(n, prompts):
+    sampling = SamplingKnobs(n=n, max_n=2 * n)
+    for done in (0, n):
+        asked = draws(sampling, done, prompts)
+        assert [draw.prompt for draw in asked] == list(range(prompts)), "each is asked once"
+        counts = [draw.count for draw in asked]
+        assert sum(counts) == n and max(counts) - min(counts) <= 1
+        assert [draw.first for draw in asked] == [done + sum(counts[:i]) for i in range(prompts)]
+
+
+def test_draw_is_asked_with_its_own_prompt():
+    row = {**request(0), "others": [{"messages": ["b"], "prompt_token_ids": [5]}]}
+    seen = []
+
+    async def ask(row: dict, draw: Draw) -> Part:
+        seen.append((row["prompt_token_ids"], row["problem_id"], draw.first, draw.count))
+        return Part([completion("x") for _ in range(draw.count)], len(row["prompt_token_ids"]))
+
+    reply = asyncio.run(reply_to(row, SamplingKnobs(n=4), ask, lambda *_: 0))
+    own = row["prompt_token_ids"]
+    assert sorted(seen, key=str) == sorted(
+        [(own, row["problem_id"], 0, 2), ([5], row["problem_id"], 2, 2)], key=str
+    )
+    assert len(reply.completions) == 4
+
+
 @pytest.mark.parametrize(
     ("right", "enough", "rounds"),
     [([0], 1, 1), ([2], 1, 2), ([0, 5], 2, 3), ([], 1, 4), ([0, 1, 2, 3], 3, 2)],

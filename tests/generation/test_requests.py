@@ -5,7 +5,12 @@ import pytest
 from support.models import make_tiny_model
 from support.requests import made_up_problems
 
-from fastdistill_ray.generation.knobs import SEED_STRIDE, TeacherKnobs
+from fastdistill_ray.generation.knobs import (
+    SEED_STRIDE,
+    SamplingKnobs,
+    TeacherKnobs,
+    teacher_errors,
+)
 from fastdistill_ray.generation.requests import (
     ProblemRequests,
     assign,
@@ -14,7 +19,7 @@ from fastdistill_ray.generation.requests import (
     split_by_length,
 )
 from fastdistill_ray.models import load_tokenizer
-from fastdistill_ray.prompts import PromptKnobs
+from fastdistill_ray.prompts import PromptKnobs, Shot
 from fastdistill_ray.records import Problem
 from fastdistill_ray.tasks import TaskKnobs, load_problems
 from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
@@ -70,3 +75,48 @@ def test_problem_requests_are_rendered_by_number_without_those_that_are_too_long
     expected = build_requests([problems[1]], PromptKnobs(), load_tokenizer(model), 7)
     assert taken.slice(0, 1).to_pylist() == expected
     assert requests.take(np.array([1])).num_rows == 0
+
+
+def test_prompts_of_a_teacher_are_its_own_and_other_orders_of_each_ones_examples():
+    shots = [Shot(question=f"q{i}", answer=f"a{i}") for i in range(3)]
+    own, other = PromptKnobs(shots=shots), PromptKnobs(system="Other.", shots=shots[:2])
+    teacher = TeacherKnobs(model="a", prompt=own, prompts=[other], shot_orders=2)
+    found = teacher.all_prompts
+    assert [one.system for one in found] == [own.system] * 2 + ["Other."] * 2
+    assert found[0] == own and found[2] == other
+    for one in found:
+        same = own if one.system == own.system else other
+        assert sorted(one.shots, key=str) == sorted(same.shots, key=str)
+    assert len({one.model_dump_json() for one in found}) == 4
+    assert found == teacher.all_prompts, "the same in every process"
+
+
+def test_request_holds_every_prompt_and_is_as_long_as_its_longest(tmp_path):
+    tokenizer = load_tokenizer(make_tiny_model(str(tmp_path)))
+    problem = Problem("a", "t", "train", "What is 3 + 4?", "7", "number")
+    others = [PromptKnobs(system="Be brief."), PromptKnobs(system="Long. " * 50)]
+    (row,) = build_requests([problem], PromptKnobs(), tokenizer, 1, others)
+    (plain,) = build_requests([problem], PromptKnobs(), tokenizer, 1)
+    same = {name: value for name, value in row.items() if name not in ("others", "template_hash")}
+    assert same == {name: plain[name] for name in same}
+    assert row["template_hash"] != plain["template_hash"]
+    texts = [tokenizer.decode(one["prompt_token_ids"]) for one in row["others"]]
+    assert "Be brief." in texts[0] and texts[1].count("Long.") == 50
+    longest = len(row["others"][1]["prompt_token_ids"])
+    assert split_by_length([row], longest)[0] == [row]
+    assert split_by_length([row], longest - 1) == ([], [row])
+
+
+@pytest.mark.parametrize(
+    ("knobs", "sampling", "said"),
+    [
+        ({"shot_orders": 2}, {}, "shot_orders: 0 worked examples of teacher.prompt have fewer"),
+        ({"prompts": [{}] * 8}, {}, "sampling.n: 8 completions cannot be of 9 prompts"),
+        ({"prompts": [{}]}, {"logprobs": 1}, "sampling.logprobs: those of several prompts"),
+        ({"prompts": [{"template": "plain"}]}, {}, "teacher.prompts.0.template: a problem's"),
+    ],
+)
+def test_what_several_prompts_cannot_do_is_said_with_its_field(knobs, sampling, said):
+    teacher = TeacherKnobs(model="a", **knobs)
+    (error,) = teacher_errors("teacher", teacher, SamplingKnobs(**sampling))
+    assert said in error
