@@ -5,9 +5,11 @@
 The recipe's teacher, by its own prompt (worked examples), is asked about the completions of the
 committed groups of its run, by the stage's own engine, one thread each in vLLM's worker and beside
 it. CPU microseconds of all its processes; `transformers` is a plain forward with full logits over
-padded rows of 8, prompt and completion, in the engine's precision and with one thread. `write` is
-a committed file for every group, all of them merged at the end, as the stage does; `read` what
-training does with it. Each way runs in a process of its own.
+padded rows of 8, prompt and completion, in the engine's precision and with one thread. `write_1`
+is a committed file for every group, as a stage writes whose engine gives one group at a time, and
+`write_64` one for every 64 of them, as one whose engine gives many at a time; both with all files
+merged at the end. For that the groups are repeated until there are 64 or more, under other names.
+`read` is what training does with what was written. Each way runs in a process of its own.
 """
 
 import asyncio
@@ -20,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow as pa
 import torch
 
 from benchmarks.harness import make_parser, print_rows, run_fresh, write_json
@@ -51,6 +54,7 @@ KINDS = {signal.name: signal for signal in SIGNALS}
 PLAIN = "transformers"
 ROWS = 8
 REPEATS = 5  # of writing and reading
+BUNDLE = 64  # groups of a file: 2^18 tokens by 8 times training.max_seq_len 512
 
 
 def cpu_seconds() -> float:
@@ -102,21 +106,26 @@ def score(run_dir: str, signal: Signal, num_groups: int) -> dict[str, float]:
     tables, seconds = asyncio.run(ask_all())
     reader.engine.shutdown()
     rows = [table.drop_columns(["failure"]) for table in tables]
-    return {"ask": seconds} | kept(rows, signal)
+    tokens = sum(sum(row) for table in rows for row in table["num_tokens"].to_pylist())
+    return {"ask": seconds, "tokens": tokens} | kept(rows, signal)
 
 
 def kept(tables: list[Any], signal: Signal) -> dict[str, float]:
     """Tokens, bytes, and CPU seconds of writing and of reading, the least of some."""
-    writes, reads = [], []
+    writes: dict[str, list[float]] = {}
+    reads = []
+    tables = repeated(tables)
     tokens = sum(sum(row) for table in tables for row in table["num_tokens"].to_pylist())
+    bundles = [pa.concat_tables(tables[i : i + BUNDLE]) for i in range(0, len(tables), BUNDLE)]
     for _ in range(REPEATS):
-        store = Store(tempfile.mkdtemp())
-        start = time.process_time()
-        commits = [store.write(table) for table in tables]
-        store.append(commits)
-        merged = merge_files(store, commits)
-        replace_log(store, {commits[0].file: merged})
-        writes.append(time.process_time() - start)
+        for name, files in (("1", tables), (str(BUNDLE), bundles)):
+            store = Store(tempfile.mkdtemp())
+            start = time.process_time()
+            commits = [store.write(table) for table in files]
+            store.append(commits)
+            merged = merge_files(store, commits)
+            replace_log(store, {commits[0].file: merged})
+            writes.setdefault(name, []).append(time.process_time() - start)
         reader, keys = SignalReader(StoredSignals(str(store.folder), signal)), list(store.keys())
         start = time.process_time()
         for key in keys:
@@ -124,7 +133,18 @@ def kept(tables: list[Any], signal: Signal) -> dict[str, float]:
             group = GroupSignals(row, signal)
             joined([group.decoded(number) for number in range(len(group.places))])
         reads.append(time.process_time() - start)
-    return {"tokens": tokens, "bytes": merged.size, "write": min(writes), "read": min(reads)}
+    written = {f"write_{name}": min(seconds) for name, seconds in writes.items()}
+    return {"kept": tokens, "bytes": merged.size, **written, "read": min(reads)}
+
+
+def repeated(tables: list[Any]) -> list[Any]:
+    """As many as a bundle has at least, each of another problem."""
+    found = []
+    for number in range(-(-BUNDLE // len(tables)) * len(tables)):
+        table = tables[number % len(tables)]
+        keys = pa.array([f"{key}/{number}" for key in table["problem_id"].to_pylist()])
+        found.append(table.set_column(0, table.schema.field(0), keys))
+    return found
 
 
 @torch.no_grad()
@@ -186,8 +206,9 @@ def main() -> None:
             found[PLAIN]["ask"] / found[PLAIN]["tokens"] / (one["ask"] / tokens)
         )
         if way != PLAIN:
-            row |= {f"{name}_us": 1e6 * one[name] / tokens for name in ("write", "read")}
-            row["bytes"] = one["bytes"] / tokens
+            names = ("write_1", f"write_{BUNDLE}", "read")
+            row |= {f"{name}_us": 1e6 * one[name] / one["kept"] for name in names}
+            row["bytes"] = one["bytes"] / one["kept"]
         rows.append(row)
     print_rows(rows)
     write_json(arguments.json, {"torch": torch.__version__, "rows": rows})
