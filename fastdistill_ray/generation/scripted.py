@@ -7,6 +7,7 @@ measuring it; selected by `engine.kind: scripted`, the model then gives only the
 import asyncio
 import os
 import random
+import re
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ from fastdistill_ray.generation.outputs import RawCompletion, Reply, with_comple
 
 class ScriptedEngine:
     """`extra`: seconds_per_request; share_correct of the completions (0.5); `wrong`: answers of the
-    others; and, by problem id, `kills`: at whose request the process ends, `fails`: that are
+    others; `varies`: where this stands in a request, the answer is its question with other numbers;
+    and, by problem id, `kills`: at whose request the process ends, `fails`: that are
     answered with an error, `hangs`: that are never answered, `waits`: for a file each. `log`: a
     file to which the id of each answered problem is added. `mib_per_request`: held while one is
     asked. `dies_at_start`."""
@@ -31,6 +33,7 @@ class ScriptedEngine:
             os._exit(9)
         self.seconds = float(spec.engine.extra.get("seconds_per_request", 0.0))
         self.share_correct = float(spec.engine.extra.get("share_correct", 0.5))
+        self.varies = str(spec.engine.extra.get("varies", ""))
         self.wrong: list[str] = spec.engine.extra.get("wrong", ["no idea"])
         self.faults = {
             name: set(spec.engine.extra.get(name, ())) for name in ("kills", "fails", "hangs")
@@ -68,15 +71,17 @@ class ScriptedEngine:
         if row["problem_id"] in self.faults["kills"]:
             os._exit(9)
         seeds = range(row["seed"] + draw.first, row["seed"] + draw.first + draw.count)
-        written = [self._write(row["reference"], seed, draw.temperature) for seed in seeds]
+        written = [self._write(row, seed, draw.temperature) for seed in seeds]
         return Part(written, len(row["prompt_token_ids"]))
 
-    def _write(self, reference: str, seed: int, temperature: float) -> RawCompletion:
+    def _write(self, row: dict[str, Any], seed: int, temperature: float) -> RawCompletion:
         draw = random.Random(seed)
         right = draw.random() < self.share_correct
         thought = f"at {temperature:g} " + "so " * draw.randint(1, 12)
-        said = reference if right else draw.choice(self.wrong)
+        said = row["reference"] if right else draw.choice(self.wrong)
         text = f"<think>{thought}</think>\n<answer>\\boxed{{{said}}}</answer>"
+        if self.varies and self.varies in str(row["messages"]):
+            text = re.sub(r"\d+", lambda _: str(draw.randint(2, 999)), row["question"])
         token_ids = np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32) + 5
         token_ids = token_ids[: self.spec.sampling.max_new_tokens]
         k = self.spec.sampling.logprobs

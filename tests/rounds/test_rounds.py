@@ -1,10 +1,13 @@
 """Whole jobs whose student writes what it is trained on, by a real vLLM engine beside training."""
 
+import contextlib
 import itertools
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from support.jobs import (
@@ -160,3 +163,57 @@ def test_texts_of_the_round_before_are_mixed_with_teachers_groups_on_two_ranks(m
     assert [len(own & set(step["group_ids"])) for step in steps] == [1] * 6
     assert [len(step["group_ids"]) for step in steps] == [2] * 6
     assert (tmp_path / "run/students/sft").exists()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, models: dict[str, str]) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run_job("distill", write_recipe(folder, checkpointed(models)), folder / "run")
+    return folder / "run"
+
+
+def checkpointed(models: dict[str, str]) -> dict:
+    return recipe_of(models, training=TRAINING | {"checkpoint_every": 1})
+
+
+def children(job: subprocess.Popen, name: str) -> list[psutil.Process]:
+    """Its processes that begin so."""
+    found = []
+    for one in psutil.Process(job.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if " ".join(one.cmdline()).startswith(name):
+                found.append(one)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [0, 2])
+@pytest.mark.parametrize("who", ["VLLM::EngineCore", "ray::RayTrainWorker", "driver"])
+def test_texts_and_losses_are_the_same_whoever_is_killed_in_whichever_round(
+    models, undisturbed, tmp_path, who, after
+):
+    """Who writes, who trains and asks the teacher, and the driver with its node: kill -9."""
+    recipe = write_recipe(tmp_path, checkpointed(models))
+    job = start_job("distill", recipe, tmp_path / "run")
+    wait_for(lambda: len(steps_of(tmp_path / "run")) >= after, job)
+    if who == "driver":
+        kill_with_children(job)
+    else:
+        wait_for(lambda: children(job, who), job)
+        for one in children(job, who):
+            one.kill()
+        job.wait()
+    if job.returncode:  # else it started the process again by itself
+        run_job("distill", recipe, tmp_path / "run")
+    assert told(groups_of(tmp_path / "run")) == told(groups_of(undisturbed))
+    losses = [
+        [line["train/loss"] for line in steps_of(run)] for run in (tmp_path / "run", undisturbed)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def told(groups: list[dict]) -> list[tuple]:
+    return [
+        (group["problem_id"], group["round"], [one["token_ids"] for one in group["completions"]])
+        for group in sorted(groups, key=lambda group: (group["round"], group["problem_id"]))
+    ]

@@ -91,6 +91,56 @@ def test_pools_land_on_the_nodes_their_resources_and_labels_name(tmp_path, nodes
 
 
 @pytest.mark.slow
+def test_writer_scorer_and_trainer_of_rounds_land_in_their_pools_and_leave_them(tmp_path, nodes):
+    model = make_tiny_model(str(tmp_path / "model"))
+    engine = {"kind": "vllm", "max_model_len": 256, "max_num_seqs": 8, "dtype": "float32"}
+    engine |= {"enforce_eager": True, "cpu_kv_cache_gib": 1}
+    recipe = Recipe.model_validate(
+        tiny_recipe(
+            model,
+            task={"num_train": 4},
+            teacher={"model": model, "engine": engine},
+            scorer={"model": model, "engine": engine},
+            sampling={"n": 2, "max_new_tokens": 12},
+            selection={"min_correct": 0},
+            objective={"kind": "jsd"},
+            rounds={"count": 2, "n": 2},
+            training={"groups_per_step": 2, "max_seq_len": 256},
+            compare={"students": [{"kind": "topk_kl", "k": 4}]},
+            pools={
+                "teacher": {"labels": {"part": "b"}},
+                "scorer": {"resources": {"writers": 1.0}},
+                "writer": {"labels": {"part": "a"}},
+                "judges": {"labels": {"part": "b"}},
+                "student": {"labels": {"part": "b"}},
+            },
+        )
+    )
+    run = RunFolder(tmp_path / "run", recipe)
+    problems = prepare_problems(run)
+    before = places()
+    generate_groups(run, problems["train"])
+    generating = places()
+    assert new(generating, before) == {("Asking", "b"), ("RowWriter", "b")}
+    trials = train_students(run, problems["train"])
+    assert [trial.student for trial in trials] == ["jsd", "topk_kl"]
+    assert trials[0].written_tokens > 0 and trials[1].scored_tokens > 0
+    # Both that write for the student and that score its teacher's texts are of node a.
+    later = {("Asking", "a"), ("RowWriter", "b"), ("TrainWorker", "b")}
+    assert new(places(), generating) == later
+    alive = {
+        actor
+        for actor, found in ray._private.state.actors().items()
+        if found["State"] == "ALIVE" and actor in places()
+    }
+    assert not alive, "what a phase is done with stands on no node"
+
+
+def new(found: dict[str, tuple[str, str]], before: dict[str, tuple[str, str]]) -> set:
+    return {place for actor, place in found.items() if actor not in before}
+
+
+@pytest.mark.slow
 def test_run_folder_that_a_node_does_not_see_is_refused(tmp_path, nodes):
     if subprocess.run(["unshare", "-m", "true"], check=False).returncode:
         pytest.skip("a node of its own mounts needs root")
