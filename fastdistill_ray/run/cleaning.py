@@ -5,11 +5,17 @@ from collections.abc import Iterator
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.run.folder import place_of_run
 from fastdistill_ray.run.lease import lease
-from fastdistill_ray.run.stages import REWRITTEN, SIGNALS, WRITTEN
+from fastdistill_ray.run.stages import NEW_PROBLEMS, REWRITTEN, SIGNALS, WRITTEN
 from fastdistill_ray.run_files import RECIPE, RECIPES, STAGES, stage_folders
 from fastdistill_ray.storage.place import Place
 
-PAID = ("groups", WRITTEN, REWRITTEN, SIGNALS)  # kinds of stages for which a model was asked
+PAID = (
+    "groups",
+    NEW_PROBLEMS,
+    WRITTEN,
+    REWRITTEN,
+    SIGNALS,
+)  # kinds of stages for which a model was asked
 
 
 def clean(

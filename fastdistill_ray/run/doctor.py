@@ -106,6 +106,10 @@ def check_templates(recipe: Recipe) -> None:
                 f"{field}.template: the endpoint renders prompts by a template of its own; leave "
                 "template and template_args empty"
             )
+    teacher, made = recipe.teacher, recipe.new_problems
+    if made and not teacher.is_remote:
+        field, tokenizer = "new_problems.prompt", tokenizer_of(teacher.model)
+        check_prompt(field, teacher.model, tokenizer, made.prompt)
     if scorer := recipe.scorer:
         check_prompt("scorer.prompt", scorer.model, tokenizer_of(scorer.model), scorer.prompt)
     prompt = recipe.student.prompt
@@ -198,6 +202,8 @@ def check_shots(recipe: Recipe, problems: Mapping[Split, Problems]) -> None:
         for place, other in enumerate(teacher.prompts)
     }
     prompts["student.prompt"] = recipe.student.prompt
+    if recipe.new_problems:
+        prompts["new_problems.prompt"] = recipe.new_problems.prompt
     prompts |= {
         f"compare.baselines.{place}.prompt": other.prompt
         for place, other in enumerate(recipe.compare.baselines)

@@ -50,7 +50,8 @@ def write_new_problems(
             "stop": [],
         }
     )
-    asked = teacher.model_copy(update={"prompt": knobs.prompt, "tasks": []})
+    alone = {"prompt": knobs.prompt, "prompts": [], "shot_orders": 1, "tasks": []}
+    asked = teacher.model_copy(update=alone)
     judging = Judging(RewardKnobs(), AdvantageKnobs(), EVERY)
     result = curate(
         ProblemFile(out / SOURCES), [asked], drawn, judging, pools, [], out=out / WRITTEN
@@ -70,5 +71,9 @@ def write_new_problems(
         dict(left),
         prompt_tokens=result.prompt_tokens,
         completion_tokens=result.completion_tokens,
-        facts={"new": float(len(found)), "written": float(len(found) + left.total())},
+        facts={
+            **result.facts,
+            "new": float(len(found)),
+            "written": float(len(found) + left.total()),
+        },
     )
