@@ -162,7 +162,8 @@ def _add_job(add_parser: Callable[..., argparse.ArgumentParser], verb: str, text
         verb,
         help=text,
         description=f"{text[0].upper()}{text[1:]}.",
-        epilog=f"Any field of the recipe: --section.field=value; see `fastdistill fields{of_job}`.",
+        epilog=f"Any field of the recipe: --section.field=value; see `fastdistill fields{of_job}`. "
+        "--quick puts the recipe's own section quick over the others.",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

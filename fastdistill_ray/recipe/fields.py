@@ -12,8 +12,9 @@ from pydantic_core import PydanticUndefined
 
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.knobs import default_of, models_in
-from fastdistill_ray.recipe.tree import EXTENDS, AnyRecipe, Recipe
+from fastdistill_ray.recipe.tree import EXTENDS, QUICK, AnyRecipe, Recipe
 
+QUICK_MEANS = "Sections that --quick puts over those of the recipe, for a first look."
 EXTENDS_MEANS = (
     "Path, from the recipe's folder, of one that it changes, or the name of a shipped one: "
     "sections are merged, lists and what has a kind are replaced."
@@ -25,7 +26,8 @@ RANGES = {Ge: ("ge", "at least"), Gt: ("gt", "above"), Le: ("le", "at most"), Lt
 def describe_fields(words: Sequence[str] = (), shape: type[AnyRecipe] = Recipe) -> str:
     """`section.field = default  Description [type]`, one line each; with `words`, of the fields
     whose name holds one of them. UserError where that is none."""
-    lines = [f"{EXTENDS} = none  {EXTENDS_MEANS} [text]", *map(str, fields_of(shape))]
+    lines = [f"{EXTENDS} = none  {EXTENDS_MEANS} [text]", f"{QUICK} = none  {QUICK_MEANS} [table]"]
+    lines += map(str, fields_of(shape))
     if words:
         lines = [line for line in lines if any(word in line.partition(" ")[0] for word in words)]
     if not lines:
@@ -39,6 +41,7 @@ def schema(shape: type[AnyRecipe] = Recipe) -> str:
     for name in _mixed(shape):
         tree["$defs"][name].pop("additionalProperties")
     tree["properties"][EXTENDS] = {"type": "string", "description": EXTENDS_MEANS}
+    tree["properties"][QUICK] = {"type": "object", "description": QUICK_MEANS}
     return json.dumps(_without_required(tree), indent=1)
 
 

@@ -18,7 +18,7 @@ from fastdistill_ray.recipe.fields import paths_of
 from fastdistill_ray.recipe.shapes import SHAPES, check_job, job_of
 from fastdistill_ray.recipe.shipped import is_word, recipe_place, shipped_recipes
 from fastdistill_ray.recipe.strict_yaml import read_yaml
-from fastdistill_ray.recipe.tree import EXTENDS, AnyRecipe, Recipe
+from fastdistill_ray.recipe.tree import EXTENDS, QUICK, AnyRecipe, Recipe
 from fastdistill_ray.storage.place import Place
 
 R = TypeVar("R", bound=AnyRecipe)
@@ -51,8 +51,15 @@ def load_changed(path: str | Place, changes: Mapping[str, Any]) -> AnyRecipe:
 
 def _tree(path: str | Place, overrides: list[str]) -> dict[str, Any]:
     tree = _read(recipe_place(path), str(path), ())
+    quick, flag = tree.pop(QUICK, None), f"--{QUICK}"
+    if flag in overrides:
+        if not isinstance(quick, dict):
+            there = "expected sections in it" if quick else "it has no such section"
+            raise UserError(f"recipe {path}: {QUICK}: {there}, which {flag} puts over the others")
+        tree = _over(quick, tree)
     for override in overrides:
-        _apply_override(tree, override)
+        if override != flag:
+            _apply_override(tree, override)
     return tree
 
 

@@ -19,6 +19,7 @@ from fastdistill_ray.training.knobs import OptimizerKnobs, StudentKnobs, Trainin
 from fastdistill_ray.training.trackers import TrackingKnobs
 
 EXTENDS = "extends"  # names the recipe, beside this one, that this one changes
+QUICK = "quick"  # sections that `--quick` puts over the others, for a first look
 
 
 class AnyRecipe(Knobs):

@@ -64,6 +64,19 @@ def test_recipe_that_extends_another_changes_what_it_says_and_nothing_else(tmp_p
     assert own == parse_recipe(tree, "x")
 
 
+def test_quick_puts_its_section_over_the_recipe_and_overrides_over_both(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text(f"extends: {Path(DEMO).resolve()}\nquick: {{task: {{num_train: 9}}}}\n")
+    plain, quick = load_recipe(file, []), load_recipe(file, ["--quick"])
+    assert (plain.task.num_train, quick.task.num_train) == (load_recipe(DEMO, []).task.num_train, 9)
+    assert quick.task.num_test == plain.task.num_test
+    assert load_recipe(file, ["--task.num_train=5", "--quick"]).task.num_train == 5
+    for text, said in (("", "it has no such section"), ("quick: [1]\n", "expected sections in it")):
+        file.write_text(f"extends: {Path(DEMO).resolve()}\n{text}")
+        with pytest.raises(UserError, match=f"own.yaml: quick: {said}"):
+            load_recipe(file, ["--quick"])
+
+
 @pytest.mark.parametrize(
     ("base", "message"),
     [
