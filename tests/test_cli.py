@@ -128,7 +128,7 @@ def test_cli_dry_run_of_own_problems_reads_their_file(tmp_path, capsys):
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     path = f"--task.path={tmp_path / 'mine.jsonl'}"
     assert cli.main(["distill", "own_problems", "--dry-run", path]) == 0
-    assert "problems   60 train, 0 validation, 200 test" in capsys.readouterr().out
+    assert "problems   208 train, 0 validation, 52 test" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,10 @@ SHOWN = (
     "compare.baselines",
 )
 
-OF_SECTIONS = {
+LIMIT = "Most tokens of a completion. Yours to set: a few times what a good answer takes."
+MEANINGS = {
+    "sampling.max_new_tokens": LIMIT,
+    "evaluation.max_new_tokens": LIMIT,
     "compare.students": "Others that are trained on the same groups: an objective each.",
     "compare.baselines": "Models that are only asked: base, base_plain, teacher.",
 }
@@ -93,10 +96,9 @@ def _at(tree: dict[str, Any], sections: list[str]) -> dict[str, Any]:
 
 
 def _meaning(meanings: dict[str, Field], path: str) -> str:
-    if path in OF_SECTIONS:
-        return OF_SECTIONS[path]
-    field = meanings[path]
-    return " ".join(filter(None, [field.meaning, f"[{field.type}]"]))
+    field = meanings.get(path)
+    said = [MEANINGS.get(path) or (field.meaning if field else "")]
+    return " ".join(filter(None, [*said, f"[{field.type}]" if field else ""]))
 
 
 def _is_beside(path: str, found: dict[str, Any], tree: dict[str, Any]) -> bool:

@@ -6,7 +6,7 @@ import yaml
 
 from fastdistill_ray.errors import UserError
 
-MERGE = "tag:yaml.org,2002:merge"
+MERGE, BOOL, TEXT = (f"tag:yaml.org,2002:{kind}" for kind in ("merge", "bool", "str"))
 
 
 class _Loader(yaml.SafeLoader):
@@ -15,6 +15,8 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.tag == MERGE:
                 continue
+            if key.tag == BOOL:  # YAML reads the name `on` as true
+                key.tag = TEXT
             line = key.start_mark.line + 1
             if key.value in lines:
                 raise UserError(

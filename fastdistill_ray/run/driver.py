@@ -109,11 +109,16 @@ class Job(AnyJob[RunFolder]):
 
 
 def main(job: Callable[[Job], None]) -> None:
-    """Entry of the scripts in jobs/ of a distillation, as `main_of`."""
+    """Entry of the scripts in jobs/ of a distillation, as `main_of`; a job is named as its verb."""
     parser = _parser()
     parser.add_argument("--again", action="append", choices=[AGAIN, SET_ASIDE], default=[])
     arguments, overrides = parser.parse_known_args()
-    _run(arguments, overrides, Recipe, lambda *run: Job(RunFolder(*run), arguments.again), job)
+    verb = job.__name__
+
+    def begin(place: Place, recipe: Recipe) -> Job:
+        return Job(RunFolder(place, recipe, verb), arguments.again)
+
+    _run(arguments, overrides, Recipe, begin, job)
 
 
 def main_of(shape: type[R], job: Callable[[AnyJob[JobFolder[R]]], None]) -> None:

@@ -22,7 +22,9 @@ from fastdistill_ray.groups.aside import SET_ASIDE
 from fastdistill_ray.groups.log import LOG
 from fastdistill_ray.groups.store import DAMAGED
 from fastdistill_ray.recipe.loading import dump_recipe
+from fastdistill_ray.recipe.shapes import DISTILL
 from fastdistill_ray.recipe.tree import AnyRecipe, Recipe
+from fastdistill_ray.run.forecast import standing
 from fastdistill_ray.run.graph import Stage, find, new_folder
 from fastdistill_ray.run.lease import LEASES
 from fastdistill_ray.run.provenance import code_state, versions
@@ -121,7 +123,7 @@ class JobFolder(Generic[R]):
         if self.is_whole(stage, folder):
             self.log_reused(stage, folder)
             return folder
-        logger.info("%s: started", stage.name)
+        self.log_started(stage.name)
         clock = Clock(folder)
         try:
             with repeated(clock.note, NOTE_SECONDS):
@@ -170,6 +172,9 @@ class JobFolder(Generic[R]):
         write_json(folder / MANIFEST, manifest)
         logger.info("%s: done in %.0f s, %d rows", stage.name, seconds, result.rows_out)
 
+    def log_started(self, what: str) -> None:
+        logger.info("%s: started", what)
+
     def log_reused(self, stage: Stage, folder: Place) -> None:
         logger.info("%s: reused, %s", stage.name, folder.relative_to(self.path))
 
@@ -193,11 +198,19 @@ class JobFolder(Generic[R]):
 
 
 class RunFolder(JobFolder[Recipe]):
-    """Of a distillation."""
+    """Of a distillation, or of the part of one that `verb` does."""
 
-    def __init__(self, path: str | Place, recipe: Recipe) -> None:
+    def __init__(self, path: str | Place, recipe: Recipe, verb: str = DISTILL) -> None:
         super().__init__(path, recipe)
         self.stages = Stages(recipe, self.path)
+        self.verb = verb
+
+    def log_started(self, what: str) -> None:
+        """With how far the run is."""
+        known = ""
+        with contextlib.suppress(UserError):  # of a damaged store, which its stage is to repair
+            known = standing(self.recipe, self.path, self.verb)
+        logger.info("%s: started%s", what, f"; {known}" if known else "")
 
 
 def sizes_in(folder: Place) -> dict[str, int]:

@@ -7,9 +7,15 @@ from fastdistill_ray.evaluation.knobs import Model
 from fastdistill_ray.evaluation.results import Trial, choose, trials_in
 from fastdistill_ray.groups.log import LOG
 from fastdistill_ray.groups.reweighting import num_missing
-from fastdistill_ray.groups.store import Store
+from fastdistill_ray.progress import duration
 from fastdistill_ray.recipe.condense import CondenseRecipe
-from fastdistill_ray.recipe.derived import StudentSpec, baselines, reads_groups, students
+from fastdistill_ray.recipe.derived import (
+    StudentSpec,
+    baselines,
+    exported_epochs,
+    reads_groups,
+    students,
+)
 from fastdistill_ray.recipe.loading import dump_recipe
 from fastdistill_ray.recipe.shapes import DISTILL
 from fastdistill_ray.recipe.tree import AnyRecipe, Recipe
@@ -19,7 +25,15 @@ from fastdistill_ray.run.graph import Stage, find, nearest
 from fastdistill_ray.run.inputs import check_task
 from fastdistill_ray.run.paid import AGAIN, check_not_paid_twice, cost, sources_of
 from fastdistill_ray.run.plan import describe
-from fastdistill_ray.run.rates import Rates
+from fastdistill_ray.run.rates import (
+    Line,
+    expected,
+    num_done,
+    seconds_left,
+    time_left,
+    total_of_new,
+    words,
+)
 from fastdistill_ray.run.stages import (
     REWRITTEN,
     SELECTED,
@@ -35,7 +49,8 @@ from fastdistill_ray.tasks import words_in_a_row
 from fastdistill_ray.tasks.problem_file import ProblemFile
 
 UNCHANGED = "nothing of it is there"
-ANSWERS, OVERLAPS = "answers", "overlaps"  # kinds of stages
+ANSWERS, GROUPS, OVERLAPS = "answers", "groups", "overlaps"  # kinds of stages
+REST = "all others"
 AFTER_GROUPS = (TRAIN, SIGNALS, SELECTED, WRITTEN, REWRITTEN)
 # By verb, what stages begin with that it does not come to.
 NOT_OF = {
@@ -59,17 +74,44 @@ def describe_plan(recipe: AnyRecipe, run: Place | None, verb: str = DISTILL) -> 
 
 def describe_stages(recipe: Recipe, run: Place, verb: str = DISTILL) -> str:
     """A line for each stage that the verb comes to: reused, to be continued, or new with the field
-    that changed and what it would take; then what all new ones would take."""
-    rates = Rates(recipe, run)
-    lines = [
-        (name, state)
-        for name, state in _lines(recipe, run, rates)
-        if verb not in NOT_OF or not name.startswith(NOT_OF[verb])
-    ]
-    if total := rates.total():
-        lines.append(("all that is new", total))
-    width = max(28, *(len(name) for name, _ in lines))
-    return "\n".join(f"{name:<{width}} {text}" for name, text in lines)
+    that changed and what it would take; then what all new ones would take, and what is left of a
+    run that has begun."""
+    lines = list(_lines_of(recipe, run, verb))
+    rows = [(line.name, line.text) for line in lines]
+    if total := total_of_new(lines, recipe.pools):
+        rows.append(("all that is new", total))
+    if any(line.is_begun for line in lines) and (
+        left := time_left(lines, _together(recipe, lines))
+    ):
+        rows.append(("left of the run", left))
+    width = max(28, *(len(name) for name, _ in rows))
+    return "\n".join(f"{name:<{width}} {text}" for name, text in rows)
+
+
+def standing(recipe: Recipe, run: Place, verb: str) -> str:
+    """`3 of 9 stages are done, about 12:05 left of the run`, as far as that is known."""
+    lines = list(_lines_of(recipe, run, verb))
+    if any(line.name == REST for line in lines):
+        return ""
+    left = time_left(lines, _together(recipe, lines))
+    done = f"{sum(line.is_done for line in lines)} of {len(lines)} stages are done"
+    return f"{done}, {left} left of the run" if left else done
+
+
+def _lines_of(recipe: Recipe, run: Place, verb: str) -> Iterator[Line]:
+    for line in _lines(recipe, run):
+        if verb not in NOT_OF or not line.name.startswith(NOT_OF[verb]):
+            yield line
+
+
+def _together(recipe: Recipe, lines: list[Line]) -> list[str]:
+    """Names of the stages that are worked on side by side: the first training follows the groups
+    as they come."""
+    if not recipe.training.overlap:
+        return []
+    open_ = [line.name for line in lines if not line.is_done]
+    trained = [name for name in open_ if name.startswith(f"{TRAIN}/")]
+    return [GROUPS, *trained[:1]] if GROUPS in open_ else []
 
 
 def check_run(recipe: Recipe, run: Place, again: list[str], *, is_here: bool) -> None:
@@ -84,71 +126,97 @@ def check_run(recipe: Recipe, run: Place, again: list[str], *, is_here: bool) ->
         check_task(recipe.task)
 
 
-def _lines(recipe: Recipe, run: Place, rates: Rates) -> Iterator[tuple[str, str]]:
+def _lines(recipe: Recipe, run: Place) -> Iterator[Line]:
     stages = Stages(recipe, run)
-    stage = stages.problems()
-    yield stage.name, _state(run, stage)
-    found = find(run, stage)
+    found = find(run, stages.problems())
+    yield _line(recipe, run, stages.problems())
     if not found or not found.is_complete:
-        yield "all others", "new, with the problems"
+        yield Line(REST, "new, with the problems")
         return
     files = {split: ProblemFile(found.folder / f"{split}.parquet") for split in SPLITS}
     if recipe.new_problems:
         stage = stages.new_problems(files["train"])
-        yield stage.name, _state(run, stage, rates, len(files["train"]), "problems")
+        yield _line(recipe, run, stage, len(files["train"]), "problems")
     train = training_problems(run, recipe)
     if train is None:
-        yield "all others", "new, with the new problems"
+        yield Line(REST, "new, with the new problems")
         return
     if reads_groups(recipe):
-        yield _groups_line(recipe, run, stages.groups(train), train, rates)
+        yield _groups_line(recipe, run, stages.groups(train), train)
     trials: dict[str, list[Trial]] = {}
     for student in students(recipe):
-        yield from _training_lines(recipe, run, student, train, trials, rates)
+        yield from _training_lines(recipe, run, student, train, trials)
+    if recipe.compare.learning_rates or recipe.compare.epochs:
+        for student in students(recipe):
+            own = trials.get(student.name)
+            yield from _validation_lines(recipe, run, student, own, files["validation"])
     tests = [files["test"], files["ood"]]
     num_tests = sum(map(len, tests))
     size, groups = words_in_a_row(recipe.task), find(run, stages.groups(train))
     if size and groups and reads_groups(recipe):
         stage = stages.overlaps(groups.folder.name, tests, size)
-        yield stage.name, _state(run, stage, rates, num_tests, "problems")
+        yield _line(recipe, run, stage, num_tests, "problems")
     for model in baselines(recipe):
-        stage = stages.answers(model, tests)
-        yield stage.name, _state(run, stage, rates, num_tests, "problems")
+        yield _line(recipe, run, stages.answers(model, tests), num_tests, "problems")
     for student in students(recipe):
         own = trials.get(student.name, [])
         for name, weights in _chosen(recipe, run, student, own, files["validation"]).items():
-            if not weights:
-                time = rates.expected(ANSWERS, num_tests)
-                yield (
-                    f"{ANSWERS}/{name}",
-                    "; ".join(filter(None, ["new, with its training", time])),
-                )
-                continue
-            stage = stages.answers(Model(name, weights, recipe.student.prompt), tests)
-            yield stage.name, _state(run, stage, rates, num_tests, "problems")
+            if weights:
+                model = Model(name, weights, recipe.student.prompt)
+                yield _line(recipe, run, stages.answers(model, tests), num_tests, "problems")
+            else:
+                yield _with_training(recipe, run, f"{ANSWERS}/{name}", num_tests)
 
 
-def _groups_line(
-    recipe: Recipe, run: Place, stage: Stage, problems: ProblemFile, rates: Rates
-) -> tuple[str, str]:
+def _with_training(recipe: Recipe, run: Place, name: str, amount: int, facts: str = "") -> Line:
+    """Answers of a student that is yet to be trained."""
+    spent = expected(run, ANSWERS, amount)
+    text = "; ".join(filter(None, ["new, with its training", facts, words(spent, recipe.pools)]))
+    seconds = seconds_left(run, ANSWERS, amount)
+    return Line(name, text, is_new=True, seconds=seconds, spent=spent)
+
+
+def _validation_lines(
+    recipe: Recipe,
+    run: Place,
+    student: StudentSpec,
+    trials: list[Trial] | None,
+    validation: ProblemFile,
+) -> Iterator[Line]:
+    """Answers by which one of the student's trials is chosen; None: they are not all there."""
+    if trials is None:
+        num = len(student.trainings) * max(len(exported_epochs(recipe, student)), 1)
+        facts = f"{num} trials x {len(validation)} problems"
+        name = f"{ANSWERS}/{student.name}_trials"
+        yield _with_training(recipe, run, name, num * len(validation), facts)
+    for trial in trials or []:
+        model = Model(trial.name, trial.weights, recipe.student.prompt)
+        stage = Stages(recipe, run).answers(model, [validation])
+        yield _line(recipe, run, stage, len(validation), "problems")
+
+
+def _groups_line(recipe: Recipe, run: Place, stage: Stage, problems: ProblemFile) -> Line:
     if find(run, stage):
-        return stage.name, _state(run, stage)
+        return _line(recipe, run, stage, len(problems), "groups")
     near = nearest(run, stage)
     why = "; ".join(map(str, near[1])) if near else UNCHANGED
     sources = sources_of(run, stage)
+    missing = num_missing(sources, problems) if sources else len(problems)
+    spent = seconds = None
+    if missing:  # else what is there is judged or selected, which no manifest tells the time of
+        spent = expected(run, stage.kind, missing, near[0] if near else None)
+        seconds = seconds_left(run, stage.kind, missing, near=near[0] if near else None)
     if sources:
-        missing = num_missing(sources, problems)
-        time = rates.expected(stage.kind, missing, near[0] if near else None) if missing else ""
         done = {"nothing": "taken from", "selection": "selected again from"}
         what = done.get(sources[0].renew, "judged again from")
         asked = f"asked for the others: {cost(recipe, missing)}" if missing else "not asked"
         where = sources[0].folder.relative_to(run)
-        text = f"new, {what} {where}: {why}; the teacher is {asked}"
-        return stage.name, "; ".join(filter(None, [text, time]))
-    time = rates.expected(stage.kind, len(problems), near[0] if near else None)
-    parts = [f"new: {why}", cost(recipe, len(problems)), time]
-    parts += [f"refused without --again {AGAIN}"] if near else []
-    return stage.name, "; ".join(filter(None, parts))
+        parts = [f"new, {what} {where}: {why}; the teacher is {asked}", words(spent, recipe.pools)]
+    else:
+        parts = [f"new: {why}", cost(recipe, len(problems)), words(spent, recipe.pools)]
+        parts += [f"refused without --again {AGAIN}"] if near else []
+    text = "; ".join(filter(None, parts))
+    return Line(stage.name, text, is_new=bool(missing), seconds=seconds, spent=spent)
 
 
 def _training_lines(
@@ -157,8 +225,7 @@ def _training_lines(
     student: StudentSpec,
     train: ProblemFile,
     trials: dict[str, list[Trial]],
-    rates: Rates,
-) -> Iterator[tuple[str, str]]:
+) -> Iterator[Line]:
     """Fills in the trials of the student where all its trainings are complete."""
     steps = student.most_steps(recipe.training, len(train))
     own, is_complete = [], True
@@ -172,10 +239,10 @@ def _training_lines(
             stage = Stages(recipe, run).signals(training, train)
             before[stage.name] = stage
     for stage in before.values():
-        yield stage.name, _state(run, stage, rates, len(train), "groups")
+        yield _line(recipe, run, stage, len(train), "groups")
     for training in student.trainings:
         stage = Stages(recipe, run).training(training, train)
-        yield stage.name, _state(run, stage, rates, steps, "steps")
+        yield _line(recipe, run, stage, steps, "steps")
         found = find(run, stage)
         if found and found.is_complete:
             rate, seed = training.learning_rate, training.told_seed
@@ -208,28 +275,32 @@ def _chosen(
     return {name: trial.weights for name, trial in choose(trials, validated).items()} or unknown
 
 
-def _state(
-    run: Place, stage: Stage, rates: Rates | None = None, amount: int = 0, of_what: str = ""
-) -> str:
-    """Where a stage stands; of one that is new, so many rows or steps at most."""
+def _line(recipe: Recipe, run: Place, stage: Stage, amount: int = 0, of_what: str = "") -> Line:
+    """Where a stage stands; of one that is not done, so many rows or steps at most, if said."""
     found = find(run, stage)
     if found:
         folder = found.folder.relative_to(run)
         if found.is_complete:
-            return f"reused  {folder}"
-        return "; ".join(filter(None, [f"to be continued  {folder}", _so_far(found.folder)]))
+            return Line(stage.name, f"reused  {folder}", is_done=True)
+        facts = [f"to be continued  {folder}", _so_far(found.folder)]
+        seconds = seconds_left(run, stage.kind, amount, num_done(found.folder)) if amount else None
+        facts += [f"about {duration(seconds)} left"] if seconds is not None else []
+        return Line(stage.name, "; ".join(filter(None, facts)), is_begun=True, seconds=seconds)
     near = nearest(run, stage)
     parts = [f"new: {'; '.join(map(str, near[1])) if near else UNCHANGED}"]
-    if rates:
-        parts.append(f"at most {amount:,} {of_what}")
-        parts.append(rates.expected(stage.kind, amount, near[0] if near else None))
-    return "; ".join(filter(None, parts))
+    if not amount:
+        return Line(stage.name, parts[0])
+    spent = expected(run, stage.kind, amount, near[0] if near else None)
+    seconds = seconds_left(run, stage.kind, amount, near=near[0] if near else None)
+    parts += [f"at most {amount:,} {of_what}", words(spent, recipe.pools)]
+    text = "; ".join(filter(None, parts))
+    return Line(stage.name, text, is_new=True, seconds=seconds, spent=spent)
 
 
 def _so_far(folder: Place) -> str:
     """What is done of a stage that is begun."""
     if (folder / LOG).is_dir():
-        return f"{sum(len(commit.keys) for commit in Store(folder).commits())} rows are there"
+        return f"{num_done(folder)} rows are there"
     if not (folder / METRICS).is_file():
         return ""
     written = (folder / METRICS).read_text()

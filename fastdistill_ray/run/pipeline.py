@@ -326,6 +326,7 @@ def _evaluate(run: RunFolder, models: list[Model], problems: list[ProblemFile]) 
             to_ask.setdefault(folder, model)
     if not to_ask:
         return folders
+    run.log_started(f"answers of {', '.join(model.name for model in to_ask.values())}")
     clock, work = Clock(*to_ask), None
     try:
         with repeated(clock.note, NOTE_SECONDS):

@@ -1,12 +1,17 @@
-"""How long stages that are not there yet would take, by what work of their kind in the run took."""
+"""How long what is not done yet would take, by what work of its kind in the run took."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from fastdistill_ray.cluster.pools import PoolsKnobs
+from fastdistill_ray.groups.log import LOG
+from fastdistill_ray.groups.store import Store
 from fastdistill_ray.progress import duration
-from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run.graph import Made, made
-from fastdistill_ray.run_files import MANIFEST, read_json
+from fastdistill_ray.run_files import MANIFEST, METRICS, SECONDS, read_json
 from fastdistill_ray.storage.place import Place
+
+ENOUGH = 0.1  # of a stage: before that its pace is that of engines and workers that start
 
 
 class Spent(NamedTuple):
@@ -15,41 +20,87 @@ class Spent(NamedTuple):
     cpu_hours: float
 
 
-class Rates:
-    """Of a recipe in a run folder; sums what was asked for."""
+class Line(NamedTuple):
+    """A stage of a plan. Of one that is not done, the seconds that it still takes, and of a new one
+    what it costs, where work in the run says it."""
 
-    def __init__(self, recipe: Recipe, run: Place) -> None:
-        self._pools, self._run = recipe.pools, run
-        self._all: list[Spent | None] = []
+    name: str
+    text: str
+    is_done: bool = False
+    is_begun: bool = False
+    is_new: bool = False  # and costs something
+    seconds: float | None = None
+    spent: Spent | None = None
 
-    def expected(self, kind: str, amount: int, near: Made | None = None) -> str:
-        """In words, of a stage of this kind with so many rows, or steps of a training; "" where no
-        complete work says it. `near` is asked first."""
-        complete = [one for one in made(self._run, kind) if one.is_complete]
-        if near and near.is_complete:
-            complete.insert(0, near)
-        found = next(filter(None, (_scaled(one, amount) for one in complete)), None)
-        self._all.append(found)
-        return f"about {self._words(found)}" if found else ""
 
-    def total(self) -> str:
-        """Of all that were asked for; "" where that is none."""
-        known = [one for one in self._all if one]
-        if not self._all:
-            return ""
-        rest = len(self._all) - len(known)
-        unknown = f"{rest} stages of a kind that this folder has not seen yet"
-        if not known:
-            return f"hours not known: {unknown}"
-        spent = Spent(*(sum(one[part] for one in known) for part in range(3)))
-        return f"about {self._words(spent)}{f', and {unknown}' if rest else ''}"
+def expected(run: Place, kind: str, amount: int, near: Made | None = None) -> Spent | None:
+    """Of a stage of this kind with so many rows, or steps of a training; None where no complete
+    work says it. `near` is asked first."""
+    complete = [one for one in made(run, kind) if one.is_complete]
+    if near and near.is_complete:
+        complete.insert(0, near)
+    return next(filter(None, (_scaled(one, amount) for one in complete)), None)
 
-    def _words(self, spent: Spent) -> str:
-        hours = f"{spent.gpu_hours:.2f} GPU-hours" if spent.gpu_hours else ""
-        hours = hours or f"{spent.cpu_hours:.2f} CPU-hours"
-        money = spent.gpu_hours * self._pools.gpu_hour_price
-        money += spent.cpu_hours * self._pools.cpu_hour_price
-        return f"{duration(spent.seconds)} ({hours}{f', {money:,.2f} to pay' if money else ''})"
+
+def seconds_left(
+    run: Place, kind: str, amount: int, done: int = 0, near: Made | None = None
+) -> float | None:
+    """Of a stage of which so much is done: at the pace of what is begun, which several stages of
+    one kind share where they are worked on together, or of complete work; of a stage of which
+    nothing is done the other way round."""
+    by_others = expected(run, kind, max(amount - done, 0), near)
+    begun = [one.folder for one in made(run, kind) if not one.is_complete]
+    all_done = sum(map(num_done, begun))
+    if (by_others and not done) or all_done < max(ENOUGH * amount, 1):
+        return by_others.seconds if by_others else None
+    spent = sum(read_json(folder / SECONDS, {"seconds": 0.0})["seconds"] for folder in begun)
+    return spent / all_done * max(amount - done, 0)
+
+
+def num_done(folder: Place) -> int:
+    """Rows, or steps of a training, of a stage that is begun."""
+    if (folder / LOG).is_dir():
+        return sum(len(commit.keys) for commit in Store(folder).commits())
+    metrics = folder / METRICS
+    return metrics.read_text().count("\n") if metrics.is_file() else 0
+
+
+def words(spent: Spent | None, pools: PoolsKnobs) -> str:
+    """`about 1:00 (0.50 CPU-hours)`; "" where it is not known."""
+    if not spent:
+        return ""
+    hours = f"{spent.gpu_hours:.2f} GPU-hours" if spent.gpu_hours else ""
+    hours = hours or f"{spent.cpu_hours:.2f} CPU-hours"
+    money = spent.gpu_hours * pools.gpu_hour_price + spent.cpu_hours * pools.cpu_hour_price
+    paid = f", {money:,.2f} to pay" if money else ""
+    return f"about {duration(spent.seconds)} ({hours}{paid})"
+
+
+def total_of_new(lines: Sequence[Line], pools: PoolsKnobs) -> str:
+    """What all new stages would take; "" where there is none."""
+    new = [line for line in lines if line.is_new]
+    known = [line.spent for line in new if line.spent]
+    rest = len(new) - len(known)
+    unknown = f"{rest} stages of a kind that this folder has not seen yet"
+    if not new:
+        return ""
+    if not known:
+        return f"hours not known: {unknown}"
+    spent = Spent(*(sum(one[part] for one in known) for part in range(3)))
+    return f"{words(spent, pools)}{f', and {unknown}' if rest else ''}"
+
+
+def time_left(lines: Sequence[Line], together: Sequence[str] = ()) -> str:
+    """`about 12:05` of all that is not done, `at least 12:05` where that of some of it is not
+    known, "" where nothing is. Of the stages `together`, which run side by side, the longest
+    counts."""
+    open_ = [line for line in lines if not line.is_done]
+    known = [line for line in open_ if line.seconds is not None]
+    if not known:
+        return ""
+    apart = sum(line.seconds or 0.0 for line in known if line.name not in together)
+    beside = max((line.seconds or 0.0 for line in known if line.name in together), default=0.0)
+    return f"{'about' if len(known) == len(open_) else 'at least'} {duration(apart + beside)}"
 
 
 def _scaled(one: Made, amount: int) -> Spent | None:

@@ -22,6 +22,7 @@ NAMES: dict[Split, tuple[str, ...]] = {
     "test": ("test",),
     "ood": ("ood",),
 }
+HELD_OUT, MOST_HELD_OUT = 5, 200  # one of so many training problems, where no line is a test
 Where = tuple[str, dict[str, Any]]  # a row's place, and its columns
 FIELDS: tuple[JsonlField, ...] = get_args(JsonlField)
 
@@ -31,7 +32,7 @@ def load(knobs: TaskKnobs) -> Problems:
 
     Lines without "split" are of the split that their file in a folder is named after, else train;
     other columns than those above are ignored. Without test (validation) lines, `num_test`
-    (`num_validation`) are held out of train.
+    (`num_validation`) are held out of train; where nobody says how many tests, a fifth.
     """
     if not knobs.path:
         raise UserError("task.path: task jsonl needs the file with the problems")
@@ -68,6 +69,9 @@ def _problems(knobs: TaskKnobs, rows: Iterable[tuple[Split, Where]]) -> Problems
         found[problem.split].append(problem)
     if not lines:
         raise UserError(f"{knobs.path}: no problems in it")
+    if not found["test"] and knobs.num_test is None and not knobs.unlabelled:
+        held_out = min(len(found["train"]) // HELD_OUT, MOST_HELD_OUT)
+        knobs = knobs.model_copy(update={"num_test": held_out})
     return divide(found, knobs)
 
 

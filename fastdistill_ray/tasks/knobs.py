@@ -50,7 +50,8 @@ class TaskKnobs(Knobs):
     num_test: int | None = Field(
         default=None,
         ge=0,
-        description="Test problems to use; none: all, or as many as the paper held out.",
+        description="Test problems to use; none: all, or as many as the paper held out; of jsonl "
+        "and hub without test lines a fifth of the problems, at most 200.",
     )
     num_ood: int | None = Field(
         default=None, ge=0, description="Out-of-domain problems to use; none: all."

@@ -1,7 +1,8 @@
-"""The numbers of metrics.jsonl, once more, where people look at them: TensorBoard, W&B, MLflow.
+"""The numbers of metrics.jsonl, once more, where people look at them: TensorBoard, W&B, MLflow,
+Trackio.
 
 A tracker is told each step once, also over restarts; how far it was told is in `tracked.json`. One
-that stops answering costs a warning and is told later. The packages of W&B and MLflow are the
+that stops answering costs a warning and is told later. The packages of all but TensorBoard are the
 user's to install. Knows no Ray and no torch.
 """
 
@@ -9,6 +10,7 @@ import importlib
 import json
 import logging
 import shutil
+import sqlite3
 import tempfile
 import time
 import uuid
@@ -54,6 +56,11 @@ class TrackingKnobs(Knobs):
     mlflow_uri: str = Field(
         default="", description="Tracking server of MLflow; empty: MLFLOW_TRACKING_URI."
     )
+    trackio_project: str = Field(
+        default="",
+        description="Project of Trackio; empty: it is not used. Where it is kept, its own "
+        "variables say: TRACKIO_DIR, TRACKIO_SPACE_ID, TRACKIO_SERVER_URL.",
+    )
 
 
 def tracker_packages(knobs: TrackingKnobs) -> dict[str, str]:
@@ -65,6 +72,8 @@ def tracker_packages(knobs: TrackingKnobs) -> dict[str, str]:
         needed["wandb"] = "tracking.wandb_project"
     if knobs.mlflow_experiment:
         needed["mlflow"] = "tracking.mlflow_experiment"
+    if knobs.trackio_project:
+        needed["trackio"] = "tracking.trackio_project"
     return needed
 
 
@@ -160,6 +169,31 @@ class Mlflow:
         self.client.set_terminated(self.id)
 
 
+class Trackio:
+    def __init__(self, knobs: TrackingKnobs, run_id: str, name: str, config: Config) -> None:
+        """Runs are told apart by their names there, so that the id is a part of it."""
+        trackio = importlib.import_module("trackio")
+        self.errors = (OSError, ValueError, sqlite3.Error)
+        self.run = trackio.init(
+            project=knobs.trackio_project,
+            name=f"{name}-{run_id}",
+            config=config or None,
+            resume="allow",
+            auto_log_gpu=False,
+            auto_log_cpu=False,
+            embed=False,
+        )
+
+    def log(self, step: int, values: Line) -> None:
+        self.run.log(dict(values), step=step)
+
+    def conclude(self, step: int, values: Line) -> None:
+        self.log(step, values)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
 class Trackers:
     """Those of one training; until they are opened nothing is told. `config`: what it is made of,
     by the fields' names, told when the first of them is opened."""
@@ -177,7 +211,7 @@ class Trackers:
         self.state = (
             json.loads(file.read_text())
             if file.is_file()
-            else {"id": uuid.uuid4().hex[:12], "steps": {}, "results": {}}
+            else {"id": uuid.uuid4().hex[:12], "config": self.config, "steps": {}, "results": {}}
         )
 
     def open(self) -> None:
@@ -190,6 +224,9 @@ class Trackers:
             self.opened["wandb"] = Wandb(knobs, run_id, self.name, self.local, config)
         if knobs.mlflow_experiment:
             self.opened["mlflow"] = Mlflow(knobs, run_id, self.name, config)
+        if knobs.trackio_project:
+            told = self.state.get("config", {})  # each time: it forgets what it is not told again
+            self.opened["trackio"] = Trackio(knobs, run_id, self.name, told)
 
     def log(self, lines: list[Line]) -> None:
         """Steps that were told before are not told again: a resumed training repeats some."""

@@ -297,3 +297,13 @@ def test_override_of_a_section_that_an_anchor_shares_changes_that_section_alone(
     recipe = load_recipe("jobs/recipes/demo_full.yaml", ["--teacher.engine.max_num_seqs=7"])
     assert recipe.teacher.engine.max_num_seqs == 7
     assert recipe.evaluation.engine.max_num_seqs == 256
+
+
+def test_the_field_on_needs_no_quotes_in_a_file_nor_in_an_override(tmp_path):
+    text = "extends: demo\nobjective: {kind: sft, on: all}\ntraining: {overlap: on}\n"
+    (tmp_path / "mine.yaml").write_text(text)
+    students = "--compare.students=[{kind: sft, name: other, on: best}]"
+    recipe = load_recipe(str(tmp_path / "mine.yaml"), [students])
+    assert recipe.objective.model_dump()["on"] == "all"
+    assert recipe.compare.students[0].objective.model_dump()["on"] == "best"
+    assert recipe.training.overlap is True, "as a value it is what YAML says"

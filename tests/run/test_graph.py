@@ -79,7 +79,8 @@ def states(run: Place, *overrides: str) -> dict[str, str]:
 def made_anew(run: Place, *overrides: str) -> set[str]:
     """Names of stages that are not reused, but for answers of students, which follow them."""
     found = states(run, *overrides)
-    own = {name for name in found if name not in ("answers/advdistill", "answers/sft", "all")}
+    follow = [f"answers/{one}{end}" for one in ("advdistill", "sft") for end in ("", "_trials")]
+    own = {name for name in found if name not in (*follow, "all")}
     return {name for name in own if not found[name].startswith("reused")}
 
 
@@ -128,7 +129,7 @@ def test_more_seeds_keep_the_trainings_of_the_seed_that_was(run):
 def test_another_student_asks_no_teacher_and_repeats_no_training(run):
     override = "--compare.students=[{kind: sft}, {kind: advdistill, name: hot, tau: 2.0}]"
     assert made_anew(run, override) == {
-        *("train/hot-lr_5e-05", "train/hot-lr_0.0001", "answers/hot")
+        *("train/hot-lr_5e-05", "train/hot-lr_0.0001", "answers/hot_trials", "answers/hot")
     }
 
 
@@ -152,9 +153,9 @@ def test_plan_names_the_field_that_changed_and_the_cost(run):
 def test_plan_sums_what_all_that_is_new_would_take(run):
     four = "--compare.seeds=[0, 1, 2]", "--compare.students=[]", "--pools.cpu_hour_price=2"
     found = states(run, *four)
-    # Two rates by two further seeds are trained, and three students answer eight problems, where
-    # four took a minute.
-    assert found["all"].split("  ")[-1].strip() == "about 10:00 (5.00 CPU-hours, 10.00 to pay)"
+    # Two rates by two further seeds are trained, a minute each; the two epochs of all six answer
+    # four problems, and three students eight, where four took a minute.
+    assert found["all"].split("  ")[-1].strip() == "about 22:00 (11.00 CPU-hours, 22.00 to pay)"
 
 
 def test_plan_of_a_verb_has_the_stages_and_lines_of_that_verb(run):

@@ -132,6 +132,20 @@ def test_training_lines_need_no_answer_where_none_is_looked_at(tmp_path: Path) -
         load_problems(TaskKnobs(name="jsonl", path=file, unlabelled=True, num_test=1))
 
 
+@pytest.mark.parametrize(
+    ("num_rows", "num_tests", "given"),
+    [(30, 6, {}), (4, 0, {}), (1400, 200, {}), (30, 9, {"num_test": 9}), (30, 0, {"num_test": 0})],
+)
+def test_a_fifth_is_held_out_where_no_line_is_a_test(num_rows, num_tests, given, tmp_path) -> None:
+    rows = [{"question": f"{i} + 1?", "answer": i + 1} for i in range(num_rows)]
+    path = write_lines(tmp_path / "a.jsonl", rows)
+    splits = load_problems(TaskKnobs(name="jsonl", path=path, **given))
+    assert (len(splits["train"]), len(splits["test"])) == (num_rows - num_tests, num_tests)
+    rows[3]["split"] = "test"
+    with_one = load_problems(TaskKnobs(name="jsonl", path=write_lines(tmp_path / "a.jsonl", rows)))
+    assert [one.question for one in with_one["test"]] == ["3 + 1?"]
+
+
 def test_columns_go_into_lists_of_messages(tmp_path: Path) -> None:
     said = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
     path = write_lines(tmp_path / "a.jsonl", [{"messages": said}])

@@ -1,6 +1,11 @@
 """Each step reaches each tracker once, read back with the tracker's own reader."""
 
+import contextlib
 import json
+import os
+import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,6 +116,36 @@ def test_mlflow_run_goes_on_where_it_was(tmp_path, monkeypatch):
     (run,) = client.search_runs([run.info.experiment_id])
     assert run.data.params == {"objective.kind": "advdistill", "objective.tau": "0.5"}
     assert run.data.metrics["results/test/accuracy"] == 0.75
+
+
+def test_trackio_run_goes_on_where_it_was(tmp_path, monkeypatch):
+    """It fixes its folder when it is imported, so a process of its own tells it."""
+    pytest.importorskip("trackio")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "store"))
+    told = """
+from pathlib import Path
+import sys
+from test_trackers import TrackingKnobs, conclude, follow
+
+knobs, folder = TrackingKnobs(tensorboard=False, trackio_project="distil"), Path(sys.argv[1])
+follow(folder, range(1, 3), knobs)
+follow(folder, range(1, 5), knobs)
+conclude(folder, knobs)
+"""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
+    subprocess.run([sys.executable, "-c", told, str(tmp_path / "run")], check=True)
+    (file,) = (tmp_path / "store").glob("distil*.db")
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        rows = database.execute("SELECT run_name, step, metrics FROM metrics").fetchall()
+        ((config,),) = database.execute("SELECT config FROM configs").fetchall()
+    (name,) = {name for name, _, _ in rows}
+    assert name.startswith("demo/advdistill-")
+    values = [(step, json.loads(metrics)) for _, step, metrics in rows]
+    losses = [(step, one["train/loss"]) for step, one in values if "train/loss" in one]
+    assert losses == [(step, 1 / step) for step in range(1, 5)]
+    results = [(step, one) for step, one in values if "results/test/accuracy" in one]
+    assert results == [(4, RESULTS)]
+    assert json.loads(config)["objective.kind"] == "advdistill"
 
 
 class Unreachable(ValueError):
