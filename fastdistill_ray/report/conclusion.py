@@ -88,6 +88,7 @@ def _student_label(name: str, entry: dict[str, Any]) -> str:
     parts += [f"{len(layers)} blocks"] if layers else []
     parts += [f"{entry['group_size']} completions"] if entry["group_size"] else []
     parts += [f"on texts of {short_name(entry['writer'])}"] if entry.get("writer") else []
+    parts += ["rewritten by itself"] if entry.get("rewrite") else []
     parts += ["judged by vote"] if entry.get("labels") == "vote" else []
     start, end = entry.get("problems") or (0, 1)
     parts += [f"problems {start:.0%} to {end:.0%}"] if (start, end) != (0, 1) else []

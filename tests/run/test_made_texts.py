@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 def test_student_rewrites_what_its_writer_is_not_sure_of(tmp_path, head):
     model = make_tiny_model(str(tmp_path / "model"))
-    scripted = {"kind": "scripted", "extra": {"wrong": ["1000001"]}}
+    scripted = {"kind": "scripted", "max_model_len": 1024, "extra": {"wrong": ["1000001"]}}
     recipe = tiny_recipe(
         model,
         objective={"kind": "sft"},
