@@ -199,10 +199,12 @@ def _page(source: str, audit: Audit) -> Page:
         title=f"Audit of {Place(source).name}",
         subtitle=f"{total:,} judged completions \u00b7 up to {audit.per_verdict} of each verdict, "
         f"drawn with seed {audit.seed}",
-        conclusion=f"{verdicts['correct']:,} of {total:,} completions are correct "
-        f"({verdicts['correct'] / total:.1%}); {failed:,} could not be judged ({failed / total:.2%}"
-        ", error and timeout). Read some of each verdict below: a wrong verdict poisons what "
-        "follows it.",
+        conclusion=[
+            f"{verdicts['correct']:,} of {total:,} completions are correct "
+            f"({verdicts['correct'] / total:.1%}); {failed:,} could not be judged "
+            f"({failed / total:.2%}, error and timeout). Read some of each verdict below: a wrong "
+            "verdict poisons what follows it."
+        ],
         sections=sections,
     )
 

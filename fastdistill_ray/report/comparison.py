@@ -40,7 +40,9 @@ def write_comparison(views: list[str], output: str) -> str:
         Section("Results", _results(runs)),
     ]
     names = " \u00b7 ".join(f"{letter}: {run.recipe['name']}" for letter, run in runs.items())
-    write_text(page, to_html(Page("Recipes side by side", names, _caution(runs, pairs), sections)))
+    write_text(
+        page, to_html(Page("Recipes side by side", names, [_caution(runs, pairs)], sections))
+    )
     return str(page)
 
 

@@ -1,4 +1,4 @@
-"""The one paragraph a reader needs: what the numbers of a run say, in plain words. Pure.
+"""The few lines a reader needs: what the numbers of a run say, in plain words. Pure.
 
 Says "beats" only where the p of the paired difference, adjusted for all comparisons, is below 0.05.
 """
@@ -19,21 +19,26 @@ from fastdistill_ray.report.reading import (
 LEVEL = 0.05
 
 
-def conclusion(results: Results, recipe: dict[str, Any]) -> str:
+def conclusion(results: Results, recipe: dict[str, Any]) -> list[str]:
+    """A line for each split, then what holds for all of them."""
     student = main_student(results, recipe)
     if student is None:
-        return "No student of this run has been evaluated yet."
-    sentences = []
-    for split in results.splits:
-        if (student, split, "accuracy") in results.rows:
-            sentences += _split_sentences(results, student, split, recipe)
+        return ["No student of this run has been evaluated yet."]
+    lines = [
+        _split_line(results, student, split, recipe)
+        for split in results.splits
+        if (student, split, "accuracy") in results.rows
+    ]
     if number := sum(metric == "accuracy" for *_, metric in results.differences):
         which = "the only comparison" if number == 1 else f"all {number} comparisons"
-        sentences.append(f"Each p is adjusted for {which} of accuracies (Holm), no interval is.")
-    sentences += _format_sentence(results, student) + _above_teacher(results, recipe)
+        lines.append(
+            f"It beats, or is worse, where p is below {LEVEL:g} after adjustment for {which} of "
+            "accuracies (Holm). Differences below has each p and interval; no interval is adjusted."
+        )
+    lines += _format_sentence(results, student) + _above_teacher(results, recipe)
     if has_same_weights(recipe):
-        sentences.append("Teacher and base are the same weights: this is prompt distillation.")
-    return " ".join(sentences)
+        lines.append("Teacher and base are the same weights: this is prompt distillation.")
+    return lines
 
 
 def main_student(results: Results, recipe: dict[str, Any]) -> str | None:
@@ -153,42 +158,29 @@ def probability(p: float | None) -> str:
     return "below 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _split_sentences(
-    results: Results, student: str, split: str, recipe: dict[str, Any]
-) -> list[str]:
+def _split_line(results: Results, student: str, split: str, recipe: dict[str, Any]) -> str:
     name, own = short_name(student), results.rows[student, split, "accuracy"]
     interval = (
         "" if own.low is None else f" (95 % interval {percent(own.low)} to {percent(own.high)})"
     )
+    said: dict[str, list[str]] = {"better": [], "unclear": [], "worse": []}
+    for rival in rivals(results, student, split):
+        difference = results.differences[student, rival, split, "accuracy"]
+        theirs = percent(results.rows[rival, split, "accuracy"].value)
+        said[outcome(difference)].append(
+            f"{article(rival, recipe)} ({theirs} %, {points(difference.value)} points)"
+        )
+    words = {
+        "better": "It beats",
+        "unclear": "No difference can be shown from",
+        "worse": "It is worse than",
+    }
     sentences = [
         f"On {problems_in(own, split_label(split))} {name} solves {percent(own.value)} %"
         f"{_seeds(results, student, split)}{interval}."
     ]
-    beaten = []
-    for rival in rivals(results, student, split):
-        difference = results.differences[student, rival, split, "accuracy"]
-        theirs = results.rows[rival, split, "accuracy"]
-        label = f"{article(rival, recipe)} ({percent(theirs.value)} %)"
-        how = (
-            f"({points(difference.low)} to {points(difference.high)}, "
-            f"p {probability(difference.p_holm)})"
-        )
-        verdict = outcome(difference)
-        if verdict == "better":
-            beaten.append(f"{label} by {points(difference.value)[1:]} points {how}")
-        elif verdict == "worse":
-            sentences.append(
-                f"{name} does not beat {label}: it is worse by "
-                f"{points(difference.value)[1:]} points {how}."
-            )
-        else:
-            sentences.append(
-                f"{name} does not beat {label}: the difference of {points(difference.value)} "
-                f"points {how} may be chance."
-            )
-    if beaten:
-        sentences.insert(1, f"It beats {_join(beaten)}.")
-    return sentences
+    sentences += [f"{words[verdict]} {_join(found)}." for verdict, found in said.items() if found]
+    return " ".join(sentences)
 
 
 def _seeds(results: Results, student: str, split: str) -> str:

@@ -104,7 +104,7 @@ class Section:
 class Page:
     title: str
     subtitle: str
-    conclusion: str
+    conclusion: list[str]  # its lines
     sections: list[Section]
     brief: Table | None = None  # before all else
 
@@ -113,6 +113,7 @@ def to_html(page: Page) -> str:
     sections = [section for section in page.sections if section.blocks]
     links = "".join(f'<a href="#{_slug(s.title)}">{html.escape(s.title)}</a>' for s in sections)
     body = "".join(_section_html(section) for section in sections)
+    lines = "".join(f"<p>{html.escape(line)}</p>" for line in page.conclusion)
     style = variables() + _beside("page.css")
     has_script = any(isinstance(block, Browser) for one in sections for block in one.blocks)
     script = _beside("browser.js") if has_script else ""
@@ -124,7 +125,7 @@ def to_html(page: Page) -> str:
         f'<header><h1 id="brief-title">{html.escape(page.title)}</h1>'
         f'<p class="subtitle">{html.escape(page.subtitle)}</p></header>'
         f"{_table_html(page.brief, 'brief-0') if page.brief else ''}"
-        f'<p class="conclusion">{html.escape(page.conclusion)}</p><nav>{links}</nav>'
+        f'<div class="conclusion">{lines}</div><nav>{links}</nav>'
         f"{body}</main>{f'<script>{script}</script>' if script else ''}</body></html>\n"
     )
 
@@ -133,7 +134,9 @@ def to_markdown(page: Page, figures: str = "") -> str:
     """The text, the tables and, of the folder `figures` beside the page, the figures; listings and
     examples are in the HTML page only."""
     brief = _table_markdown(page.brief) if page.brief else ""
-    parts = [f"# {_md(page.title)}", _md(page.subtitle), brief, _md(page.conclusion)]
+    lines = map(_md, page.conclusion)
+    said = "\n".join(f"- {line}" for line in lines) if len(page.conclusion) > 1 else "".join(lines)
+    parts = [f"# {_md(page.title)}", _md(page.subtitle), brief, said]
     for section in page.sections:
         blocks = [_block_markdown(block, figures) for block in section.blocks]
         if any(blocks):

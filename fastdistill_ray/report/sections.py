@@ -86,13 +86,13 @@ def write_report(view: str | Place) -> str:
     troubles = find_troubles(run)
     status = status_sentence(run, troubles)
     brief = brief_table(run, status)
-    said = [conclusion(run.results, run.recipe), overlap_warning(run)]
+    said = [*conclusion(run.results, run.recipe), overlap_warning(run)]
     if brief is None and run.stages:
         said.append(status)
     page = Page(
         title=f"{run.recipe['name']}: distillation report",
         subtitle=_subtitle(run),
-        conclusion=" ".join(filter(None, said)),
+        conclusion=[line for line in said if line],
         sections=[
             Section("Results", result_blocks(run)),
             Section("Differences", [*difference_blocks(run), *gap_blocks(run)]),

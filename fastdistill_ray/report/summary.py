@@ -27,7 +27,7 @@ def summary(view: str | Place) -> str:
     if name and (folder := path / STUDENTS / name).is_dir():
         lines.append(f"student  {folder}")
         if folder.is_local:
-            lines.append(f"next     vllm serve {folder}")
+            lines.append(f"next     fastdistill serve {path}")
     return "\n".join(lines)
 
 

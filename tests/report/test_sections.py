@@ -588,7 +588,7 @@ def test_group_numbers_equal_those_read_row_by_row(run: Path) -> None:
 
 def test_page_markdown_cell_with_pipe_and_line_break_stays_one_cell() -> None:
     table = Table(["a|b", "n"], [["x | y\n`z` <b>", "1.0"]])
-    page = Page("t", "", "", [Section("S", [table]), Section("Empty", [])])
+    page = Page("t", "", [], [Section("S", [table]), Section("Empty", [])])
     rows = read_tables(to_markdown(page))["S"]
     assert rows == [["a|b", "n"], ["x | y `z` &lt;b&gt;", "1.0"]]
     assert "Empty" not in to_markdown(page) + to_html(page)
@@ -597,7 +597,7 @@ def test_page_markdown_cell_with_pipe_and_line_break_stays_one_cell() -> None:
 def test_page_html_escapes_every_kind_of_text() -> None:
     evil = "<b onload='x'>&\"</b>"
     table = Table([evil], [[evil]], caption=evil, title=evil)
-    reader = read_page(to_html(Page(evil, evil, evil, [Section(evil, [table, Text(evil)])])))
+    reader = read_page(to_html(Page(evil, evil, [evil], [Section(evil, [table, Text(evil)])])))
     assert "b" not in reader.tags
     assert "".join(reader.words).count(evil) == 11
 

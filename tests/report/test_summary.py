@@ -8,7 +8,7 @@ from fastdistill_ray.report.summary import summary
 
 def test_accuracies_and_where_the_student_is_in_a_few_lines(tmp_path: Path) -> None:
     run = Path(make_run(str(tmp_path / "run")))
-    assert "vllm serve" not in summary(str(run)), "there is no folder of a student yet"
+    assert "serve" not in summary(str(run)), "there is no folder of a student yet"
     student = run / "students" / "advdistill"
     student.mkdir(parents=True)
     table, places = summary(str(run)).split("\n\n")
@@ -21,7 +21,7 @@ def test_accuracies_and_where_the_student_is_in_a_few_lines(tmp_path: Path) -> N
     assert places.splitlines() == [
         f"report   {run / 'report.html'}",
         f"student  {student}",
-        f"next     vllm serve {student}",
+        f"next     fastdistill serve {run}",
     ]
 
 

@@ -2,13 +2,18 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
+import yaml
+from support.buckets import free_port
 from support.hub import Hub, serving_hub
 from support.jobs import ROOT
+from support.models import make_tiny_model
 from support.run_folder import make_run
 
 from fastdistill_ray import cli
@@ -87,11 +92,56 @@ def test_push_of_a_student_without_its_card_is_refused(run):
 def test_serve_prints_the_command_with_the_context_of_the_evaluation(run, capsys):
     assert cli.main(["serve", str(run), "--print", "--port=8001"]) == 0
     words = capsys.readouterr().out.split()
-    assert words[1:3] == ["serve", str(run / "students" / "advdistill")]
+    assert str(run / "students" / "advdistill") in words
     assert words[-1] == "--port=8001"
     length = words[words.index("--max-model-len") + 1]
     recipe = (run / "recipe.yaml").read_text()
     assert f"max_model_len: {length}" in recipe
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_a_served_student_answers_as_transformers_has_it(run):
+    """The command that `serve` becomes, with the vLLM of this environment."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder, port = make_tiny_model(str(run / "students" / "sft"), seed=3), free_port()
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe["evaluation"]["engine"] |= {"max_model_len": 512, "dtype": "float32"}
+    recipe["evaluation"]["engine"] |= {"enforce_eager": True, "cpu_kv_cache_gib": 1}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    messages = [{"role": "user", "content": "What is 3 + 4?"}]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+    )
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    whole = model.generate(**ids, max_new_tokens=8, do_sample=False)[0, ids["input_ids"].shape[1] :]
+    command = [*(sys.executable, "-m", "fastdistill_ray.cli", "serve", str(run)), "--student=sft"]
+    with subprocess.Popen(
+        [*command, "--host=127.0.0.1", f"--port={port}"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as server:
+        try:
+            assert server.stdout
+            for line in server.stdout:
+                if "Application startup complete" in line:
+                    break
+            asked = {"messages": messages, "max_tokens": 8, "temperature": 0, "seed": 1}
+            answer = httpx.post(
+                f"http://127.0.0.1:{port}/v1/chat/completions",
+                json={**asked, "model": f"{recipe['name']}-sft"},
+                timeout=None,
+            ).json()
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.stdout.read()
+    (choice,) = answer["choices"]
+    assert choice["message"]["content"] == tokenizer.decode(whole, skip_special_tokens=True)
 
 
 @pytest.mark.parametrize(
