@@ -255,3 +255,14 @@ def test_job_error_that_is_not_the_users_keeps_its_traceback(tmp_path, monkeypat
     assert (
         "Traceback" in said and "invalid literal" in said and said.count("error: ValueError") == 1
     )
+
+
+def test_plan_says_which_key_is_not_set(monkeypatch, capsys):
+    engine = "{kind: endpoint, url: http://h/v1, api_key_env: SOME_KEY}"
+    arguments = ["distill", "demo", "--dry-run", "--compare.baselines=[base]"]
+    arguments += [f"--teacher.engine={engine}", "--sampling.loop_repeats=0"]
+    said = "teacher.engine.api_key_env: SOME_KEY is not set here; the job needs it"
+    for key, is_said in (("", True), ("k", False)):
+        monkeypatch.setenv("SOME_KEY", key)
+        assert cli.main(arguments) == 0
+        assert (said in capsys.readouterr().out) == is_said

@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -302,6 +303,11 @@ def check_server(section: str, model_field: str, model: str, knobs: ServerKnobs)
     if status in (401, 403):
         raise UserError(
             f"{section}.api_key_env: {knobs.url} does not take this key (HTTP {status})"
+        )
+    if status == 404 and not urlsplit(knobs.url).path:
+        raise UserError(
+            f"{section}.url: {knobs.url} has no /models (HTTP 404); the address goes up to and "
+            f"with /v1, such as {knobs.url}/v1"
         )
     try:
         names = [item["id"] for item in json.loads(text)["data"]] if status == 200 else []

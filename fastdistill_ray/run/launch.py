@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from fastdistill_ray.errors import UserError
+from fastdistill_ray.recipe.derived import all_teachers
 from fastdistill_ray.recipe.paths import with_absolute_paths
 from fastdistill_ray.recipe.tree import AnyRecipe, Recipe
 from fastdistill_ray.run.folder import JobFolder, RunFolder, check_writable, place_of_run
@@ -24,7 +25,21 @@ def plan(recipe: AnyRecipe, run_dir: str = "", address: str = "", verb: str = "d
     """What the job would do; a run folder on another machine is not looked into."""
     recipe = with_absolute_paths(recipe)
     place = run_place(recipe, run_dir)
-    return describe_plan(recipe, None if address else place, verb)
+    lines = [describe_plan(recipe, None if address else place, verb)]
+    if isinstance(recipe, Recipe) and not address:
+        lines += _unset_keys(recipe)
+    return "\n".join(lines)
+
+
+def _unset_keys(recipe: Recipe) -> list[str]:
+    """A line for each server whose key this machine does not hold."""
+    servers = {f"{name}.engine": one.endpoint for name, one in all_teachers(recipe).items()}
+    servers["reward.llm_judge"] = recipe.reward.llm_judge
+    return [
+        f"{section}.api_key_env: {knobs.api_key_env} is not set here; the job needs it"
+        for section, knobs in servers.items()
+        if knobs and knobs.api_key_env and not os.environ.get(knobs.api_key_env)
+    ]
 
 
 def launch(
@@ -97,4 +112,7 @@ def use_token() -> None:
     has_token = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
     if not has_token and not (Path.home() / ".ray" / "auth_token").exists():
         ray = str(Path(sys.executable).parent / "ray")
-        subprocess.run([ray, "get-auth-token", "--generate"], check=True, capture_output=True)
+        try:
+            subprocess.run([ray, "get-auth-token", "--generate"], check=True, capture_output=True)
+        except FileNotFoundError as error:
+            raise UserError(f"{ray}: no such command; install ray into this environment") from error

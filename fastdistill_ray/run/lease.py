@@ -75,9 +75,9 @@ def check_free(run: Place) -> None:
 
 
 def holder(run: Place) -> Note | None:
-    """Who writes the run folder, as its note says: it may be dead."""
+    """Who writes the run folder, as its note says; one of another machine may be dead."""
     notes = _notes(run / LEASES).values()
-    return next((note for note in notes if note.is_holding), None)
+    return next((note for note in notes if note.is_holding and not _is_gone(note)), None)
 
 
 def _acquire(folder: Place, name: str) -> tuple[Place, Note]:
@@ -109,10 +109,9 @@ def _living(folder: Place, own: str) -> dict[str, Note]:
     notes = {name: note for name, note in _notes(folder).items() if name != own}
     unsure = {}
     for name, note in notes.items():
-        if (note.host, note.namespace) == _host():
-            if _started(note.pid) != note.started:
-                _bury(folder / name, note, "its process is gone")
-        else:
+        if _is_gone(note):
+            _bury(folder / name, note, "its process is gone")
+        elif not _is_of_here(note):
             unsure[name] = note
     if unsure:
         for note in unsure.values():
@@ -123,6 +122,15 @@ def _living(folder: Place, own: str) -> dict[str, Note]:
         for name, note in _same(folder, unsure).items():
             _bury(folder / name, note, f"not renewed for {DEAD_SECONDS:.0f} s")
     return {name: note for name, note in _notes(folder).items() if name != own}
+
+
+def _is_of_here(note: Note) -> bool:
+    return (note.host, note.namespace) == _host()
+
+
+def _is_gone(note: Note) -> bool:
+    """Whether it is known to be: its process was one of this machine."""
+    return _is_of_here(note) and _started(note.pid) != note.started
 
 
 def _same(folder: Place, notes: dict[str, Note]) -> dict[str, Note]:

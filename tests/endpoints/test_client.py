@@ -16,6 +16,9 @@ def test_check_names_what_is_wrong(monkeypatch):
         check_server("teacher.engine", "teacher.model", "served", knobs)
         with pytest.raises(ValueError, match=r"teachers.0.model: .* has no model other; it names"):
             check_server("teachers.0.engine", "teachers.0.model", "other", knobs)
+        bare = ServerKnobs(url=server.url.removesuffix("/v1"))
+        with pytest.raises(ValueError, match=r"teacher.engine.url: .*such as http.*/v1$"):
+            check_server("teacher.engine", "teacher.model", "served", bare)
     with pytest.raises(ValueError, match=r"teacher.engine.url: nothing answers at http"):
         check_server("teacher.engine", "teacher.model", "served", knobs)
     monkeypatch.delenv("SOME_KEY", raising=False)

@@ -9,7 +9,7 @@ from support.groups import make_completion, make_group, write_store
 from fastdistill_ray.cli import main
 from fastdistill_ray.recipe.loading import load_recipe
 from fastdistill_ray.run.folder import RunFolder
-from fastdistill_ray.run.lease import lease
+from fastdistill_ray.run.lease import LEASES, lease
 from fastdistill_ray.run_files import METRICS, StageResult
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks import load_problems
@@ -63,6 +63,22 @@ def test_status_says_who_writes_what_is_done_and_how_it_goes_on(tmp_path: Path, 
     assert first.endswith("writes it") and "process" in first
     (line,) = [line for line in stages if line.startswith("train/")]
     assert line.endswith("; 2 steps, loss 0.75")
+
+
+def test_driver_whose_process_is_gone_writes_nothing(tmp_path: Path, capsys) -> None:
+    run = RunFolder(tmp_path / "run", load_recipe(DEMO, []))
+    run.claim()
+    with lease(run.path):
+        (file,) = (run.path / LEASES).list()
+        text = file.read_text()
+    dead = json.loads(text) | {"started": "0"}  # as if the process id were another's by now
+    (run.path / LEASES / "dead.json").put(json.dumps(dead))
+    main(["status", str(run.path)])
+    first, *_, last = lines(capsys)
+    assert first == "nobody writes it" and last.startswith("go on: ")
+    (run.path / LEASES / "dead.json").put(json.dumps(dead | {"host": "elsewhere"}))
+    main(["status", str(run.path)])
+    assert lines(capsys)[0].endswith("writes it"), "of another machine nobody can tell"
 
 
 def test_what_is_no_run_has_no_status(tmp_path: Path, capsys) -> None:

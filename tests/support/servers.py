@@ -61,7 +61,8 @@ class Handler(BaseHTTPRequestHandler):
     is_running = False
 
     def do_GET(self) -> None:
-        self.send(200, {"data": [{"id": "served"}]})
+        is_there = self.path.startswith("/v1/")
+        self.send(*((200, {"data": [{"id": "served"}]}) if is_there else (404, {})))
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
