@@ -13,7 +13,7 @@ from fastdistill_ray.tasks.problem_file import ProblemFile
 pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 
-def test_student_rewrites_what_its_writer_is_not_sure_of(tmp_path, head):
+def test_student_rewrites_what_its_writer_is_not_sure_of_and_votes_with_others(tmp_path, head):
     model = make_tiny_model(str(tmp_path / "model"))
     scripted = {"kind": "scripted", "max_model_len": 1024, "extra": {"wrong": ["1000001"]}}
     recipe = tiny_recipe(
@@ -26,7 +26,9 @@ def test_student_rewrites_what_its_writer_is_not_sure_of(tmp_path, head):
             "students": [
                 {"kind": "sft", "name": "alice", "on": "all", "writer": "sft", "labels": "none"}
                 | {"rewrite": {}},
+                {"kind": "born_again", "teacher": "sft", "knowledge": "permuted"},
             ],
+            "ensembles": [{"name": "all", "of": ["born_again", "alice", "sft"]}],
             "baselines": [],
         },
     )
@@ -66,8 +68,15 @@ def test_student_rewrites_what_its_writer_is_not_sure_of(tmp_path, head):
     stores = [written, own / "first_answers", own / "rewritten_answers"]
     tokens = sum(commit.num_tokens for store in stores for commit in Store(store).commits())
     trials = json.loads((run / "choose.json").read_text())["trials"]
-    assert {one["student"]: one["written_tokens"] for one in trials} == {"sft": 0, "alice": tokens}
-    assert "Rewritten texts" in (run / "report.md").read_text()
+    written_tokens = {one["student"]: one["written_tokens"] for one in trials}
+    assert written_tokens == {"sft": 0, "alice": tokens, "born_again": 0}
+    report = (run / "report.md").read_text()
+    assert "Rewritten texts" in report and "Vote of born-again, alice, SFT" in report
+    results = json.loads((run / "results.json").read_text())
+    asked = {row["model"]: row["num_problems"] for row in results["rows"] if row["split"] == "test"}
+    assert asked["all"] == asked["alice"] == 6
+    costs = {row["model"]: row["trained_tokens"] for row in results["costs"]}
+    assert costs["all"] == costs["alice"] + costs["sft"] + costs["born_again"]
 
 
 def test_problems_that_the_teacher_makes_are_asked_voted_on_and_trained_beside_the_others(
