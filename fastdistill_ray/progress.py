@@ -47,6 +47,11 @@ class Screen:
         return start + line + ("" if found else "\n")
 
 
+def amount(money: float) -> str:
+    """Of small sums the first two digits that are not 0."""
+    return f"{money:,.2f}" if money >= 0.1 else f"{money:.2g}"
+
+
 def duration(seconds: float) -> str:
     """`0:45`, `12:05` or `3:07:09`."""
     minutes, second = divmod(int(seconds), 60)

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from fastdistill_ray.progress import Screen, bar_line
+from fastdistill_ray.progress import Screen, amount, bar_line
 
 
 def test_bar_line_shows_share_and_time_left():
@@ -52,3 +52,10 @@ def test_a_pipe_gets_the_log_as_it_is():
     screen.write(LOG)
     screen.end()
     assert pipe.getvalue() == LOG
+
+
+@pytest.mark.parametrize(
+    ("money", "said"), [(22.0, "22.00"), (1234.5, "1,234.50"), (0.1, "0.10"), (0.00123, "0.0012")]
+)
+def test_small_sums_are_not_rounded_to_nothing(money, said):
+    assert amount(money) == said

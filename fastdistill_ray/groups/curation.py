@@ -25,7 +25,7 @@ from fastdistill_ray.groups.compaction import merge_files, replace_log, small_ru
 from fastdistill_ray.groups.log import Commit
 from fastdistill_ray.groups.reweighting import Source, judge_failed_again, take_along
 from fastdistill_ray.groups.store import FAILED, Store
-from fastdistill_ray.progress import Progress
+from fastdistill_ray.progress import Progress, amount
 from fastdistill_ray.records import GROUP_SCHEMA
 from fastdistill_ray.rewards import Scorer
 from fastdistill_ray.rewards.scorer import LLM_JUDGE
@@ -167,7 +167,7 @@ class Tally:
         check_failures(self.verdicts, self.max_failed_share, self.store)
         cost = self.paid + self.price * (time.monotonic() - self.start) / 3600
         show(LABEL, {"kept_share": self.kept / self.groups, "cost": cost})
-        return f"kept {self.kept / self.groups:.0%}" + (f"  cost {cost:.2f}" if cost else "")
+        return f"kept {self.kept / self.groups:.0%}" + (f"  cost {amount(cost)}" if cost else "")
 
     def _count(self, commit: Commit) -> None:
         self.groups += len(commit.keys)

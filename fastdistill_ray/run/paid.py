@@ -9,7 +9,7 @@ from fastdistill_ray.generation.knobs import EndpointKnobs
 from fastdistill_ray.groups.aside import set_aside
 from fastdistill_ray.groups.reweighting import Source
 from fastdistill_ray.groups.store import Store
-from fastdistill_ray.progress import duration
+from fastdistill_ray.progress import amount, duration
 from fastdistill_ray.recipe.derived import all_teachers
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run.graph import Change, Made, Stage, changes, find, made
@@ -109,7 +109,7 @@ def price(recipe: Recipe, num_tokens: int) -> str:
         for teacher in teachers
         if isinstance(teacher.engine, EndpointKnobs)
     )
-    return f" (at most {money * num_tokens / 1e6:,.2f} to pay, prompts apart)" if money else ""
+    return f" (at most {amount(money * num_tokens / 1e6)} to pay, prompts apart)" if money else ""
 
 
 def _and_more(found: list[Change]) -> str:

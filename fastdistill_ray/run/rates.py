@@ -6,7 +6,7 @@ from typing import NamedTuple
 from fastdistill_ray.cluster.pools import PoolsKnobs
 from fastdistill_ray.groups.log import LOG
 from fastdistill_ray.groups.store import Store
-from fastdistill_ray.progress import duration
+from fastdistill_ray.progress import amount, duration
 from fastdistill_ray.run.graph import Made, made
 from fastdistill_ray.run_files import MANIFEST, METRICS, SECONDS, read_json
 from fastdistill_ray.storage.place import Place
@@ -72,7 +72,7 @@ def words(spent: Spent | None, pools: PoolsKnobs) -> str:
     hours = f"{spent.gpu_hours:.2f} GPU-hours" if spent.gpu_hours else ""
     hours = hours or f"{spent.cpu_hours:.2f} CPU-hours"
     money = spent.gpu_hours * pools.gpu_hour_price + spent.cpu_hours * pools.cpu_hour_price
-    paid = f", {money:,.2f} to pay" if money else ""
+    paid = f", {amount(money)} to pay" if money else ""
     return f"about {duration(spent.seconds)} ({hours}{paid})"
 
 
