@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from fastdistill_ray.endpoints.knobs import ServerKnobs
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.recipe.derived import all_teachers
 from fastdistill_ray.recipe.paths import with_absolute_paths
@@ -33,7 +34,9 @@ def plan(recipe: AnyRecipe, run_dir: str = "", address: str = "", verb: str = "d
 
 def _unset_keys(recipe: Recipe) -> list[str]:
     """A line for each server whose key this machine does not hold."""
-    servers = {f"{name}.engine": one.endpoint for name, one in all_teachers(recipe).items()}
+    servers: dict[str, ServerKnobs | None] = {
+        f"{name}.engine": one.endpoint for name, one in all_teachers(recipe).items()
+    }
     servers["reward.llm_judge"] = recipe.reward.llm_judge
     return [
         f"{section}.api_key_env: {knobs.api_key_env} is not set here; the job needs it"
