@@ -30,7 +30,7 @@ from fastdistill_ray.storage.place import Place
 from fastdistill_ray.storage.tables import read_parquet
 
 TASK, PROBLEMS, OUT = "fastdistill_problems", "problems.jsonl", "out"
-# What the harness counts by -> the verdict of ours that is meant alike.
+# What the harness counts by -> the verdict of ours next to it; a strict one takes more than boxes.
 ALIKE = {"boxed": "verdict", "last_number": "lenient_verdict"}
 
 

@@ -284,9 +284,9 @@ def key_header(knobs: ServerKnobs, section: str) -> dict[str, str]:
     key = os.environ.get(knobs.api_key_env, "").strip()
     if not key:
         raise UserError(
-            f"{section}.api_key_env: {knobs.api_key_env} is not set here; it holds the server's "
-            f"key. `export {knobs.api_key_env}=...` before Ray is started on this node, or hand it "
-            f"to a job by --env {knobs.api_key_env}"
+            f"{section}.api_key_env: {knobs.api_key_env} is not set on this node; it holds the "
+            f"server's key. `export {knobs.api_key_env}=...` before Ray is started there, or hand "
+            f"it to a job by --env {knobs.api_key_env}"
         )
     return {"Authorization": f"Bearer {key}"}
 
