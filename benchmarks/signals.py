@@ -123,8 +123,10 @@ def kept(tables: list[Any], signal: Signal) -> dict[str, float]:
             start = time.process_time()
             commits = [store.write(table) for table in files]
             store.append(commits)
-            merged = merge_files(store, commits)
-            replace_log(store, {commits[0].file: merged})
+            merged = commits[0]
+            if len(commits) > 1:
+                merged = merge_files(store, commits)
+                replace_log(store, {commits[0].file: merged})
             writes.setdefault(name, []).append(time.process_time() - start)
         reader, keys = SignalReader(StoredSignals(str(store.folder), signal)), list(store.keys())
         start = time.process_time()
