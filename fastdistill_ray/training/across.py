@@ -36,13 +36,18 @@ class Aligned(NamedTuple):
 
 
 def compared(
-    student: Readout, other: Readout, across: Across, aligned: Aligned, labels_J: Tensor
+    student: Readout,
+    other: Readout,
+    across: Across,
+    aligned: Aligned,
+    labels_J: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """[K] each in float32 or wider, 0 where no span begins; differentiable by the student's
     tensors. `labels_J`: the other model's targets. Of chunks: the log-probability of a span's
     tokens by the other model, and 1."""
     spans, temperature = aligned.spans, across.temperature
     if across.kind == "chunks":
+        assert labels_J is not None
         found_S = chunk_logprob(other, labels_J, spans.other)
         return tuple(_placed(one, spans.own, student) for one in (found_S, found_S * 0 + 1))
     if across.kind == "levels":
