@@ -9,8 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from fastdistill_ray.evaluation.answers import ANSWERS_SCHEMA
-from fastdistill_ray.records import PROBLEM_FIELDS
-from fastdistill_ray.rewards.assess import Response, ToScore
+from fastdistill_ray.rewards.assess import ToScore
 from fastdistill_ray.rewards.voting import ANY, hold_vote
 from fastdistill_ray.run_files import ANSWERS, StageResult
 from fastdistill_ray.storage.place import Place
@@ -24,10 +23,10 @@ def vote(members: list[Place], verifier: VerifierKnobs, *, out: Place) -> StageR
     """Writes answers.parquet: for each answer that every member gave, the text of the first member
     whose answer is that of most; of the first member where as many give another, and where no
     answer can be read or compared."""
-    judge = Judge(verifier)
     answers = [_rows(folder) for folder in members]
     common = [key for key in answers[0] if all(key in one for one in answers)]
-    found = [_elected([one[key] for one in answers], judge) for key in common]
+    with Judge(verifier) as judge:
+        found = [_elected([one[key] for one in answers], judge) for key in common]
     write_parquet(pa.Table.from_pylist(found, schema=ANSWERS_SCHEMA), out / ANSWERS)
     missing = max(map(len, answers)) - len(found)
     return StageResult(
@@ -43,19 +42,9 @@ def _rows(folder: Place) -> dict[Key, dict[str, Any]]:
 
 
 def _elected(rows: list[dict[str, Any]], judge: Judge) -> dict[str, Any]:
-    problem = {name: rows[0][name] for name, _ in PROBLEM_FIELDS}
-    if problem["kind"] not in ANY:
+    if rows[0]["kind"] not in ANY:
         return rows[0]
-    responses = [Response(row["text"], row["num_tokens"], row["finish_reason"]) for row in rows]
-    group = ToScore(
-        problem["kind"],
-        problem["reference"],
-        problem["options"],
-        responses,
-        problem["tolerance"],
-        problem["question"],
-        problem["scorer"],
-    )
+    group = ToScore.of(rows[0], rows)
     judgements = hold_vote(group, judge).judgements
     agree = [place for place, one in enumerate(judgements) if one.verdict == "correct"]
     return rows[agree[0] if agree else 0]

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 
 from fastdistill_ray.knobs import Knobs
 from fastdistill_ray.records import Problem
-from fastdistill_ray.rewards.assess import Response, ToScore
+from fastdistill_ray.rewards.assess import ToScore
 from fastdistill_ray.rewards.voting import ANY, clusters_of
 from fastdistill_ray.verifiers import Judge
 
@@ -72,18 +72,7 @@ def final_of(row: Mapping[str, Any], judge: Judge) -> Final | None:
     are dropped."""
     if row["kind"] not in ANY:
         return None
-    group = ToScore(
-        row["kind"],
-        row["reference"],
-        row["options"],
-        [
-            Response(one["text"], one["num_tokens"], one["finish_reason"])
-            for one in row["completions"]
-        ],
-        row["tolerance"],
-        row["question"],
-        row["scorer"],
-    )
+    group = ToScore.of(row, row["completions"])
     found = [one for one in clusters_of(group, judge) if len(one.places) > 1]
     if not found:
         return None
@@ -126,19 +115,20 @@ def is_leak(text: str, knobs: RewriteKnobs) -> bool:
 
 def chosen_texts(
     written: Iterable[Mapping[str, Any]],
+    finals: Mapping[str, Final | None],
     again: Mapping[str, Mapping[str, Any]],
-    judge: Judge,
     knobs: RewriteKnobs,
 ) -> tuple[list[dict[str, Any]], Counter[str], Counter[str]]:
     """(rows of one completion each, how many are original and rewritten, why others are left out).
 
-    `written`: the writer's groups; `again`: by problem, the groups of what the student wrote anew.
+    `written`: the writer's groups; `finals`: by problem, what each comes to; `again`: by problem,
+    the groups of what the student wrote anew.
     """
     rows: list[dict[str, Any]] = []
     sources: Counter[str] = Counter()
     left: Counter[str] = Counter()
     for row in written:
-        final = final_of(row, judge)
+        final = finals[row["problem_id"]]
         if final is None:
             left[NO_ANSWER] += 1
         elif final.is_sure:

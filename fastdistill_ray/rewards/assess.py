@@ -1,7 +1,7 @@
 """Completions and a reference answer -> verdicts, scores, rewards, advantages. No torch, no Ray."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,19 @@ class ToScore(NamedTuple):
     tolerance: float | None = None
     question: str = ""
     scorer: str = ""
+
+    @classmethod
+    def of(cls, problem: Mapping[str, Any], said: Iterable[Mapping[str, Any]]) -> "ToScore":
+        """Of rows of a problem and its completions."""
+        return cls(
+            problem["kind"],
+            problem["reference"],
+            problem["options"],
+            [Response(one["text"], one["num_tokens"], one["finish_reason"]) for one in said],
+            problem["tolerance"],
+            problem["question"],
+            problem["scorer"],
+        )
 
 
 class Assessed(NamedTuple):

@@ -14,7 +14,6 @@ from fastdistill_ray.rewards import RewardKnobs, Scorer
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.rewards.assess import (
     Assessed,
-    Response,
     ToScore,
     assess,
     relative,
@@ -142,21 +141,7 @@ def judge_rows(
     rows: list[dict[str, Any]], judging: Judging, judge: Judge, scorer: Scorer
 ) -> list[dict[str, Any]]:
     """Rows of GROUP_SCHEMA from rows with `completions`, whose earlier judgements are replaced."""
-    groups = [
-        ToScore(
-            row["kind"],
-            row["reference"],
-            row["options"],
-            [
-                Response(one["text"], one["num_tokens"], one["finish_reason"])
-                for one in row["completions"]
-            ],
-            row["tolerance"],
-            row["question"],
-            row["scorer"],
-        )
-        for row in rows
-    ]
+    groups = [ToScore.of(row, row["completions"]) for row in rows]
     votes: list[Vote | None] = [None] * len(rows)
     if judging.reward.reference == "vote":
         voted = [hold_vote(group, judge) for group in groups]

@@ -1,5 +1,6 @@
 """The stage that makes a student's own texts of a writer's groups (`groups/rewriting.py`)."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -83,7 +84,7 @@ def rewrite(
             if first.get(one.problem_id, {}).get("completions")
         ]
         again = rewriting.ask(asked, out / AGAIN)
-        rows, sources, left = chosen_texts(groups.values(), again, judge, knobs)
+        rows, sources, left = chosen_texts(groups.values(), finals, again, knobs)
     if not rows:
         raise UserError(
             f"compare.students: the writer's answers leave nothing to be trained on ({dict(left)});"
@@ -97,7 +98,7 @@ def rewrite(
     return StageResult(
         len(groups),
         len(rows),
-        {why: left[why] for why in left},
+        dict(left),
         prompt_tokens=sum(row["prompt_num_tokens"] for row in (*first.values(), *again.values())),
         completion_tokens=sum(one["num_tokens"] for one in tokens),
         facts=facts,
@@ -109,9 +110,9 @@ def _final(row: dict, finals: dict) -> list[dict]:
     return [row["completions"][final.place]] if final else []
 
 
-def _right(name: str, rows: object) -> dict[str, float]:
+def _right(name: str, rows: Iterable[dict]) -> dict[str, float]:
     """How many have a completion, and of how many it is right."""
-    verdicts = [row["completions"][0]["verdict"] for row in rows if row["completions"]]  # type: ignore
+    verdicts = [row["completions"][0]["verdict"] for row in rows if row["completions"]]
     return {
         f"{RIGHT}{name}": float(verdicts.count("correct")),
         f"all_{name}": float(len(verdicts)),

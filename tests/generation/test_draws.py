@@ -43,7 +43,9 @@ def test_draw_is_asked_with_its_own_prompt():
 
     async def ask(row: dict, draw: Draw) -> Part:
         seen.append((row["prompt_token_ids"], row["problem_id"], draw.first, draw.count))
-        return Part([completion("x", 1, 0) for _ in range(draw.count)], len(row["prompt_token_ids"]))
+        return Part(
+            [completion("x", 1, 0) for _ in range(draw.count)], len(row["prompt_token_ids"])
+        )
 
     reply = asyncio.run(reply_to(row, SamplingKnobs(n=4), ask, lambda *_: 0))
     own = row["prompt_token_ids"]

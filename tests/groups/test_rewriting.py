@@ -91,7 +91,8 @@ def test_one_text_of_each_problem_is_trained_on_and_those_that_tell_of_others_ar
         "told": {**group("told", "9", text="As Another Answer says, 9"), "question": "composed"},
         "unanswered": {**group("unanswered"), "question": "composed"},
     }
-    rows, sources, left = chosen_texts(written, again, JUDGE, KNOBS)
+    finals = {row["problem_id"]: final_of(row, JUDGE) for row in written}
+    rows, sources, left = chosen_texts(written, finals, again, KNOBS)
     assert [(row["problem_id"], row["question"]) for row in rows] == [
         ("sure", "question sure"),
         ("doubted", "question doubted"),
