@@ -8,6 +8,7 @@ Legend: T tokens of a completion, M ids of a token, E width of hidden states.
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -126,8 +127,6 @@ class GroupSignals:
         self.row, self.signal = row, signal
         self.places = row["places"].tolist()
         self.ends = np.cumsum(row["num_tokens"])
-        if signal.kind == "random":
-            self.id_ends = np.cumsum(row["sizes"], dtype=np.int64)
 
     def of(self, place: int, ids: Sequence[int]) -> Signals:
         """UserError where they were made of other ids, or of none."""
@@ -152,16 +151,21 @@ class GroupSignals:
             ids, values = (row[name].reshape(total, -1)[part] for name in ("ids", "values"))
             return none._replace(ids=ids.astype(np.int64), values=values, rest=row["rest"][part])
         if kind == "random":
-            first = int(self.id_ends[part.start - 1]) if part.start else 0
-            flat = slice(first, int(self.id_ends[part.stop - 1]))
-            sizes = row["sizes"][part].astype(np.int64)
-            ids = np.full((num_tokens, int(sizes.max())), -1, dtype=np.int64)
-            shares = np.zeros(ids.shape, dtype=np.float32)
-            is_one = np.arange(ids.shape[1]) < sizes[:, None]
-            ids[is_one] = row["ids"][flat]
-            shares[is_one] = row["counts"][flat] / np.float32(self.signal.size)
-            return none._replace(ids=ids, values=shares)
+            ids, shares = self.draws
+            width = int(row["sizes"][part].max())
+            return none._replace(ids=ids[part, :width], values=shares[part, :width])
         return none._replace(hidden=self._hidden(row["hidden"].reshape(total, -1)[part], part))
+
+    @cached_property
+    def draws(self) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and their shares, of all completions at once: [T, M], M those of one token."""
+        sizes, counts = self.row["sizes"], self.row["counts"]
+        ids = np.full((len(sizes), int(sizes.max())), -1, dtype=np.int64)
+        shares = np.zeros(ids.shape, dtype=np.float32)
+        is_one = np.arange(ids.shape[1]) < sizes[:, None]
+        ids[is_one] = self.row["ids"]
+        shares[is_one] = counts / np.float32(self.signal.size)
+        return ids, shares
 
     def _hidden(self, stored: np.ndarray, part: slice) -> np.ndarray:
         if self.signal.size == 16:
@@ -188,25 +192,18 @@ def empty_signals(width: int) -> Signals:
 
 def joined(parts: Sequence[Signals]) -> Signals:
     """Of one completion after the other; those with fewer ids are filled up with -1."""
+    ends = np.cumsum([len(part.rest) for part in parts])
     width = max(part.ids.shape[1] for part in parts)
-    ids, values = (
-        np.concatenate([_widened(array, width, fill) for array in arrays])
-        for arrays, fill in (
-            ([part.ids for part in parts], -1),
-            ([part.values for part in parts], 0.0),
-        )
-    )
+    ids = np.full((ends[-1], width), -1, dtype=np.int64)
+    values = np.zeros((ends[-1], max(part.values.shape[1] for part in parts)), dtype=np.float32)
+    for part, end in zip(parts, ends, strict=True):
+        rows = slice(end - len(part.rest), end)
+        ids[rows, : part.ids.shape[1]] = part.ids
+        values[rows, : part.values.shape[1]] = part.values
     rest, hidden = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("rest", "hidden")
     )
     return Signals(ids, values, rest, hidden)
-
-
-def _widened(array: np.ndarray, width: int, fill: float) -> np.ndarray:
-    missing = width - array.shape[1]
-    if missing <= 0:
-        return array
-    return np.pad(array, ((0, 0), (0, missing)), constant_values=fill)
 
 
 def packed_int8(states_TE: np.ndarray) -> Arrays:

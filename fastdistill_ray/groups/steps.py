@@ -304,10 +304,11 @@ class SignalReader:
         store = Store(stored.folder)
         self.reader = RowReader(store, ())
         self.index = read_index(store)
+        self.rows = {key: row for row, key in enumerate(self.index["key"].to_pylist())}
 
     def read(self, key: str) -> pa.Table:
         """Of one row."""
-        row = pc.index(self.index["key"], key).as_py()
+        row = self.rows[key]
         return self.reader.table(Location(**self.index.slice(row, 1).to_pylist()[0]))
 
 
