@@ -3,7 +3,7 @@
 import hashlib
 import time
 from array import array
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from itertools import count, islice
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fastdistill_ray.groups.shares import Shares
 from fastdistill_ray.groups.signals import SHORT_IDS, Signal, Spoken, schema_of, to_table
 from fastdistill_ray.groups.store import (
     POLL_SECONDS,
@@ -46,6 +47,7 @@ class Rounds(NamedTuple):
     mixed: str  # the complete store of the others
     num_mixed: int  # groups of a step from there
     is_logged: bool  # with the log-probabilities with which its tokens were drawn
+    shares: Shares | None = None  # where they say what a step is made of, in place of both numbers
 
 
 class StepPlan(NamedTuple):
@@ -145,6 +147,9 @@ def rank_rows(
 
 def _steps_of_rounds(plan: StepPlan, rounds: Rounds, first: int) -> Iterator[Step]:
     """A step is handed out once its groups are there: the next one's wait for it."""
+    if rounds.shares:
+        yield from _steps_by_shares(plan, rounds, rounds.shares, first)
+        return
     own = _arriving(Store(plan.folder))
     others = _mixed(plan, rounds) if rounds.num_mixed else iter(())
     for step in range(rounds.num_steps):
@@ -158,10 +163,28 @@ def _steps_of_rounds(plan: StepPlan, rounds: Rounds, first: int) -> Iterator[Ste
             yield Step(step, 0, step + 1 == rounds.num_steps, chunk, mixed)
 
 
+def _steps_by_shares(plan: StepPlan, rounds: Rounds, shares: Shares, first: int) -> Iterator[Step]:
+    """As above, each once it is known how many of its groups the student is to write."""
+    store = Store(plan.folder)
+    own, others = _arriving(store), _mixed(plan, rounds)
+    earlier: list[Location] = []
+    for step in range(rounds.num_steps):
+        number = step // shares.steps_per_round
+        while (share := shares.of(number)) is None:
+            raise_if_failed(store)
+            time.sleep(POLL_SECONDS)
+        wanted = Counter(shares.sources(step, share, has_earlier=bool(earlier)))
+        new = list(islice(own, wanted["new"]))
+        again = [earlier[i] for i in shares.earlier(step, len(earlier), wanted["earlier"])]
+        mixed = list(islice(others, wanted["teacher"]))
+        earlier += new
+        if step >= first:
+            yield Step(step, 0, step + 1 == rounds.num_steps, [*new, *again], mixed)
+
+
 def _mixed(plan: StepPlan, rounds: Rounds) -> Iterator[Location]:
     """The groups of the other store, again and again, each pass in an order of its own."""
-    wait_until_complete(store := Store(rounds.mixed))
-    index = read_index(store)
+    index = _trained(Store(rounds.mixed), plan)
     for number in count():
         yield from _shuffled(index, plan, number, 0)
 

@@ -42,7 +42,7 @@ class StudentSpec(NamedTuple):
     @property
     def is_given_groups(self) -> bool:
         """Whether it is trained on groups that are there before it is trained, be it in part."""
-        return self.rounds is None or self.rounds.mix > 0
+        return self.rounds is None or self.rounds.is_mixed
 
     @property
     def reads_groups(self) -> bool:

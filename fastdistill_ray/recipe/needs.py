@@ -86,17 +86,18 @@ def rounds_errors(recipe: Recipe) -> list[str]:
                 f"{field}.mix: {rounds.mix:g} leaves the student none of "
                 f"training.groups_per_step = {training.groups_per_step}; lower it"
             )
-        if needs.mixed and not rounds.num_mixed(training.groups_per_step):
+        if needs.mixed and not (rounds.adaptive or rounds.num_mixed(training.groups_per_step)):
             errors.append(
                 f"{field}.mix: {rounds.mix:g} leaves teachers none of training.groups_per_step = "
                 f"{training.groups_per_step}, whose texts {kind} of {student.section} contrasts "
                 "with the student's own; set 0.5"
             )
-        if rounds.mix and _is_read_as_its_own(recipe, student):
+        errors += _adaptive_errors(recipe, rounds, field)
+        if rounds.is_mixed and _is_read_as_its_own(recipe, student):
             errors.append(
-                f"{field}.mix: {student.model} is a teacher too, whose prompt has another chat "
-                "template: its texts could not be told from the student's own; set 0, or give both "
-                "one prompt.template and template_args"
+                f"{field}: {student.model} is a teacher too, whose prompt has another chat "
+                "template: its texts could not be told from the student's own; leave out mix and "
+                "adaptive, or give both one prompt.template and template_args"
             )
         errors += _draw_errors(recipe, student, rounds)
         if training.overlap:
@@ -114,15 +115,35 @@ def rounds_errors(recipe: Recipe) -> list[str]:
     return errors
 
 
+def _adaptive_errors(recipe: Recipe, rounds: RoundsKnobs, field: str) -> list[str]:
+    """What the share of a student's own texts cannot go with that grows with a loss."""
+    if not rounds.adaptive:
+        return []
+    errors = []
+    if rounds.mix:
+        errors.append(f"{field}.mix: {field}.adaptive sets the share; leave out one of them")
+    if rounds.staleness:
+        errors.append(
+            f"{field}.staleness: how many texts of a round are wanted is known once its student "
+            f"is ({field}.adaptive); set 0"
+        )
+    if not recipe.training.held_out.share:
+        errors.append(
+            f"{field}.adaptive: the share grows with the loss on held-out groups; set "
+            "training.held_out.share"
+        )
+    return errors
+
+
 def _draw_errors(recipe: Recipe, student: StudentSpec, rounds: RoundsKnobs) -> list[str]:
     """What a student cannot do that must know with which probability its tokens were drawn."""
     if not student.objective.needs.written:
         return []
     errors, field, kind = [], student.rounds_field, student.objective.kind
-    if rounds.num_mixed(recipe.training.groups_per_step):
+    if rounds.is_mixed:
         errors.append(
-            f"{field}.mix: {kind} of {student.section} learns from the student's own draws "
-            "alone; set 0, or form: full"
+            f"{field}: {kind} of {student.section} learns from the student's own draws alone; "
+            "leave out mix and adaptive, or set form: full"
         )
     if rounds.temperature != 1:
         errors.append(

@@ -6,6 +6,20 @@ from fastdistill_ray.generation.knobs import SamplingKnobs
 from fastdistill_ray.knobs import Knobs
 
 
+class AdaptiveKnobs(Knobs):
+    """Of DistiLLM's share of the student's own texts (`groups/shares.py`)."""
+
+    rise: float = Field(
+        default=0.1, gt=0, le=1, description="By how much the share rises, at first 0, at most 1."
+    )
+    tolerance: float = Field(
+        default=0.1,
+        ge=0,
+        description="The share rises after a validation whose loss is at least this much above "
+        "that of the last rise, or at first above that before training.",
+    )
+
+
 class RoundsKnobs(Knobs):
     count: int = Field(
         ge=1, description="Rounds; in each the student as it is by then writes new texts."
@@ -32,6 +46,12 @@ class RoundsKnobs(Knobs):
         lt=1,
         description="Share of the groups of each update that teachers wrote, from the store.",
     )
+    adaptive: AdaptiveKnobs | None = Field(
+        default=None,
+        description="The share of the groups of each update that the student wrote grows where the "
+        "loss on held-out groups of teachers does (DistiLLM), in place of mix; of these the more "
+        "are texts that it wrote for earlier updates the later it is. Needs training.held_out.",
+    )
     max_cut: float = Field(
         default=1.0,
         gt=0,
@@ -45,7 +65,13 @@ class RoundsKnobs(Knobs):
         return round(self.mix * groups_per_step)
 
     def num_own(self, groups_per_step: int) -> int:
+        """Groups of an update that the student wrote, at most."""
         return groups_per_step - self.num_mixed(groups_per_step)
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether teachers' texts are trained on too."""
+        return self.mix > 0 or self.adaptive is not None
 
     @property
     def total_steps(self) -> int:

@@ -7,10 +7,11 @@ its record, a file beside its folder, is written once the folder is whole.
 from collections.abc import Callable
 from typing import NamedTuple
 
+from fastdistill_ray.groups.shares import RECORD, record_of
 from fastdistill_ray.storage.place import Place
 
 POLICIES = "policies"
-PREFIX, RECORD = "round_", ".whole"
+PREFIX = "round_"
 
 
 class Policy(NamedTuple):
@@ -34,25 +35,26 @@ class Policies(NamedTuple):
     def place(self, version: int) -> Place:
         return self.folder / f"{PREFIX}{version}"
 
-    def publish(self, version: int, write: Callable[[Place], None], *, is_first: bool) -> None:
-        """All ranks call this at once; the first of them keeps the record. Nothing is written where
-        this or a later student is there, as in a training that goes on from a checkpoint."""
+    def publish(
+        self, version: int, write: Callable[[Place], None], *, is_first: bool, share: float = 1.0
+    ) -> None:
+        """All ranks call this at once; the first of them keeps the record, which says the `share`
+        of the round's groups that this student is to write. Nothing is written where this or a
+        later student is there, as in a training that goes on from a checkpoint."""
         if self.newest().version >= version:
             return
         write(self.place(version))
         if is_first:
-            self._record(version).put("")
+            record_of(self.folder, version).put(repr(share))
             self._forget_before(version - self.staleness)
 
     def _forget_before(self, oldest: int) -> None:
-        """Once a version is there, all texts of the rounds before it are."""
-        for version in self._versions():
-            if version < oldest:
-                self._record(version).unlink()
-                self.place(version).remove_tree()
-
-    def _record(self, version: int) -> Place:
-        return self.folder / f"{PREFIX}{version}{RECORD}"
+        """Once a version is there, all texts of the rounds before it are. Records stay: they say
+        which groups the updates of a round were made of."""
+        for one in self.folder.list():
+            name = one.name.removeprefix(PREFIX)
+            if name.isdecimal() and int(name) < oldest:
+                one.remove_tree()
 
     def _versions(self) -> list[int]:
         names = [one.name for one in self.folder.list()]

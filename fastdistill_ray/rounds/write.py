@@ -16,6 +16,7 @@ from fastdistill_ray.groups.aside import forget_aside, set_aside
 from fastdistill_ray.groups.ask import ask
 from fastdistill_ray.groups.curation import GroupMaker
 from fastdistill_ray.groups.log import Commit
+from fastdistill_ray.groups.shares import Shares
 from fastdistill_ray.groups.store import FAILED, Store
 from fastdistill_ray.progress import Progress
 from fastdistill_ray.rewards.selection import Judging
@@ -33,7 +34,8 @@ class Writing(NamedTuple):
     pool: PoolKnobs
     judges: PoolKnobs
     stall_minutes: float
-    num_own: int  # groups of a step
+    num_own: int  # groups of a step, at most
+    shares: Shares | None  # where it depends on the training how many they are
 
 
 class Closed(Exception):
@@ -60,7 +62,7 @@ def write_rounds(
         spec = EngineSpec(
             requests.policies.model, writing.engine, writing.sampling, judging.reward.verifier
         )
-        gate = Gate(requests, writing.num_own, store, closed)
+        gate = Gate(requests, writing.num_own, writing.shares, store, closed)
         try:
             ask(
                 [to_write(missing, spec, writing.pool)],
@@ -84,14 +86,21 @@ def write_rounds(
 
 class Gate:
     """Tells a dispenser how many of the missing requests may be asked by now: those of the rounds
-    up to the newest student's, and as many of later ones as it may be behind. A request that makes
-    no group of its round is made up for by the next one."""
+    up to the newest student's, and as many of later ones as it may be behind; where there are
+    shares, as many as these say. A request that makes no group of its round is made up for by the
+    next one."""
 
     def __init__(
-        self, requests: RoundRequests, num_own: int, store: Store, closed: threading.Event
+        self,
+        requests: RoundRequests,
+        num_own: int,
+        shares: Shares | None,
+        store: Store,
+        closed: threading.Event,
     ) -> None:
         self.policies, self.closed = requests.policies, closed
         self.per_round = num_own * requests.policies.steps
+        self.shares = shares
         commits = list(store.commits())
         self.committed = sum(len(commit.keys) for commit in commits) + len(set_aside(store))
         self.lost = sum(len(commit.keys) - commit.dropped.count("") for commit in commits)
@@ -105,7 +114,10 @@ class Gate:
         if self.closed.is_set():
             dispenser.abandon.remote("its training has ended")
             return
-        rounds = self.policies.newest().version + 1 + self.policies.staleness
+        newest = self.policies.newest().version
+        wanted = (newest + 1 + self.policies.staleness) * self.per_round
+        if self.shares:
+            wanted = self.shares.num_new(newest)
         status: Any = ray.get(dispenser.status.remote())
         lost = self.lost + len(status.aside)
-        dispenser.allow.remote(rounds * self.per_round + lost - self.committed)
+        dispenser.allow.remote(wanted + lost - self.committed)

@@ -251,8 +251,9 @@ def _job(
     recipe, student = run.recipe, training.student
     knobs = recipe.training.model_copy(update={"seed": training.seed})
     teachers = {one.model: one.prompt for one in all_teachers(recipe).values()}
-    if policies:  # it reads its own texts, and nothing is held out of what is yet to be written
-        knobs = knobs.model_copy(update={"held_out": HeldOutKnobs()})
+    if policies:  # it reads its own texts
+        if not plan.held_out:  # of what is yet to be written
+            knobs = knobs.model_copy(update={"held_out": HeldOutKnobs()})
         teachers |= {student.model: recipe.student.prompt}
     return TrainJob(
         model=student.model,

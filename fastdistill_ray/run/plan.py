@@ -135,8 +135,9 @@ def _writing_line(recipe: Recipe, student: StudentSpec) -> list[str]:
     steps = student.most_steps(recipe.training, 0)
     groups = steps * rounds.num_own(recipe.training.groups_per_step)
     tokens = groups * rounds.n * recipe.sampling.max_new_tokens
+    at_most = "at most " if rounds.adaptive else ""
     return [
-        f"write      {groups} groups of {rounds.n} completions by {student.name} itself in "
+        f"write      {at_most}{groups} groups of {rounds.n} completions by {student.name} itself in "
         f"{-(-steps // rounds.steps)} rounds, at most {tokens:,} tokens"
         f"  [{_pool(pools.of_writer)}; judges {_pool(pools.judges)}]"
     ]

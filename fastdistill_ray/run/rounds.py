@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.errors import UserError
+from fastdistill_ray.groups.shares import Rise, Shares
 from fastdistill_ray.groups.steps import Rounds, StepPlan
 from fastdistill_ray.groups.store import FAILED, Store
 from fastdistill_ray.recipe.derived import Training, judging_of_rounds
@@ -76,6 +77,11 @@ def plan_rounds(
             "evaluation.engine.max_model_len: the prompts of all problems leave no room for "
             "sampling.max_new_tokens"
         )
+    shares = None
+    if adaptive := rounds.adaptive:
+        rise = Rise(adaptive.rise, adaptive.tolerance)
+        sizes = rounds.steps, num_steps, knobs.groups_per_step
+        shares = Shares(str(policies.folder), *sizes, training.seed, rise)
     plan = StepPlan(
         str(out / GROUPS),
         knobs.groups_per_step,
@@ -83,17 +89,20 @@ def plan_rounds(
         max_steps=None,
         seed=training.seed,
         follow=True,
+        held_out=knobs.held_out.share if shares else 0.0,
         rounds=Rounds(
             num_steps,
             per_step,
             str(mixed) if mixed else "",
             rounds.num_mixed(knobs.groups_per_step),
             is_logged,
+            shares,
         ),
     )
     pools, judging = recipe.pools, judging_of_rounds(recipe)
     many = pools.of_writer, pools.judges, pools.stall_minutes
-    return Written(Writing(engine, sampling, judging, *many, per_step), requests, policies, plan)
+    writing = Writing(engine, sampling, judging, *many, per_step, shares)
+    return Written(writing, requests, policies, plan)
 
 
 def share_right(groups: Made | None) -> float | None:
@@ -145,6 +154,8 @@ def writer(written: Written, groups: Place) -> Iterator[None]:
     thread.start()
     try:
         yield
+        if written.writing.shares:
+            closed.set()  # it may write more, and nobody asks for it
         thread.join()  # all texts of a training that is done are there
     except Exception:
         closed.set()

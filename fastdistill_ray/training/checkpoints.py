@@ -37,6 +37,8 @@ class TrainProgress(NamedTuple):
     best_step: int = 0  # the best validation so far; 0: none yet
     best_score: float = -math.inf
     num_worse: int = 0  # validations since
+    own_share: float = 0.0  # of the groups that the student writes, where it depends on these
+    own_level: float = math.inf  # the loss from which that share may rise
 
 
 class CheckpointWriter:

@@ -66,7 +66,7 @@ NO_LABELS = CompletionLabels(np.zeros(1, bool), np.zeros(1, bool), np.zeros(1, n
 
 def held_out_rows(plan: StepPlan, rank: int, world_size: int) -> list[dict[str, Any]]:
     """The held-out groups of a complete store, dealt to ranks by position."""
-    store = Store(plan.folder)
+    store = Store(plan.rounds.mixed if plan.rounds else plan.folder)
     index, reader = usable(read_index(store), plan), RowReader(store)
     rows = index.filter(held_out(index["key"], plan.held_out, plan.seed)).to_pylist()
     groups = [reader.read(Location(**row)) for row in rows[rank::world_size]]

@@ -23,6 +23,7 @@ import torch.distributed as dist
 import transformers
 from ray.train import CheckpointUploadMode
 
+from fastdistill_ray.groups.shares import Rise
 from fastdistill_ray.groups.signals import Signal
 from fastdistill_ray.groups.steps import StepPlan
 from fastdistill_ray.models import fetch_model, load_tokenizer
@@ -101,6 +102,10 @@ def train_rank(job: TrainJob, *, use_gpu: bool, out: Place) -> None:
     if knobs.share:
         ranks = dist.get_rank(), dist.get_world_size()
         held_out = hold_out(learner, held_out_rows(job.plan, *ranks))
+    shares = job.plan.rounds.shares if job.plan.rounds else None
+    if shares and held_out and progress.step == 0:
+        before = validate(learner, held_out)["held_out/loss"]
+        progress = progress._replace(own_level=before)
     journal = StepJournal(out, progress.step) if dist.get_rank() == 0 else None
     writer = CheckpointWriter(is_async=job.optimizer.kind == "adamw")
     row, is_saved, ended = None, True, time.perf_counter()
@@ -133,6 +138,8 @@ def train_rank(job: TrainJob, *, use_gpu: bool, out: Place) -> None:
             if held_out and (progress.step % knobs.every == 0 or is_last(job, row)):
                 metrics |= validate(learner, held_out)
                 progress = mark_best(progress, metrics, knobs)
+                if shares:
+                    progress = risen(progress, shares.rise, metrics["held_out/loss"])
             if job.rounds:
                 metrics["time/publish"] = publish(
                     learner, source, job.rounds, progress, job.total_steps
@@ -183,6 +190,12 @@ def is_last(job: TrainJob, row: dict[str, Any]) -> bool:
     )
 
 
+def risen(progress: TrainProgress, rise: Rise, loss: float) -> TrainProgress:
+    """After a validation."""
+    share, level = rise.after(progress.own_share, progress.own_level, loss)
+    return progress._replace(own_share=share, own_level=level)
+
+
 def publish(
     learner: Learner, source: str, rounds: Policies, progress: TrainProgress, total_steps: int
 ) -> float:
@@ -193,6 +206,7 @@ def publish(
             progress.step // rounds.steps,
             lambda folder: export(learner, source, folder),
             is_first=dist.get_rank() == 0,
+            share=progress.own_share,
         )
     return time.perf_counter() - start
 

@@ -21,8 +21,9 @@ def advise(metrics: dict[str, float], taught: float | None) -> str:
 
 
 def written_metrics(row: dict[str, Any], max_cut: float) -> dict[str, float]:
-    """Of the texts of all ranks: how many are right and are cut, their length, the rounds that
-    who wrote them was trained. UserError where more than a share of `max_cut` are cut."""
+    """Of the student's texts, of all ranks: their share of the step's groups, how many are right
+    and are cut, their length, the rounds that who wrote them was trained. UserError where more
+    than a share of `max_cut` are cut."""
     groups = [group for group in row["groups"] if group["round"] is not None]
     texts = [one for group in groups for one in group["completions"]]
     counts = [
@@ -41,6 +42,7 @@ def written_metrics(row: dict[str, Any], max_cut: float) -> dict[str, float]:
             "optimizer.learning_rate or set rounds.mix"
         )
     return {
+        "rounds/own": num_groups / row["num_groups"],
         "rounds/correct": right / max(1, total),
         "rounds/cut": cut / max(1, total),
         "rounds/length": tokens / max(1, total),

@@ -10,6 +10,7 @@ from fastdistill_ray.recipe.derived import students
 from fastdistill_ray.recipe.loading import parse_recipe
 from fastdistill_ray.recipe.tree import Recipe
 
+HELD_OUT = {"held_out": {"share": 0.2, "every": 1}}
 VLLM = {"engine": {"kind": "vllm", "max_model_len": 1024}}
 
 
@@ -34,7 +35,7 @@ def test_student_has_rounds_of_its_own_and_the_others_are_trained_on_the_store()
         ({"rounds": {}}, "rounds.count"),
         ({"rounds": {"count": 0}}, "rounds.count"),
         ({"rounds": {"count": 2, "mix": 1.0}}, "rounds.mix"),
-        ({"rounds": {"count": 2, "mix": 0.5}}, "rounds.mix: opd .* own draws alone; set 0"),
+        ({"rounds": {"count": 2, "mix": 0.5}}, "rounds: opd .* own draws alone; leave out mix"),
         (
             {"rounds": {"count": 2, "mix": 0.9}, "objective": {"kind": "jsd"}},
             "rounds.mix: 0.9 leaves the student none of training.groups_per_step = 4",
@@ -45,7 +46,7 @@ def test_student_has_rounds_of_its_own_and_the_others_are_trained_on_the_store()
                 "objective": {"kind": "jsd"},
                 "teacher": {"model": "m", "prompt": {"template": "plain"}},
             },
-            "rounds.mix: m is a teacher too, whose prompt has another chat template",
+            "rounds: m is a teacher too, whose prompt has another chat template",
         ),
         (
             {"rounds": None, "objective": {"kind": "distillm2"}},
@@ -62,6 +63,30 @@ def test_student_has_rounds_of_its_own_and_the_others_are_trained_on_the_store()
         (
             {"objective": {"kind": "step_by_step"}},
             "rounds: step_by_step of objective learns from teachers' texts with thoughts",
+        ),
+        (
+            {"rounds": {"count": 2, "adaptive": {}}, "training": HELD_OUT},
+            "rounds: opd .* own draws alone; leave out mix and adaptive",
+        ),
+        (
+            {"rounds": {"count": 2, "adaptive": {}}, "objective": {"kind": "skew_kl"}},
+            "rounds.adaptive: the share grows .* held-out groups; set training.held_out.share",
+        ),
+        (
+            {
+                "rounds": {"count": 2, "adaptive": {}, "mix": 0.5},
+                "objective": {"kind": "skew_kl"},
+                "training": HELD_OUT,
+            },
+            "rounds.mix: rounds.adaptive sets the share; leave out one",
+        ),
+        (
+            {
+                "rounds": {"count": 2, "adaptive": {}, "staleness": 1},
+                "objective": {"kind": "skew_kl"},
+                "training": HELD_OUT,
+            },
+            "rounds.staleness: .*; set 0",
         ),
         ({"rounds": {"count": 2, "temperature": 0.7}}, "rounds.temperature: .*; set 1"),
         (
@@ -103,3 +128,9 @@ def test_what_cannot_be_had_is_said_with_its_field(changes, said):
 def test_whole_distributions_are_learnt_of_mixed_texts_at_any_temperature():
     rounds = {"count": 2, "mix": 0.25, "temperature": 0.5}
     recipe_of(objective={"kind": "opd", "form": "full"}, rounds=rounds)
+
+
+def test_share_that_grows_needs_teachers_groups_beside_the_students_own():
+    rounds = {"count": 2, "adaptive": {"rise": 0.2}}
+    recipe = recipe_of(objective={"kind": "skew_kl"}, rounds=rounds, training=HELD_OUT)
+    assert students(recipe)[0].reads_groups

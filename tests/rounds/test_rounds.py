@@ -23,6 +23,7 @@ from support.jobs import (
 from support.models import make_tiny_model
 from transformers import AutoModelForCausalLM
 
+from fastdistill_ray.groups.shares import Rise, Shares
 from fastdistill_ray.groups.signals import GroupSignals, arrays_of
 from fastdistill_ray.groups.steps import DRAWN, drawn_signals
 from fastdistill_ray.groups.store import Store
@@ -163,6 +164,42 @@ def test_texts_of_the_round_before_are_mixed_with_teachers_groups_on_two_ranks(m
     assert [len(own & set(step["group_ids"])) for step in steps] == [1] * 6
     assert [len(step["group_ids"]) for step in steps] == [2] * 6
     assert (tmp_path / "run/students/sft").exists()
+
+
+def test_share_of_own_texts_grows_with_the_loss_and_goes_on_after_a_kill(models, tmp_path):
+    """At a rate that changes no weight the loss stays, which without tolerance is a rise."""
+    recipe = recipe_of(
+        models,
+        objective={"kind": "skew_kl"},
+        rounds={"count": 6, "n": 2, "adaptive": {"rise": 0.5, "tolerance": 0}},
+        optimizer={"learning_rate": 1e-30},
+        selection={"min_correct": 0},
+        training=TRAINING | {"checkpoint_every": 1, "held_out": {"share": 0.25, "every": 1}},
+    )
+    file, run = write_recipe(tmp_path, recipe), tmp_path / "run"
+    job = start_job("distill", file, run)
+    try:
+        wait_for(lambda: len(steps_of(run)) >= 3, job)
+    finally:
+        kill_with_children(job)
+    before = steps_of(run)
+    run_job("distill", file, run)
+    after = steps_of(run)
+    assert [one["train/loss"] for one in after[:3]] == [one["train/loss"] for one in before[:3]]
+    shares = Shares("", 1, 6, 2, 0, Rise(0.5, 0))
+    wrote, seen = [], 0
+    for step, share in enumerate([0, 0.5, 1, 1, 1, 1]):
+        sources = shares.sources(step, share, has_earlier=seen > 0)
+        wrote.append((2 - sources.count("teacher")) / 2)
+        seen += sources.count("new")
+    assert [one["rounds/own"] for one in after] == wrote
+    keys = list(Store(stage_folder(run, "train") / "groups").keys())
+    trained = {
+        key
+        for one in lines_of(stage_folder(run, "train") / "steps.jsonl")
+        for key in one["group_ids"]
+    }
+    assert len(keys) == seen and set(keys) <= trained
 
 
 @pytest.fixture(scope="module")
