@@ -44,7 +44,9 @@ def add_words(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     fields = add_parser(
         "fields", help="every field of a recipe, its default, meaning, type and range"
     )
-    fields.add_argument("words", metavar="WORD", nargs="*", help="only those with it in their name")
+    fields.add_argument(
+        "words", metavar="WORD", nargs="*", help="only those with it in their name or meaning"
+    )
     fields.add_argument(
         "--job", default="distill", help="whose recipe, such as box (default: distill)"
     )

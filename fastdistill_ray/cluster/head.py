@@ -17,6 +17,7 @@ from fastdistill_ray.cluster.running import OURS
 from fastdistill_ray.errors import UserError
 
 HEAD_START_SECONDS = 120
+SHOWN = 500  # characters
 HEAD_STARTS = 3  # Ray gives its node 30 s each, which a busy machine may take
 STARTED, TOO_SLOW = "Ray runtime started", "timed out during startup"  # what Ray says of it
 # Not Ray's own folder: what `ray start` notes there is what the next ray.init() of whoever works
@@ -58,11 +59,16 @@ def local_head() -> Iterator[Head]:
                     return
                 if not starts_left or TOO_SLOW not in head.said():
                     raise UserError(
-                        f"no local Ray head could be started: {head.said()[-500:]} (logs: "
+                        f"no local Ray head could be started: {_end_of(head.said())} (logs: "
                         f"{SESSIONS})"
                     )
             finally:
                 head.end()
+
+
+def _end_of(text: str) -> str:
+    """Of what Ray said: its last words tell what went wrong."""
+    return text if len(text) <= SHOWN else f"... {text[-SHOWN:].partition(' ')[2]}"
 
 
 def _start(log: IO[bytes]) -> Head:

@@ -30,6 +30,7 @@ class Status(NamedTuple):
     num_out: int
     num_waiting: int  # not handed out
     num_actors: int  # with an engine that is ready
+    num_loading: int  # whose engine is being started
     seconds_quiet: float  # since anything came back, or an engine became ready
     num_deaths: int
     num_failures: int  # of requests
@@ -220,6 +221,7 @@ class Dispenser:
             sum(map(len, self.out.values())),
             self._num_fresh + len(self.again) + len(self.alone),
             sum(not self.begun[actor] for actor in self.starts),
+            sum(self.begun[actor] > 0 for actor in self.starts),
             0.0 if is_held else self.clock() - self.moved,
             self.num_deaths,
             self.failures.total(),

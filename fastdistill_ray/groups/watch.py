@@ -98,9 +98,14 @@ class Watch:
 def what_is_waited_for(status: Status) -> str:
     """A few words."""
     if not status.num_actors:
+        if status.num_loading:
+            return f"waiting for {status.num_loading} engines, which load their model"
         free = ray.available_resources()
         parts = [f"{name} {free.get(name, 0):g}" for name in ("CPU", "GPU")]
-        return f"waiting for an engine to start; free in the cluster: {', '.join(parts)}"
+        return (
+            "waiting for Ray to place a worker (`pools` says what it asks for); free in the "
+            f"cluster: {', '.join(parts)}"
+        )
     deaths = f", {status.num_deaths} engines died" if status.num_deaths else ""
     return (
         f"waiting for {status.num_out} requests at {status.num_actors} engines, nothing came back "

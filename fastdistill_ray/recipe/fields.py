@@ -25,13 +25,17 @@ RANGES = {Ge: ("ge", "at least"), Gt: ("gt", "above"), Le: ("le", "at most"), Lt
 
 def describe_fields(words: Sequence[str] = (), shape: type[AnyRecipe] = Recipe) -> str:
     """`section.field = default  Description [type]`, one line each; with `words`, of the fields
-    whose name holds one of them. UserError where that is none."""
+    whose name holds one of them, and after these of those whose meaning does. UserError where
+    that is none."""
     lines = [f"{EXTENDS} = none  {EXTENDS_MEANS} [text]", f"{QUICK} = none  {QUICK_MEANS} [table]"]
     lines += map(str, fields_of(shape))
     if words:
-        lines = [line for line in lines if any(word in line.partition(" ")[0] for word in words)]
+        wanted = [word.lower() for word in words]
+        named = [line for line in lines if any(word in line.partition(" ")[0] for word in wanted)]
+        others = [line for line in lines if line not in named]
+        lines = named + [line for line in others if any(word in line.lower() for word in wanted)]
     if not lines:
-        raise UserError(f"fields {' '.join(words)}: no field has that in its name")
+        raise UserError(f"fields {' '.join(words)}: no field has that in its name or its meaning")
     return "\n".join(lines)
 
 

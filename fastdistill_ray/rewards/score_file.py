@@ -24,7 +24,7 @@ from fastdistill_ray.rewards.assess import (
     relative,
     relative_weights,
 )
-from fastdistill_ray.rewards.scorer import LLM_JUDGE
+from fastdistill_ray.rewards.scorer import FAULT, LLM_JUDGE
 from fastdistill_ray.storage.given import read_text
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks.source import from_json
@@ -52,11 +52,14 @@ def score_file(
     AdvDistill's at that temperature.
 
     All lines are checked before the first is judged; `output` appears when it is complete.
+    UserError where a score fails of every response that has one.
     """
     begin = time.monotonic()
     path = Path(path)
     lines = read_lines(path)
     verdicts: Counter[str] = Counter()
+    failures: list[str] = []
+    num_scored = 0
     output = Path(output)
     _check_output(path, output)
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
@@ -71,11 +74,16 @@ def score_file(
             for start in range(0, len(lines), LINES_AT_ONCE):
                 batch = lines[start : start + LINES_AT_ONCE]
                 for scored in _score_lines(batch, judge, scorer, advantage, tau):
-                    verdicts.update(item["verdict"] for item in scored.get("responses", [scored]))
+                    items = scored.get("responses", [])
+                    verdicts.update(item["verdict"] for item in items or [scored])
+                    failures += [one["reason"] for one in items if one["verdict"] == "error"]
+                    num_scored += len(items)
                     file.write(json.dumps(scored) + "\n")
         partial.replace(output)
     finally:
         partial.unlink(missing_ok=True)
+    if num_scored == len(failures) and failures and failures[0].startswith(FAULT):
+        raise UserError(f"{failures[0]} (all {num_scored} responses; {output} has them)")
     seconds = time.monotonic() - begin
     return ScoreSummary(len(lines), verdicts.total(), dict(verdicts), seconds)
 

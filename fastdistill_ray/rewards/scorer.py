@@ -17,6 +17,7 @@ from fastdistill_ray.storage.place import Place
 from fastdistill_ray.verifiers import VerifierKnobs
 
 LLM_JUDGE = "llm_judge"
+FAULT = "score "  # how the reason of a completion begins that has no reward
 
 
 class Answered(NamedTuple):
@@ -151,6 +152,18 @@ class Scorer:
             except ScoreError as error:
                 raise UserError(f"reward.functions.{name}: {error}") from error
 
+    def check_on(self, one: Answered) -> None:
+        """UserError where a function of the user's gives no number for a completion; an endpoint is
+        not asked."""
+        for name, process in self._functions.items():
+            try:
+                process.score(one._asdict())
+            except ScoreError as error:
+                raise UserError(
+                    f"reward.functions.{name}: of {one.text[:200]!r}, an answer to "
+                    f"{one.question[:80]!r}, it gives no number: {error}"
+                ) from error
+
     def score(self, completions: list[Answered]) -> list[Scores]:
         """One entry per completion, in order. Give many at a time: an endpoint is asked at once."""
         asked = [completion._asdict() for completion in completions]
@@ -169,7 +182,7 @@ class Scorer:
             except ScoreError as error:
                 values[name] = None
                 if weight and not fault:
-                    fault = f"score {name}: {error}"
+                    fault = f"{FAULT}{name}: {error}"
         reward = None if fault else weighted_reward(values, self._knobs.weights)
         return Scores(values, reward, fault)
 

@@ -137,8 +137,8 @@ def _writing_line(recipe: Recipe, student: StudentSpec) -> list[str]:
     tokens = groups * rounds.n * recipe.sampling.max_new_tokens
     at_most = "at most " if rounds.adaptive else ""
     return [
-        f"write      {at_most}{groups} groups of {rounds.n} completions by {student.name} itself in "
-        f"{-(-steps // rounds.steps)} rounds, at most {tokens:,} tokens"
+        f"write      {at_most}{groups} groups of {rounds.n} completions by {student.name} itself "
+        f"in {-(-steps // rounds.steps)} rounds, at most {tokens:,} tokens"
         f"  [{_pool(pools.of_writer)}; judges {_pool(pools.judges)}]"
     ]
 

@@ -3,14 +3,18 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+import logging
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from fastdistill_ray.background import repeated
 from fastdistill_ray.cluster.metrics import show
-from fastdistill_ray.progress import Progress
+from fastdistill_ray.progress import Progress, duration
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.training.trackers import Trackers
+
+logger = logging.getLogger(__name__)
 
 
 def step_facts(line: dict[str, float]) -> str:
@@ -26,6 +30,7 @@ def step_facts(line: dict[str, float]) -> str:
 
 
 LOOK_SECONDS = 1.0
+SAY_SECONDS = 30.0  # between lines while no step is done
 SHOWN = {  # metric -> where a line of the file has it
     "loss": "train/loss",
     "grad_norm": "train/grad_norm",
@@ -51,7 +56,14 @@ def follow_metrics(file: Place, label: str, total: int, trackers: Trackers) -> I
 class MetricsFile:
     """Read on each look as far as it has grown."""
 
-    def __init__(self, file: Place, label: str, total: int, trackers: Trackers) -> None:
+    def __init__(
+        self,
+        file: Place,
+        label: str,
+        total: int,
+        trackers: Trackers,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.file, self.trackers = file, trackers
         self.state, self.offset = (0, 0), 0
         self.start = hashlib.blake2b(b"").digest()  # of what was read
@@ -59,6 +71,8 @@ class MetricsFile:
         self.progress = Progress(label, total)
         lines = self._new_lines()
         self.progress.done = len(lines)
+        self.clock = clock
+        self.begun = self.said = clock()
         self.trackers.log(lines)
 
     def look(self) -> None:
@@ -76,6 +90,13 @@ class MetricsFile:
                     "tokens": self.progress.all_tokens,
                     **{name: self.seen[key] for name, key in SHOWN.items() if key in self.seen},
                 },
+            )
+        now = self.clock()
+        if not self.progress.done and now - self.said > SAY_SECONDS:
+            self.said = now
+            logger.info(
+                "%s: no step is done for %s: its ranks start, load the model, or wait for groups",
+                *(self.progress.label, duration(now - self.begun)),
             )
 
     def _new_lines(self) -> list[dict[str, Any]]:

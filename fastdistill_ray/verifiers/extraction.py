@@ -186,10 +186,13 @@ def _after_lead(answer: str, start: int) -> str:
     return answer if is_blank(rest) else rest
 
 
-def last_number(text: str) -> str:
-    """The last number of the text as written, "" when there is none."""
-    numbers = _LAST_NUMBER.findall(text)
-    return numbers[-1].rstrip(",") if numbers else ""
+def last_number(text: str, *, is_cut: bool) -> str:
+    """The last number of the text as written, "" when there is none; of a text that was cut, the
+    last that may not go on where it was."""
+    numbers = list(_LAST_NUMBER.finditer(text))
+    if is_cut and numbers and not text[numbers[-1].end() :].strip("./"):
+        numbers.pop()
+    return numbers[-1][0].rstrip(",") if numbers else ""
 
 
 def only_content(text: str) -> str:

@@ -99,7 +99,7 @@ class Judge:
         else:
             decision = Decision("truncated" if is_cut else "unparsable", origin)
         if self._knobs.last_number and decision.verdict in ("unparsable", "truncated"):
-            number = last_number(response)
+            number = last_number(response, is_cut=is_cut)
             if number:
                 answer, origin = number, "last number"
                 asked = Question(kind, reference, answer, tuple(options), tolerance, scorer)

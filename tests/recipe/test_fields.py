@@ -22,6 +22,13 @@ def test_fields_say_type_choices_and_range():
     assert found["task.num_train"].endswith("[integer or none, at least 1]")
 
 
+def test_fields_are_found_by_their_meaning_after_those_of_that_name():
+    found = [line.partition(" ")[0] for line in describe_fields(["Epoch"]).splitlines()]
+    assert found[:2] == ["training.epochs", "compare.epochs"]
+    assert "training.held_out.best_metric" not in found
+    assert "reward.reference" in describe_fields(["most completions of the problem give"])
+
+
 def test_word_that_no_field_has_is_a_line():
     with pytest.raises(UserError, match="fields flavour: no field"):
         describe_fields(["flavour"])

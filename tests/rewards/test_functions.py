@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.recipe.loading import dump_recipe, load_recipe
 from fastdistill_ray.rewards import RewardKnobs, Scorer
 from fastdistill_ray.rewards.functions import FunctionKnobs
@@ -71,6 +72,15 @@ def test_function_scores_every_completion_in_one_process(tmp_path: Path) -> None
 def test_function_gets_the_named_fields_and_may_print(tmp_path: Path) -> None:
     with Scorer(knobs(tmp_path, "fields")) as scorer:
         assert scorer.score([answered("x" * 300_000)])[0].reward == 1.0
+
+
+def test_function_that_gives_no_number_for_a_right_answer_is_told_before_any_work(
+    tmp_path: Path,
+) -> None:
+    with Scorer(knobs(tmp_path, "troubled", time_limit=200.0)) as scorer:
+        scorer.check_on(answered("fine"))
+        with pytest.raises(UserError, match=r"reward.functions.mine: of 'none', .* returned None"):
+            scorer.check_on(answered("none"))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from support.answers import draw_case, draw_spoilt
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.rewards import RewardKnobs
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.rewards.score_file import ScoreSummary, score_file
@@ -256,3 +257,32 @@ def test_file_is_judged_alike_twice_while_eight_others_are_busy(tmp_path: Path) 
     verdicts = Counter(json.loads(line)["verdict"] for line in lines)
     assert verdicts.total() == 10_000 and not verdicts["error"]
     assert verdicts["timeout"] < 10, "spoilt formulas alone, which take a second of computing"
+
+
+def test_function_that_fails_of_every_response_ends_in_an_error_with_its_reason(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "mine.py").write_text("def f(one): return {'6': 1.0}[one['text']]\n")
+    functions = {"mine": {"path": f"{tmp_path / 'mine.py'}:f", "time_limit": 200.0}}
+    reward = PATIENT.model_copy(
+        update=vars(RewardKnobs.model_validate({"functions": functions, "weights": {"mine": 1}}))
+        | {"verifier": PATIENT.verifier}
+    )
+    items = [{"text": text, "num_tokens": 3} for text in ("7", "8")]
+    group = {"id": 1, "kind": "number", "gold": "6", "responses": items}
+    output = tmp_path / "out.jsonl"
+
+    def run() -> None:
+        score_file(
+            write(tmp_path / "in.jsonl", [group]),
+            output,
+            reward=reward,
+            advantage=AdvantageKnobs(),
+            tau=0.5,
+        )
+
+    with pytest.raises(UserError, match=r"score mine: KeyError: '7' \(all 2 responses; .*out"):
+        run()
+    assert json.loads(output.read_text())["responses"][1]["verdict"] == "error"
+    items[0]["text"] = "6"
+    run()

@@ -1,5 +1,6 @@
 """Checks before anything expensive: each refusal is one line that names the field to change."""
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -17,6 +18,7 @@ from fastdistill_ray.run import doctor, student_checks
 from fastdistill_ray.run.folder import RunFolder
 from fastdistill_ray.run.pipeline import prepare_problems
 from fastdistill_ray.run.room import EXPORT_BYTES, TOKEN_BYTES, room_needed
+from fastdistill_ray.run.validation import check_functions
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks import load_problems
 
@@ -279,3 +281,22 @@ def test_more_ranks_than_completions_are_refused_and_than_groups_are_said(tmp_pa
     for ranks, kind in ((17, "advdistill"), (5, "sft")):
         (error,) = combination_errors(recipe_of(ranks, objective={"kind": kind}))
         assert error.startswith(f"pools.student.workers: {ranks} ranks, and a step of {kind} has")
+
+
+@pytest.mark.parametrize("reference", ["42", ""])
+def test_reward_that_raises_on_a_right_answer_is_refused(tmp_path, reference):
+    """Also of a problem whose answer nobody knows, which votes decide."""
+    (tmp_path / "mine.py").write_text(
+        "def f(one): return len(one['text'].partition('<think>')[2])\n"
+        "def g(one): return one['logprob']\n"
+    )
+    problem = load_problems(recipe_with("m").task)["train"][0]
+    problem = dataclasses.replace(problem, reference=reference)
+
+    def recipe(function: str) -> Recipe:
+        path = {"path": f"{tmp_path / 'mine.py'}:{function}", "time_limit": 200.0}
+        return recipe_with("m", reward={"functions": {"mine": path}, "weights": {"mine": 1.0}})
+
+    check_functions(recipe("f"), problem)
+    with pytest.raises(UserError, match=r"^reward\.functions\.mine: of '<think>.* KeyError"):
+        check_functions(recipe("g"), problem)

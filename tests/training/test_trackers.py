@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import sqlite3
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from fastdistill_ray.storage.place import Place
-from fastdistill_ray.training.monitor import follow_metrics, step_facts
+from fastdistill_ray.training.monitor import MetricsFile, follow_metrics, step_facts
 from fastdistill_ray.training.trackers import Trackers, TrackingKnobs
 
 CONFIG = {"objective": {"kind": "advdistill", "tau": 0.5}, "tracking": {"wandb_project": ""}}
@@ -46,6 +47,21 @@ def follow(folder: Path, steps: range, knobs: TrackingKnobs) -> None:
     trackers.open()
     with follow_metrics(Place(folder / "metrics.jsonl"), "train", 9, trackers):
         write(folder, steps)
+
+
+def test_training_whose_first_step_takes_long_says_so(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    clock = iter([0.0, 10.0, 40.0, 50.0, 80.0])
+    trackers = Trackers(TrackingKnobs(), Place(tmp_path), "", {})
+    file = Place(tmp_path / "metrics.jsonl")
+    following = MetricsFile(file, "train sft", 9, trackers, lambda: next(clock))
+    for _ in range(3):
+        following.look()
+    write(tmp_path, range(1, 2))
+    following.look()
+    assert caplog.messages == [
+        "train sft: no step is done for 0:40: its ranks start, load the model, or wait for groups"
+    ]
 
 
 def accumulator(folder: Path) -> Any:

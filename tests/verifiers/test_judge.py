@@ -332,9 +332,30 @@ def test_several_boxes_are_one_list_where_asked_for(response, several, verdict) 
 
 
 def test_last_number_keeps_sign_and_separators() -> None:
-    assert last_number("from 3 to -1,080.5, then") == "-1,080.5"
-    assert last_number("3-4") == "4"
-    assert last_number("none") == ""
+    assert last_number("from 3 to -1,080.5, then", is_cut=False) == "-1,080.5"
+    assert last_number("3-4", is_cut=False) == "4"
+    assert last_number("none", is_cut=False) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("4 * 60 = 240, 4 * 240 = 16", "240"),  # went on to 1680
+        ("2 pens, so 16.", "2"),
+        ("2 pens, so 1/", "2"),
+        ("2 pens, so 1,", "2"),
+        ("2 pens, so 16 ", "16"),
+        ("so 16 pens", "16"),
+        ("16", ""),
+    ],
+)
+def test_last_number_of_a_cut_text_is_none_that_may_go_on(text, number) -> None:
+    assert last_number(text, is_cut=True) == number
+    with Judge(VerifierKnobs(last_number=True)) as judge:
+        for reason in ("length", "repetition"):
+            judged = judge.judge("number", text, "16", finish_reason=reason)
+            assert (judged.verdict == "correct") == (number == "16")
+        assert judge.judge("number", "so 16", "16").verdict == "correct"
 
 
 def test_boxes_found_nested_boxes_innermost_first() -> None:
