@@ -47,9 +47,9 @@ class Shares(NamedTuple):
 
     def of(self, number: int) -> float | None:
         """Of a round; None before its student is there."""
-        record = record_of(Place(self.folder), number)
         if number == 0:
             return 0.0
+        record = record_of(Place(self.folder), number)
         return float(record.read_text()) if record.is_file() else None
 
     def sources(self, step: int, share: float, *, has_earlier: bool) -> list[Source]:

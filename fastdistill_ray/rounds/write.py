@@ -101,6 +101,7 @@ class Gate:
         self.policies, self.closed = requests.policies, closed
         self.per_round = num_own * requests.policies.steps
         self.shares = shares
+        self.wanted: dict[int, int] = {}  # by the newest student
         commits = list(store.commits())
         self.committed = sum(len(commit.keys) for commit in commits) + len(set_aside(store))
         self.lost = sum(len(commit.keys) - commit.dropped.count("") for commit in commits)
@@ -115,9 +116,14 @@ class Gate:
             dispenser.abandon.remote("its training has ended")
             return
         newest = self.policies.newest().version
-        wanted = (newest + 1 + self.policies.staleness) * self.per_round
-        if self.shares:
-            wanted = self.shares.num_new(newest)
+        if newest not in self.wanted:
+            self.wanted = {newest: self._wanted(newest)}
         status: Any = ray.get(dispenser.status.remote())
         lost = self.lost + len(status.aside)
-        dispenser.allow.remote(wanted + lost - self.committed)
+        dispenser.allow.remote(self.wanted[newest] + lost - self.committed)
+
+    def _wanted(self, newest: int) -> int:
+        """Groups of all rounds that may be written by now."""
+        if self.shares:
+            return self.shares.num_new(newest)
+        return (newest + 1 + self.policies.staleness) * self.per_round
