@@ -14,6 +14,7 @@ process of its own.
 
 import argparse
 import json
+import os
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -71,9 +72,10 @@ def measure(run: str, student: str, num_problems: int, n: int) -> list[Any]:
     from transformers import AutoModelForCausalLM
 
     recipe = load_recipe(str(Path(run) / "recipe.yaml"), [])
+    base = recipe.student.reference  # as students begin
     file = ProblemFile(stage_folders(Place(run))["problems"] / "test.parquet")
     problems = list(islice(file, num_problems))
-    folder = fetch_model(recipe.student.model) if student == BASE else Run(run).students[student]
+    folder = fetch_model(base) if student == BASE else Run(run).students[student]
     asked = {}
     for who, side in (("student", recipe.student), ("teacher", recipe.teacher)):
         tokenizer = tokenizer_of(side.model)
@@ -124,7 +126,7 @@ def main() -> None:
         print(json.dumps(found))
         return
     rows = []
-    for run in arguments.runs:
+    for run in map(os.path.abspath, arguments.runs):
         wanted = arguments.students or sorted(Run(run).students)
         for student in [BASE, *wanted]:
             options = ("--problems", str(arguments.problems), "--n", str(arguments.n))

@@ -17,6 +17,7 @@ ALONE_AFTER, ASIDE_AFTER = 2, 3  # failures of a request
 RESTARTS_PER_HOUR = 10  # of one engine; one that dies more often ends the stage
 DEATHS_AT_START = 3  # in a row, of an engine that is not ready before it dies
 HOUR = 3600.0
+ENDED = "nobody waits for the answers any more"  # why one is abandoned that has nothing wrong
 SILENT_SECONDS = 180.0  # an actor that says nothing for so long, with its node perhaps, is gone
 SEAT_LOST_SECONDS = 10.0  # without a new seat though an engine has none
 SHORT_OF_MEMORY = (

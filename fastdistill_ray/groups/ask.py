@@ -140,7 +140,8 @@ def opened(gate: Callable[[Any], None] | None, dispensers: list[Any]) -> Iterato
         return
 
     def look() -> None:
-        with contextlib.suppress(RayError):  # the execution itself will tell
+        # The execution itself tells of Ray's errors; a folder that cannot be read is asked again.
+        with contextlib.suppress(RayError, OSError):
             for dispenser in dispensers:
                 gate(dispenser)
 

@@ -64,14 +64,12 @@ class Shares(NamedTuple):
                 found.append("new" if draw < new or not has_earlier else "earlier")
         return found
 
-    def num_new(self, newest: int) -> int:
-        """New groups of all rounds up to that of the newest student."""
-        total = 0
-        for number in range(newest + 1):
-            share = self.of(number) or 0.0
-            for step in self.steps_of(number):
-                total += self.sources(step, share, has_earlier=total > 0).count("new")
-        return total
+    def num_new(self, number: int, before: int) -> int:
+        """New groups of a round, whose student is there, after `before` of the rounds before it."""
+        total, share = before, self.of(number) or 0.0
+        for step in self.steps_of(number):
+            total += self.sources(step, share, has_earlier=total > 0).count("new")
+        return total - before
 
     def steps_of(self, number: int) -> range:
         first = number * self.steps_per_round

@@ -168,11 +168,13 @@ def _steps_by_shares(plan: StepPlan, rounds: Rounds, shares: Shares, first: int)
     store = Store(plan.folder)
     own, others = _arriving(store), _mixed(plan, rounds)
     earlier: list[Location] = []
+    share: float | None = None
     for step in range(rounds.num_steps):
-        number = step // shares.steps_per_round
-        while (share := shares.of(number)) is None:
+        number, place = divmod(step, shares.steps_per_round)
+        while place == 0 and (share := shares.of(number)) is None:
             raise_if_failed(store)
             time.sleep(POLL_SECONDS)
+        assert share is not None
         wanted = Counter(shares.sources(step, share, has_earlier=bool(earlier)))
         new = list(islice(own, wanted["new"]))
         again = [earlier[i] for i in shares.earlier(step, len(earlier), wanted["earlier"])]

@@ -11,7 +11,7 @@ from ray.exceptions import RayError
 from fastdistill_ray.cluster.metrics import show
 from fastdistill_ray.cluster.objects import full_nodes
 from fastdistill_ray.generation.asking import BEAT_SECONDS
-from fastdistill_ray.generation.dispenser import SHORT_OF_MEMORY, Status
+from fastdistill_ray.generation.dispenser import ENDED, SHORT_OF_MEMORY, Status
 from fastdistill_ray.progress import duration
 from fastdistill_ray.run_files import STALL
 from fastdistill_ray.storage.place import Place
@@ -69,7 +69,7 @@ class Watch:
         )
 
     def _look(self, place: int, status: Status) -> None:
-        if status.stopped and place not in self.told:
+        if status.stopped not in ("", ENDED) and place not in self.told:
             self.told.add(place)
             logger.error("%s: %s", self.label, status.stopped)
         for actor, share in set(status.shares.items()) - self.spared:
@@ -99,7 +99,8 @@ def what_is_waited_for(status: Status) -> str:
     """A few words."""
     if not status.num_actors:
         if status.num_loading:
-            return f"waiting for {status.num_loading} engines, which load their model"
+            engines = "an engine" if status.num_loading == 1 else f"{status.num_loading} engines"
+            return f"waiting for {engines} to load the model"
         free = ray.available_resources()
         parts = [f"{name} {free.get(name, 0):g}" for name in ("CPU", "GPU")]
         return (

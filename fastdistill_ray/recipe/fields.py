@@ -27,16 +27,16 @@ def describe_fields(words: Sequence[str] = (), shape: type[AnyRecipe] = Recipe) 
     """`section.field = default  Description [type]`, one line each; with `words`, of the fields
     whose name holds one of them, and after these of those whose meaning does. UserError where
     that is none."""
-    lines = [f"{EXTENDS} = none  {EXTENDS_MEANS} [text]", f"{QUICK} = none  {QUICK_MEANS} [table]"]
-    lines += map(str, fields_of(shape))
+    fields = [Field(EXTENDS, "none", EXTENDS_MEANS, "text")]
+    fields += [Field(QUICK, "none", QUICK_MEANS, "table"), *fields_of(shape)]
     if words:
         wanted = [word.lower() for word in words]
-        named = [line for line in lines if any(word in line.partition(" ")[0] for word in wanted)]
-        others = [line for line in lines if line not in named]
-        lines = named + [line for line in others if any(word in line.lower() for word in wanted)]
-    if not lines:
+        named = [one for one in fields if any(word in one.path.lower() for word in wanted)]
+        others = [one for one in fields if any(word in one.meaning.lower() for word in wanted)]
+        fields = named + [one for one in others if one not in named]
+    if not fields:
         raise UserError(f"fields {' '.join(words)}: no field has that in its name or its meaning")
-    return "\n".join(lines)
+    return "\n".join(map(str, fields))
 
 
 def schema(shape: type[AnyRecipe] = Recipe) -> str:

@@ -86,13 +86,18 @@ def rounds_errors(recipe: Recipe) -> list[str]:
                 f"{field}.mix: {rounds.mix:g} leaves the student none of "
                 f"training.groups_per_step = {training.groups_per_step}; lower it"
             )
-        if needs.mixed and not (rounds.adaptive or rounds.num_mixed(training.groups_per_step)):
+        if needs.mixed and rounds.adaptive:
+            errors.append(
+                f"{field}.adaptive: teachers' share may come to none, whose texts {kind} of "
+                f"{student.section} contrasts with the student's own; set {field}.mix"
+            )
+        elif needs.mixed and not rounds.num_mixed(training.groups_per_step):
             errors.append(
                 f"{field}.mix: {rounds.mix:g} leaves teachers none of training.groups_per_step = "
                 f"{training.groups_per_step}, whose texts {kind} of {student.section} contrasts "
                 "with the student's own; set 0.5"
             )
-        errors += _adaptive_errors(recipe, rounds, field)
+        errors += _adaptive_errors(recipe, student, rounds)
         if rounds.is_mixed and _is_read_as_its_own(recipe, student):
             errors.append(
                 f"{field}: {student.model} is a teacher too, whose prompt has another chat "
@@ -104,8 +109,8 @@ def rounds_errors(recipe: Recipe) -> list[str]:
             errors.append(f"training.overlap: true and {field} cannot be had together; set false")
         if training.held_out.best_metric != "none":
             errors.append(
-                f"training.held_out.best_metric: nothing is held out of what is yet to be written "
-                f"({field}); set none"
+                f"training.held_out.best_metric: of {field} the last student is the result; set "
+                "none"
             )
         if recipe.sampling.max_new_tokens >= engine.max_model_len:
             errors.append(
@@ -115,11 +120,14 @@ def rounds_errors(recipe: Recipe) -> list[str]:
     return errors
 
 
-def _adaptive_errors(recipe: Recipe, rounds: RoundsKnobs, field: str) -> list[str]:
+def _adaptive_errors(recipe: Recipe, student: StudentSpec, rounds: RoundsKnobs) -> list[str]:
     """What the share of a student's own texts cannot go with that grows with a loss."""
     if not rounds.adaptive:
         return []
-    errors = []
+    errors, field = [], student.rounds_field
+    held_out = recipe.training.held_out
+    num_steps = student.most_steps(recipe.training, 0)
+    before_last = (num_steps - 1) // rounds.steps * rounds.steps  # updates before the last round
     if rounds.mix:
         errors.append(f"{field}.mix: {field}.adaptive sets the share; leave out one of them")
     if rounds.staleness:
@@ -127,10 +135,20 @@ def _adaptive_errors(recipe: Recipe, rounds: RoundsKnobs, field: str) -> list[st
             f"{field}.staleness: how many texts of a round are wanted is known once its student "
             f"is ({field}.adaptive); set 0"
         )
-    if not recipe.training.held_out.share:
+    if not held_out.share:
         errors.append(
             f"{field}.adaptive: the share grows with the loss on held-out groups; set "
             "training.held_out.share"
+        )
+    if not before_last:
+        errors.append(
+            f"{field}.count: the share grows from one round to the next ({field}.adaptive); set 2 "
+            "or more"
+        )
+    elif held_out.every > before_last:
+        errors.append(
+            f"training.held_out.every: {held_out.every} leaves no validation before the last "
+            f"round, so that {field}.adaptive never rises; set at most {before_last}"
         )
     return errors
 
@@ -140,10 +158,11 @@ def _draw_errors(recipe: Recipe, student: StudentSpec, rounds: RoundsKnobs) -> l
     if not student.objective.needs.written:
         return []
     errors, field, kind = [], student.rounds_field, student.objective.kind
-    if rounds.is_mixed:
+    if rounds.adaptive or rounds.num_mixed(recipe.training.groups_per_step):
+        name = "adaptive" if rounds.adaptive else "mix"
         errors.append(
-            f"{field}: {kind} of {student.section} learns from the student's own draws alone; "
-            "leave out mix and adaptive, or set form: full"
+            f"{field}.{name}: {kind} of {student.section} learns from the student's own draws "
+            "alone; leave it out, or set form: full"
         )
     if rounds.temperature != 1:
         errors.append(

@@ -24,7 +24,7 @@ from fastdistill_ray.rewards.assess import (
     relative,
     relative_weights,
 )
-from fastdistill_ray.rewards.scorer import FAULT, LLM_JUDGE
+from fastdistill_ray.rewards.scorer import LLM_JUDGE
 from fastdistill_ray.storage.given import read_text
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks.source import from_json
@@ -76,14 +76,15 @@ def score_file(
                 for scored in _score_lines(batch, judge, scorer, advantage, tau):
                     items = scored.get("responses", [])
                     verdicts.update(item["verdict"] for item in items or [scored])
-                    failures += [one["reason"] for one in items if one["verdict"] == "error"]
-                    num_scored += len(items)
+                    asked = [one for one in items if one["scores"] is not None]
+                    num_scored += len(asked)
+                    failures += [one["reason"] for one in asked if one["reward"] is None]
                     file.write(json.dumps(scored) + "\n")
         partial.replace(output)
     finally:
         partial.unlink(missing_ok=True)
-    if num_scored == len(failures) and failures and failures[0].startswith(FAULT):
-        raise UserError(f"{failures[0]} (all {num_scored} responses; {output} has them)")
+    if failures and num_scored == len(failures):
+        raise UserError(f"{failures[0]} (all {num_scored} that were scored; {output} has them)")
     seconds = time.monotonic() - begin
     return ScoreSummary(len(lines), verdicts.total(), dict(verdicts), seconds)
 

@@ -8,7 +8,12 @@ from pydantic import Field, FiniteFloat, field_validator
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.knobs import Knobs
 from fastdistill_ray.records import Kind, Verdict
-from fastdistill_ray.rewards.functions import FunctionKnobs, FunctionProcess, ScoreError
+from fastdistill_ray.rewards.functions import (
+    START_LIMIT,
+    FunctionKnobs,
+    FunctionProcess,
+    ScoreError,
+)
 from fastdistill_ray.rewards.lengths import CosineKnobs, LengthKnobs, cosine_score, length_score
 from fastdistill_ray.rewards.llm_judge import LlmJudge, LlmJudgeKnobs
 from fastdistill_ray.rewards.repetition import RepetitionKnobs, repetition_score
@@ -17,7 +22,6 @@ from fastdistill_ray.storage.place import Place
 from fastdistill_ray.verifiers import VerifierKnobs
 
 LLM_JUDGE = "llm_judge"
-FAULT = "score "  # how the reason of a completion begins that has no reward
 
 
 class Answered(NamedTuple):
@@ -152,18 +156,6 @@ class Scorer:
             except ScoreError as error:
                 raise UserError(f"reward.functions.{name}: {error}") from error
 
-    def check_on(self, one: Answered) -> None:
-        """UserError where a function of the user's gives no number for a completion; an endpoint is
-        not asked."""
-        for name, process in self._functions.items():
-            try:
-                process.score(one._asdict())
-            except ScoreError as error:
-                raise UserError(
-                    f"reward.functions.{name}: of {one.text[:200]!r}, an answer to "
-                    f"{one.question[:80]!r}, it gives no number: {error}"
-                ) from error
-
     def score(self, completions: list[Answered]) -> list[Scores]:
         """One entry per completion, in order. Give many at a time: an endpoint is asked at once."""
         asked = [completion._asdict() for completion in completions]
@@ -182,7 +174,7 @@ class Scorer:
             except ScoreError as error:
                 values[name] = None
                 if weight and not fault:
-                    fault = f"{FAULT}{name}: {error}"
+                    fault = f"score {name}: {error}"
         reward = None if fault else weighted_reward(values, self._knobs.weights)
         return Scores(values, reward, fault)
 
@@ -237,3 +229,23 @@ def _unknown_weights(knobs: RewardKnobs) -> list[str]:
         return []
     hint = "; llm_judge needs reward.llm_judge.url and .model" if LLM_JUDGE in unknown else ""
     return [f"reward.weights: no score is named {unknown}; known: {', '.join(known)}{hint}"]
+
+
+def scores_without_number(knobs: RewardKnobs, one: Answered) -> list[str]:
+    """A line for each function of the user's that counts and fails of a completion, which has as
+    long for it as its file has to load."""
+    found = []
+    for name, function in knobs.functions.items():
+        if knobs.weights.get(name):
+            patient = function.model_copy(update={"time_limit": START_LIMIT})
+            process = FunctionProcess(patient)
+            try:
+                process.score(one._asdict())
+            except ScoreError as error:
+                found.append(
+                    f"reward.functions.{name}: of {one.text[:200]!r}, an answer to "
+                    f"{one.question[:80]!r}, it gives no number: {error}"
+                )
+            finally:
+                process.close()
+    return found

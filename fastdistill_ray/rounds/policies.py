@@ -39,13 +39,15 @@ class Policies(NamedTuple):
         self, version: int, write: Callable[[Place], None], *, is_first: bool, share: float = 1.0
     ) -> None:
         """All ranks call this at once; the first of them keeps the record, which says the `share`
-        of the round's groups that this student is to write. Nothing is written where this or a
-        later student is there, as in a training that goes on from a checkpoint."""
-        if self.newest().version >= version:
-            return
-        write(self.place(version))
-        if is_first:
-            record_of(self.folder, version).put(repr(share))
+        of the round's groups that this student is to write. No weights are written where
+        this or a later student is there, as in a training that goes on from a checkpoint."""
+        is_new = version > self.newest().version
+        if is_new:
+            write(self.place(version))
+        record = record_of(self.folder, version)
+        if is_first and (is_new or not record.is_file()):
+            record.put(repr(share))
+        if is_first and is_new:
             self._forget_before(version - self.staleness)
 
     def _forget_before(self, oldest: int) -> None:

@@ -10,6 +10,7 @@ import ray
 
 from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.generation.completions import to_write
+from fastdistill_ray.generation.dispenser import ENDED
 from fastdistill_ray.generation.knobs import EngineKnobs, EngineSpec, SamplingKnobs
 from fastdistill_ray.groups.accounting import check_failures, count_verdicts
 from fastdistill_ray.groups.aside import forget_aside, set_aside
@@ -101,7 +102,7 @@ class Gate:
         self.policies, self.closed = requests.policies, closed
         self.per_round = num_own * requests.policies.steps
         self.shares = shares
-        self.wanted: dict[int, int] = {}  # by the newest student
+        self.wanted = self.num_rounds = 0  # groups, and the rounds that they are of
         commits = list(store.commits())
         self.committed = sum(len(commit.keys) for commit in commits) + len(set_aside(store))
         self.lost = sum(len(commit.keys) - commit.dropped.count("") for commit in commits)
@@ -113,17 +114,14 @@ class Gate:
 
     def __call__(self, dispenser: Any) -> None:
         if self.closed.is_set():
-            dispenser.abandon.remote("its training has ended")
+            dispenser.abandon.remote(ENDED)
             return
         newest = self.policies.newest().version
-        if newest not in self.wanted:
-            self.wanted = {newest: self._wanted(newest)}
+        while self.shares and self.num_rounds <= newest:
+            self.wanted += self.shares.num_new(self.num_rounds, self.wanted)
+            self.num_rounds += 1
+        if not self.shares:
+            self.wanted = (newest + 1 + self.policies.staleness) * self.per_round
         status: Any = ray.get(dispenser.status.remote())
         lost = self.lost + len(status.aside)
-        dispenser.allow.remote(self.wanted[newest] + lost - self.committed)
-
-    def _wanted(self, newest: int) -> int:
-        """Groups of all rounds that may be written by now."""
-        if self.shares:
-            return self.shares.num_new(newest)
-        return (newest + 1 + self.policies.staleness) * self.per_round
+        dispenser.allow.remote(self.wanted + lost - self.committed)

@@ -45,12 +45,19 @@ from fastdistill_ray.run.precision import check_precision
 from fastdistill_ray.run.room import check_room
 from fastdistill_ray.run.signals import GOES_ON, Stopped, say, signals_raise_stopped
 from fastdistill_ray.run.stages import training_problems
-from fastdistill_ray.run.validation import check_models, check_problems, check_sources
+from fastdistill_ray.run.validation import (
+    check_models,
+    check_problems,
+    check_sources,
+    faults_of_functions,
+)
 from fastdistill_ray.run.waiting import wait_for_nodes
 from fastdistill_ray.run_files import MEMORY, write_json
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.storage.room import causes, explain, refusal
 from fastdistill_ray.tasks.problem_file import ProblemFile
+
+logger = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=AnyRecipe)
 T = TypeVar("T", bound="AnyJob[Any]")
@@ -93,6 +100,9 @@ class Job(AnyJob[RunFolder]):
         if not run.is_complete(groups):
             check_sources(recipe)
         check_problems(recipe, problems)
+        if not run.is_complete(groups):
+            for line in faults_of_functions(recipe.reward, next(iter(train))):
+                logger.warning(line)
         doctor.check_pools(recipe, ray.cluster_resources())
         wait_for_nodes(recipe)
         doctor.check_labels(recipe, [node["Labels"] for node in ray.nodes() if node["Alive"]])

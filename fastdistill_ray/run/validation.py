@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from fastdistill_ray.models import fetch_without_weights
 from fastdistill_ray.recipe.tree import AnyRecipe, Recipe
 from fastdistill_ray.records import SPLITS, Problem, Split
-from fastdistill_ray.rewards.scorer import Answered, Scorer
+from fastdistill_ray.rewards.scorer import Answered, RewardKnobs, scores_without_number
 from fastdistill_ray.run import doctor, student_checks
 from fastdistill_ray.run.inputs import write_tasks
 from fastdistill_ray.run.memory import memory_plans
@@ -37,16 +37,15 @@ def check_problems(recipe: Recipe, problems: Mapping[Split, ProblemFile]) -> Non
     doctor.check_prompts(recipe, problems)
     doctor.check_shots(recipe, problems)
     doctor.check_answerable(recipe, problems)
-    check_functions(recipe, next(iter(problems["train"])))
 
 
-def check_functions(recipe: Recipe, problem: Problem) -> None:
-    """The user's own rewards give a number for a right answer in the format that is asked for."""
+def faults_of_functions(reward: RewardKnobs, problem: Problem) -> list[str]:
+    """A line for each of the user's own rewards that counts and gives no number for a right answer
+    in the paper's format; another format may be what it reads, so that a run is not refused."""
     answer = problem.reference or "1"
     text = f"<think>{answer}</think>\n<answer>\\boxed{{{answer}}}</answer>"
     asked = problem.question, problem.kind, problem.reference
-    with Scorer(recipe.reward) as scorer:
-        scorer.check_on(Answered(text, 16, "stop", *asked, "correct", answer))
+    return scores_without_number(reward, Answered(text, 16, "stop", *asked, "correct", answer))
 
 
 def validate(recipe: AnyRecipe) -> Iterator[str]:
@@ -66,11 +65,11 @@ def validate(recipe: AnyRecipe) -> Iterator[str]:
             split: ProblemFile(Place(folder) / f"{split}.parquet") for split in SPLITS
         }
         check_problems(recipe, problems)
+        faults = faults_of_functions(recipe.reward, next(iter(problems["train"])))
         counts = ", ".join(f"{len(file):,} {split}" for split, file in problems.items())
     left = "".join(f", {number} left out ({why})" for why, number in found.set_aside.items())
     yield f"problems: {counts}{left}; prompts leave room for answers"
-    if recipe.reward.functions:
-        yield "rewards: of a right answer functions give a number"
+    yield from faults
     student_checks.check_students(recipe)
     yield "students: small copies are trained, exported and loaded as transformers does it"
     for model, memory in memory_plans(recipe, fetch_without_weights).items():

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
+from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -92,7 +93,12 @@ def load_checkpoint(
 ) -> TrainProgress:
     """Fills the student and the optimizer in place; any number of ranks may have saved it."""
     model_state, optimizer_state = get_state_dict(student, optimizer, options=PARTIAL)
-    progress = TrainProgress(0, 0)._asdict()
+    known = FileSystemReader(folder).read_metadata().state_dict_metadata
+    progress = {
+        name: value
+        for name, value in TrainProgress(0, 0)._asdict().items()
+        if f"progress.{name}" in known  # a field that came since counts as its default
+    }
     state = {"model": model_state, "optimizer": optimizer_state, "progress": progress}
     load(state, checkpoint_id=folder)
     set_state_dict(

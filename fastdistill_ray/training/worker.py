@@ -61,7 +61,7 @@ from fastdistill_ray.training.step import PREPARED, prepare_rows, train_step
 from fastdistill_ray.training.stopping import watch_stop
 from fastdistill_ray.training.texts import read_by_both, student_text
 from fastdistill_ray.training.utilisation import matrix_peak
-from fastdistill_ray.training.written import advise, written_metrics
+from fastdistill_ray.training.written import OWN_RIGHT, advise, written_metrics
 
 CHECKPOINTS = "checkpoints"
 logger = logging.getLogger(__name__)
@@ -109,6 +109,7 @@ def train_rank(job: TrainJob, *, use_gpu: bool, out: Place) -> None:
     journal = StepJournal(out, progress.step) if dist.get_rank() == 0 else None
     writer = CheckpointWriter(is_async=job.optimizer.kind == "adamw")
     row, is_saved, ended = None, True, time.perf_counter()
+    is_unadvised = progress.step == 0
     with watch_stop(out) as is_told:
         # Its tokenizers encode for one thread at a time: how they treat what looks like a control
         # token is a state of theirs.
@@ -131,8 +132,10 @@ def train_rank(job: TrainJob, *, use_gpu: bool, out: Place) -> None:
             if job.rounds:
                 written["time/waiting"] = time.perf_counter() - ended
                 written |= written_metrics(row, job.rounds.max_cut)  # before they are trained on
-                if journal and progress.step == 0 and (line := advise(written, job.rounds.taught)):
-                    logger.warning(line)
+                if journal and is_unadvised and OWN_RIGHT in written:
+                    is_unadvised = False
+                    if line := advise(written, job.rounds.taught):
+                        logger.warning(line)
             metrics = train_step(learner, row, progress.total_steps) | written
             progress = progress._replace(step=row["step"] + 1)
             if held_out and (progress.step % knobs.every == 0 or is_last(job, row)):
@@ -142,7 +145,8 @@ def train_rank(job: TrainJob, *, use_gpu: bool, out: Place) -> None:
                     progress = risen(progress, shares.rise, metrics["held_out/loss"])
             if job.rounds:
                 metrics["time/publish"] = publish(
-                    learner, source, job.rounds, progress, job.total_steps
+                    *(learner, source, job.rounds, progress, job.total_steps),
+                    share=progress.own_share if shares else 1.0,
                 )
             if journal:
                 journal.add(row, metrics)
@@ -197,16 +201,23 @@ def risen(progress: TrainProgress, rise: Rise, loss: float) -> TrainProgress:
 
 
 def publish(
-    learner: Learner, source: str, rounds: Policies, progress: TrainProgress, total_steps: int
+    learner: Learner,
+    source: str,
+    rounds: Policies,
+    progress: TrainProgress,
+    total_steps: int,
+    *,
+    share: float,
 ) -> float:
-    """At the end of a round, but the last, the student that writes the next; -> seconds."""
+    """At the end of a round, but the last, the student that writes the next, and the share of its
+    groups; -> seconds."""
     start = time.perf_counter()
     if progress.step % rounds.steps == 0 and progress.step < total_steps:
         rounds.publish(
             progress.step // rounds.steps,
             lambda folder: export(learner, source, folder),
             is_first=dist.get_rank() == 0,
-            share=progress.own_share,
+            share=share,
         )
     return time.perf_counter() - start
 

@@ -5,12 +5,13 @@ from typing import Any
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.training.step import sum_over_ranks
 
+OWN_RIGHT = "rounds/correct"
 CUT = ("length", "repetition")  # finish reasons of texts that did not come to their end
 
 
 def advise(metrics: dict[str, float], taught: float | None) -> str:
     """A line where the student, before any update, is right as often as its teachers are."""
-    own = metrics["rounds/correct"]
+    own = metrics[OWN_RIGHT]
     if taught is None or own < taught:
         return ""
     return (
@@ -22,8 +23,8 @@ def advise(metrics: dict[str, float], taught: float | None) -> str:
 
 def written_metrics(row: dict[str, Any], max_cut: float) -> dict[str, float]:
     """Of the student's texts, of all ranks: their share of the step's groups, how many are right
-    and are cut, their length, the rounds that who wrote them was trained. UserError where more
-    than a share of `max_cut` are cut."""
+    and are cut, their length, the rounds that who wrote them was trained; of none only the first.
+    UserError where more than a share of `max_cut` are cut."""
     groups = [group for group in row["groups"] if group["round"] is not None]
     texts = [one for group in groups for one in group["completions"]]
     counts = [
@@ -37,14 +38,12 @@ def written_metrics(row: dict[str, Any], max_cut: float) -> dict[str, float]:
     total, right, cut, tokens, num_groups, rounds = sum_over_ranks(counts)
     if total and cut > max_cut * total:
         raise UserError(
-            f"rounds.max_cut: {cut:.0f} of the {total:.0f} texts that the student wrote for step "
+            f"rounds.max_cut: {cut:.0f} of the student's {total:.0f} texts of step "
             f"{row['step'] + 1} are cut or loop; raise sampling.max_new_tokens, lower "
-            "optimizer.learning_rate or set rounds.mix"
+            "optimizer.learning_rate, or take more texts of teachers (rounds.mix)"
         )
-    return {
-        "rounds/own": num_groups / row["num_groups"],
-        "rounds/correct": right / max(1, total),
-        "rounds/cut": cut / max(1, total),
-        "rounds/length": tokens / max(1, total),
-        "rounds/version": rounds / max(1, num_groups),
-    }
+    found = {"rounds/own": num_groups / row["num_groups"]}
+    if total:
+        found |= {OWN_RIGHT: right / total, "rounds/cut": cut / total}
+        found |= {"rounds/length": tokens / total, "rounds/version": rounds / num_groups}
+    return found

@@ -84,7 +84,9 @@ def keys_of(found: list[Step]) -> list[list[str]]:
 def test_each_step_is_made_as_its_rounds_share_says_and_again_after_a_restart(tmp_path):
     shares = shares_of(tmp_path / "policies")
     record(tmp_path / "policies", 0.0, 0.5, 0.5, 1.0, 1.0)
-    num_own = shares.num_new(5)
+    num_own = 0
+    for number in range(6):
+        num_own += shares.num_new(number, num_own)
     write_all(tmp_path, shares, num_own)
     found = list(steps(plan_of(tmp_path, shares)))
     keys = keys_of(found)
@@ -131,8 +133,10 @@ def test_step_waits_for_the_share_of_its_round_and_ends_where_the_writer_has_fai
 def test_as_many_texts_may_be_asked_as_the_steps_of_all_rounds_take(tmp_path):
     shares = shares_of(tmp_path)
     record(tmp_path, 0.3, 0.7)
-    assert shares.num_new(0) == 0
-    total = 0
+    assert shares.num_new(0, 0) == 0
+    totals = [0]
     for step, share in zip(range(6), (0, 0, 0.3, 0.3, 0.7, 0.7), strict=True):
-        total += shares.sources(step, share, has_earlier=total > 0).count("new")
-    assert shares.num_new(2) == total > 0
+        new = shares.sources(step, share, has_earlier=totals[-1] > 0).count("new")
+        totals.append(totals[-1] + new)
+    assert shares.num_new(1, 0) == totals[4]
+    assert totals[4] + shares.num_new(2, totals[4]) == totals[6] > 0

@@ -35,7 +35,7 @@ def test_student_has_rounds_of_its_own_and_the_others_are_trained_on_the_store()
         ({"rounds": {}}, "rounds.count"),
         ({"rounds": {"count": 0}}, "rounds.count"),
         ({"rounds": {"count": 2, "mix": 1.0}}, "rounds.mix"),
-        ({"rounds": {"count": 2, "mix": 0.5}}, "rounds: opd .* own draws alone; leave out mix"),
+        ({"rounds": {"count": 2, "mix": 0.5}}, "rounds.mix: opd .* own draws alone; leave it out"),
         (
             {"rounds": {"count": 2, "mix": 0.9}, "objective": {"kind": "jsd"}},
             "rounds.mix: 0.9 leaves the student none of training.groups_per_step = 4",
@@ -66,7 +66,7 @@ def test_student_has_rounds_of_its_own_and_the_others_are_trained_on_the_store()
         ),
         (
             {"rounds": {"count": 2, "adaptive": {}}, "training": HELD_OUT},
-            "rounds: opd .* own draws alone; leave out mix and adaptive",
+            "rounds.adaptive: opd .* own draws alone; leave it out",
         ),
         (
             {"rounds": {"count": 2, "adaptive": {}}, "objective": {"kind": "skew_kl"}},
@@ -88,6 +88,30 @@ def test_student_has_rounds_of_its_own_and_the_others_are_trained_on_the_store()
             },
             "rounds.staleness: .*; set 0",
         ),
+        (
+            {
+                "rounds": {"count": 5, "steps": 2, "adaptive": {}},
+                "objective": {"kind": "skew_kl"},
+                "training": {"held_out": {"share": 0.2}},
+            },
+            "training.held_out.every: 400 leaves no validation .* never rises; set at most 8",
+        ),
+        (
+            {
+                "rounds": {"count": 1, "steps": 8, "adaptive": {}},
+                "objective": {"kind": "skew_kl"},
+                "training": HELD_OUT,
+            },
+            "rounds.count: the share grows from one round .*; set 2 or more",
+        ),
+        (
+            {
+                "rounds": {"count": 2, "adaptive": {}},
+                "objective": {"kind": "distillm2"},
+                "training": HELD_OUT,
+            },
+            "rounds.adaptive: teachers' share may come to none.*; set rounds.mix",
+        ),
         ({"rounds": {"count": 2, "temperature": 0.7}}, "rounds.temperature: .*; set 1"),
         (
             {"evaluation": {"engine": {"kind": "scripted"}}},
@@ -96,7 +120,7 @@ def test_student_has_rounds_of_its_own_and_the_others_are_trained_on_the_store()
         ({"training": {"overlap": True}}, "training.overlap: true and rounds cannot"),
         (
             {"training": {"held_out": {"share": 0.2, "best_metric": "loss"}}},
-            "training.held_out.best_metric: nothing is held out",
+            "training.held_out.best_metric: of rounds the last student",
         ),
         (
             {"objective": {"kind": "jsd", "states": "bf16"}, "scorer": {"model": "m"}},

@@ -8,11 +8,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fastdistill_ray.errors import UserError
 from fastdistill_ray.recipe.loading import dump_recipe, load_recipe
 from fastdistill_ray.rewards import RewardKnobs, Scorer
 from fastdistill_ray.rewards.functions import FunctionKnobs
-from fastdistill_ray.rewards.scorer import Answered
+from fastdistill_ray.rewards.scorer import Answered, scores_without_number
 
 SLEEP = f"sleep {10**6 + os.getpid()}"  # of this run of the tests
 SOURCE = """
@@ -74,13 +73,14 @@ def test_function_gets_the_named_fields_and_may_print(tmp_path: Path) -> None:
         assert scorer.score([answered("x" * 300_000)])[0].reward == 1.0
 
 
-def test_function_that_gives_no_number_for_a_right_answer_is_told_before_any_work(
-    tmp_path: Path,
-) -> None:
-    with Scorer(knobs(tmp_path, "troubled", time_limit=200.0)) as scorer:
-        scorer.check_on(answered("fine"))
-        with pytest.raises(UserError, match=r"reward.functions.mine: of 'none', .* returned None"):
-            scorer.check_on(answered("none"))
+def test_function_that_counts_and_gives_no_number_is_named_with_its_reason(tmp_path: Path) -> None:
+    reward = knobs(tmp_path, "troubled", time_limit=1e-9)
+    assert scores_without_number(reward, answered("fine")) == [], "it has time to load"
+    (line,) = scores_without_number(reward, answered("none"))
+    assert line.startswith("reward.functions.mine: of 'none', an answer to '6*7?', it gives no")
+    assert line.endswith("TypeError: returned None, not a number")
+    stored = reward.model_copy(update={"weights": {"format": 1.0, "mine": 0.0}})
+    assert scores_without_number(stored, answered("none")) == []
 
 
 @pytest.mark.parametrize(

@@ -270,19 +270,21 @@ def test_function_that_fails_of_every_response_ends_in_an_error_with_its_reason(
     )
     items = [{"text": text, "num_tokens": 3} for text in ("7", "8")]
     group = {"id": 1, "kind": "number", "gold": "6", "responses": items}
+    without_reference = {**group, "id": 2, "gold": " "}
     output = tmp_path / "out.jsonl"
 
     def run() -> None:
         score_file(
-            write(tmp_path / "in.jsonl", [group]),
+            write(tmp_path / "in.jsonl", [without_reference, group]),
             output,
             reward=reward,
             advantage=AdvantageKnobs(),
             tau=0.5,
         )
 
-    with pytest.raises(UserError, match=r"score mine: KeyError: '7' \(all 2 responses; .*out"):
+    with pytest.raises(UserError, match=r"score mine: KeyError: '7' \(all 2 that were scored; "):
         run()
-    assert json.loads(output.read_text())["responses"][1]["verdict"] == "error"
+    (_, scored) = map(json.loads, output.read_text().splitlines())
+    assert scored["responses"][1]["verdict"] == "error"
     items[0]["text"] = "6"
     run()

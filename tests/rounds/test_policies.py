@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from fastdistill_ray.groups.shares import record_of
 from fastdistill_ray.rounds.policies import Policies
 from fastdistill_ray.storage.place import Place
 
@@ -40,3 +41,17 @@ def test_training_that_goes_on_from_a_checkpoint_writes_no_older_student(tmp_pat
     policies.publish(2, lambda folder: (folder / "weights").put("other"), is_first=True)
     assert policies.newest().version == 3
     assert not policies.place(2).is_dir()
+
+
+def test_records_stay_with_the_shares_they_say_and_one_that_is_gone_is_written_again(tmp_path):
+    """They say what a training that begins anew was made of."""
+    policies = policies_in(tmp_path)
+    for version in (1, 2, 3):
+        policies.publish(version, write, is_first=True, share=version / 10)
+    records = [record_of(policies.folder, version) for version in (1, 2, 3)]
+    assert [one.read_text() for one in records] == ["0.1", "0.2", "0.3"]
+    records[0].unlink()  # killed while the folder was removed
+    policies.publish(1, write, is_first=True, share=0.1)
+    policies.publish(2, write, is_first=True, share=0.9)
+    assert [one.read_text() for one in records] == ["0.1", "0.2", "0.3"]
+    assert policies.newest().version == 3

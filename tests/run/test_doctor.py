@@ -14,11 +14,12 @@ from fastdistill_ray.errors import UserError
 from fastdistill_ray.models import model_size, tokenizer_of
 from fastdistill_ray.recipe.checks import combination_errors
 from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.rewards import RewardKnobs
 from fastdistill_ray.run import doctor, student_checks
 from fastdistill_ray.run.folder import RunFolder
 from fastdistill_ray.run.pipeline import prepare_problems
 from fastdistill_ray.run.room import EXPORT_BYTES, TOKEN_BYTES, room_needed
-from fastdistill_ray.run.validation import check_functions
+from fastdistill_ray.run.validation import faults_of_functions
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks import load_problems
 
@@ -284,7 +285,7 @@ def test_more_ranks_than_completions_are_refused_and_than_groups_are_said(tmp_pa
 
 
 @pytest.mark.parametrize("reference", ["42", ""])
-def test_reward_that_raises_on_a_right_answer_is_refused(tmp_path, reference):
+def test_reward_that_raises_on_a_right_answer_is_told(tmp_path, reference):
     """Also of a problem whose answer nobody knows, which votes decide."""
     (tmp_path / "mine.py").write_text(
         "def f(one): return len(one['text'].partition('<think>')[2])\n"
@@ -293,10 +294,11 @@ def test_reward_that_raises_on_a_right_answer_is_refused(tmp_path, reference):
     problem = load_problems(recipe_with("m").task)["train"][0]
     problem = dataclasses.replace(problem, reference=reference)
 
-    def recipe(function: str) -> Recipe:
-        path = {"path": f"{tmp_path / 'mine.py'}:{function}", "time_limit": 200.0}
-        return recipe_with("m", reward={"functions": {"mine": path}, "weights": {"mine": 1.0}})
+    def faults(function: str) -> list[str]:
+        path = f"{tmp_path / 'mine.py'}:{function}"
+        reward = RewardKnobs.model_validate({"functions": {"mine": path}, "weights": {"mine": 1.0}})
+        return faults_of_functions(reward, problem)
 
-    check_functions(recipe("f"), problem)
-    with pytest.raises(UserError, match=r"^reward\.functions\.mine: of '<think>.* KeyError"):
-        check_functions(recipe("g"), problem)
+    assert faults("f") == []
+    (line,) = faults("g")
+    assert re.match(r"reward\.functions\.mine: of '<think>.* KeyError", line)
