@@ -1,6 +1,8 @@
 """Training goes on from a checkpoint as if it had never stopped (one rank, in this process)."""
 
+from collections import namedtuple
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -50,6 +52,16 @@ def test_training_resumed_from_a_checkpoint_has_identical_following_losses(
     second = make_learner(folder, lora=lora)
     assert load_checkpoint(second.student, second.optimizer, saved) == progress
     assert losses(second, folder, range(2, 5)) == expected
+
+
+@pytest.mark.parametrize("folder", [True], ids=["tied"], indirect=True)
+def test_fact_that_a_checkpoint_does_not_have_is_its_default(folder: str, tmp_path: Path) -> None:
+    learner, writer = make_learner(folder), CheckpointWriter()
+    facts = {"step": 2, "total_steps": 10, "best_step": 1, "best_score": -0.5}
+    fewer = namedtuple("Fewer", facts)(**facts)
+    saved = str(tmp_path / "checkpoint")
+    writer.start(learner.student, learner.optimizer, cast(TrainProgress, fewer), saved).result()
+    assert load_checkpoint(learner.student, learner.optimizer, saved) == TrainProgress(**facts)
 
 
 @pytest.mark.parametrize("folder", [False], ids=["untied"], indirect=True)
