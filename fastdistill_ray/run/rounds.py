@@ -20,6 +20,7 @@ from fastdistill_ray.groups.steps import Rounds, StepPlan
 from fastdistill_ray.groups.store import FAILED, Store
 from fastdistill_ray.recipe.derived import Training, judging_of_rounds
 from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.rounds.knobs import AdaptiveKnobs
 from fastdistill_ray.rounds.policies import POLICIES, Policies
 from fastdistill_ray.rounds.requests import RoundRequests, draw_requests
 from fastdistill_ray.rounds.write import Closed, Writing, write_rounds
@@ -78,11 +79,8 @@ def plan_rounds(
             "evaluation.engine.max_model_len: the prompts of all problems leave no room for "
             "sampling.max_new_tokens"
         )
-    shares = None
-    if adaptive := rounds.adaptive:
-        rise = Rise(adaptive.rise, adaptive.tolerance)
-        sizes = rounds.steps, num_steps, knobs.groups_per_step
-        shares = Shares(str(policies.folder), *sizes, training.seed, rise)
+    sizes = rounds.steps, num_steps, knobs.groups_per_step
+    shares = shares_of(rounds.adaptive, policies, sizes, training.seed)
     plan = StepPlan(
         str(out / GROUPS),
         knobs.groups_per_step,
@@ -104,6 +102,15 @@ def plan_rounds(
     many = pools.of_writer, pools.judges, pools.stall_minutes
     writing = Writing(engine, sampling, judging, *many, per_step, shares)
     return Written(writing, requests, policies, plan)
+
+
+def shares_of(
+    knobs: AdaptiveKnobs | None, policies: Policies, sizes: tuple[int, int, int], seed: int
+) -> Shares | None:
+    """`sizes`: updates of a round, of the training, and groups of an update."""
+    if knobs is None:
+        return None
+    return Shares(str(policies.folder), *sizes, seed, Rise(knobs.rise, knobs.tolerance))
 
 
 def share_right(groups: Made | None) -> float | None:

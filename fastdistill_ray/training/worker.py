@@ -23,7 +23,7 @@ import torch.distributed as dist
 import transformers
 from ray.train import CheckpointUploadMode
 
-from fastdistill_ray.groups.shares import Rise
+from fastdistill_ray.groups.shares import Shares
 from fastdistill_ray.groups.signals import Signal
 from fastdistill_ray.groups.steps import StepPlan
 from fastdistill_ray.models import fetch_model, load_tokenizer
@@ -61,7 +61,7 @@ from fastdistill_ray.training.step import PREPARED, prepare_rows, train_step
 from fastdistill_ray.training.stopping import watch_stop
 from fastdistill_ray.training.texts import read_by_both, student_text
 from fastdistill_ray.training.utilisation import matrix_peak
-from fastdistill_ray.training.written import OWN_RIGHT, advise, written_metrics
+from fastdistill_ray.training.written import OwnTexts
 
 CHECKPOINTS = "checkpoints"
 logger = logging.getLogger(__name__)
@@ -97,19 +97,18 @@ def train_rank(job: TrainJob, *, use_gpu: bool, out: Place) -> None:
     source = fetch_model(job.model)
     learner = load_learner(job, source, worker_device(use_gpu))
     progress = resume(learner, job, out)
-    knobs = job.training.held_out
+    knobs, shares = job.training.held_out, shares_of(job)
     held_out = None
     if knobs.share:
         ranks = dist.get_rank(), dist.get_world_size()
         held_out = hold_out(learner, held_out_rows(job.plan, *ranks))
-    shares = job.plan.rounds.shares if job.plan.rounds else None
-    if shares and held_out and progress.step == 0:
-        before = validate(learner, held_out)["held_out/loss"]
-        progress = progress._replace(own_level=before)
+        if shares and progress.step == 0:
+            before = validate(learner, held_out)["held_out/loss"]
+            progress = progress._replace(own_level=before)
     journal = StepJournal(out, progress.step) if dist.get_rank() == 0 else None
     writer = CheckpointWriter(is_async=job.optimizer.kind == "adamw")
     row, is_saved, ended = None, True, time.perf_counter()
-    is_unadvised = progress.step == 0
+    own_texts = OwnTexts(job.rounds, may_advise=journal is not None and progress.step == 0)
     with watch_stop(out) as is_told:
         # Its tokenizers encode for one thread at a time: how they treat what looks like a control
         # token is a state of theirs.
@@ -128,26 +127,14 @@ def train_rank(job: TrainJob, *, use_gpu: bool, out: Place) -> None:
             if progress.step == 0:
                 with encoding:
                     check_teacher(learner, job, row)
-            written: dict[str, float] = {}
-            if job.rounds:
-                written["time/waiting"] = time.perf_counter() - ended
-                written |= written_metrics(row, job.rounds.max_cut)  # before they are trained on
-                if journal and is_unadvised and OWN_RIGHT in written:
-                    is_unadvised = False
-                    if line := advise(written, job.rounds.taught):
-                        logger.warning(line)
+            written = own_texts.metrics(row, ended)  # before they are trained on
             metrics = train_step(learner, row, progress.total_steps) | written
             progress = progress._replace(step=row["step"] + 1)
             if held_out and (progress.step % knobs.every == 0 or is_last(job, row)):
                 metrics |= validate(learner, held_out)
-                progress = mark_best(progress, metrics, knobs)
-                if shares:
-                    progress = risen(progress, shares.rise, metrics["held_out/loss"])
+                progress = risen(mark_best(progress, metrics, knobs), shares, metrics)
             if job.rounds:
-                metrics["time/publish"] = publish(
-                    *(learner, source, job.rounds, progress, job.total_steps),
-                    share=progress.own_share if shares else 1.0,
-                )
+                metrics["time/publish"] = publish(learner, source, job, job.rounds, progress)
             if journal:
                 journal.add(row, metrics)
             is_due = progress.step % job.training.checkpoint_every == 0
@@ -194,30 +181,33 @@ def is_last(job: TrainJob, row: dict[str, Any]) -> bool:
     )
 
 
-def risen(progress: TrainProgress, rise: Rise, loss: float) -> TrainProgress:
-    """After a validation."""
-    share, level = rise.after(progress.own_share, progress.own_level, loss)
+def shares_of(job: TrainJob) -> Shares | None:
+    return job.plan.rounds.shares if job.plan.rounds else None
+
+
+def risen(
+    progress: TrainProgress, shares: Shares | None, metrics: Mapping[str, float]
+) -> TrainProgress:
+    """After a validation, the share of groups that the student is to write of the next round."""
+    if shares is None:
+        return progress
+    before = progress.own_share, progress.own_level
+    share, level = shares.rise.after(*before, metrics["held_out/loss"])
     return progress._replace(own_share=share, own_level=level)
 
 
 def publish(
-    learner: Learner,
-    source: str,
-    rounds: Policies,
-    progress: TrainProgress,
-    total_steps: int,
-    *,
-    share: float,
+    learner: Learner, source: str, job: TrainJob, rounds: Policies, progress: TrainProgress
 ) -> float:
     """At the end of a round, but the last, the student that writes the next, and the share of its
     groups; -> seconds."""
     start = time.perf_counter()
-    if progress.step % rounds.steps == 0 and progress.step < total_steps:
+    if progress.step % rounds.steps == 0 and progress.step < job.total_steps:
         rounds.publish(
             progress.step // rounds.steps,
             lambda folder: export(learner, source, folder),
             is_first=dist.get_rank() == 0,
-            share=share,
+            share=progress.own_share if shares_of(job) else 1.0,
         )
     return time.perf_counter() - start
 

@@ -1,12 +1,36 @@
 """What the student's own texts of a step are like, and when they are too many that lead nowhere."""
 
+import logging
+import time
 from typing import Any
 
 from fastdistill_ray.errors import UserError
+from fastdistill_ray.rounds.policies import Policies
 from fastdistill_ray.training.step import sum_over_ranks
 
+logger = logging.getLogger(__name__)
 OWN_RIGHT = "rounds/correct"
 CUT = ("length", "repetition")  # finish reasons of texts that did not come to their end
+
+
+class OwnTexts:
+    """Of a training in rounds: what is noted of each step, and a line once its first texts are
+    there, where that may be said; of any other nothing."""
+
+    def __init__(self, rounds: Policies | None, *, may_advise: bool) -> None:
+        self.rounds, self.may_advise = rounds, may_advise
+
+    def metrics(self, row: dict[str, Any], ended: float) -> dict[str, float]:
+        """`ended`: when the step before did. UserError as of `written_metrics`."""
+        if self.rounds is None:
+            return {}
+        waiting = time.perf_counter() - ended
+        found = written_metrics(row, self.rounds.max_cut)
+        if self.may_advise and OWN_RIGHT in found:
+            self.may_advise = False
+            if line := advise(found, self.rounds.taught):
+                logger.warning(line)
+        return {"time/waiting": waiting, **found}
 
 
 def advise(metrics: dict[str, float], taught: float | None) -> str:
