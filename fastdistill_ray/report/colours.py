@@ -66,14 +66,16 @@ def on_verdict(verdict: str) -> str:
 @functools.cache
 def model_colours(names: tuple[str, ...]) -> dict[str, str]:
     """Of each its own; of a method that is there twice, or whose colour an earlier one has, a spare
-    one. So a method looks the same in most reports."""
+    one, far from those of all others. So a method looks the same in most reports."""
     taken: dict[str, str] = {}
-    for name in dict.fromkeys(names):
-        own = OWN.get(name, "")
-        if not own or _nearest(own, taken.values()) < CLOSEST:
-            own = max(SPARE, key=lambda one: _nearest(one, taken.values()))
-        taken[name] = own
-    return taken
+    for name in names:
+        own = OWN.get(name)
+        if own and name not in taken and _nearest(own, taken.values()) >= CLOSEST:
+            taken[name] = own
+    for name in names:
+        if name not in taken:
+            taken[name] = max(SPARE, key=lambda one: _nearest(one, taken.values()))
+    return {name: taken[name] for name in names}
 
 
 def variables() -> str:

@@ -87,6 +87,12 @@ def test_no_two_models_of_a_page_are_alike(students: list[str]) -> None:
         assert distance(found[one], found[other]) >= CLOSEST, (one, other)
 
 
+def test_spare_colours_are_far_from_those_of_methods_that_come_later() -> None:
+    found = model_colours(("base", "teacher", "sampled", "full", "sft"))
+    for one, other in itertools.combinations(found, 2):
+        assert distance(found[one], found[other]) > 0.12, (one, other)
+
+
 def test_known_methods_keep_their_colours() -> None:
     found = model_colours((*BASELINES, "sft", "advdistill"))
     assert found == BASELINES | {name: OBJECTIVES[name].colour for name in ("sft", "advdistill")}
