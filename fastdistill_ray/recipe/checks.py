@@ -1,5 +1,6 @@
 """Settings that are each valid and together impossible; each line names what to change."""
 
+from collections.abc import Mapping
 from typing import get_args
 
 from fastdistill_ray.cluster.pools import PoolKnobs
@@ -79,7 +80,7 @@ def _lineup_errors(recipe: Recipe, size: int) -> list[str]:
     others = [one.name for one in recipe.compare.baselines if isinstance(one, ComparedModel)]
     further = [seed_name(student.name, s) for student in own for s in student.seeds[1:]]
     for place, student in enumerate(own):
-        errors += _chain_errors(recipe, student, [one.name for one in own[:place]])
+        errors += _chain_errors(recipe, student, {one.name: one for one in own[:place]})
     errors += _ensemble_errors(recipe, [*(student.name for student in own), *further])
     voting = [one.name for one in recipe.compare.ensembles]
     names = [*words, *others, *(student.name for student in own), *further, *voting]
@@ -107,15 +108,23 @@ def _ensemble_errors(recipe: Recipe, there: list[str]) -> list[str]:
     return errors
 
 
-def _chain_errors(recipe: Recipe, student: StudentSpec, before: list[str]) -> list[str]:
+def _chain_errors(
+    recipe: Recipe, student: StudentSpec, before: Mapping[str, StudentSpec]
+) -> list[str]:
     """Of a student whose teacher is another one, or that begins as another one, which is trained
     before it."""
     for field in ("teacher", "start", "writer"):
-        name = getattr(student, field)
+        name, where = getattr(student, field), f"{student.section}.{field}"
         if name and name not in before:
             there = ", ".join(before)
-            where = f"{student.section}.{field}"
             return [f"{where}: {name} is no student before it; those are {there}"]
+        rates = before[name].learning_rates if name else []
+        if len(rates) > 1 and not set(student.learning_rates) <= set(rates):
+            return [
+                f"{student.section}.learning_rate: {name} ({where}) is trained at "
+                f"{', '.join(f'{one:g}' for one in rates)}, so that nothing says which of them it "
+                "goes on from; leave it out, or take one of these"
+            ]
     errors = _teacher_errors(student) if student.teacher else []
     return errors + (_start_errors(recipe, student) if student.start else [])
 

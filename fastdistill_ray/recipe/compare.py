@@ -41,6 +41,12 @@ class ComparedStudent(Knobs):
         default=InitKnobs(),
         description="It begins with some decoder blocks of its model, as student.init says.",
     )
+    learning_rate: float | None = Field(
+        default=None,
+        gt=0,
+        description="Peak learning rate of its training; none: optimizer.learning_rate, or those "
+        "of compare.learning_rates.",
+    )
     group_size: int | None = Field(
         default=None,
         ge=1,

@@ -74,8 +74,10 @@ class Training(NamedTuple):
     seed: int
 
     def of(self, student: StudentSpec) -> "Training":
-        """That of another student with the same learning rate and seed."""
-        return self._replace(student=student)
+        """That of another student with the same learning rate, or its only one, and seed."""
+        is_same = self.learning_rate in student.learning_rates
+        rate = self.learning_rate if is_same else student.learning_rates[0]
+        return self._replace(student=student, learning_rate=rate)
 
     @property
     def told_seed(self) -> int | None:
@@ -124,7 +126,7 @@ def students(recipe: Recipe) -> list[StudentSpec]:
                 objective=other.objective,
                 model=own_model or before.model,
                 group_size=other.group_size if other.group_size != size else None,
-                learning_rates=rates,
+                learning_rates=[other.learning_rate] if other.learning_rate else rates,
                 seeds=seeds,
                 rounds=other.rounds,
                 writer=other.writer,

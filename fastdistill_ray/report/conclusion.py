@@ -85,12 +85,14 @@ def model_colour(model: str, recipe: dict[str, Any]) -> str:
 
 
 def _student_label(name: str, entry: dict[str, Any]) -> str:
-    """By what sets it apart from the recipe's own: model, completions per group, who teaches it,
-    what it begins as and who writes."""
+    """By what sets it apart from the recipe's own: model, learning rate, completions per group, who
+    teaches it, what it begins as and who writes."""
     parts = [_objective(entry).describe()]
     parts += [os.path.basename(entry["model"].rstrip("/"))] if entry["model"] else []
     layers = (entry.get("init") or {}).get("layers")
     parts += [f"{len(layers)} blocks"] if layers else []
+    rate = entry.get("learning_rate")
+    parts += [f"at {rate:g}"] if rate else []
     parts += [f"{entry['group_size']} completions"] if entry["group_size"] else []
     parts += [f"on texts of {short_name(entry['writer'])}"] if entry.get("writer") else []
     parts += ["rewritten by itself"] if entry.get("rewrite") else []

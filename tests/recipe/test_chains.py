@@ -50,6 +50,33 @@ def test_student_that_begins_as_another_is_of_that_ones_model():
     assert beside and beside.model == "m", "who teaches is not who it begins as"
 
 
+def test_student_with_a_learning_rate_of_its_own_goes_on_from_the_only_one_before_it():
+    recipe = recipe_of(
+        {"kind": "dpo", "start": "sft", "learning_rate": 1e-6},
+        {"kind": "jsd", "start": "dpo", "teacher": "sft"},
+        optimizer={"learning_rate": 1e-3},
+    )
+    sft, dpo, jsd = students(recipe)
+    assert [one.learning_rates for one in (sft, dpo, jsd)] == [[1e-3], [1e-6], [1e-3]]
+    (own,) = dpo.trainings
+    assert own.label == "dpo-lr_1e-06" and own.of(sft).label == "sft-lr_0.001"
+    (last,) = jsd.trainings
+    assert last.of(dpo).label == "dpo-lr_1e-06"
+
+
+def test_one_of_several_learning_rates_goes_on_from_the_same_and_another_is_refused():
+    rates = {"learning_rates": [1e-3, 1e-4], "seeds": [0]}
+
+    def parsed(**own: float) -> Recipe:
+        compared = [{"kind": "dpo", "start": "sft", **own}]
+        return recipe_of(compare={"students": compared, **rates}, task={"num_validation": 4})
+
+    sft, dpo = students(parsed(learning_rate=1e-4))
+    assert [training.of(sft).label for training in dpo.trainings] == ["sft-lr_0.0001"]
+    with pytest.raises(UserError, match=r"0\.learning_rate: sft .*start\) is trained at 0.001"):
+        parsed(learning_rate=1e-6)
+
+
 def test_student_of_a_writer_reads_no_groups_of_teachers_and_is_set_against_who_does():
     half = {"problems": [0.5, 1], "kind": "sft"}
     recipe = recipe_of(
