@@ -3,18 +3,21 @@
     python -m benchmarks.reverse_kl RUN [RUN ...] [--students sft sampled] [--problems 50]
                                     [--n 4] [--json FILE]
 
-Every student of the run folders (or those named), and the base, writes `n` texts of each of the
-first test problems at temperature 1, by vLLM. Each token of them is then read by the student behind
-its own prompt and by the teacher behind the teacher's, both in float32 by transformers, and the KL
-of the student's whole distribution to the teacher's is taken at each token, exactly. `reverse_kl`
-is its mean over all tokens, with the 95 % interval of a bootstrap over problems; `sampled` the mean
-of the log-ratio of the tokens that were drawn, whose expectation is the same. Each model runs in a
-process of its own.
+The base and every student of the run folders (or those named, in that order), with all its seeds,
+write `n` texts of each of the first test problems at temperature 1, by vLLM. Each token of them is
+then read by the student behind its own prompt and by the teacher behind the teacher's, both in
+float32 by transformers, and the KL of the student's whole distribution to the teacher's is taken at
+each token, exactly. `reverse_kl` is its mean over all tokens, with the 95 % interval of a bootstrap
+over problems and seeds; `sampled` the mean of the log-ratio of the tokens that were drawn, whose
+expectation is the same. `minus` holds its differences from those before it, the same problems drawn
+for both: value, ends of the interval, two-sided p, not adjusted for their number. Each model runs
+in a process of its own; --json keeps the sums of each problem too.
 """
 
 import argparse
 import json
 import os
+import re
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,13 @@ import torch
 
 from benchmarks.harness import make_parser, print_rows, run_fresh, write_json
 from fastdistill_ray.api import Run
+from fastdistill_ray.evaluation.statistics import (
+    ENDS,
+    RESAMPLES_OF_A_TEST,
+    interval,
+    resampled,
+    two_sided_p,
+)
 from fastdistill_ray.generation.knobs import EngineKnobs
 from fastdistill_ray.generation.requests import build_requests
 from fastdistill_ray.generation.vllm_engine import engine_arguments
@@ -35,7 +45,8 @@ from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks.problem_file import ProblemFile
 
 BASE = "base"
-RESAMPLES = 2_000
+EXACT, SAMPLED, TOKENS = range(3)  # sums of a problem's texts
+FURTHER_SEED = re.compile("-seed_[0-9]+$")
 
 
 def write(recipe: Recipe, folder: str, rows: list[dict[str, Any]], n: int) -> list[list[list[int]]]:
@@ -100,16 +111,31 @@ def measure(run: str, student: str, num_problems: int, n: int) -> list[Any]:
     return rows
 
 
-def summarised(rows: list[Any]) -> dict[str, Any]:
-    exact, sampled, tokens = map(np.array, zip(*rows, strict=True))
-    draws = np.random.default_rng(0).integers(0, len(tokens), (RESAMPLES, len(tokens)))
-    means = exact[draws].sum(1) / tokens[draws].sum(1)
-    low, high = np.percentile(means, [2.5, 97.5])
+def mean(totals: np.ndarray, of: int = EXACT) -> np.ndarray:
+    """[R, 3] totals -> [R], over all tokens."""
+    return totals[:, of] / totals[:, TOKENS]
+
+
+def summarised(table: np.ndarray, before: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Of the [P, S, 3] sums of a student, beside those of the students before it."""
+    found = interval(table, mean)
+    assert found is not None
+    totals = table.sum((0, 1))[None]
+    minus = {}
+    for name, other in before.items():
+        own, its = resampled([table, other], RESAMPLES_OF_A_TEST)
+        draws = mean(own) - mean(its)
+        value = found[0] - mean(other.sum((0, 1))[None])[0]
+        minus[name] = [round(float(x), 4) for x in (value, *np.percentile(draws, ENDS))]
+        minus[name].append(round(two_sided_p(draws), 4))
     return {
-        "tokens": int(tokens.sum()),
-        "reverse_kl": round(float(exact.sum() / tokens.sum()), 4),
-        "interval": [round(float(low), 4), round(float(high), 4)],
-        "sampled": round(float(sampled.sum() / tokens.sum()), 4),
+        "seeds": table.shape[1],
+        "tokens": int(totals[0, TOKENS]),
+        "reverse_kl": round(found[0], 4),
+        "interval": [round(end, 4) for end in found[1:]],
+        "sampled": round(float(mean(totals, SAMPLED)[0]), 4),
+        "each_seed": [round(float(x), 4) for x in mean(table.sum(0))],
+        "minus": minus,
     }
 
 
@@ -125,15 +151,23 @@ def main() -> None:
         found = measure(arguments.runs[0], arguments.only, arguments.problems, arguments.n)
         print(json.dumps(found))
         return
+    options = ("--problems", str(arguments.problems), "--n", str(arguments.n))
     rows = []
     for run in map(os.path.abspath, arguments.runs):
-        wanted = arguments.students or sorted(Run(run).students)
+        folders = sorted(Run(run).students)
+        wanted = arguments.students or sorted({FURTHER_SEED.sub("", name) for name in folders})
+        tables: dict[str, np.ndarray] = {}
         for student in [BASE, *wanted]:
-            options = ("--problems", str(arguments.problems), "--n", str(arguments.n))
-            printed = run_fresh("benchmarks.reverse_kl", run, "--only", student, *options)
-            found = json.loads(printed.splitlines()[-1])
-            rows.append({"run": run, "student": student} | summarised(found))
-            print_rows(rows[-1:])
+            seeds = [name for name in folders if FURTHER_SEED.sub("", name) == student] or [student]
+            printed = [
+                run_fresh("benchmarks.reverse_kl", run, "--only", seed, *options) for seed in seeds
+            ]
+            sums = [json.loads(of_seed.splitlines()[-1]) for of_seed in printed]
+            table = np.array(sums).transpose(1, 0, 2)
+            row = {"run": run, "student": student} | summarised(table, tables)
+            print_rows([row])
+            rows.append(row | {"sums": sums})
+            tables[student] = table
     write_json(arguments.json, rows)
 
 

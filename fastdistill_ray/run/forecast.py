@@ -21,12 +21,13 @@ from fastdistill_ray.recipe.shapes import DISTILL
 from fastdistill_ray.recipe.tree import AnyRecipe, Recipe
 from fastdistill_ray.records import SPLITS
 from fastdistill_ray.run.condense_stages import describe_condensing
-from fastdistill_ray.run.graph import Stage, find, nearest
+from fastdistill_ray.run.graph import Change, Made, Stage, find, nearest
 from fastdistill_ray.run.inputs import check_task
 from fastdistill_ray.run.paid import AGAIN, check_not_paid_twice, cost, sources_of
 from fastdistill_ray.run.plan import describe
 from fastdistill_ray.run.rates import (
     Line,
+    Work,
     expected,
     num_done,
     seconds_left,
@@ -170,9 +171,9 @@ def _lines(recipe: Recipe, run: Place) -> Iterator[Line]:
 
 def _with_training(recipe: Recipe, run: Place, name: str, amount: int, facts: str = "") -> Line:
     """Answers of a student that is yet to be trained."""
-    spent = expected(run, ANSWERS, amount)
+    spent = expected(run, Work(ANSWERS), amount)
     text = "; ".join(filter(None, ["new, with its training", facts, words(spent, recipe.pools)]))
-    seconds = seconds_left(run, ANSWERS, amount)
+    seconds = seconds_left(run, Work(ANSWERS), amount)
     return Line(name, text, is_new=True, seconds=seconds, spent=spent)
 
 
@@ -204,8 +205,8 @@ def _groups_line(recipe: Recipe, run: Place, stage: Stage, problems: ProblemFile
     missing = num_missing(sources, problems) if sources else len(problems)
     spent = seconds = None
     if missing:  # else what is there is judged or selected, which no manifest tells the time of
-        spent = expected(run, stage.kind, missing, near[0] if near else None)
-        seconds = seconds_left(run, stage.kind, missing, near=near[0] if near else None)
+        work = _work(stage, near)
+        spent, seconds = expected(run, work, missing), seconds_left(run, work, missing)
     if sources:
         done = {"nothing": "taken from", "selection": "selected again from"}
         what = done.get(sources[0].renew, "judged again from")
@@ -283,18 +284,23 @@ def _line(recipe: Recipe, run: Place, stage: Stage, amount: int = 0, of_what: st
         if found.is_complete:
             return Line(stage.name, f"reused  {folder}", is_done=True)
         facts = [f"to be continued  {folder}", _so_far(found.folder)]
-        seconds = seconds_left(run, stage.kind, amount, num_done(found.folder)) if amount else None
+        done = num_done(found.folder)
+        seconds = seconds_left(run, _work(stage), amount, done) if amount else None
         facts += [f"about {duration(seconds)} left"] if seconds is not None else []
         return Line(stage.name, "; ".join(filter(None, facts)), is_begun=True, seconds=seconds)
     near = nearest(run, stage)
     parts = [f"new: {'; '.join(map(str, near[1])) if near else UNCHANGED}"]
     if not amount:
         return Line(stage.name, parts[0])
-    spent = expected(run, stage.kind, amount, near[0] if near else None)
-    seconds = seconds_left(run, stage.kind, amount, near=near[0] if near else None)
+    work = _work(stage, near)
+    spent, seconds = expected(run, work, amount), seconds_left(run, work, amount)
     parts += [f"at most {amount:,} {of_what}", words(spent, recipe.pools)]
     text = "; ".join(filter(None, parts))
     return Line(stage.name, text, is_new=True, seconds=seconds, spent=spent)
+
+
+def _work(stage: Stage, near: tuple[Made, list[Change]] | None = None) -> Work:
+    return Work(stage.kind, stage.sections, near[0] if near else None)
 
 
 def _so_far(folder: Place) -> str:

@@ -1,6 +1,6 @@
 """How long what is not done yet would take, by what work of its kind in the run took."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from fastdistill_ray.cluster.pools import PoolsKnobs
@@ -33,23 +33,36 @@ class Line(NamedTuple):
     spent: Spent | None = None
 
 
-def expected(run: Place, kind: str, amount: int, near: Made | None = None) -> Spent | None:
-    """Of a stage of this kind with so many rows, or steps of a training; None where no complete
-    work says it. `near` is asked first."""
-    complete = [one for one in made(run, kind) if one.is_complete]
-    if near and near.is_complete:
-        complete.insert(0, near)
+class Work(NamedTuple):
+    """What tells how long a stage takes: the work of its kind, `nearest` first, that depends on the
+    same sections of a recipe, if they are given. A training in rounds also writes, and one with a
+    teacher beside it asks: SFT's time says nothing of theirs."""
+
+    kind: str
+    sections: Collection[str] | None = None
+    nearest: Made | None = None
+
+    def done_in(self, run: Place, *, complete: bool) -> list[Made]:
+        found = [one for one in made(run, self.kind) if one.is_complete is complete]
+        if self.sections is not None:
+            own = set(self.sections)
+            found = [one for one in found if one.dependencies.get("sections", {}).keys() == own]
+        return sorted(found, key=lambda one: one != self.nearest)
+
+
+def expected(run: Place, work: Work, amount: int) -> Spent | None:
+    """Of a stage with so many rows, or steps of a training; None where no complete work says
+    it."""
+    complete = work.done_in(run, complete=True)
     return next(filter(None, (_scaled(one, amount) for one in complete)), None)
 
 
-def seconds_left(
-    run: Place, kind: str, amount: int, done: int = 0, near: Made | None = None
-) -> float | None:
+def seconds_left(run: Place, work: Work, amount: int, done: int = 0) -> float | None:
     """Of a stage of which so much is done: at the pace of what is begun, which several stages of
     one kind share where they are worked on together, or of complete work; of a stage of which
     nothing is done the other way round."""
-    by_others = expected(run, kind, max(amount - done, 0), near)
-    begun = [one.folder for one in made(run, kind) if not one.is_complete]
+    by_others = expected(run, work, max(amount - done, 0))
+    begun = [one.folder for one in work.done_in(run, complete=False)]
     all_done = sum(map(num_done, begun))
     if (by_others and not done) or all_done < max(ENOUGH * amount, 1):
         return by_others.seconds if by_others else None

@@ -108,6 +108,22 @@ def test_one_training_tells_how_long_the_other_takes(run):
     assert run.left() == "at least 2:00", "2 more and 10 more at 10"
 
 
+def test_a_training_that_also_writes_or_asks_is_not_told_by_one_that_does_neither(tmp_path):
+    also = "{kind: forward_kl}, {kind: opd, name: writes, rounds: {count: 5}}"
+    students = f"--compare.students=[{also}]"
+    run = Run(Place(tmp_path), students)
+    run.done(run.groups, 90.0, NUM)
+    run.done(run.answers("teacher"), 160.0, 80)
+    steps_of(run.done(run.training("advdistill"), 50.0, NUM, steps=10), 10)
+    writes = run.begun(run.training("writes"), seconds=100.0)
+    # Four models that answer as the teacher did; of neither training anything is known.
+    assert run.left() == "at least 10:40"
+    steps_of(writes, 1)
+    assert run.left() == "at least 17:20", "4 more steps at 100 seconds each"
+    steps_of(run.begun(run.training("forward_kl"), seconds=60.0), 2)
+    assert run.left() == "about 21:20", "and 8 more at 30"
+
+
 def test_all_that_is_left_is_known_once_every_kind_was_seen(run):
     run.done(run.groups, 90.0, NUM)
     run.done(run.answers("teacher"), 160.0, 80)
