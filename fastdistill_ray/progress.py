@@ -6,6 +6,8 @@ from typing import TextIO
 
 BAR_WIDTH = 24
 BAR = re.compile(r"^(.+?) +\[#*\.*\] \d+/\d+(  |$)")  # how a line of `bar_line` begins
+# What Ray says of itself in every job's log.
+OF_RAY = re.compile(r" -- Runtime env is setting up\.$|: Set ray log level from environment ")
 BEGIN, ERASE = "\r", "\x1b[2K"  # of a terminal's line
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -19,8 +21,8 @@ def bar_line(label: str, done: int, total: int, left: float | None, facts: str) 
 
 
 class Screen:
-    """Where a job's log is shown: on a terminal the next line of a bar takes the place of the one
-    before it; into a file or a pipe every line is written as it comes."""
+    """Where a job's log is shown, line by line: on a terminal the next line of a bar takes the
+    place of the one before it; into a file or a pipe every line is written."""
 
     def __init__(self, out: TextIO) -> None:
         self.out = out
@@ -28,10 +30,10 @@ class Screen:
         self.rest = ""  # of a line that has not ended yet
 
     def write(self, text: str) -> None:
-        if self.out.isatty():
-            *lines, self.rest = (self.rest + text).split("\n")
-            text = "".join(map(self._shown, lines))
-        self.out.write(text)
+        *lines, self.rest = (self.rest + text).split("\n")
+        kept = [line for line in lines if not OF_RAY.search(line)]
+        is_terminal = self.out.isatty()
+        self.out.write("".join(self._shown(line) if is_terminal else f"{line}\n" for line in kept))
         self.out.flush()
 
     def end(self) -> None:
@@ -60,13 +62,14 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Counts what is done and prints a line now and then; `end` prints the last one."""
+    """Counts what is done and prints a line now and then; `end` prints what no line has shown."""
 
     def __init__(self, label: str, total: int, done: int = 0) -> None:
         self.label, self.total, self.done = label, total, done
         self.already = done
         self.start = 0.0  # of the first advance: an engine's start-up is not its pace
         self.printed = 0.0
+        self.shown = done  # in the last line
         self.tokens = 0  # since the first advance
         self.all_tokens = 0
         self.facts = ""
@@ -85,11 +88,11 @@ class Progress:
             self._print(now)
 
     def end(self) -> None:
-        if self.start:
+        if self.start and self.done != self.shown:
             self._print(time.monotonic())
 
     def _print(self, now: float) -> None:
-        self.printed = now
+        self.printed, self.shown = now, self.done
         seconds = now - self.start
         rate = f"{self.tokens / seconds:.0f} tokens/s" if self.tokens else ""
         new = self.done - self.already

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from fastdistill_ray.progress import Screen, amount, bar_line
+from fastdistill_ray.progress import Progress, Screen, amount, bar_line
 
 
 def test_bar_line_shows_share_and_time_left():
@@ -46,12 +46,33 @@ def test_two_bars_keep_a_line_each():
     assert terminal.seen() == [BARS[0], other]
 
 
-def test_a_pipe_gets_the_log_as_it_is():
-    pipe = io.StringIO()
+# As Ray 2.60 writes them into the log of each job.
+OF_RAY = """\
+2026-11-30 14:02:22,865\tINFO job_manager.py:581 -- Runtime env is setting up.
+[2026-11-30 14:02:32,392 I 3044 3044] logging.cc:303: Set ray log level from environment variable \
+RAY_BACKEND_LOG_LEVEL to 3
+"""
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_a_pipe_gets_the_log_without_what_ray_says_of_itself(size):
+    pipe, log = io.StringIO(), OF_RAY + LOG
     screen = Screen(pipe)
-    screen.write(LOG)
+    for start in range(0, len(log), size):
+        screen.write(log[start : start + size])
     screen.end()
     assert pipe.getvalue() == LOG
+
+
+def test_the_end_of_a_stage_repeats_no_line(capsys):
+    progress = Progress("train sft", 2)
+    progress.advance(1, tokens=10)
+    progress.end()
+    progress.advance(1, tokens=10)
+    progress.end()
+    progress.end()
+    lines = capsys.readouterr().out.splitlines()
+    assert [re.search(r"\] (\d/2)", line)[1] for line in lines] == ["1/2", "2/2"]
 
 
 @pytest.mark.parametrize(
