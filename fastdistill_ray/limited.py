@@ -12,6 +12,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+MOST_BYTES = 64 * 2**20  # of an answer
+
 
 class NoValueError(Exception):
     """Why a process gave no value."""
@@ -36,12 +38,13 @@ class LimitedProcess:
         return self._process is not None
 
     def ask(self, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-        """Its answer. TimeoutError and BrokenPipeError say that it gave none, and it is gone."""
+        """Its answer. TimeoutError says that it gave none in time, BrokenPipeError that it ended or
+        wrote something else; then it is gone."""
         self._start()
         deadline = time.monotonic() + seconds
         try:
             self._send(json.dumps(request).encode() + b"\n", deadline)
-            return json.loads(self._receive(deadline))
+            return _read(self._receive(deadline))
         except (TimeoutError, BrokenPipeError):
             self.close()
             raise
@@ -55,8 +58,8 @@ class LimitedProcess:
             raise NoValueError(f"no answer in {limit or seconds:g} s") from None
         except BrokenPipeError:
             raise NoValueError("its process died") from None
-        if "fault" in message:
-            raise NoValueError(message["fault"])
+        if "fault" in message or "value" not in message:
+            raise NoValueError(str(message.get("fault", "its process wrote no value")))
         return message["value"]
 
     def close(self) -> None:
@@ -99,6 +102,8 @@ class LimitedProcess:
             if not piece:
                 raise BrokenPipeError
             self._buffer += piece
+            if len(self._buffer) > MOST_BYTES:
+                raise BrokenPipeError
         line, self._buffer = self._buffer.split(b"\n", 1)
         return line
 
@@ -111,3 +116,13 @@ class LimitedProcess:
     def _pipe(self, name: str) -> int:
         assert self._process is not None
         return getattr(self._process, name).fileno()
+
+
+def _read(line: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        raise BrokenPipeError from None
+    if not isinstance(message, dict):
+        raise BrokenPipeError
+    return message

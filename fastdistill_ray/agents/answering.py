@@ -66,9 +66,7 @@ CALLED_SCHEMA = ANSWERED_SCHEMA.append(pa.field("calls", pa.list_(CALL)))
 
 def prompt_without(student: StudentKnobs, box: Box, knobs: AnswersKnobs) -> PromptKnobs:
     """With the problems that the tools are shown by, answered."""
-    shots = [
-        Shot(question=tool.question, answer=_boxed(tool)) for tool in box.tools if knobs.examples
-    ]
+    shots = [Shot(question=tool.question, answer=_boxed(tool)) for tool in _shown(box, knobs)]
     return _with(student.prompt, student.prompt.system, shots)
 
 
@@ -76,7 +74,7 @@ def prompt_with(student: StudentKnobs, box: Box, knobs: AnswersKnobs) -> PromptK
     """With the tools, a line each, and a call of each of them."""
     lines = [student.prompt.system, INSTRUCTION, *map(_line, box.tools)]
     shots = []
-    for tool in box.tools if knobs.examples else []:
+    for tool in _shown(box, knobs):
         call = {"tool": tool.name, "arguments": tool.example.arguments}
         shots += [
             Shot(question=tool.question, answer=json.dumps(call)),
@@ -87,6 +85,12 @@ def prompt_with(student: StudentKnobs, box: Box, knobs: AnswersKnobs) -> PromptK
 
 def _with(prompt: PromptKnobs, system: str, shots: list[Shot]) -> PromptKnobs:
     return prompt.model_copy(update={"system": system, "shots": [*prompt.shots, *shots]})
+
+
+def _shown(box: Box, knobs: AnswersKnobs) -> list[BoxTool]:
+    """Tools that a problem shows whose answer is what they gave: what a program made of several
+    calls, one call does not give."""
+    return [tool for tool in box.tools if knobs.examples and tool.is_answer]
 
 
 def _boxed(tool: BoxTool) -> str:

@@ -16,7 +16,7 @@ from fastdistill_ray.run_files import BOX, StageResult, write_json, write_text
 from fastdistill_ray.storage.place import Place
 
 BOX_MANIFEST, REFUSED = "manifest.json", "refused.json"
-VERSION = 1
+VERSION = 2
 
 
 class BoxTool(NamedTuple):
@@ -24,8 +24,9 @@ class BoxTool(NamedTuple):
     description: str
     schema: dict[str, Any]  # JSON schema of its arguments
     source: str
-    question: str  # a training problem that it solved
+    question: str  # a training problem that it was called for
     example: Case  # and how it was called
+    is_answer: bool  # whether what it gave was the answer
 
 
 class Box(NamedTuple):
@@ -69,7 +70,7 @@ def write_box(merged: list[Merged], limits: LimitKnobs, folder: Place) -> None:
         file, tests = f"tools/{one.name}.py", f"tests/{one.name}.json"
         write_text(folder / file, one.source)
         write_json(folder / tests, [case._asdict() for case in one.tests])
-        question, case = one.example
+        question, case, is_answer = one.example
         tools.append(
             {
                 "name": one.name,
@@ -78,7 +79,7 @@ def write_box(merged: list[Merged], limits: LimitKnobs, folder: Place) -> None:
                 "file": file,
                 "sha256": _digest(one.source),
                 "tests": tests,
-                "example": {"question": question, **case._asdict()},
+                "example": {"question": question, **case._asdict(), "is_answer": is_answer},
                 "problems": one.problem_ids,
                 "called": one.names,
             }
@@ -135,6 +136,7 @@ def _tool(folder: Path, entry: dict[str, Any]) -> BoxTool:
         source,
         example["question"],
         Case(example["arguments"], example["result"]),
+        example["is_answer"],
     )
 
 

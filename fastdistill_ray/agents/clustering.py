@@ -37,7 +37,8 @@ class Merged(NamedTuple):
     source: str
     description: str
     types: dict[str, str]  # JSON types by parameter; of an array `array of <type>`
-    example: tuple[str, Case]  # a question that it solved, and how it was called
+    # A question, how it was called for it, and whether what it gave was the answer.
+    example: tuple[str, Case, bool]
     tests: list[Case]
     problem_ids: list[str]
     names: list[str]  # what the programs called it
@@ -208,7 +209,7 @@ def _one_of(members: list[Tried], taken: set[str], knobs: ToolsKnobs) -> Merged:
         source,
         tool.description,
         _types(name, source, examples, knobs),
-        (tool.question, example),
+        (tool.question, example, tool.is_answer),
         [*examples[:MOST_EXAMPLES], *best.cases],
         sorted({one.tool.problem_id for one in members}),
         sorted(counted),

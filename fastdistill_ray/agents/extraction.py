@@ -38,6 +38,7 @@ class Program(NamedTuple):
     question: str
     source: str
     calls: list[Called]
+    answer: Any
 
 
 class Tool(NamedTuple):
@@ -50,6 +51,7 @@ class Tool(NamedTuple):
     result: Any
     problem_id: str
     question: str
+    is_answer: bool  # whether what it gave was the program's answer
 
 
 class Refused(NamedTuple):
@@ -114,6 +116,7 @@ def _tool(tree: ast.Module, call: Called, program: Program, imports: frozenset[s
         call.result,
         program.problem_id,
         program.question,
+        str(call.result) == str(program.answer) or call.result == program.answer,
     )
 
 

@@ -81,13 +81,26 @@ def trace(one: Text, limits: LimitKnobs, judge: Judge) -> dict[str, Any]:
         return {**row, "verdict": "failed", "reason": "no block of Python"}
     try:
         with ToolProcess(source, limits, is_trace=True) as process:
-            said = process.start()
+            answer, calls = _read(process.start())
     except ToolFault as fault:
         return {**row, "verdict": "failed", "reason": str(fault)}
-    text = f"<answer>\\boxed{{{said['answer']}}}</answer>"
+    text = f"<answer>\\boxed{{{answer}}}</answer>"
     judgement = judge.judge_row(vars(one.problem), text, "stop")
-    found = {"answer": json.dumps(said["answer"]), "calls": json.dumps(said["calls"])}
+    found = {"answer": json.dumps(answer), "calls": json.dumps(calls)}
     return {**row, **found, "verdict": judgement.verdict, "reason": judgement.reason}
+
+
+def _read(said: Any) -> tuple[Any, list[dict[str, Any]]]:
+    """The answer and the calls; ToolFault where the program wrote something else in their place."""
+    calls = said.get("calls") if isinstance(said, dict) else None
+    if not isinstance(calls, list) or "answer" not in said:
+        raise ToolFault("its process wrote what is no trace")
+    for call in calls:
+        if not isinstance(call, dict) or call.keys() != set(Called._fields):
+            raise ToolFault("its process wrote what is no trace")
+        if not isinstance(call["function"], str) or not isinstance(call["arguments"], dict):
+            raise ToolFault("its process wrote what is no trace")
+    return said["answer"], calls
 
 
 def programs_in(traces: Place) -> Iterator[Program]:
@@ -95,4 +108,5 @@ def programs_in(traces: Place) -> Iterator[Program]:
     for row in read_parquet(traces / TRACES).to_pylist():
         if row["verdict"] == "correct":
             calls = [Called(**call) for call in json.loads(row["calls"])]
-            yield Program(row["problem_id"], row["question"], row["source"], calls)
+            answer = json.loads(row["answer"])
+            yield Program(row["problem_id"], row["question"], row["source"], calls, answer)

@@ -14,21 +14,28 @@ from fastdistill_ray.storage.tables import open_parquet
 FEWEST_JUDGED = 200  # completions a share of failures is taken of, so that a few mean nothing
 
 
-def check_failures(verdicts: Counter[str], max_share: float, store: Store) -> None:
-    """UserError when too many of a store's completions could not be judged."""
+JUDGED_AGAIN = (
+    "see it with 'fastdistill audit {run}'; then raise reward.max_failed_share, or mend the "
+    "reward, and start again: the completions are judged again, the teacher is not asked for them "
+    "again"
+)
+
+
+def check_failures(
+    verdicts: Counter[str], max_share: float, store: Store, remedy: str = JUDGED_AGAIN
+) -> None:
+    """UserError when too many of a store's completions could not be judged; `remedy`: what
+    helps."""
     total = verdicts.total()
     failed = sum(verdicts[verdict] for verdict in UNDECIDED)
     if failed <= max_share * max(total, FEWEST_JUDGED):
         return
     reasons = _failure_reasons(store).most_common(1)
-    run = store.folder.parent.parent.parent
     raise UserError(
         f"reward.max_failed_share: {failed} of {total} completions ({failed / total:.1%}) have "
         f"verdict error or timeout, more than {max_share:.1%}"
         + "".join(f"; the most frequent reason, {n} times: {text}" for text, n in reasons)
-        + f". What is committed stays: see it with 'fastdistill audit {run}'; then raise "
-        "reward.max_failed_share, or mend the reward, and start again: the completions are judged "
-        "again, the teacher is not asked for them again"
+        + f". What is committed stays: {remedy.format(run=store.folder.parent.parent.parent)}"
     )
 
 

@@ -132,9 +132,11 @@ class Opd(ObjectiveKnobs):
 
     def __call__(self, outputs: Outputs, batch: LossBatch) -> list[Term]:
         weight_K = batch.weight[batch.completion]
-        values = {"full": _measured, "minillm": _measured, "topk": self._top}
-        values["chunks"] = self._chunks
-        value_K = values.get(self.form, self._sampled)(outputs)
+        if self.form == "chunks":
+            value_K = self._chunks(outputs, batch)
+        else:
+            values = {"full": _measured, "minillm": _measured, "topk": self._top}
+            value_K = values.get(self.form, self._sampled)(outputs)
         terms = [Term("kl", (weight_K * value_K).sum(), "tokens", 1.0)]
         if self.form == "minillm":
             later_K = weight_K * self._following(outputs, batch)
@@ -156,20 +158,22 @@ class Opd(ObjectiveKnobs):
         apart_K = outputs.logprob.detach() - outputs.frozen_logprob
         return with_slope(self._ratio(outputs) * apart_K, outputs.logprob)
 
-    def _chunks(self, outputs: Outputs) -> Tensor:
-        """Each span's value is dealt to its tokens alike; the slope of each is that of all."""
+    def _chunks(self, outputs: Outputs, batch: LossBatch) -> Tensor:
+        """Each span's value is dealt to its tokens alike; the slope of each is that of all. Tokens
+        before a text's first span are of none: 0, without a slope."""
         assert outputs.written is not None
         its_K, is_start_K = outputs.spans
-        span_K = (is_start_K.long().cumsum(0) - 1).clamp(min=0)
+        is_other_K = batch.completion.diff(prepend=batch.completion[:1]) != 0  # a text begins
+        part_K = (is_other_K | (is_start_K > 0)).long().cumsum(0)
 
         def sums(values_K: Tensor) -> Tensor:
             doubles_K = values_K.detach().double()
-            found_S = doubles_K.new_zeros(len(doubles_K)).index_add(0, span_K, doubles_K)
-            return found_S[span_K].to(values_K.dtype)
+            found_S = doubles_K.new_zeros(len(doubles_K) + 1).index_add(0, part_K, doubles_K)
+            return found_S[part_K].to(values_K.dtype)
 
         own_K = sums(outputs.logprob)
         ratio_K = (own_K - sums(outputs.written)).exp().clamp(max=self.max_ratio)
-        value_K = ratio_K * (own_K - sums(its_K))
+        value_K = sums(is_start_K) * ratio_K * (own_K - sums(its_K))
         constant_K = value_K / sums(is_start_K * 0 + 1)
         return constant_K + value_K * (outputs.logprob - outputs.logprob.detach())
 

@@ -118,6 +118,11 @@ def _chain_errors(
         if name and name not in before:
             there = ", ".join(before)
             return [f"{where}: {name} is no student before it; those are {there}"]
+        if name and recipe.compare.epochs and recipe.training.epochs not in recipe.compare.epochs:
+            return [
+                f"compare.epochs: {recipe.compare.epochs} exports no student of the last epoch, "
+                f"{recipe.training.epochs}, which {where} goes on from; add it"
+            ]
         rates = before[name].learning_rates if name else []
         if len(rates) > 1 and not set(student.learning_rates) <= set(rates):
             return [

@@ -295,7 +295,7 @@ def judging_by_writer(recipe: Recipe, student: StudentSpec) -> Judging:
     """Of the texts that a former student writes for this one."""
     reward, selection = recipe.reward, selection_of(recipe, student)
     if student.labels == "none":
-        selection = selection.model_copy(update={"min_correct": 0, "min_size": 1})
+        selection = _of_all(selection)
     elif student.labels:
         reward = reward.model_copy(update={"reference": student.labels})
     return Judging(reward, recipe.advantage, selection)
@@ -303,8 +303,13 @@ def judging_by_writer(recipe: Recipe, student: StudentSpec) -> Judging:
 
 def judging_of_rounds(recipe: Recipe) -> Judging:
     """Of the texts that a student writes for itself, which are trained on whatever they are."""
-    every = SelectionKnobs(min_correct=0, min_size=1)
-    return Judging(recipe.reward, recipe.advantage, every)
+    return Judging(recipe.reward, recipe.advantage, _of_all(SelectionKnobs()))
+
+
+def _of_all(selection: SelectionKnobs) -> SelectionKnobs:
+    """The same completions of every group, whatever is right of it and however it votes."""
+    every = {"min_correct": 0, "max_correct": None, "min_size": 1, "drop_zero_variance": False}
+    return selection.model_copy(update={**every, "min_votes": 0, "min_agreement": 0.0})
 
 
 def exported_epochs(recipe: Recipe, student: StudentSpec) -> list[int]:

@@ -97,6 +97,24 @@ def rounds_errors(recipe: Recipe) -> list[str]:
                 f"{training.groups_per_step}, whose texts {kind} of {student.section} contrasts "
                 "with the student's own; set 0.5"
             )
+        elif rounds.mix and not rounds.num_mixed(training.groups_per_step):
+            errors.append(
+                f"{field}.mix: {rounds.mix:g} of training.groups_per_step = "
+                f"{training.groups_per_step} is no whole group, so that teachers would write for "
+                "nothing; raise it, or leave it out"
+            )
+        if rounds.mix and training.held_out.share and not rounds.adaptive:
+            errors.append(
+                f"training.held_out.share: {training.held_out.share:g} of the groups is held out "
+                f"of every training but {field}, which mixes them in; set 0, or leave out mix"
+            )
+        if rounds.n < 2 and (
+            student.objective.min_completions > 1 or getattr(student.objective, "reward", 0)
+        ):
+            errors.append(
+                f"{field}.n: {kind} of {student.section} compares the completions of a problem; "
+                "set 2 or more"
+            )
         errors += _adaptive_errors(recipe, student, rounds)
         if rounds.is_mixed and _is_read_as_its_own(recipe, student):
             errors.append(
@@ -257,9 +275,10 @@ def writer_errors(recipe: Recipe) -> list[str]:
                 f"selection.min_votes: {recipe.selection.min_votes} votes cannot be had from "
                 f"groups of {size} ({section}.labels)"
             )
-        if student.labels == "vote" and sampling.max_n:
+        if student.labels in ("vote", "none") and sampling.max_n:
             errors.append(
-                "sampling.max_n: it draws until enough completions are correct, which a vote says "
-                f"of whole groups only; set none, or {section}.labels: gold"
+                "sampling.max_n: it draws until enough completions are correct, which no answer "
+                f"of the task says with {section}.labels: {student.labels}; set none, or labels: "
+                "gold"
             )
     return errors

@@ -21,6 +21,8 @@ class AdaptiveKnobs(Knobs):
 
 
 class RoundsKnobs(Knobs):
+    FREE = frozenset({"max_cut"})
+
     count: int = Field(
         ge=1, description="Rounds; in each the student as it is by then writes new texts."
     )

@@ -39,6 +39,12 @@ class Writing(NamedTuple):
     shares: Shares | None  # where it depends on the training how many they are
 
 
+GOES_ON = (
+    "raise reward.max_failed_share and start again, and the training goes on; with a mended reward "
+    "it begins anew"
+)
+
+
 class Closed(Exception):
     """The training that the texts are for has ended."""
 
@@ -63,7 +69,7 @@ def write_rounds(
         spec = EngineSpec(
             requests.policies.model, writing.engine, writing.sampling, judging.reward.verifier
         )
-        gate = Gate(requests, writing.num_own, writing.shares, store, closed)
+        gate = Gate(writing, requests, store, closed)
         try:
             ask(
                 [to_write(missing, spec, writing.pool)],
@@ -81,7 +87,7 @@ def write_rounds(
             if closed.is_set():
                 raise Closed from None
             raise
-    check_failures(count_verdicts(store), judging.reward.max_failed_share, store)
+    check_failures(count_verdicts(store), judging.reward.max_failed_share, store, GOES_ON)
     write_json(out / MANIFEST, {"requests": len(requests)})
 
 
@@ -93,15 +99,16 @@ class Gate:
 
     def __init__(
         self,
+        writing: Writing,
         requests: RoundRequests,
-        num_own: int,
-        shares: Shares | None,
         store: Store,
         closed: threading.Event,
     ) -> None:
-        self.policies, self.closed = requests.policies, closed
-        self.per_round = num_own * requests.policies.steps
-        self.shares = shares
+        self.policies, self.store, self.closed = requests.policies, store, closed
+        self.per_round = writing.num_own * requests.policies.steps
+        self.shares = writing.shares
+        self.verdicts = count_verdicts(store)
+        self.max_failed_share = writing.judging.reward.max_failed_share
         self.wanted = self.num_rounds = 0  # groups, and the rounds that they are of
         commits = list(store.commits())
         self.committed = sum(len(commit.keys) for commit in commits) + len(set_aside(store))
@@ -109,6 +116,9 @@ class Gate:
         self.lost += len(set_aside(store))
 
     def note(self, commit: Commit) -> str:
+        """UserError where too many completions cannot be judged: before they are trained on."""
+        self.verdicts.update(commit.verdicts)
+        check_failures(self.verdicts, self.max_failed_share, self.store, GOES_ON)
         self.lost += len(commit.keys) - commit.dropped.count("")
         return f"round {self.policies.newest().version}"
 

@@ -21,14 +21,15 @@ class Stage:
     """One stage of a recipe: `kind` is the folder it lies in, `label` tells those of a kind apart
     for people.
 
-    `sections` are knobs by the name a user writes them with; `inputs` identities by name.
+    `sections` are knobs, `inputs` identities, both by name; where a user writes something else in
+    this recipe, `path_of` has it.
     """
 
     kind: str
     label: str
     sections: dict[str, Any]
     inputs: dict[str, str]
-    path_of: dict[str, str] = field(default_factory=dict)  # section -> what a user calls it here
+    path_of: dict[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -98,21 +99,20 @@ def changes(stage: Stage, old: Mapping[str, Any]) -> list[Change]:
     for name, value in stage.inputs.items():
         before = inputs.get(name, "")
         if not same_identity(before, value):
-            found.append(Change(name, before, value))
+            found.append(Change(stage.path_of.get(name, name), before, value))
     return found
 
 
 def find(run: Place, stage: Stage) -> Made | None:
-    """The work that is that of the stage, wherever it lies."""
-    return next(
-        (one for one in made(run, stage.kind) if not changes(stage, one.dependencies)), None
-    )
+    """The work that is that of the stage, wherever it lies. What depends on more, such as a
+    training in rounds or one that begins as another student ended, is another stage's."""
+    return next((one for one in made(run, stage.kind) if not _differences(stage, one)), None)
 
 
 def nearest(run: Place, stage: Stage) -> tuple[Made, list[Change]] | None:
     """The other work of its kind and label that differs least, and in what."""
     near = [
-        (one, changes(stage, one.dependencies))
+        (one, _differences(stage, one))
         for one in made(run, stage.kind)
         if one.folder.name.rpartition("-")[0] == stage.label
     ]
@@ -125,6 +125,17 @@ def new_folder(run: Place, stage: Stage) -> Place:
     folder = run / STAGES / stage.kind / "-".join(filter(None, [stage.label, digest]))
     write_json(folder / STAGE, stage.dependencies)
     return folder
+
+
+def _differences(stage: Stage, work: Made) -> list[Change]:
+    """Changes, and what the work depended on and the stage does not."""
+    no_more = [
+        Change(stage.path_of.get(name, name), before, None)
+        for part, own in (("sections", stage.sections), ("inputs", stage.inputs))
+        for name, before in work.dependencies.get(part, {}).items()
+        if name not in own
+    ]
+    return changes(stage, work.dependencies) + no_more
 
 
 def _compare(old: Any, new: Any, chosen_now: Any, path: str) -> Iterator[Change]:

@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 
 from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.groups.accounting import check_failures, count_verdicts
 from fastdistill_ray.groups.shares import Rise, Shares
 from fastdistill_ray.groups.steps import Rounds, StepPlan
 from fastdistill_ray.groups.store import FAILED, Store
@@ -165,9 +164,6 @@ def writer(written: Written, groups: Place) -> Iterator[None]:
         if written.writing.shares:
             closed.set()  # it may write more, and nobody asks for it
         thread.join()  # all texts of a training that is done are there
-        if written.writing.shares and not failures:
-            store, reward = Store(groups), written.writing.judging.reward
-            check_failures(count_verdicts(store), reward.max_failed_share, store)
     except Exception:
         closed.set()
         thread.join(CLOSING_SECONDS)  # it may wait for an engine that does not come

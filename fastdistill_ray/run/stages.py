@@ -118,8 +118,8 @@ class Stages:
         inputs = {"groups": self._id(written), "student.model": model_identity(student.model)}
         if student.start:
             former = training.of(former_student(recipe, student.start))
-            inputs[f"{student.section}.start"] = self._id(self.training(former, problems))
-        paths = {"rewrite": f"{student.section}.rewrite"}
+            inputs["start"] = self._id(self.training(former, problems))
+        paths = {name: f"{student.section}.{name}" for name in ("rewrite", "start")}
         return Stage(REWRITTEN, written.label, sections, inputs, paths)
 
     def training(self, training: Training, problems: ProblemFile) -> Stage:
@@ -146,14 +146,15 @@ class Stages:
             inputs["signals"] = self._id(self.signals(training, problems))
         elif student.teacher:
             former = training.of(former_student(recipe, student.teacher))
-            inputs[f"{student.section}.teacher"] = self._id(self.training(former, problems))
+            inputs["teacher"] = self._id(self.training(former, problems))
             sections["student.prompt"] = recipe.student.prompt
         elif student.objective.needs.frozen == "teacher":
             self._add_speaker(student, sections, inputs)
         if student.start:
             former = training.of(former_student(recipe, student.start))
-            inputs[f"{student.section}.start"] = self._id(self.training(former, problems))
-        paths = {"objective": student.section, "student.model": student.model_field}
+            inputs["start"] = self._id(self.training(former, problems))
+        paths = {name: f"{student.section}.{name}" for name in ("teacher", "start")}
+        paths |= {"objective": student.section, "student.model": student.model_field}
         paths |= {"rounds": student.rounds_field}
         return Stage(TRAIN, training.label, sections, inputs, paths)
 

@@ -48,7 +48,7 @@ def compared(
     spans, temperature = aligned.spans, across.temperature
     if across.kind == "chunks":
         assert labels_J is not None
-        found_S = chunk_logprob(other, labels_J, spans.other)
+        found_S = chunk_logprob(other, labels_J, spans)
         return tuple(_placed(one, spans.own, student) for one in (found_S, found_S * 0 + 1))
     if across.kind == "levels":
         found = levels(student, other, across, spans)
@@ -65,14 +65,17 @@ def compared(
 
 
 @torch.no_grad()
-def chunk_logprob(side: Readout, labels_J: Tensor, starts_S: Tensor) -> Tensor:
-    """[S], the sums of the log-probabilities of the targets from each start to the next."""
+def chunk_logprob(side: Readout, labels_J: Tensor, spans: Spans) -> Tensor:
+    """[S], the sums of the other model's log-probabilities of its targets from each start to the
+    next, or to the end of the text. Those before a text's first start are of no span."""
     logprob_J = ChunkedLogprob.apply(*side[:3], labels_J, side.softcap)
-    is_start_J = torch.zeros_like(labels_J).index_fill(0, starts_S, 1)
-    span_J = (is_start_J.cumsum(0) - 1).clamp(min=0)
-    sums_S = logprob_J.double().new_zeros(max(1, len(starts_S)))
-    sums_S = sums_S.index_add(0, span_J, logprob_J.double())
-    return sums_S[: len(starts_S)].to(logprob_J.dtype)
+    firsts_C = spans.other_lengths.cumsum(0) - spans.other_lengths
+    begins_J = torch.zeros_like(labels_J).index_fill(0, spans.other, 1)
+    begins_J = begins_J.index_fill(0, firsts_C[spans.other_lengths > 0], 1)
+    part_J = (begins_J.cumsum(0) - 1).clamp(min=0)
+    doubles_J = logprob_J.double()
+    sums_J = torch.zeros_like(doubles_J).index_add(0, part_J, doubles_J)
+    return sums_J[part_J[spans.other]].to(logprob_J.dtype)
 
 
 def _placed(values: Tensor, places: Tensor, student: Readout) -> Tensor:

@@ -60,7 +60,7 @@ class HeldOut(NamedTuple):
 
 
 # Of an objective's outputs.
-PER_TARGET = ("logprob", "divergence", "frozen_logprob", "picked", "rest", "others")
+PER_TARGET = ("logprob", "divergence", "frozen_logprob", "picked", "rest", "others", "written")
 NO_LABELS = CompletionLabels(np.zeros(1, bool), np.zeros(1, bool), np.zeros(1, np.float32))
 
 
@@ -172,7 +172,7 @@ def validate(learner: Learner, groups: HeldOut) -> dict[str, float]:
 
 
 def _trained(outputs: Outputs, loss: LossBatch) -> tuple[Outputs, LossBatch]:
-    """What training would see: without the completions that have no coefficient."""
+    """What training would see at its end: without the completions that have no coefficient."""
     is_trained = (loss.weight != 0) | (loss.penalty != 0)
     is_target = is_trained[loss.completion]
     place = is_trained.cumsum(0) - 1
@@ -184,6 +184,8 @@ def _trained(outputs: Outputs, loss: LossBatch) -> tuple[Outputs, LossBatch]:
     taps = tuple((own[is_target], other[is_target]) for own, other in outputs.taps)
     if outputs.likeliest is not None:
         kept["likeliest"] = tuple(values[is_target] for values in outputs.likeliest)
+    if outputs.top is not None:
+        kept["top"] = tuple(None if values is None else values[is_target] for values in outputs.top)
     if outputs.signals is not None:
         kept["signals"] = Signals(*(values[is_target] for values in outputs.signals))
     relations = tuple(values[is_target] for values in outputs.relations)
@@ -196,6 +198,7 @@ def _trained(outputs: Outputs, loss: LossBatch) -> tuple[Outputs, LossBatch]:
         group=loss.group[is_trained].unique(return_inverse=True)[1],
         is_own=None if loss.is_own is None else loss.is_own[is_target],
         spans=None if loss.spans is None else loss.spans[is_trained],
+        progress=1.0,  # so that the losses of two steps are of one kind
     )
 
 

@@ -107,7 +107,7 @@ def train_rank(job: TrainJob, *, use_gpu: bool, out: Place) -> None:
             progress = progress._replace(own_level=before)
     journal = StepJournal(out, progress.step) if dist.get_rank() == 0 else None
     writer = CheckpointWriter(is_async=job.optimizer.kind == "adamw")
-    row, is_saved, ended = None, True, time.perf_counter()
+    is_saved, ended = True, time.perf_counter()
     own_texts = OwnTexts(job.rounds, may_advise=journal is not None and progress.step == 0)
     with watch_stop(out) as is_told:
         # Its tokenizers encode for one thread at a time: how they treat what looks like a control
@@ -141,7 +141,7 @@ def train_rank(job: TrainJob, *, use_gpu: bool, out: Place) -> None:
             is_saved = is_due or progress.step == progress.best_step
             if journal and (is_saved or row["ends_epoch"]):
                 journal.sync()
-            if row["ends_epoch"] and row["epoch"] + 1 in job.export_epochs:
+            if is_exported(job, row):
                 export(learner, source, epoch_folder(out, row["epoch"]))
             if is_saved:
                 report_checkpoint(writer, learner, progress, out)
@@ -149,7 +149,8 @@ def train_rank(job: TrainJob, *, use_gpu: bool, out: Place) -> None:
     writer.wait()
     if journal:
         journal.sync()
-    export_last(learner, source, progress, row, out)
+    if progress.best_step:
+        export_best(learner, source, progress.best_step, out)
 
 
 def save_and_stop(
@@ -179,6 +180,14 @@ def is_last(job: TrainJob, row: dict[str, Any]) -> bool:
     return row["step"] + 1 == job.plan.max_steps or (
         row["ends_epoch"] and row["epoch"] + 1 == job.plan.epochs
     )
+
+
+def is_exported(job: TrainJob, row: dict[str, Any]) -> bool:
+    """After the epochs that are asked for, and where max_steps cuts one short: before the step's
+    checkpoint, from which a training that was killed goes on without this step."""
+    if row["ends_epoch"]:
+        return row["epoch"] + 1 in job.export_epochs
+    return is_last(job, row) and bool(job.export_epochs)
 
 
 def shares_of(job: TrainJob) -> Shares | None:
@@ -212,20 +221,10 @@ def publish(
     return time.perf_counter() - start
 
 
-def export_last(
-    learner: Learner,
-    source: str,
-    progress: TrainProgress,
-    row: dict[str, Any] | None,
-    out: Place,
-) -> None:
-    """The best step's student where there is one; else one whose epoch max_steps cut short."""
-    if progress.best_step:
-        with readable_folder(step_folder(out, progress.best_step)) as folder:
-            load_weights(learner.student, folder)
-        export(learner, source, out / f"best_step_{progress.best_step}")
-    elif row and not row["ends_epoch"]:
-        export(learner, source, epoch_folder(out, row["epoch"]))
+def export_best(learner: Learner, source: str, step: int, out: Place) -> None:
+    with readable_folder(step_folder(out, step)) as folder:
+        load_weights(learner.student, folder)
+    export(learner, source, out / f"best_step_{step}")
 
 
 def export(learner: Learner, source: str, out: Place) -> None:

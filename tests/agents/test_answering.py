@@ -19,7 +19,7 @@ NUM_TEST = 24
 
 def test_prompts_show_the_same_problems_solved_with_and_without_a_call():
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
-    tool = BoxTool("double", "Twice a.", schema, "", "Twice 21?", Case({"a": 21}, 42.0))
+    tool = BoxTool("double", "Twice a.", schema, "", "Twice 21?", Case({"a": 21}, 42.0), True)
     box = Box([tool], LimitKnobs())
     student, knobs = StudentKnobs(model="m"), AnswersKnobs()
     with_box, without = prompt_with(student, box, knobs), prompt_without(student, box, knobs)
@@ -35,6 +35,9 @@ def test_prompts_show_the_same_problems_solved_with_and_without_a_call():
     assert without.system == student.prompt.system
     names = [one["properties"]["tool"]["const"] for one in call_schema(box)["anyOf"]]
     assert names == ["double", "none"]
+    part = Box([tool._replace(is_answer=False)], LimitKnobs())
+    assert prompt_with(student, part, knobs).shots == prompt_without(student, part, knobs).shots
+    assert prompt_without(student, part, knobs).shots == [], "another problem's answer would stand"
     bare = knobs.model_copy(update={"examples": False})
     assert prompt_with(student, box, bare).shots == prompt_without(student, box, bare).shots == []
 

@@ -26,7 +26,9 @@ def tools_of(*programs: tuple[str, str, str, dict, object]) -> list[Tool]:
     found = [
         tool
         for place, (source, question, *call) in enumerate(programs)
-        for tool in extract(Program(f"p{place}", question, source, [Called(*call)]), KNOBS.imports)
+        for tool in extract(
+            Program(f"p{place}", question, source, [Called(*call)], call[-1]), KNOBS.imports
+        )
     ]
     assert all(isinstance(tool, Tool) for tool in found)
     return found  # pyright: ignore[reportReturnType]
@@ -94,13 +96,33 @@ def test_whole_number_stays_one_where_the_tool_takes_no_others():
 )
 def test_tool_that_holds_for_its_own_problem_only_is_refused(body, reason):
     source = f"last = []\ndef f(a):\n    {body}\n"
-    tool = Tool("f", source, "", {"a": 7}, 42, "p", "?")
+    tool = Tool("f", source, "", {"a": 7}, 42, "p", "?", True)
     found, (refused,) = merge([tool], KNOBS)
     assert found == [] and refused.reason.startswith(reason)
 
 
 def problem(question: str = "Solve: 345 * 678.", reference: str = "233910") -> Problem:
     return Problem("p", "t", "train", question, reference, "number")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "x",
+        "[" * 100_000,
+        "[]",
+        "{}",
+        '{"value": 1}',
+        '{"value": {"answer": 1, "calls": [1]}}',
+        '{"value": {"answer": 1, "calls": [{"function": "f", "arguments": {}}]}}',
+    ],
+)
+def test_program_that_writes_what_is_no_trace_has_failed_and_no_other(line):
+    write = f"for place in range(3, 20):\n    try: os.write(place, {line!r}.encode() + b'\\n')"
+    text = f"```python\nimport os\nanswer = 233910\n{write}\n    except OSError: pass\n```"
+    with Judge(VerifierKnobs()) as judge:
+        row = trace(Text(problem(), 0, text), KNOBS, judge)
+    assert row["verdict"] == "failed", row
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -117,7 +139,8 @@ def test_program_of_every_style_comes_to_what_it_says(style):
         return
     calls = [Called(**call) for call in json.loads(row["calls"])]
     assert [call.result for call in calls] == [233910]
-    found = extract(Program("p", problem().question, row["source"], calls), KNOBS.imports)
+    program = Program("p", problem().question, row["source"], calls, json.loads(row["answer"]))
+    found = extract(program, KNOBS.imports)
     tools = [one for one in found if isinstance(one, Tool)]
     merged, _ = merge(tools, KNOBS)
     assert bool(merged) == (style in {"general", "constants", "loop"})

@@ -8,7 +8,7 @@ IMPORTS = ["math", "functools"]
 
 
 def one_of(source: str, question: str, *calls: tuple) -> Tool | Refused:
-    program = Program("p", question, source, [Called(*call) for call in calls])
+    program = Program("p", question, source, [Called(*call) for call in calls], None)
     (found,) = extract(program, IMPORTS)
     return found
 
@@ -81,5 +81,6 @@ def test_function_that_is_no_tool_is_refused_with_the_reason(source, arguments, 
 def test_each_function_that_was_called_is_looked_at_once():
     source = "def f(a): return a + 1\ndef g(a): return a * 2\ndef h(a): return a\n"
     calls = [Called("f", {"a": 3}, 4), Called("g", {"a": 3}, 6), Called("f", {"a": 9}, 10)]
-    found = extract(Program("p", "?", source, calls), IMPORTS)
+    found = extract(Program("p", "?", source, calls, 6), IMPORTS)
     assert [one.name for one in found] == ["f", "g"]
+    assert [one.is_answer for one in found if isinstance(one, Tool)] == [False, True]

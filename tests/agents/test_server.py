@@ -24,7 +24,7 @@ SOURCES = {
 
 @pytest.fixture
 def box(tmp_path: Path) -> Path:
-    example = ("?", Case({}, 0))
+    example = ("?", Case({}, 0), False)
     tools = [
         Merged(name, source, f"It is {name}.", types, example, [], ["p"], [name])
         for name, (source, types) in SOURCES.items()

@@ -82,6 +82,34 @@ def test_texts_of_an_older_student_count_by_the_ratio_of_both_probabilities():
     assert term.total.item() == pytest.approx(2.0)  # e^1 is truncated, log q - log p is 1
 
 
+def test_tokens_before_a_texts_first_span_are_of_no_span():
+    """Two texts, of whose first tokens only those of the first are in a span: together they are
+    what each is alone, and what is in no span has neither value nor slope."""
+    random = torch.Generator().manual_seed(2)
+    own, written, its = (torch.randn(9, dtype=torch.float64, generator=random) for _ in range(3))
+    starts = torch.tensor([1, 0, 1, 0, 0, 1, 0, 1, 0], dtype=torch.float64)
+    objective = Opd(form="chunks")
+
+    def value_of(part: slice, *lengths: int) -> tuple[float, torch.Tensor]:
+        logprob = own[part].clone().requires_grad_()
+        spans = its[part] * starts[part], starts[part]
+        outputs = Outputs(logprob, written=written[part], spans=spans)
+        (term,) = objective(outputs, batch_of(*lengths))
+        return term.total.item(), torch.autograd.grad(term.total, logprob)[0]
+
+    first, second = value_of(slice(0, 4), 4), value_of(slice(4, 9), 5)
+    both = value_of(slice(0, 9), 4, 5)
+    assert both[0] == pytest.approx(first[0] + second[0])
+    assert torch.allclose(both[1], torch.cat([first[1], second[1]]))
+    assert both[1][4] == 0
+    expected = 0.0
+    for a, b in ((0, 2), (2, 4), (5, 7), (7, 9)):
+        said = own[a:b].sum()
+        ratio = min(2.0, (said - written[a:b].sum()).exp().item())
+        expected += ratio * (said - its[a]).item()
+    assert both[0] == pytest.approx(expected)
+
+
 def test_rewards_of_what_follows_are_the_papers_numbers():
     """methods of MiniLLM: log p = [-.5, -1.2, -.3] and log q = [-.9, -.4, -.6] give the mean reward
     of later tokens -.25, .3 and 0; two texts in one batch do not mix."""

@@ -16,6 +16,7 @@ from fastdistill_ray.recipe.derived import (
 )
 from fastdistill_ray.recipe.loading import parse_recipe
 from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.rewards.selection import SelectionKnobs
 
 
 def recipe_of(*compared: dict, **changes: dict) -> Recipe:
@@ -95,8 +96,12 @@ def test_student_of_a_writer_reads_no_groups_of_teachers_and_is_set_against_who_
     judging = judging_by_writer(recipe, found["strong"])
     assert (judging.reward.reference, judging.selection.problems) == ("vote", (0.5, 1))
     assert judging_by_writer(recipe, found["of_all"]).reward == recipe.reward
-    kept = judging_by_writer(recipe, found["as_is"]).selection
-    assert (kept.min_correct, kept.min_size) == (0, 1)
+    strict = {"max_correct": 2, "drop_zero_variance": True, "min_votes": 4, "group_size": 3}
+    picky = recipe.model_copy(update={"selection": SelectionKnobs.model_validate(strict)})
+    kept = judging_by_writer(picky, found["as_is"]).selection
+    assert (kept.min_correct, kept.max_correct, kept.min_size) == (0, None, 1)
+    assert (kept.drop_zero_variance, kept.min_votes, kept.min_agreement) == (False, 0, 0)
+    assert kept.group_size == 3, "fewer of all, whatever they are"
     against = {"strong": "ceiling", "of_all": "sft", "as_is": "sft"}
     assert gaps(recipe) == [(name, "weak", other) for name, other in against.items()]
     assert parse_recipe(recipe.model_dump(mode="json", by_alias=True), "dump") == recipe
@@ -167,6 +172,22 @@ def test_student_of_a_writer_reads_no_groups_of_teachers_and_is_set_against_who_
 def test_chain_that_cannot_be_is_said_with_its_field(compared, said):
     with pytest.raises(UserError, match=re.compile(said)):
         recipe_of(*compared)
+
+
+def test_writer_that_draws_until_enough_are_right_judges_by_the_tasks_answers():
+    for labels in ("vote", "none"):
+        one = {"kind": "sft", "on": "all", "name": "a", "writer": "sft", "labels": labels}
+        with pytest.raises(UserError, match=f"sampling.max_n: .*students.0.labels: {labels}"):
+            recipe_of(one, sampling={"max_n": 16})
+
+
+def test_chain_goes_on_from_the_last_epoch_which_must_be_exported():
+    epochs = {"compare": {"epochs": [1]}, "task": {"num_validation": 4}}
+    for field, kind in (("start", "dpo"), ("teacher", "jsd"), ("writer", "jsd")):
+        compared = {**epochs["compare"], "students": [{"kind": kind, field: "sft"}]}
+        said = r"compare.epochs: \[1\] exports no student of the last epoch, 2, which "
+        with pytest.raises(UserError, match=f"{said}compare.students.0.{field} goes on from"):
+            recipe_of(compare=compared, task=epochs["task"])
 
 
 def test_ensemble_names_students_of_the_recipe_each_once():

@@ -114,6 +114,29 @@ def test_student_has_rounds_of_its_own_and_the_others_are_trained_on_the_store()
         ),
         ({"rounds": {"count": 2, "temperature": 0.7}}, "rounds.temperature: .*; set 1"),
         (
+            {
+                "rounds": {"count": 2, "mix": 0.1},
+                "objective": {"kind": "opd", "form": "full"},
+            },
+            "rounds.mix: 0.1 of training.groups_per_step = 4 is no whole group",
+        ),
+        (
+            {
+                "rounds": {"count": 2, "mix": 0.5},
+                "objective": {"kind": "jsd"},
+                "training": HELD_OUT,
+            },
+            "training.held_out.share: 0.2 of the groups is held out of every training but rounds",
+        ),
+        (
+            {"rounds": {"count": 2, "n": 1}, "objective": {"kind": "opd", "reward": 0.5}},
+            "rounds.n: opd of objective compares the completions of a problem; set 2 or more",
+        ),
+        (
+            {"compare": {"students": [{"kind": "dpo", "rounds": {"count": 2, "n": 1}}]}},
+            "compare.students.0.rounds.n: dpo .* compares the completions",
+        ),
+        (
             {"evaluation": {"engine": {"kind": "scripted"}}},
             "rounds: a scripted evaluation.engine tells no probabilities",
         ),

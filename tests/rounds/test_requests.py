@@ -1,16 +1,25 @@
 """Which problem is written of in which round: passes are complete, every text has its own seed."""
 
+import threading
 from collections import Counter
 
 import numpy as np
 import pytest
+from support.groups import make_completion, make_group, write_store
 from support.models import make_tiny_model
 from support.requests import made_up_problems
 
+from fastdistill_ray.cluster.pools import PoolKnobs
+from fastdistill_ray.errors import UserError
+from fastdistill_ray.generation.knobs import EngineKnobs, SamplingKnobs
 from fastdistill_ray.generation.vllm_engine import RELOAD_COLUMN
 from fastdistill_ray.prompts import PromptKnobs
+from fastdistill_ray.rewards import RewardKnobs
+from fastdistill_ray.rewards.advantages import AdvantageKnobs
+from fastdistill_ray.rewards.selection import Judging, SelectionKnobs
 from fastdistill_ray.rounds.policies import Policies
 from fastdistill_ray.rounds.requests import ROUND, RoundRequests, draw_requests
+from fastdistill_ray.rounds.write import Gate, Writing
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
 
@@ -67,3 +76,18 @@ def test_problem_whose_prompt_leaves_no_room_is_never_drawn(model, tmp_path):
     found = drawn(model, Place(tmp_path), 9, longest - 1)
     assert {key.partition("@")[0] for key in found.ids()} == fit
     assert len(found) == (9 if fit else 0)
+
+
+def test_writing_ends_as_soon_as_too_many_texts_could_not_be_judged(model, tmp_path):
+    """Not once all rounds are written; what was committed before it started counts too."""
+    requests = drawn(model, Place(tmp_path), 12)
+    judging = Judging(RewardKnobs(max_failed_share=0.1), AdvantageKnobs(), SelectionKnobs())
+    pools = PoolKnobs(), PoolKnobs(), 60.0
+    writing = Writing(EngineKnobs(), SamplingKnobs(n=8), judging, *pools, 4, None)
+    failed = [make_completion(verdict="error", reward=None, reason="no judge")] * 8
+    store = write_store(tmp_path / "groups", [make_group("p0@1", failed)])
+    gate = Gate(writing, requests, store, threading.Event())
+    (first,) = store.commits()
+    gate.note(first)  # 16 of at least 200
+    with pytest.raises(UserError, match=r"24 of 24 .*no judge.*raise reward.max_failed_share and"):
+        gate.note(first)

@@ -43,14 +43,14 @@ def test_second_generation_learns_from_the_first_as_it_was_at_its_end(tmp_path, 
     second = stage_folder(run, "train", "second-lr_0.001-seed_1")
     depends = json.loads((second / "stage.json").read_text())["inputs"]
     first = stage_folder(run, "train", "sft-lr_0.001-seed_1")
-    assert depends["compare.students.0.teacher"] == first.name
+    assert depends["teacher"] == first.name
     loss = lines_of(second / "metrics.jsonl")[0]["loss/divergence"]
     assert loss == pytest.approx(reverse_kl(model, str(first / "epoch_1"), run, second), rel=1e-3)
     assert loss > 1e-4, "the first generation is not the base"
 
     begun = stage_folder(run, "train", "begun-lr_0.001-seed_1")
     depends = json.loads((begun / "stage.json").read_text())["inputs"]
-    assert depends["compare.students.1.start"] == first.name
+    assert depends["start"] == first.name
     loss = lines_of(begun / "metrics.jsonl")[0]["loss/divergence"]
     assert abs(loss) < 1e-5, "it begins as its teacher"
     trials = json.loads((run / "choose.json").read_text())["trials"]

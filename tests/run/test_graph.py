@@ -281,3 +281,51 @@ def test_what_was_set_aside_is_asked_again_unless_something_was_made_without_it(
     else:
         ask_set_aside_again(run, groups)
     assert (folder / "manifest.json").is_file() == bool(user)
+
+
+@pytest.mark.parametrize(
+    ("more", "fewer"),
+    [
+        ("{kind: jsd, name: a, rounds: {count: 2, mix: 0.5}}", "{kind: jsd, name: b}"),
+        ("{kind: jsd, name: a, start: advdistill}", "{kind: jsd, name: b}"),
+        ("{kind: opd, name: a, start: sft, rounds: {count: 2}}", "{kind: opd, rounds: {count: 2}}"),
+    ],
+)
+def test_training_that_depends_on_more_is_not_the_one_that_depends_on_less(run, more, fewer):
+    recipe = recipe_with(f"--compare.students=[{{kind: sft}}, {more}, {fewer}]")
+    stages = Stages(recipe, run)
+    problems = find(run, stages.problems())
+    assert problems
+    train = ProblemFile(problems.folder / "train.parquet")
+    *_, own, other = students(recipe)
+    made_first = complete(run, stages.training(own.trainings[0], train))
+    assert find(run, stages.training(other.trainings[0], train)) is None
+    second = complete(run, stages.training(other.trainings[0], train))
+    for student, folder in ((own, made_first), (other, second)):
+        found = find(run, stages.training(student.trainings[0], train))
+        assert found and found.folder == folder
+
+
+def test_a_students_place_among_those_compared_changes_nothing_of_its_training(run):
+    chained = "{kind: jsd, start: sft}"
+    one = recipe_with(f"--compare.students=[{{kind: sft}}, {chained}]")
+    other = recipe_with(f"--compare.students=[{{kind: dpo}}, {{kind: sft}}, {chained}]")
+    problems = find(run, Stages(one, run).problems())
+    assert problems
+    train = ProblemFile(problems.folder / "train.parquet")
+    made_first = complete(run, Stages(one, run).training(students(one)[-1].trainings[0], train))
+    found = find(run, Stages(other, run).training(students(other)[-1].trainings[0], train))
+    assert found and found.folder == made_first
+
+
+def test_plan_says_what_a_training_depends_on_no_more(run):
+    rounds = "--compare.students=[{kind: sft, name: s, start: advdistill}]"
+    recipe = recipe_with(rounds)
+    problems = find(run, Stages(recipe, run).problems())
+    assert problems
+    train = ProblemFile(problems.folder / "train.parquet")
+    complete(run, Stages(recipe, run).training(students(recipe)[-1].trainings[0], train))
+    found = states(run, "--compare.students=[{kind: sft, name: s, on: best, normalize: token}]")
+    assert found["train/s-lr_5e-05"].startswith("reused"), "that of sft"
+    found = states(run, "--compare.students=[{kind: sft, name: s, normalize: sequence}]")
+    assert "compare.students.0.start was " in found["train/s-lr_5e-05"]

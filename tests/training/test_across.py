@@ -12,6 +12,7 @@ from torch import Tensor
 from fastdistill_ray.objectives.contract import Across
 from fastdistill_ray.training.across import (
     Aligned,
+    chunk_logprob,
     compared,
     event_kl,
     event_logmass,
@@ -147,3 +148,13 @@ def test_values_stand_where_spans_begin_and_nothing_is_compared_of_none(kind: st
     assert none_K.tolist() == [0.0] * S
     (gradient,) = torch.autograd.grad(none_K.sum(), hidden)
     assert not gradient.any()
+
+
+def test_chunks_end_with_their_text_and_begin_with_a_span() -> None:
+    """Of texts of two and of three tokens, the second's first stands before its first span."""
+    hidden, weight = sides()[3:5]
+    labels, places, lengths = (torch.tensor(one) for one in ([1, 0, 2, 9, 1], [0, 3, 4], [2, 3]))
+    logprob = (hidden @ weight.T).log_softmax(-1).gather(1, labels[:, None])[:, 0]
+    found = chunk_logprob(Readout(hidden, weight), labels, Spans(places, places, lengths, lengths))
+    expected = [logprob[0:2].sum(), logprob[3], logprob[4]]
+    assert found.tolist() == pytest.approx([one.item() for one in expected], abs=1e-12)

@@ -175,6 +175,18 @@ def test_best_step_and_patience_follow_the_metric():
     assert (progress.best_step, is_stopped(progress, rising)) == (20, False)
 
 
+@pytest.mark.parametrize("on", ["best", "correct", "all"])
+def test_confidence_of_held_out_groups_is_that_of_trained_ones_with_its_whole_weight(folder, on):
+    learner = make_learner(folder, objective=Sft(on=on, confidence=0.25))
+    row = make_row(folder, 0)
+    found = values(learner, row["groups"])
+    trained = train_step(learner, row, 10)
+    for name in ("ce", "confidence"):
+        assert found[f"held_out/loss/{name}"] == pytest.approx(trained[f"loss/{name}"], rel=1e-5)
+    whole = 0.75 * trained["loss/ce"] + 0.25 * trained["loss/confidence"]
+    assert found["held_out/loss"] == pytest.approx(whole, rel=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["pkd", "fitnets", "tinybert", "minilm", "minilmv2", "lit"])
 def test_what_stands_inside_of_blocks_is_held_out_as_it_is_trained(folder, tmp_path, kind):
     teacher = Prompted(make_tiny_model(str(tmp_path), seed=5, num_layers=3), PromptKnobs(system=""))

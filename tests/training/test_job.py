@@ -191,10 +191,11 @@ def run(
     micro_batch_tokens: int = 80,
     objective: Objective = ADVDISTILL,
     frozen: Prompted | None = None,
+    max_steps: int | None = None,
 ) -> StageResult:
     out.mkdir(exist_ok=True)
     held_out = held_out or HeldOutKnobs()
-    plan = StepPlan(str(store), 3, EPOCHS, None, 0, False, held_out.share)
+    plan = StepPlan(str(store), 3, EPOCHS, max_steps, 0, False, held_out.share)
     job = TrainJob(
         model=model,
         start=model,
@@ -361,6 +362,25 @@ def test_training_called_again_after_a_failure_continues_from_its_checkpoint(
     assert lines(out / "steps.jsonl")[0]["time"] == first_time, "the first steps were not repeated"
     for name, tensor in weights(out / "epoch_3").items():
         assert torch.equal(tensor, weights(quiet / "epoch_3")[name])
+
+
+@pytest.mark.slow
+def test_epoch_that_max_steps_cuts_short_is_exported_though_that_failed_at_first(
+    quiet: Path, model: str, store: Path, tmp_path: Path
+) -> None:
+    """A checkpoint is due at the last step: once it is there nothing is left to train."""
+    out = tmp_path / "cut"
+    out.mkdir()
+    (out / "epoch_1").write_text("")  # where a folder is to be
+    with pytest.raises(TrainingFailedError):
+        run(model, store, out, workers=1, max_steps=4)
+    (out / "epoch_1").unlink()
+    run(model, store, out, workers=1, max_steps=4)
+    assert weights(out / "epoch_1")
+    first = without_measured(quiet / "metrics.jsonl")[:3]
+    assert [line["train/loss"] for line in without_measured(out / "metrics.jsonl")][:3] == [
+        pytest.approx(line["train/loss"], rel=1e-4) for line in first
+    ]
 
 
 def at_step(out: Path, num_steps: int, act: Callable[[], None]) -> Objective:
