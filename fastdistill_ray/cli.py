@@ -192,10 +192,11 @@ def _add_job(add_parser: Callable[..., argparse.ArgumentParser], verb: str, text
     job.add_argument(
         "--again",
         action="append",
-        choices=["groups", "set_aside"],
+        choices=["groups", "answers", "set_aside"],
         default=[],
-        help="groups: ask the teacher although groups of this run are paid for; set_aside: ask for "
-        "what no engine would answer",
+        help="groups: ask the teacher although groups of this run are paid for; answers: ask a "
+        "server for answers to test problems although such are; set_aside: ask for what no engine "
+        "would answer",
     )
 
 
@@ -208,7 +209,7 @@ def run_job(arguments: argparse.Namespace, overrides: list[str]) -> int:
     recipe = load_shape(arguments.recipe, overrides, shape_of(arguments.verb))
     run_dir, address, variables = arguments.run_dir, arguments.address, variables_of(arguments.env)
     if arguments.dry_run:
-        print(plan(recipe, run_dir, address, arguments.verb))
+        print(plan(recipe, run_dir, address, arguments.verb, arguments.again))
         return 0
     return launch(arguments.verb, recipe, run_dir, address, arguments.again, variables)
 

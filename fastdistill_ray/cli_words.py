@@ -36,7 +36,12 @@ def add_words(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     init.add_argument("--path", default="", help="of the problems: a file, a folder, org/name")
     init.add_argument("--teacher", required=True, help="a model: hub id, folder, .gguf file")
     init.add_argument("--student", required=True, help="a model")
-    init.add_argument("--api", default="", metavar="URL", help="the server that has the teacher")
+    init.add_argument(
+        "--api",
+        default="",
+        metavar="URL",
+        help="the server that has the teacher; TEACHER_KEY holds its key, where it has one",
+    )
     init.add_argument("--gpus", type=int, default=0, help="of this machine, for each part in turn")
     init.set_defaults(run=run_init)
     env = add_parser("env", help="this machine as runs see it: versions, devices, Ray heads")

@@ -1,5 +1,6 @@
 """A recipe to begin with: the fields that most people set, each with what it means."""
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,7 @@ MEANINGS = {
     "compare.baselines": "Models that are only asked: base, base_plain, teacher.",
 }
 
+KEY = "TEACHER_KEY"  # the variable that holds a server's key
 MADE = {"num_train": 200, "num_test": 200, "num_ood": 0}  # of problems that a task makes
 
 
@@ -40,7 +42,8 @@ def begin(
     task: str, teacher: str, student: str, *, path: str = "", api: str = "", gpus: int = 0
 ) -> tuple[str, Recipe]:
     """-> (YAML with a comment above each field, the recipe it is). The teacher is a model, or one
-    behind the server `api`, whose key is in TEACHER_KEY; `gpus` are those of one machine."""
+    behind the server `api`, whose key is in TEACHER_KEY where that is set; `gpus` are those of one
+    machine."""
     check_name("--task", task)
     is_made = not hub_of(task) and not path
     tree: dict[str, Any] = {
@@ -53,7 +56,8 @@ def begin(
         "compare": {"students": [{"kind": "sft"}], "baselines": ["base", "teacher"]},
     }
     if api:
-        tree["teacher"]["engine"] = {"kind": "endpoint", "url": api, "api_key_env": "TEACHER_KEY"}
+        key = {"api_key_env": KEY} if os.environ.get(KEY) else {}
+        tree["teacher"]["engine"] = {"kind": "endpoint", "url": api} | key
     if gpus:
         pools = {"student": {"gpus": 1, "workers": gpus}, "evaluation": {"gpus": 1}}
         tree["pools"] = pools if api else {"teacher": {"gpus": 1, "workers": gpus}} | pools

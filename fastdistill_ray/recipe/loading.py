@@ -23,6 +23,8 @@ from fastdistill_ray.storage.place import Place
 
 R = TypeVar("R", bound=AnyRecipe)
 MOST_SUGGESTED = 3
+# Sections whose fields are those of their kind, and the kind where none is said.
+OF_A_KIND = {"objective": None, "engine": "vllm", "method": None}
 
 
 def load_recipe(path: str | Place, overrides: list[str]) -> Recipe:
@@ -102,12 +104,15 @@ def _read(file: Place, name: str, read: tuple[Place, ...]) -> dict[str, Any]:
 
 
 def _over(tree: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
-    """Sections within sections are merged; all else is replaced, and so is what has a kind."""
+    """Sections within sections are merged; all else is replaced, and so is a section that another
+    kind has other fields of."""
     merged = dict(base)
     for name, value in tree.items():
         below = base.get(name)
-        if isinstance(value, dict) and isinstance(below, dict) and "kind" not in value:
-            value = _over(value, below)
+        if isinstance(value, dict) and isinstance(below, dict):
+            kind = below.get("kind", OF_A_KIND.get(name))
+            is_other = name in OF_A_KIND and value.get("kind", kind) != kind
+            value = value if is_other else _over(value, below)
         merged[name] = value
     return merged
 

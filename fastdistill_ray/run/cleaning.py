@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from fastdistill_ray.endpoints.ledger import PAID as LEDGER
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.run.folder import place_of_run
 from fastdistill_ray.run.lease import lease
@@ -48,5 +49,7 @@ def _needless(run: Place, with_paid: bool, with_earlier: bool) -> Iterator[Place
     if with_earlier:
         yield from earlier
     for kind in (run / STAGES).list():
-        if with_paid or kind.name not in PAID:
-            yield from (stage for stage in kind.list() if str(stage) not in needed)
+        for stage in kind.list():
+            is_paid = kind.name in PAID or (stage / LEDGER).is_dir()
+            if (with_paid or not is_paid) and str(stage) not in needed:
+                yield stage

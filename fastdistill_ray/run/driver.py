@@ -1,8 +1,8 @@
 """What every job does before its stages: read arguments, join the cluster, check, claim the folder.
 
 A job is `python jobs/<verb>.py RECIPE [--run-dir FOLDER] [--section.field=value ...]` on a Ray
-cluster, a distillation's with [--again groups]; `fastdistill <verb>` checks the same arguments
-first and then submits that.
+cluster, a distillation's with [--again groups|answers|set_aside]; `fastdistill <verb>` checks the
+same arguments first and then submits that.
 """
 
 import argparse
@@ -32,13 +32,16 @@ from fastdistill_ray.recipe.tree import AnyRecipe, Recipe
 from fastdistill_ray.records import Split
 from fastdistill_ray.run import doctor, student_checks
 from fastdistill_ray.run.folder import JobFolder, RunFolder, check_writable, place_of_run
+from fastdistill_ray.run.forecast import comes_to_answers
 from fastdistill_ray.run.lease import lease
 from fastdistill_ray.run.memory import check_engines, check_memory
 from fastdistill_ray.run.needed import untrained
 from fastdistill_ray.run.paid import (
     AGAIN,
+    ANSWERED,
     SET_ASIDE,
     ask_set_aside_again,
+    check_answers_not_paid_twice,
     check_not_paid_twice,
 )
 from fastdistill_ray.run.precision import check_precision
@@ -95,6 +98,9 @@ class Job(AnyJob[RunFolder]):
         train = training_problems(run.path, recipe) or problems["train"]
         groups = run.stages.groups(train)
         check_not_paid_twice(run.path, groups, recipe, len(train), self.again)
+        if comes_to_answers(run.verb):
+            tests = [problems["test"], problems["ood"]]
+            check_answers_not_paid_twice(run.path, recipe, tests, self.again)
         if SET_ASIDE in self.again:
             ask_set_aside_again(run.path, groups)
         if not run.is_complete(groups):
@@ -121,7 +127,9 @@ class Job(AnyJob[RunFolder]):
 def main(job: Callable[[Job], None]) -> None:
     """Entry of the scripts in jobs/ of a distillation, as `main_of`; a job is named as its verb."""
     parser = _parser()
-    parser.add_argument("--again", action="append", choices=[AGAIN, SET_ASIDE], default=[])
+    parser.add_argument(
+        "--again", action="append", choices=[AGAIN, ANSWERED, SET_ASIDE], default=[]
+    )
     arguments, overrides = parser.parse_known_args()
     verb = job.__name__
 

@@ -1,7 +1,7 @@
 """What a recipe would find done in a run folder, and what it would do there: nothing is written."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from fastdistill_ray.evaluation.knobs import Model
 from fastdistill_ray.evaluation.results import Trial, choose, trials_in
@@ -23,7 +23,13 @@ from fastdistill_ray.records import SPLITS
 from fastdistill_ray.run.condense_stages import describe_condensing
 from fastdistill_ray.run.graph import Change, Made, Stage, find, nearest
 from fastdistill_ray.run.inputs import check_task
-from fastdistill_ray.run.paid import AGAIN, check_not_paid_twice, cost, sources_of
+from fastdistill_ray.run.paid import (
+    AGAIN,
+    check_answers_not_paid_twice,
+    check_not_paid_twice,
+    cost,
+    sources_of,
+)
 from fastdistill_ray.run.plan import describe
 from fastdistill_ray.run.rates import (
     Line,
@@ -60,7 +66,9 @@ NOT_OF = {
 }
 
 
-def describe_plan(recipe: AnyRecipe, run: Place | None, verb: str = DISTILL) -> str:
+def describe_plan(
+    recipe: AnyRecipe, run: Place | None, verb: str = DISTILL, again: Sequence[str] = ()
+) -> str:
     """What a job would do; None: in a folder that is not seen from here. Of what is no
     distillation nothing is forecast: its recipe, whole."""
     recipe.check_files()
@@ -69,15 +77,17 @@ def describe_plan(recipe: AnyRecipe, run: Place | None, verb: str = DISTILL) -> 
     if not isinstance(recipe, Recipe):
         return dump_recipe(recipe)
     check_task(recipe.task)
-    stages = f"\n\nin {run}\n{describe_stages(recipe, run, verb)}" if run else ""
+    stages = f"\n\nin {run}\n{describe_stages(recipe, run, verb, again)}" if run else ""
     return f"{describe(recipe, verb)}{stages}"
 
 
-def describe_stages(recipe: Recipe, run: Place, verb: str = DISTILL) -> str:
+def describe_stages(
+    recipe: Recipe, run: Place, verb: str = DISTILL, again: Sequence[str] = ()
+) -> str:
     """A line for each stage that the verb comes to: reused, to be continued, or new with the field
     that changed and what it would take; then what all new ones would take, and what is left of a
-    run that has begun."""
-    lines = list(_lines_of(recipe, run, verb))
+    run that has begun. `again`: what may be paid for once more."""
+    lines = list(_lines_of(recipe, run, verb, again))
     rows = [(line.name, line.text) for line in lines]
     if total := total_of_new(lines, recipe.pools):
         rows.append(("all that is new", total))
@@ -87,6 +97,10 @@ def describe_stages(recipe: Recipe, run: Place, verb: str = DISTILL) -> str:
         rows.append(("left of the run", left))
     width = max(28, *(len(name) for name, _ in rows))
     return "\n".join(f"{name:<{width}} {text}" for name, text in rows)
+
+
+def is_done(recipe: Recipe, run: Place) -> bool:
+    return all(line.is_done for line in _lines(recipe, run))
 
 
 def standing(recipe: Recipe, run: Place, verb: str) -> str:
@@ -99,8 +113,8 @@ def standing(recipe: Recipe, run: Place, verb: str) -> str:
     return f"{done}, {left} left of the run" if left else done
 
 
-def _lines_of(recipe: Recipe, run: Place, verb: str) -> Iterator[Line]:
-    for line in _lines(recipe, run):
+def _lines_of(recipe: Recipe, run: Place, verb: str, again: Sequence[str] = ()) -> Iterator[Line]:
+    for line in _lines(recipe, run, again):
         if verb not in NOT_OF or not line.name.startswith(NOT_OF[verb]):
             yield line
 
@@ -115,19 +129,30 @@ def _together(recipe: Recipe, lines: list[Line]) -> list[str]:
     return [GROUPS, *trained[:1]] if GROUPS in open_ else []
 
 
-def check_run(recipe: Recipe, run: Place, again: list[str], *, is_here: bool) -> None:
+def comes_to_answers(verb: str) -> bool:
+    """Whether the models answer the test problems."""
+    return ANSWERS not in NOT_OF.get(verb, ())
+
+
+def check_run(
+    recipe: Recipe, run: Place, again: list[str], *, is_here: bool, verb: str = DISTILL
+) -> None:
     """UserError where the recipe's problems cannot be had, files being those of this machine where
-    `is_here`, or where it would ask a teacher again for what this run has paid for."""
+    `is_here`, or where the verb would ask a server or a teacher again for what this run has paid
+    for."""
     stages = Stages(recipe, run)
     file = training_problems(run, recipe)
     problems = find(run, stages.problems())
+    if problems and problems.is_complete and comes_to_answers(verb):
+        tests = [ProblemFile(problems.folder / f"{split}.parquet") for split in ("test", "ood")]
+        check_answers_not_paid_twice(run, recipe, tests, again)
     if file and reads_groups(recipe):
         check_not_paid_twice(run, stages.groups(file), recipe, len(file), again)
     elif is_here and not (problems and problems.is_complete):
         check_task(recipe.task)
 
 
-def _lines(recipe: Recipe, run: Place) -> Iterator[Line]:
+def _lines(recipe: Recipe, run: Place, again: Sequence[str] = ()) -> Iterator[Line]:
     stages = Stages(recipe, run)
     found = find(run, stages.problems())
     yield _line(recipe, run, stages.problems())
@@ -143,7 +168,7 @@ def _lines(recipe: Recipe, run: Place) -> Iterator[Line]:
         yield Line(REST, "new, with the new problems")
         return
     if reads_groups(recipe):
-        yield _groups_line(recipe, run, stages.groups(train), train)
+        yield _groups_line(recipe, run, stages.groups(train), train, again)
     trials: dict[str, list[Trial]] = {}
     for student in students(recipe):
         yield from _training_lines(recipe, run, student, train, trials)
@@ -196,7 +221,9 @@ def _validation_lines(
         yield _line(recipe, run, stage, len(validation), "problems")
 
 
-def _groups_line(recipe: Recipe, run: Place, stage: Stage, problems: ProblemFile) -> Line:
+def _groups_line(
+    recipe: Recipe, run: Place, stage: Stage, problems: ProblemFile, again: Sequence[str]
+) -> Line:
     if find(run, stage):
         return _line(recipe, run, stage, len(problems), "groups")
     near = nearest(run, stage)
@@ -215,7 +242,7 @@ def _groups_line(recipe: Recipe, run: Place, stage: Stage, problems: ProblemFile
         parts = [f"new, {what} {where}: {why}; the teacher is {asked}", words(spent, recipe.pools)]
     else:
         parts = [f"new: {why}", cost(recipe, len(problems)), words(spent, recipe.pools)]
-        parts += [f"refused without --again {AGAIN}"] if near else []
+        parts += [f"refused without --again {AGAIN}"] if near and AGAIN not in again else []
     text = "; ".join(filter(None, parts))
     return Line(stage.name, text, is_new=bool(missing), seconds=seconds, spent=spent)
 

@@ -110,13 +110,18 @@ def find(run: Place, stage: Stage) -> Made | None:
 
 
 def nearest(run: Place, stage: Stage) -> tuple[Made, list[Change]] | None:
-    """The other work of its kind and label that differs least, and in what."""
+    """The other work of its kind that differs least, and in what: of its label or, of a training,
+    of the same student at another learning rate or seed."""
     near = [
         (one, _differences(stage, one))
         for one in made(run, stage.kind)
-        if one.folder.name.rpartition("-")[0] == stage.label
+        if _student(one.folder.name.rpartition("-")[0]) == _student(stage.label)
     ]
     return min(near, key=lambda pair: len(pair[1]), default=None)
+
+
+def _student(label: str) -> str:
+    return label.partition("-lr_")[0]
 
 
 def new_folder(run: Place, stage: Stage) -> Place:

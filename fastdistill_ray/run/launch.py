@@ -22,11 +22,17 @@ from fastdistill_ray.run.needed import NEEDED
 from fastdistill_ray.storage.place import Place
 
 
-def plan(recipe: AnyRecipe, run_dir: str = "", address: str = "", verb: str = "distill") -> str:
+def plan(
+    recipe: AnyRecipe,
+    run_dir: str = "",
+    address: str = "",
+    verb: str = "distill",
+    again: Sequence[str] = (),
+) -> str:
     """What the job would do; a run folder on another machine is not looked into."""
     recipe = with_absolute_paths(recipe)
     place = run_place(recipe, run_dir)
-    lines = [describe_plan(recipe, None if address else place, verb)]
+    lines = [describe_plan(recipe, None if address else place, verb, again)]
     if isinstance(recipe, Recipe) and not address:
         lines += _unset_keys(recipe)
     return "\n".join(lines)
@@ -56,8 +62,8 @@ def launch(
     """Runs jobs/<verb>.py of the recipe on a Ray cluster and streams its log; -> its exit code.
 
     address: of a Ray dashboard ("": $RAY_ADDRESS, else the head on this machine, else one for the
-    time of this job). again: "groups", "set_aside". variables: what the environment of the job has
-    beside its node's. UserError before anything starts, one line.
+    time of this job). again: "groups", "answers", "set_aside". variables: what the environment of
+    the job has beside its node's. UserError before anything starts, one line.
     """
     recipe = with_absolute_paths(recipe)
     place = check(verb, recipe, run_dir, address, again)
@@ -94,7 +100,8 @@ def _check_here(verb: str, recipe: AnyRecipe, place: Place, again: Sequence[str]
     check_writable(place)
     check_free(place)
     if isinstance(run, RunFolder):
-        check_run(run.recipe, place, list(again), is_here=not _names_another_machine())
+        is_here = not _names_another_machine()
+        check_run(run.recipe, place, list(again), is_here=is_here, verb=verb)
         NEEDED.get(verb, lambda _: None)(run)
     elif not _names_another_machine():
         recipe.check_files()

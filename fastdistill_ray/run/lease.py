@@ -100,7 +100,9 @@ def _acquire(folder: Place, name: str) -> tuple[Place, Note]:
 
 def _taken(run: Place, note: Note) -> UserError:
     follow = f"follow it: fastdistill attach {run}; " if note.job else ""
-    stop = f"ray job stop {note.job}" if note.job else f"kill {note.pid} there"
+    stop = f"kill {note.pid} there"
+    if note.job:
+        stop = f"RAY_AUTH_MODE=token ray job stop {note.job} --address {note.dashboard}"
     return UserError(f"--run-dir {run}: {note} writes it; {follow}stop it: {stop}")
 
 

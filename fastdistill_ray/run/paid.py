@@ -10,14 +10,15 @@ from fastdistill_ray.groups.aside import set_aside
 from fastdistill_ray.groups.reweighting import Source
 from fastdistill_ray.groups.store import Store
 from fastdistill_ray.progress import amount, duration
-from fastdistill_ray.recipe.derived import all_teachers
+from fastdistill_ray.recipe.derived import all_teachers, baselines
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run.graph import Change, Made, Stage, changes, find, made
-from fastdistill_ray.run.stages import PAID, PROBLEMS, SELECTED, TRAIN
+from fastdistill_ray.run.stages import PAID, PROBLEMS, SELECTED, TRAIN, Stages
 from fastdistill_ray.run_files import MANIFEST, SECONDS, read_json
 from fastdistill_ray.storage.place import Place
+from fastdistill_ray.tasks.problem_file import ProblemFile
 
-AGAIN, SET_ASIDE = "groups", "set_aside"  # what --again may name
+AGAIN, ANSWERED, SET_ASIDE = "groups", "answers", "set_aside"  # what --again may name
 
 
 def sources_of(run: Place, groups: Stage) -> list[Source]:
@@ -84,6 +85,32 @@ def check_not_paid_twice(
     )
 
 
+def check_answers_not_paid_twice(
+    run: Place, recipe: Recipe, tests: list[ProblemFile], again: list[str]
+) -> None:
+    """UserError where a server would answer all test problems anew although answers of it to such
+    are paid for in this run."""
+    number = sum(map(len, tests))
+    for model in baselines(recipe):
+        stage = Stages(recipe, run).answers(model, tests)
+        if not model.endpoint or ANSWERED in again or find(run, stage):
+            continue
+        paid = [
+            (changes(stage, one.dependencies), one)
+            for one in made(run, stage.kind)
+            if one.dependencies["inputs"].get("model") == stage.inputs["model"] and paid_tokens(one)
+        ]
+        if paid:
+            found, near = min(paid, key=lambda pair: len(pair[0]))
+            raise UserError(
+                f"{found[0]}{_and_more(found)}: {model.weights} would be asked all "
+                f"{number:,} test problems again{answers_price(recipe, number)}; "
+                f"{paid_tokens(near):,} tokens in {near.folder.relative_to(run)} are paid for"
+                f"{_seconds(near)}. To ask again beside them: --again {ANSWERED}; else take the "
+                "change back, leave the model out of compare.baselines, or choose another --run-dir"
+            )
+
+
 def paid_tokens(groups: Made) -> int:
     """Tokens of completions that this store asked for itself."""
     commits = Store(groups.folder).commits()
@@ -110,6 +137,16 @@ def price(recipe: Recipe, num_tokens: int) -> str:
         if isinstance(teacher.engine, EndpointKnobs)
     )
     return f" (at most {amount(money * num_tokens / 1e6)} to pay, prompts apart)" if money else ""
+
+
+def answers_price(recipe: Recipe, num_problems: int) -> str:
+    """Money for a teacher's own answers to the test problems, at most."""
+    engine, evaluation = recipe.teacher.engine, recipe.evaluation
+    if not isinstance(engine, EndpointKnobs) or "teacher" not in recipe.compare.baselines:
+        return ""
+    num_tokens = num_problems * evaluation.n * evaluation.max_new_tokens
+    money = engine.price_completion * num_tokens / 1e6
+    return f" (at most {amount(money)} to pay, prompts apart)" if money else ""
 
 
 def _and_more(found: list[Change]) -> str:

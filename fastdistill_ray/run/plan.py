@@ -15,7 +15,7 @@ from fastdistill_ray.recipe.derived import (
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.rewards.scorer import describe_rewards
 from fastdistill_ray.rewards.selection import WHOLE
-from fastdistill_ray.run.paid import price
+from fastdistill_ray.run.paid import answers_price, price
 from fastdistill_ray.storage.room import gib
 from fastdistill_ray.tasks.sizes import count_problems
 
@@ -86,7 +86,7 @@ def _lines(recipe: Recipe) -> list[str]:
         )
     lines += [
         f"evaluate   {models} models on {tests} problems, at most {answered:,} tokens"
-        f"  [{_pool(recipe.pools.evaluation)}]",
+        f"{answers_price(recipe, tests)}  [{_pool(recipe.pools.evaluation)}]",
         "report     report.html, report.md, results.json",
         *_missing_lines(recipe),
         *_memory_lines(recipe),

@@ -7,7 +7,7 @@ from fastdistill_ray.recipe.loading import parse_any
 from fastdistill_ray.recipe.shapes import DISTILL, JOB
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run.folder import place_of_run
-from fastdistill_ray.run.forecast import describe_stages
+from fastdistill_ray.run.forecast import describe_stages, is_done
 from fastdistill_ray.run.lease import holder
 from fastdistill_ray.run_files import MANIFEST, RECIPE, stage_folders
 from fastdistill_ray.storage.place import Place
@@ -23,7 +23,9 @@ def status(run_dir: str) -> str:
     note = holder(run)
     stages = describe_stages(recipe, run) if isinstance(recipe, Recipe) else _come_to(run)
     lines = [f"{note} writes it" if note else "nobody writes it", stages]
-    if not note:
+    if isinstance(recipe, Recipe) and is_done(recipe, run):
+        lines.append("all stages are complete")
+    elif not note:
         job = getattr(recipe, JOB, DISTILL)
         lines.append(f"go on: fastdistill {job} {file} --run-dir {run}")
     return "\n".join(lines)

@@ -7,7 +7,7 @@ import yaml
 
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.knobs import SamplingKnobs
-from fastdistill_ray.objectives import OBJECTIVES
+from fastdistill_ray.objectives import OBJECTIVES, AdvDistill
 from fastdistill_ray.recipe.box import BoxRecipe
 from fastdistill_ray.recipe.derived import students
 from fastdistill_ray.recipe.fields import describe_fields
@@ -62,6 +62,25 @@ def test_recipe_that_extends_another_changes_what_it_says_and_nothing_else(tmp_p
     tree["training"] |= {"epochs": 7, "seed": 3}
     tree["sampling"]["n"], tree["compare"]["epochs"] = 4, []
     assert own == parse_recipe(tree, "x")
+
+
+def test_section_with_a_kind_keeps_what_it_does_not_say_unless_another_kind_is_meant(tmp_path):
+    base, file = tmp_path / "base.yaml", tmp_path / "own.yaml"
+    own = "optimizer: {kind: adamw8bit}\ntask: {kind: number}\n"
+    own += "evaluation: {engine: {kind: vllm, max_num_seqs: 7}}\n"
+    own += "objective: {kind: advdistill, tau: 1}\n"
+    base.write_text(Path(DEMO).read_text())
+    file.write_text(f"extends: base.yaml\n{own}")
+    found, demo = load_recipe(file, []), load_recipe(DEMO, [])
+    assert found.optimizer.kind == "adamw8bit"
+    assert found.optimizer.learning_rate == demo.optimizer.learning_rate == 5e-5
+    assert (found.task.name, found.task.kind) == ("word_problems", "number")
+    assert found.evaluation.engine.max_num_seqs == 7
+    assert found.evaluation.engine.max_model_len == demo.evaluation.engine.max_model_len == 1024
+    assert found.objective == AdvDistill.model_validate({"tau": 1, "lambda": 0.03})
+    file.write_text("extends: base.yaml\nteacher: {engine: {kind: scripted}}\n")
+    engine = load_recipe(file, []).teacher.engine
+    assert engine.kind == "scripted" and engine.max_model_len != 1024, "of another kind: anew"
 
 
 def test_quick_puts_its_section_over_the_recipe_and_overrides_over_both(tmp_path):

@@ -22,6 +22,8 @@ def run(tmp_path: Path) -> Path:
         stage.mkdir(parents=True)
         (stage / "manifest.json").write_text("{}")
         (stage / "weights").write_bytes(b"x" * 1000)
+    paid = folder / "stages/answers/c/paid"  # a server's, in no recipe any more
+    paid.mkdir(parents=True)
     earlier = folder / "recipes" / "12345678"
     earlier.mkdir(parents=True)
     for view, training in ((folder, "a"), (earlier, "b")):
@@ -38,11 +40,12 @@ def names(run: Path, **options: bool) -> set[str]:
 
 def test_clean_finds_what_no_recipe_needs_and_leaves_what_was_paid_for(run):
     assert names(run) == {"stages/train/c"}
-    assert names(run, with_paid=True) == {"stages/train/c", "stages/groups/c"}
+    whole = {"stages/train/c", "stages/groups/c", "stages/answers/c"}
+    assert names(run, with_paid=True) == whole
     assert names(run, with_earlier=True) == {
         *("stages/train/b", "stages/train/c", "recipes/12345678")
     }
-    assert len(list(run.glob("stages/*/*"))) == 5, "listing deletes nothing"
+    assert len(list(run.glob("stages/*/*"))) == 6, "listing deletes nothing"
 
 
 def test_clean_deletes_with_yes_alone(run, capsys):
@@ -52,7 +55,7 @@ def test_clean_deletes_with_yes_alone(run, capsys):
     assert cli.main(["clean", str(run), "--yes"]) == 0
     assert not (run / "stages/train/c").exists()
     left = {str(one.relative_to(run / "stages")) for one in run.glob("stages/*/*")}
-    assert left == {"groups/a", "groups/c", "train/a", "train/b"}
+    assert left == {"groups/a", "groups/c", "answers/c", "train/a", "train/b"}
     assert cli.main(["clean", str(run), "--yes"]) == 0
     assert capsys.readouterr().out.endswith("nothing to clean\n")
 

@@ -120,7 +120,7 @@ def test_more_seeds_keep_the_trainings_of_the_seed_that_was(run):
         for rate in ("5e-05", "0.0001"):
             assert found[f"train/{student}-lr_{rate}-seed_0"].startswith("reused")
             new = found[f"train/{student}-lr_{rate}-seed_3"]
-            assert new == f"new: nothing of it is there; at most 2 steps; {MINUTE}"
+            assert new == f"new: training.seed was 0, now 3; at most 2 steps; {MINUTE}"
         for name in (student, f"{student}-seed_3"):
             assert found[f"answers/{name}"].startswith("new, with its training")
     assert made_anew(run, "--compare.seeds=[0]") == set(), "one seed changes no name"
@@ -179,6 +179,37 @@ def test_paid_tokens_are_not_asked_for_again_until_the_user_says_so(run):
     check_run(recipe, run, ["groups"], is_here=True)
     check_run(recipe_with("--reward.weights={cosine: 0, format: 1}"), run, [], is_here=True)
     check_run(recipe_with(), run, [], is_here=True)
+
+
+def test_answers_of_a_server_are_not_paid_for_twice_unless_that_is_meant(run):
+    server = {"kind": "endpoint", "url": "http://x/v1", "price_completion": 100.0}
+    teacher = f"--teacher={json.dumps({'model': 'big', 'engine': server})}"
+    recipe = recipe_with(teacher)
+    found = find(run, Stages(recipe, run).problems())
+    assert found
+    tests = [ProblemFile(found.folder / f"{split}.parquet") for split in ("test", "ood")]
+    (model,) = [one for one in baselines(recipe) if one.name == "teacher"]
+    folder = complete(run, Stages(recipe, run).answers(model, tests))
+    more = recipe_with(teacher, "--evaluation.max_new_tokens=300")
+    check_run(more, run, ["groups"], is_here=True)  # nothing was paid for yet
+    write_store(folder, [make_group("p0", [make_completion(num_tokens=7)])])
+    with pytest.raises(UserError) as error:
+        check_run(more, run, ["groups"], is_here=True)
+    message = str(error.value)
+    assert message.startswith(
+        "evaluation.max_new_tokens was 384, now 300: big would be asked all 8"
+    )
+    assert "at most 0.24 to pay" in message and "; 7 tokens in stages/answers/teacher-" in message
+    for kept in (["groups", "answers"], ["groups"]):
+        verb = "distill" if "answers" in kept else "train"
+        check_run(more, run, kept, is_here=True, verb=verb)
+    check_run(recipe, run, ["groups"], is_here=True)
+
+
+def test_plan_says_what_is_refused_until_it_is_allowed(run):
+    recipe = recipe_with("--sampling.temperature=0.7")
+    assert "; refused without --again groups" in describe_plan(recipe, run)
+    assert "refused without" not in describe_plan(recipe, run, again=["groups"])
 
 
 def test_more_problems_take_along_the_groups_that_are_paid_for(run):

@@ -53,7 +53,8 @@ def test_second_driver_is_told_who_writes_and_how_to_follow_or_stop_it(run):
     try:
         assert first_line(owner) == "held"
         expected = (
-            rf"process {owner.pid}, job raysubmit_7, since .*attach .*ray job stop raysubmit_7"
+            rf"process {owner.pid}, job raysubmit_7, since .*attach .*"
+            "RAY_AUTH_MODE=token ray job stop raysubmit_7 --address http://here$"
         )
         with pytest.raises(UserError, match=expected), lease(run):
             pytest.fail("held by two")

@@ -108,6 +108,7 @@ def test_overlap_with_real_vllm_and_two_ranks_trains_before_the_last_commit(tmp_
     exported = str(out / "epoch_2")
     AutoModelForCausalLM.from_pretrained(exported)
     assert AutoTokenizer.from_pretrained(exported).chat_template
+    assert status(str(run)).splitlines()[-1] == "all stages are complete"
 
 
 @pytest.mark.slow
