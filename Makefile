@@ -21,7 +21,7 @@ demo: $(READY)
 
 # The same with more problems, two learning rates and two epochs to choose from: about half an hour.
 demo-full: $(READY)
-	$(BIN)/fastdistill distill jobs/recipes/demo_full.yaml --run-dir runs/demo $(PRECISION)
+	$(BIN)/fastdistill distill jobs/recipes/demo_full.yaml --run-dir runs/demo_full $(PRECISION)
 
 # One thread: two that wait for each other on cores that others use take many times as long.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --dist loadfile --no-loadscope-reorder

@@ -249,6 +249,8 @@ def run_score(arguments: argparse.Namespace, overrides: list[str]) -> int:
     for field, value in (("FILE.jsonl", arguments.source), ("--output", arguments.output)):
         if "://" in value:
             raise UserError(f"{field} {value}: score reads and writes files of this machine")
+    if not Path(arguments.source).exists():
+        raise UserError(f"score {arguments.source}: no such file and no such run folder")
     from fastdistill_ray.objectives import AdvDistill
     from fastdistill_ray.rewards import RewardKnobs
     from fastdistill_ray.rewards.advantages import AdvantageKnobs

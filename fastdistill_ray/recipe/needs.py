@@ -81,40 +81,7 @@ def rounds_errors(recipe: Recipe) -> list[str]:
             )
         if student.group_size:
             errors.append(f"{field}: its groups are of {field}.n; leave out group_size")
-        if not rounds.num_own(training.groups_per_step):
-            errors.append(
-                f"{field}.mix: {rounds.mix:g} leaves the student none of "
-                f"training.groups_per_step = {training.groups_per_step}; lower it"
-            )
-        if needs.mixed and rounds.adaptive:
-            errors.append(
-                f"{field}.adaptive: teachers' share may come to none, whose texts {kind} of "
-                f"{student.section} contrasts with the student's own; set {field}.mix"
-            )
-        elif needs.mixed and not rounds.num_mixed(training.groups_per_step):
-            errors.append(
-                f"{field}.mix: {rounds.mix:g} leaves teachers none of training.groups_per_step = "
-                f"{training.groups_per_step}, whose texts {kind} of {student.section} contrasts "
-                "with the student's own; set 0.5"
-            )
-        elif rounds.mix and not rounds.num_mixed(training.groups_per_step):
-            errors.append(
-                f"{field}.mix: {rounds.mix:g} of training.groups_per_step = "
-                f"{training.groups_per_step} is no whole group, so that teachers would write for "
-                "nothing; raise it, or leave it out"
-            )
-        if rounds.mix and training.held_out.share and not rounds.adaptive:
-            errors.append(
-                f"training.held_out.share: {training.held_out.share:g} of the groups is held out "
-                f"of every training but {field}, which mixes them in; set 0, or leave out mix"
-            )
-        if rounds.n < 2 and (
-            student.objective.min_completions > 1 or getattr(student.objective, "reward", 0)
-        ):
-            errors.append(
-                f"{field}.n: {kind} of {student.section} compares the completions of a problem; "
-                "set 2 or more"
-            )
+        errors += _mix_errors(recipe, student, rounds)
         errors += _adaptive_errors(recipe, student, rounds)
         if rounds.is_mixed and _is_read_as_its_own(recipe, student):
             errors.append(
@@ -135,6 +102,47 @@ def rounds_errors(recipe: Recipe) -> list[str]:
                 f"sampling.max_new_tokens: {recipe.sampling.max_new_tokens} leaves no room for the "
                 f"prompt in evaluation.engine.max_model_len = {engine.max_model_len} ({field})"
             )
+    return errors
+
+
+def _mix_errors(recipe: Recipe, student: StudentSpec, rounds: RoundsKnobs) -> list[str]:
+    """What of teachers' groups beside a student's own cannot be, and of their sizes."""
+    errors, field, kind = [], student.rounds_field, student.objective.kind
+    training, needs = recipe.training, student.objective.needs
+    if not rounds.num_own(training.groups_per_step):
+        errors.append(
+            f"{field}.mix: {rounds.mix:g} leaves the student none of "
+            f"training.groups_per_step = {training.groups_per_step}; lower it"
+        )
+    if needs.mixed and rounds.adaptive:
+        errors.append(
+            f"{field}.adaptive: teachers' share may come to none, whose texts {kind} of "
+            f"{student.section} contrasts with the student's own; set {field}.mix"
+        )
+    elif needs.mixed and not rounds.num_mixed(training.groups_per_step):
+        errors.append(
+            f"{field}.mix: {rounds.mix:g} leaves teachers none of training.groups_per_step = "
+            f"{training.groups_per_step}, whose texts {kind} of {student.section} contrasts "
+            "with the student's own; set 0.5"
+        )
+    elif rounds.mix and not rounds.num_mixed(training.groups_per_step):
+        errors.append(
+            f"{field}.mix: {rounds.mix:g} of training.groups_per_step = "
+            f"{training.groups_per_step} is no whole group, so that teachers would write for "
+            "nothing; raise it, or leave it out"
+        )
+    if rounds.mix and training.held_out.share and not rounds.adaptive:
+        errors.append(
+            f"training.held_out.share: {training.held_out.share:g} of the groups is held out "
+            f"of every training but {field}, which mixes them in; set 0, or leave out mix"
+        )
+    if rounds.n < 2 and (
+        student.objective.min_completions > 1 or getattr(student.objective, "reward", 0)
+    ):
+        errors.append(
+            f"{field}.n: {kind} of {student.section} compares the completions of a problem; "
+            "set 2 or more"
+        )
     return errors
 
 

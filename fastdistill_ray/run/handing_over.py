@@ -12,7 +12,7 @@ from fastdistill_ray.recipe.shapes import check_run_of_distill
 from fastdistill_ray.report.conclusion import main_student
 from fastdistill_ray.report.reading import read_recipe, read_results
 from fastdistill_ray.run.folder import place_of_run
-from fastdistill_ray.run_files import CARD, RECIPE, STUDENTS
+from fastdistill_ray.run_files import CARD, RECIPE, RECIPES, STUDENTS
 from fastdistill_ray.storage.place import Place
 
 OURS = "fastdistill_ray"  # in a card with results; before the report the source's own lies there
@@ -30,7 +30,11 @@ def student_folder(run_dir: str, name: str = "") -> Place:
     wanted = name or main_student(read_results(run, recipe), recipe) or ""
     there = [folder.name for folder in (run / STUDENTS).list()]
     if not there:
-        raise UserError(f"{run_dir}: no student is there yet; `fastdistill status` says why")
+        earlier = [view for view in (run / RECIPES).list() if (view / STUDENTS).list()]
+        before = f"; those of earlier recipes are in {earlier[-1]}" if earlier else ""
+        raise UserError(
+            f"{run_dir}: no student is there yet; `fastdistill status` says why{before}"
+        )
     if wanted not in there:
         raise UserError(f"--student {wanted or '?'}: the run has {', '.join(there)}")
     return run / STUDENTS / wanted
