@@ -67,7 +67,7 @@ def try_sets(
 
     `has_own_steps`: with the step sizes of the set, in place of equal ones.
     """
-    num_classes = int(test.labels.max()) + 1
+    num_classes = max(int(labels.max()) for labels in (test.labels, *(s.labels for s in sets))) + 1
     right, updates = [], knobs.updates
     for number, one in enumerate(sets):
         seeds = knobs.seeds if len(sets) == knobs.sets else knobs.seeds * knobs.sets

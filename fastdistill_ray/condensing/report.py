@@ -88,8 +88,9 @@ def page(found: dict[str, Any]) -> str:
 
 
 def _accuracy(row: Tried) -> dict[str, Any]:
-    table = _table(row)[:, :, None]
-    found = interval(table, lambda totals: totals[:, 0] / len(table), bounds=(0.0, 1.0))
+    right = _table(row)
+    table = np.stack([right, np.ones_like(right)], -1)
+    found = interval(table, lambda totals: totals[:, 0] / totals[:, 1], bounds=(0.0, 1.0))
     assert found
     num_sets, num_seeds, _ = row.is_right.shape
     value, low, high = found

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
+from fastdistill_ray.endpoints.client import RefusedError
 from fastdistill_ray.errors import FailedError
 from fastdistill_ray.generation.knobs import SamplingKnobs
 from fastdistill_ray.generation.outputs import NOTHING, RawCompletion, Reply
@@ -83,6 +84,8 @@ async def reply_to(
         fresh = [_with_closed_answer(one, sampling.stop) for one in _in_order(asked, came)]
         done += fresh
         for failure in came:
+            if done and isinstance(failure, RefusedError):
+                return Reply(done, prompt_num_tokens, cost)  # paid for, and the others never come
             if isinstance(failure, FailedError):
                 raise PartlyError(Reply(done, prompt_num_tokens, cost), str(failure))
             if isinstance(failure, BaseException):

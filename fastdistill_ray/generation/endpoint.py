@@ -74,7 +74,7 @@ class EndpointEngine:
             body = request_body(row, rest, seed, self.spec)
             try:
                 part = await self.client.ask(body, partial(self._read, first_seed=seed))
-            except FailedError:
+            except (FailedError, RefusedError):
                 if completions:
                     break  # the rest is asked for next
                 raise

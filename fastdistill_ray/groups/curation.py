@@ -63,16 +63,19 @@ def curate(
     pools: PoolsKnobs,
     sources: list[Source],
     *,
+    is_followed: bool = False,
     out: Place,
 ) -> StageResult:
     """Ask the teachers for every problem that is not committed yet; commit group by group.
 
-    What the sources have of these problems is taken from there.
+    What the sources have of these problems is taken from there. `is_followed`: by a training, which
+    has trained on the first groups in their order: none of them is judged again.
     """
     store = Store(out)
     (out / FAILED).unlink()
     store.begin()
-    judge_failed_again(store, judging)
+    if not is_followed:
+        judge_failed_again(store, judging)
     take_along(sources, problems, judging, store)
     forget_aside(store)
     tally = Tally(store, judging.reward.max_failed_share, pools, len(teachers))

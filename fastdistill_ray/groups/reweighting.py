@@ -60,8 +60,9 @@ def take_along(
     progress = Progress("take groups along", len(problems), done=len(done))
     grades = store.folder / LLM_JUDGE
     for source in sources:
-        for file in (source.folder / LLM_JUDGE).walk():  # paid for too
-            copy(file, grades / file.name)
+        for file in (source.folder / LLM_JUDGE).list():  # paid for too; its ledger stays there
+            if file.is_file():
+                copy(file, grades / file.name)
     with Judge(judging.reward.verifier) as judge, Scorer(judging.reward, grades) as scorer:
         renew: dict[str, Callable[[Rows], Rows]] = {
             "nothing": lambda rows: rows,
@@ -86,6 +87,7 @@ def rescore(
     """The groups of a stage from those of other stages alone; as many as these have."""
     store = Store(out)
     store.begin()
+    judge_failed_again(store, judging)
     take_along(sources, problems, judging, store)
     check_failures(count_verdicts(store), judging.reward.max_failed_share, store)
     return store_result(store, sum(len(commit.keys) for commit in store.commits()), {})

@@ -280,16 +280,17 @@ def training_errors(recipe: Recipe) -> list[str]:
 
 
 def _idle_ranks(recipe: Recipe) -> list[str]:
-    """A step is dealt to ranks by completions."""
+    """A step is dealt to ranks by completions, or by groups that must stay whole."""
     ranks, per_step = recipe.pools.student.workers, recipe.training.groups_per_step
     for student in students(recipe):
         in_group = min(recipe.sampling.most, student.group_size or recipe.sampling.most)
         in_group = student.rounds.n if student.rounds else in_group
-        most = per_step * (1 if student.objective.trains_one else in_group)
+        whole = student.objective.trains_one or student.objective.needs.whole_groups
+        most = per_step * (1 if whole else in_group)
         if ranks > most:
             return [
                 f"pools.student.workers: {ranks} ranks, and a step of {student.name} has at most "
-                f"{most} completions to train, so that some would never have any; lower it, or "
-                f"raise training.groups_per_step = {per_step}"
+                f"{most} {'groups' if whole else 'completions'} to train, so that some would never "
+                f"have any; lower it, or raise training.groups_per_step = {per_step}"
             ]
     return []

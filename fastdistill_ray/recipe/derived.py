@@ -271,6 +271,7 @@ def trained_models(recipe: Recipe) -> list[Trained]:
             bridge=needs.bridge,
             fed=needs.fed,
             across=needs.across,
+            relations=needs.relations,
             signal=needs.signal if frozen else None,
         )
         found.append(Trained(student.model, frozen.model if frozen else "", beside))

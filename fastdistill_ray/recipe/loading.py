@@ -105,13 +105,14 @@ def _read(file: Place, name: str, read: tuple[Place, ...]) -> dict[str, Any]:
 
 def _over(tree: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
     """Sections within sections are merged; all else is replaced, and so is a section that another
-    kind has other fields of."""
+    kind has other fields of, and a server by one of another address: its key is not for that."""
     merged = dict(base)
     for name, value in tree.items():
         below = base.get(name)
         if isinstance(value, dict) and isinstance(below, dict):
             kind = below.get("kind", OF_A_KIND.get(name))
             is_other = name in OF_A_KIND and value.get("kind", kind) != kind
+            is_other |= "url" in below and value.get("url", below["url"]) != below["url"]
             value = value if is_other else _over(value, below)
         merged[name] = value
     return merged

@@ -260,12 +260,7 @@ def writer_errors(recipe: Recipe) -> list[str]:
                 f"sampling.n: {sampling.n} answer of a problem shows no doubt, which "
                 f"{section}.rewrite asks for; draw several"
             )
-        if student.labels == "none" and getattr(student.objective, "on", "") != "all":
-            errors.append(
-                f"{section}.labels: none says of no text whether it is right, which "
-                f"{student.objective.kind} learns from; set on: all where the kind has it, or "
-                "labels: vote"
-            )
+        errors += _label_errors(recipe, student)
         if recipe.training.overlap:
             errors.append(
                 f"training.overlap: true trains while the teacher writes, which {student.writer} "
@@ -277,16 +272,33 @@ def writer_errors(recipe: Recipe) -> list[str]:
                 f"in evaluation.engine.max_model_len = {recipe.evaluation.engine.max_model_len} "
                 f"({section}.writer)"
             )
-        size = student.group_size or recipe.selection.group_size or sampling.n
-        if student.labels == "vote" and size < recipe.selection.min_votes:
-            errors.append(
-                f"selection.min_votes: {recipe.selection.min_votes} votes cannot be had from "
-                f"groups of {size} ({section}.labels)"
-            )
-        if student.labels in ("vote", "none") and sampling.max_n:
-            errors.append(
-                "sampling.max_n: it draws until enough completions are correct, which no answer "
-                f"of the task says with {section}.labels: {student.labels}; set none, or labels: "
-                "gold"
-            )
+    return errors
+
+
+def _label_errors(recipe: Recipe, student: StudentSpec) -> list[str]:
+    """How the texts of a student's writer cannot be judged."""
+    errors, section, sampling = [], student.section, recipe.sampling
+    if student.labels == "none" and getattr(student.objective, "on", "") != "all":
+        errors.append(
+            f"{section}.labels: none says of no text whether it is right, which "
+            f"{student.objective.kind} learns from; set on: all where the kind has it, or "
+            "labels: vote"
+        )
+    if student.labels == "gold" and (recipe.task.unlabelled or recipe.new_problems):
+        errors.append(
+            f"{section}.labels: gold judges by answers that not all training problems have "
+            "(task.unlabelled, new_problems); set vote, or none"
+        )
+    size = student.group_size or recipe.selection.group_size or sampling.n
+    if student.labels == "vote" and size < recipe.selection.min_votes:
+        errors.append(
+            f"selection.min_votes: {recipe.selection.min_votes} votes cannot be had from "
+            f"groups of {size} ({section}.labels)"
+        )
+    if student.labels in ("vote", "none") and sampling.max_n:
+        errors.append(
+            "sampling.max_n: it draws until enough completions are correct, which no answer "
+            f"of the task says with {section}.labels: {student.labels}; set none, or labels: "
+            "gold"
+        )
     return errors

@@ -118,9 +118,12 @@ def _cost(run: Contents, student: str) -> str:
             f"One training: {cost['trained_tokens']:,} trained tokens in {cost['seconds']:,.0f} "
             "seconds"
         )
-        for name, what in (("scored_tokens", "read by"), ("written_tokens", "written for")):
+        for name, what in (
+            ("scored_tokens", "read by another model beside it"),
+            ("written_tokens", "written for it by students"),
+        ):
             if cost.get(name):
-                sentences[-1] += f", {cost[name]:,.0f} tokens {what} another model beside it"
+                sentences[-1] += f", {cost[name]:,.0f} tokens {what}"
     if (best := _best_other(run, student)) and (other := run.results.costs.get(best)):
         sentences.append(
             f"One of {model_label(best, run.recipe)}: {other['trained_tokens']:,} in "
@@ -136,9 +139,15 @@ def _cost(run: Contents, student: str) -> str:
             f"{total['seconds'] / 60:,.1f} minutes, {total['cpu_hours']:,.2f} CPU hours, "
             f"{total['gpu_hours']:,.2f} GPU hours"
         )
-        paid = sum(one.get("facts", {}).get("teacher_paid", 0.0) for one in manifests)
+        facts = [one.get("facts", {}) for one in manifests]
+        paid = sum(one.get(name, 0.0) for one in facts for name in ("teacher_paid", "judge_paid"))
         sentences += [f"Paid to endpoints: {paid:,.4f}"] if paid else []
     return " ".join(f"{sentence}." for sentence in sentences)
+
+
+def _most(run: Contents, split: str) -> int:
+    """Problems of a split that a model has answered, at most."""
+    return max(one.num_problems for key, one in run.results.rows.items() if key[1] == split)
 
 
 def _trust(run: Contents, student: str, status: str) -> str:
@@ -150,6 +159,12 @@ def _trust(run: Contents, student: str, status: str) -> str:
     ]
     if asked:
         sentences.append(f"Every model was asked the same {' and '.join(asked)}.")
+    sentences += [
+        f"{model_label(model, run.recipe)} has answered {found.num_problems:,} of the "
+        f"{split_label(split)} problems alone; differences from it are over these."
+        for (model, split, metric), found in run.results.rows.items()
+        if metric == "accuracy" and 0 < found.num_problems < _most(run, split)
+    ]
     number = max(Counter(key[3] for key in run.results.differences).values(), default=0)
     if number:
         sentences.append(

@@ -2,6 +2,7 @@
 the differences between them, paired where they answered the same problems."""
 
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import Any
 
 from fastdistill_ray.errors import UserError
@@ -17,11 +18,18 @@ from fastdistill_ray.report.conclusion import (
 from fastdistill_ray.report.page import Block, Cell, Page, Section, Table, Text, to_html
 from fastdistill_ray.report.pairs import Pair, paired
 from fastdistill_ray.report.reading import Contents, read_run
-from fastdistill_ray.report.tables import UNDEFINED, result_cells
+from fastdistill_ray.report.tables import (
+    EXTRA_COSTS,
+    UNDEFINED,
+    extra_costs,
+    result_cells,
+    result_header,
+)
 from fastdistill_ray.run_files import COMPARISON, write_text
 from fastdistill_ray.storage.place import Place
 
 MAX_SHOWN = 80  # characters of a value
+KEPT = 20  # of them, before the first in which two differ
 FREE = ("name", "pools.", "tracking.")  # change no result
 
 
@@ -65,9 +73,9 @@ def _differences(runs: dict[str, Contents]) -> list[Block]:
     paths = dict.fromkeys(path for found in fields.values() for path in found)
     rows: list[list[Cell | str]] = []
     for path in paths:
-        values = [_short(found.get(path)) for found in fields.values()]
+        values = [_written(found.get(path)) for found in fields.values()]
         if len(set(values)) > 1 and not path.startswith(FREE):
-            rows.append([path, *values])
+            rows.append([path, *_from_the_first_difference(values)])
     if not rows:
         return [Text("Nothing that changes a result differs between them.")]
     return [Table(["Field", *fields], rows, title="What differs", num_text_columns=1 + len(fields))]
@@ -81,22 +89,34 @@ def _flat(tree: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         yield prefix, tree
 
 
-def _short(value: Any) -> str:
-    text = UNDEFINED if value is None else str(value)
-    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
+def _written(value: Any) -> str:
+    return UNDEFINED if value is None else str(value)
+
+
+def _from_the_first_difference(values: list[str]) -> list[str]:
+    """Of long ones, a part with a little of what they have in common."""
+    alike = (len(set(characters)) == 1 for characters in zip(*values, strict=False))
+    common = sum(1 for _ in takewhile(bool, alike))
+    start = common - KEPT if max(map(len, values)) > MAX_SHOWN and common > KEPT else 0
+    return [
+        f"{'...' if start else ''}{part[:MAX_SHOWN]}{'...' if part[MAX_SHOWN:] else ''}"
+        for part in (value[start:] for value in values)
+    ]
 
 
 def _results(runs: dict[str, Contents]) -> list[Block]:
     splits = dict.fromkeys(split for run in runs.values() for split in run.results.splits)
+    columns = [
+        name for name in EXTRA_COSTS if any(name in extra_costs(one) for one in runs.values())
+    ]
     tables: list[Block] = []
     for split in splits:
         rows: list[list[Cell | str]] = [
-            [letter, *result_cells(run, model, split)]
+            [letter, *result_cells(run, model, split, columns)]
             for letter, run in runs.items()
             for model in run.results.models
         ]
-        header = ["", "Model", "Accuracy %", "Strict accuracy %", "Format %", "Mean tokens"]
-        header += ["Truncated %", "Trained tokens", "Training s"]
+        header = ["", *result_header(columns)]
         title = split_label(split).capitalize()
         tables.append(Table(header, rows, title=title, num_text_columns=2))
     return tables or [Text("None of them has evaluated a model yet.")]

@@ -146,9 +146,11 @@ def _paid_blocks(run: Contents) -> list[Block]:
         )
         if paid:
             sentences.append(f"{plural} behind endpoints were paid {paid:,.4f} in all")
-            kept = sum(one.get("cost", 0.0) for one in facts)
-            if who == "teacher" and paid - kept > 1e-9:
-                sentences[-1] += f", of which {paid - kept:,.4f} for answers that are not kept"
+            groups = next((one for one in run.manifests if one["stage"] == "groups"), {})
+            told = groups.get("facts", {})
+            lost = told.get("teacher_paid", 0.0) - told.get("cost", 0.0)
+            if who == "teacher" and lost > 1e-9:
+                sentences[-1] += f", of which {lost:,.4f} for completions that are not kept"
             sentences[-1] += "."
         if untold:
             sentences.append(

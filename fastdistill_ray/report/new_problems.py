@@ -7,6 +7,7 @@ from fastdistill_ray.report.group_numbers import group_batches
 from fastdistill_ray.report.page import Block, Cell, Table
 from fastdistill_ray.report.reading import Contents
 from fastdistill_ray.report.tables import interval_cell
+from fastdistill_ray.storage.tables import read_rows
 
 STAGE = "new_problems"
 CAPTION = (
@@ -21,12 +22,15 @@ def new_problem_blocks(run: Contents) -> list[Block]:
     if not made or "groups" not in run.stages:
         return []
     (manifest,) = made
+    file = run.stages["problems"] / "train.parquet"
+    own = {row["problem_id"] for row in read_rows(file, ["problem_id"])}
     asked: Counter[bool] = Counter()
     kept: Counter[bool] = Counter()
-    for batch in group_batches(run.stages["groups"], ["problem_id", "reference", "dropped"], ()):
-        for row in batch.select(["reference", "dropped"]).to_pylist():
-            asked[not row["reference"]] += 1
-            kept[not row["reference"]] += not row["dropped"]
+    for batch in group_batches(run.stages["groups"], ["problem_id", "dropped"], ()):
+        for row in batch.select(["problem_id", "dropped"]).to_pylist():
+            is_new = row["problem_id"] not in own
+            asked[is_new] += 1
+            kept[is_new] += not row["dropped"]
     rows: list[list[Cell | str]] = [
         [label, f"{asked[is_new]:,}", interval_cell(wilson(kept[is_new], asked[is_new]))]
         for label, is_new in (("Of the task", False), ("New", True))

@@ -14,8 +14,8 @@ def overlap_warning(run: Contents) -> str:
         return ""
     names = ", ".join(found[:SHOWN]) + (", ..." if len(found) > SHOWN else "")
     return (
-        f"{len(found):,} of {_tested(run)} share {_words(run)} with a completion that students "
-        f"were trained on ({names}): answers to these may be known by heart."
+        f"{len(found):,} of {_tested(run)} share {_words(run)} with a completion of the teachers' "
+        f"kept groups ({names}): answers to these may be known by heart."
     )
 
 
@@ -23,7 +23,8 @@ def overlap_blocks(run: Contents) -> list[Block]:
     """The same sentence, or that there are none; nothing where it was not looked for."""
     if not _tested(run):
         return []
-    none = f"None of {_tested(run)} shares {_words(run)} with a completion that students learnt."
+    shared = f"{_words(run)} with a completion of the teachers' kept groups"
+    none = f"None of {_tested(run)} shares {shared}."
     return [Text(overlap_warning(run) or none)]
 
 

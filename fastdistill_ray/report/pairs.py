@@ -30,10 +30,11 @@ def paired(runs: dict[str, Contents]) -> list[Pair]:
     """Of every model that a run has by the name it has in the first, but for those whose answers
     are the same files, and of the runs' own students; p is adjusted for all of them."""
     (_, first), *others = runs.items()
+    clusters = _clusters(first)  # of both: the same problems are drawn together
     found = []
     for letter, run in others:
         for model, minus in _models(run, first):
-            own, other = _answers(run, model), _answers(first, minus)
+            own, other = _answers(run, model, clusters), _answers(first, minus, clusters)
             for split in dict.fromkeys(row["split"] for row in own):
                 pair = _shared(own, other, split)
                 if pair:
@@ -60,21 +61,20 @@ def _models(run: Contents, first: Contents) -> list[tuple[str, str]]:
 
 def _folders(run: Contents, model: str) -> dict[int, Place]:
     """Training seed -> the answers; of a model that was not trained, of one seed."""
-    found = {}
+    found, first = {}, next(iter(run.recipe["compare"].get("seeds", [])), 0)
     for name, folder in run.stages.items():
         kind, _, label = name.partition("/")
         seeded = SEED.fullmatch(label)
         if kind != "answers" or not (folder / ANSWERS).exists():
             continue
         if label == model:
-            found[0] = folder
+            found[first] = folder
         elif seeded and seeded[1] == model:
             found[int(seeded[2])] = folder
     return found
 
 
-def _answers(run: Contents, model: str) -> list[Row]:
-    clusters = _clusters(run)
+def _answers(run: Contents, model: str, clusters: dict[str, str]) -> list[Row]:
     return [
         {**row, "training_seed": seed, "cluster": clusters.get(row["problem_id"], "")}
         for seed, folder in _folders(run, model).items()

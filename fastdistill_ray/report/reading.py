@@ -152,9 +152,10 @@ def _read_timeline(stages: dict[str, Place]) -> Timeline:
     ]
     trainings = {}
     for student, rate, seed, folder in _trainings_in(stages):
-        if (folder / STEPS).exists():
+        events = _step_events(folder / STEPS) if (folder / STEPS).exists() else []
+        if events:
             name = f"{student} {rate}" if seed is None else f"{student} {rate} seed {seed}"
-            trainings[name] = _done(_step_events(folder / STEPS))
+            trainings[name] = _done(events)
     return Timeline(_done(commits), trainings)
 
 

@@ -11,7 +11,7 @@ from fastdistill_ray.groups.store import DAMAGED, FAILED
 from fastdistill_ray.report.drawing import graph_svg
 from fastdistill_ray.report.page import Block, Cell, Figure, Table, Text
 from fastdistill_ray.report.reading import Contents
-from fastdistill_ray.run_files import METRICS, STAGE, STALL, STEPS, read_json, run_of
+from fastdistill_ray.run_files import MANIFEST, METRICS, STAGE, STALL, STEPS, read_json, run_of
 from fastdistill_ray.storage.place import Place
 
 PAUSE = 60.0  # seconds without a step that are told
@@ -22,7 +22,7 @@ def stage_blocks(run: Contents, troubles: dict[str, list[str]]) -> list[Block]:
     if not run.stages:
         return []
     edges = sources(run)
-    done = {one["stage"]: one for one in run.manifests}
+    done = _complete(run)
     rows: list[list[Cell | str]] = [
         [
             name,
@@ -51,6 +51,16 @@ def stage_blocks(run: Contents, troubles: dict[str, list[str]]) -> list[Block]:
     ]
 
 
+def _complete(run: Contents) -> dict[str, dict[str, Any]]:
+    """Name of each complete stage -> its manifest. Models that are one, such as a base with and
+    without a system text that is empty, are two names of one stage."""
+    return {
+        name: read_json(folder / MANIFEST, {})
+        for name, folder in run.stages.items()
+        if (folder / MANIFEST).exists()
+    }
+
+
 def _moment(time: str) -> str:
     return datetime.fromisoformat(time).strftime("%-d\u00a0%b\u00a0%Y %H:%M")
 
@@ -62,7 +72,7 @@ def find_troubles(run: Contents) -> dict[str, list[str]]:
 
 def status_sentence(run: Contents, troubles: dict[str, list[str]]) -> str:
     """Whether all is there, and how much went wrong."""
-    done = {one["stage"] for one in run.manifests}
+    done = _complete(run)
     missing = [name for name in run.stages if name not in done]
     number = len(run.stages)
     if missing:

@@ -1,7 +1,7 @@
 """Tables and figures of what results.json says of every model; computes no metric of its own."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from fastdistill_ray.evaluation.statistics import Estimate
@@ -48,25 +48,35 @@ def result_blocks(run: Contents) -> list[Block]:
 
 def _result_table(run: Contents, split: str) -> Table:
     """One row per model; cost stands beside it because equal accuracy may not be equally dear."""
-    rows = [result_cells(run, model, split) for model in run.results.models]
-    measures = [measure(run, model, split, "accuracy") for model in run.results.models]
-    largest = max(measures, key=lambda measure: measure.num_problems)
-    header = ["Model", "Accuracy %", "Strict accuracy %", "Format %", "Mean tokens", "Truncated %"]
-    caption = ""
-    if "scored_tokens" in _extra_costs(run):
-        caption = (
+    columns = extra_costs(run)
+    rows = [result_cells(run, model, split, columns) for model in run.results.models]
+    measures = {model: measure(run, model, split, "accuracy") for model in run.results.models}
+    largest = max(measures.values(), key=lambda measure: measure.num_problems)
+    caption = " ".join(
+        f"{model_label(model, run.recipe)} has answered {found.num_problems:,} of them alone."
+        for model, found in measures.items()
+        if 0 < found.num_problems < largest.num_problems
+    )
+    if "scored_tokens" in columns:
+        caption += " " * bool(caption) + (
             "Scored tokens: what another model read of the texts, beside the student in training "
             "or once before it: the teacher or, of DPO, the student as it began."
         )
     return Table(
-        [*header, *_cost_header(run)],
+        result_header(columns),
         rows,
         caption,
         title=f"{split_label(split).capitalize()}: {problems_in(largest)}",
     )
 
 
-def result_cells(run: Contents, model: str, split: str) -> list[Cell | str]:
+def result_header(columns: Sequence[str]) -> list[str]:
+    """Of `result_cells`; `columns`: of EXTRA_COSTS."""
+    header = ["Model", "Accuracy %", "Strict accuracy %", "Format %", "Mean tokens", "Truncated %"]
+    return [*header, *cost_header(columns)]
+
+
+def result_cells(run: Contents, model: str, split: str, columns: Sequence[str]) -> list[Cell | str]:
     """The model, what it solves, how it answers, and what its training cost."""
     cost = run.results.costs.get(model)
     return [
@@ -76,7 +86,7 @@ def result_cells(run: Contents, model: str, split: str) -> list[Cell | str]:
         percent(measure(run, model, split, "template_adherence").value),
         decimal(measure(run, model, split, "mean_tokens").value),
         percent(measure(run, model, split, "truncation_rate").value),
-        *_cost_cells(run, cost or {"trained_tokens": 0, "seconds": 0}),
+        *cost_cells(cost or {"trained_tokens": 0, "seconds": 0}, columns),
     ]
 
 
@@ -230,7 +240,7 @@ def _tokens_of_both(run: Contents, model: str, minus: str, *names: str) -> str:
 
 
 def trial_blocks(run: Contents) -> list[Block]:
-    has_seeds = _has_seeds(run)
+    has_seeds, columns = _has_seeds(run), extra_costs(run)
     rows = [
         [
             model_cell(run, trial["student"]),
@@ -240,7 +250,7 @@ def trial_blocks(run: Contents) -> list[Block]:
             percent(trial["validation_accuracy"]),
             *([percent(trial["mean_accuracy"])] if has_seeds else []),
             f"{trial['num_problems']:,}",
-            *_cost_cells(run, trial),
+            *cost_cells(trial, columns),
             "chosen" if trial["chosen"] else "",
         ]
         for trial in run.trials
@@ -248,7 +258,7 @@ def trial_blocks(run: Contents) -> list[Block]:
     seed, mean = (["Seed"], ["Mean over seeds %"]) if has_seeds else ([], [])
     header = ["Student", "Learning rate", *seed, "Epochs", "Validation accuracy %", *mean]
     caption = f"{_selection(run)}Tokens and seconds count training up to that epoch."
-    table = Table([*header, "Problems", *_cost_header(run), ""], rows, caption)
+    table = Table([*header, "Problems", *cost_header(columns), ""], rows, caption)
     return [table] if rows else []
 
 
@@ -363,22 +373,22 @@ def interval_cell(found: Estimate) -> Cell:
 
 # Costs that only some methods have -> title of the column and how a number is shown.
 EXTRA_COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
-    "written_tokens": ("Written by the student", lambda tokens: f"{tokens:,}"),
+    "written_tokens": ("Written by students", lambda tokens: f"{tokens:,}"),
     "scored_tokens": ("Scored tokens", lambda tokens: f"{tokens:,}"),
     "signal_bytes": ("Stored MiB", lambda size: f"{size / 2**20:,.2f}"),
 }
 
 
-def _extra_costs(run: Contents) -> list[str]:
+def extra_costs(run: Contents) -> list[str]:
     """Those that a student of this run has."""
     costs = run.results.costs.values()
     return [name for name in EXTRA_COSTS if any(cost.get(name) for cost in costs)]
 
 
-def _cost_header(run: Contents) -> list[str]:
-    return ["Trained tokens", *(EXTRA_COSTS[name][0] for name in _extra_costs(run)), "Training s"]
+def cost_header(columns: Sequence[str]) -> list[str]:
+    return ["Trained tokens", *(EXTRA_COSTS[name][0] for name in columns), "Training s"]
 
 
-def _cost_cells(run: Contents, cost: dict[str, float]) -> list[Cell | str]:
-    extra = [EXTRA_COSTS[name][1](cost.get(name, 0)) for name in _extra_costs(run)]
+def cost_cells(cost: dict[str, float], columns: Sequence[str]) -> list[Cell | str]:
+    extra = [EXTRA_COSTS[name][1](cost.get(name, 0)) for name in columns]
     return [f"{cost['trained_tokens']:,}", *extra, f"{cost['seconds']:,.0f}"]

@@ -23,6 +23,7 @@ from fastdistill_ray.endpoints.client import (
 )
 from fastdistill_ray.endpoints.knobs import ServerKnobs
 from fastdistill_ray.errors import FailedError
+from fastdistill_ray.prompts import OPEN, parts_of
 from fastdistill_ray.rewards.functions import ScoreError
 from fastdistill_ray.storage.place import Journal, Place
 
@@ -152,7 +153,9 @@ class LlmJudge:
     def _read(self, answer: Answer) -> tuple[float, str]:
         """(grade, reply); UnusableError where the reply names none."""
         reply = answer.choices[0].text
-        grades = GRADE_LINE.findall(reply)[:1] or GRADE.findall(reply)[-1:]
+        thoughts, said = parts_of(reply)
+        said = "" if not thoughts and OPEN in reply else said  # cut off in its thoughts
+        grades = GRADE_LINE.findall(said)[:1] or GRADE.findall(said)[-1:]
         if not grades or not 0 <= float(grades[0]) <= self._knobs.max_score:
             raise UnusableError(f"no 'Score: N' from 0 to {self._knobs.max_score:g} in the reply")
         return float(grades[0]) / self._knobs.max_score, reply

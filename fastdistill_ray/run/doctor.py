@@ -156,11 +156,13 @@ def check_prompts(recipe: Recipe, problems: Mapping[Split, Problems]) -> None:
         raise UserError(f"task.name {recipe.task.name}: it has no training problems")
     if not problems["test"] and not problems["ood"]:
         raise UserError(f"task.name {recipe.task.name}: it has no test problems")
-    if recipe.reward.reference == "vote":
+    labels = {f"{one.section}.labels": one.labels for one in students(recipe)}
+    voted = {"reward.reference": recipe.reward.reference, **labels}
+    if field := next((name for name, value in voted.items() if value == "vote"), ""):
         for one in problems["train"]:
             if one.kind == "scored":
                 raise UserError(
-                    f"reward.reference: vote compares answers with each other, and those to "
+                    f"{field}: vote compares answers with each other, and those to "
                     f"{one.problem_id} are only known to be right by its data set; set gold"
                 )
     for name, teacher in all_teachers(recipe).items():

@@ -26,13 +26,14 @@ from ray.exceptions import (
 
 from fastdistill_ray.cluster.joining import joined_cluster
 from fastdistill_ray.errors import UserError
+from fastdistill_ray.recipe.derived import reads_groups
 from fastdistill_ray.recipe.loading import load_shape
 from fastdistill_ray.recipe.paths import with_absolute_paths
 from fastdistill_ray.recipe.tree import AnyRecipe, Recipe
 from fastdistill_ray.records import Split
 from fastdistill_ray.run import doctor, student_checks
 from fastdistill_ray.run.folder import JobFolder, RunFolder, check_writable, place_of_run
-from fastdistill_ray.run.forecast import comes_to_answers
+from fastdistill_ray.run.forecast import comes_to_answers, generates
 from fastdistill_ray.run.lease import lease
 from fastdistill_ray.run.memory import check_engines, check_memory
 from fastdistill_ray.run.needed import untrained
@@ -97,13 +98,17 @@ class Job(AnyJob[RunFolder]):
         check_models(recipe)
         train = training_problems(run.path, recipe) or problems["train"]
         groups = run.stages.groups(train)
-        check_not_paid_twice(run.path, groups, recipe, len(train), self.again)
+        is_asked = reads_groups(recipe) or run.verb == "generate"
+        if is_asked:
+            check_not_paid_twice(run.path, groups, recipe, len(train), self.again)
         if comes_to_answers(run.verb):
             tests = [problems["test"], problems["ood"]]
             check_answers_not_paid_twice(run.path, recipe, tests, self.again)
         if SET_ASIDE in self.again:
+            if not generates(run.verb):
+                raise UserError(f"--again {SET_ASIDE}: {run.verb} asks no teacher; use generate")
             ask_set_aside_again(run.path, groups)
-        if not run.is_complete(groups):
+        if is_asked and not run.is_complete(groups):
             check_sources(recipe)
         check_problems(recipe, problems)
         if not run.is_complete(groups):

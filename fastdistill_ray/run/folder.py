@@ -102,7 +102,10 @@ class JobFolder(Generic[R]):
         folder = self.folder(stage)
         if UNKNOWN in json.dumps(read_json(folder / STAGE, {}).get("inputs", {})):
             write_json(folder / STAGE, stage.dependencies)  # a revision may be known by now
-        self.graph[stage.name] = folder.relative_to(self.path)
+        place = folder.relative_to(self.path)
+        # Two of a kind may have one label, such as a signal of two students' texts.
+        is_free = self.graph.get(stage.name, place) == place
+        self.graph[stage.name if is_free else f"{stage.kind}/{folder.name}"] = place
         if (self.view / RECIPE).exists():
             write_json(self.view / GRAPH, self.graph)
         return folder

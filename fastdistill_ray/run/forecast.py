@@ -26,6 +26,7 @@ from fastdistill_ray.run.inputs import check_task
 from fastdistill_ray.run.paid import (
     AGAIN,
     check_answers_not_paid_twice,
+    check_new_problems_not_paid_twice,
     check_not_paid_twice,
     cost,
     sources_of,
@@ -46,6 +47,7 @@ from fastdistill_ray.run.stages import (
     SELECTED,
     SIGNALS,
     TRAIN,
+    TRAINING_FILE,
     WRITTEN,
     Stages,
     training_problems,
@@ -129,6 +131,11 @@ def _together(recipe: Recipe, lines: list[Line]) -> list[str]:
     return [GROUPS, *trained[:1]] if GROUPS in open_ else []
 
 
+def generates(verb: str) -> bool:
+    """Whether the teachers are asked for groups."""
+    return verb in (DISTILL, "generate")
+
+
 def comes_to_answers(verb: str) -> bool:
     """Whether the models answer the test problems."""
     return ANSWERS not in NOT_OF.get(verb, ())
@@ -146,6 +153,9 @@ def check_run(
     if problems and problems.is_complete and comes_to_answers(verb):
         tests = [ProblemFile(problems.folder / f"{split}.parquet") for split in ("test", "ood")]
         check_answers_not_paid_twice(run, recipe, tests, again)
+    if recipe.new_problems and problems and problems.is_complete:
+        own = ProblemFile(problems.folder / TRAINING_FILE)
+        check_new_problems_not_paid_twice(run, stages.new_problems(own), again)
     if file and reads_groups(recipe):
         check_not_paid_twice(run, stages.groups(file), recipe, len(file), again)
     elif is_here and not (problems and problems.is_complete):

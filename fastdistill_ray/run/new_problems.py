@@ -8,13 +8,13 @@ from fastdistill_ray.groups.store import Store
 from fastdistill_ray.rewards import RewardKnobs
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.rewards.selection import Judging, SelectionKnobs
-from fastdistill_ray.run.stages import TRAINING_FILE
+from fastdistill_ray.run.stages import NEW_TEXTS, TRAINING_FILE
 from fastdistill_ray.run_files import StageResult
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks.new_problems import KINDS, NewProblemsKnobs, kept
 from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
 
-WRITTEN, SOURCES = "written", "sources.parquet"
+SOURCES = "sources.parquet"
 EVERY = SelectionKnobs(min_correct=0, min_size=1)
 
 
@@ -54,11 +54,11 @@ def write_new_problems(
     asked = teacher.model_copy(update=alone)
     judging = Judging(RewardKnobs(), AdvantageKnobs(), EVERY)
     result = curate(
-        ProblemFile(out / SOURCES), [asked], drawn, judging, pools, [], out=out / WRITTEN
+        ProblemFile(out / SOURCES), [asked], drawn, judging, pools, [], out=out / NEW_TEXTS
     )
     texts = (
         (sources[row["problem_id"]], [(c["text"], c["finish_reason"]) for c in row["completions"]])
-        for table in Store(out / WRITTEN).tables(["problem_id", "completions"])
+        for table in Store(out / NEW_TEXTS).tables(["problem_id", "completions"])
         for row in table.to_pylist()
     )
     tested = [one for file in others for one in file]

@@ -13,7 +13,7 @@ from fastdistill_ray.progress import amount, duration
 from fastdistill_ray.recipe.derived import all_teachers, baselines
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run.graph import Change, Made, Stage, changes, find, made
-from fastdistill_ray.run.stages import PAID, PROBLEMS, SELECTED, TRAIN, Stages
+from fastdistill_ray.run.stages import NEW_TEXTS, PAID, PROBLEMS, SELECTED, TRAIN, Stages
 from fastdistill_ray.run_files import MANIFEST, SECONDS, read_json
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks.problem_file import ProblemFile
@@ -108,6 +108,21 @@ def check_answers_not_paid_twice(
                 f"{paid_tokens(near):,} tokens in {near.folder.relative_to(run)} are paid for"
                 f"{_seconds(near)}. To ask again beside them: --again {ANSWERED}; else take the "
                 "change back, leave the model out of compare.baselines, or choose another --run-dir"
+            )
+
+
+def check_new_problems_not_paid_twice(run: Place, stage: Stage, again: list[str]) -> None:
+    """UserError where a teacher would write new problems anew although this run has some."""
+    if AGAIN in again or find(run, stage):
+        return
+    for one in made(run, stage.kind):
+        if written := sum(c.num_tokens for c in Store(one.folder / NEW_TEXTS).commits()):
+            found = changes(stage, one.dependencies)
+            raise UserError(
+                f"{found[0]}{_and_more(found)}: the teacher would be asked again for new problems, "
+                f"and for groups of them; {written:,} tokens in {one.folder.relative_to(run)} are "
+                f"paid for. To ask again beside them: --again {AGAIN}; else take the change back, "
+                "or choose another --run-dir"
             )
 
 

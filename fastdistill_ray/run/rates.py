@@ -118,6 +118,8 @@ def time_left(lines: Sequence[Line], together: Sequence[str] = ()) -> str:
 
 def _scaled(one: Made, amount: int) -> Spent | None:
     manifest = read_json(one.folder / MANIFEST, {})
+    if manifest.get("facts", {}).get("reused_completion_tokens"):
+        return None  # what is taken along takes no time of a teacher's
     done = manifest.get("facts", {}).get("planned_steps") or manifest.get("rows_in")
     if not done:
         return None

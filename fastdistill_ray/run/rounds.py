@@ -14,11 +14,13 @@ import pyarrow.compute as pc
 
 from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.errors import UserError
+from fastdistill_ray.groups.accounting import paid_facts
 from fastdistill_ray.groups.shares import Rise, Shares
 from fastdistill_ray.groups.steps import Rounds, StepPlan
 from fastdistill_ray.groups.store import FAILED, Store
 from fastdistill_ray.recipe.derived import Training, judging_of_rounds
 from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.rewards.scorer import LLM_JUDGE
 from fastdistill_ray.rounds.knobs import AdaptiveKnobs
 from fastdistill_ray.rounds.policies import POLICIES, Policies
 from fastdistill_ray.rounds.requests import RoundRequests, draw_requests
@@ -130,6 +132,7 @@ def train_in_rounds(job: TrainJob, written: Written, pool: PoolKnobs, *, out: Pl
         result = train(job, pool, out=out)
     (out / POLICIES).remove_tree()
     count_written(result, [out / GROUPS])
+    result.facts.update(paid_facts("judge", out / GROUPS / LLM_JUDGE))
     return result
 
 

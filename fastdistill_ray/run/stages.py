@@ -34,7 +34,8 @@ SELECTED, WRITTEN, REWRITTEN = "selected_groups", "student_groups", "rewritten_g
 SIGNALS, TRAIN, NEW_PROBLEMS = "signals", "train", "new_problems"
 PROBLEMS = "the problems of task"
 TRAINING_FILE = "train.parquet"  # of the stages that make problems
-AS_DRAWN = {"top_p", "top_k", "min_p", "loop_repeats", "max_set_aside"}
+NEW_TEXTS = "written"  # the store of what a teacher wrote for one, in its folder
+AS_DRAWN = {"top_p", "top_k", "min_p", "loop_repeats"}
 AS_SAMPLED = {"max_new_tokens", "loop_repeats", "seed"}  # of `sampling`, how students write too
 
 

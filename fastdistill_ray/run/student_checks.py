@@ -13,7 +13,7 @@ from fastdistill_ray.models import (
 )
 from fastdistill_ray.objectives.contract import Relations
 from fastdistill_ray.objectives.hidden import Pkd
-from fastdistill_ray.prompts import Prompted, written_by
+from fastdistill_ray.prompts import CLOSE, OPEN, Prompted, written_by
 from fastdistill_ray.recipe.derived import Scorer, StudentSpec, speaker_of, students
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.training.alignment import read_vocabulary
@@ -29,6 +29,7 @@ def check_frozen(recipe: Recipe) -> None:
     """A model whose distributions are learned has its student's vocabulary and ends of turns, or a
     tokenizer whose texts can be aligned with the student's, where the kind does so."""
     for student in students(recipe):
+        _check_views(recipe, student)
         if not (speaker := speaker_of(recipe, student)):
             continue
         teacher, field = speaker.prompted, speaker.field
@@ -71,6 +72,17 @@ def check_frozen(recipe: Recipe) -> None:
                 f"{alike} {teacher.model} has a head of {rows[teacher.model]} rows, the student "
                 f"uses {used}; take models of one family"
             )
+
+
+def _check_views(recipe: Recipe, student: StudentSpec) -> None:
+    """The text that is the answer alone does not stand inside of thoughts."""
+    begun = written_by(tokenizer_of(student.model), recipe.student.prompt).opening
+    if student.objective.needs.views and OPEN in begun and CLOSE not in begun:
+        raise UserError(
+            f"{student.section}.kind: {student.objective.kind} trains the answer alone, and the "
+            f"template of {student.model_field} {student.model} opens thoughts in every prompt; "
+            "set student.prompt.template, or template_args such as {enable_thinking: false}"
+        )
 
 
 def _check_bytes(recipe: Recipe, student: StudentSpec, speaker: Scorer) -> None:

@@ -58,8 +58,8 @@ TASKS: dict[str, Task] = {
     "cmath": Task(arithmetic.load_cmath, arithmetic.CMATH),
     "aqua": Task(multiple_choice.load_aqua, multiple_choice.AQUA),
     "lila": Task(lila.load, lila.HUB),
-    "jsonl": Task(jsonl.load),
-    HUB: Task(jsonl.load_hub),
+    "jsonl": Task(jsonl.load, load_whole=partial(jsonl.load, holds_out=False)),
+    HUB: Task(jsonl.load_hub, load_whole=partial(jsonl.load_hub, holds_out=False)),
 }
 
 
@@ -142,7 +142,7 @@ def _with_ood(problems: Problems, knobs: TaskKnobs, ood: OodKnobs) -> Problems:
     other = resolve(TaskKnobs(name=ood.name, path=ood.path, seed=knobs.seed))
     task = _task(ood.name, "task.ood.name")
     try:
-        found = task.load(other)
+        found = (task.load_whole or task.load)(other)
     except UserError as error:
         raise UserError(f"task.ood: {error}") from error
     chosen = take_ood(found["test"] or found["train"], knobs)

@@ -27,30 +27,31 @@ Where = tuple[str, dict[str, Any]]  # a row's place, and its columns
 FIELDS: tuple[JsonlField, ...] = get_args(JsonlField)
 
 
-def load(knobs: TaskKnobs) -> Problems:
+def load(knobs: TaskKnobs, *, holds_out: bool = True) -> Problems:
     """From a .jsonl, .json, .parquet or .csv file, or a folder of them with the names of splits.
 
     Lines without "split" are of the split that their file in a folder is named after, else train;
     other columns than those above are ignored. Without test (validation) lines, `num_test`
-    (`num_validation`) are held out of train; where nobody says how many tests, a fifth.
+    (`num_validation`) are held out of train; where nobody says how many tests, a fifth, if it
+    `holds_out`.
     """
     if not knobs.path:
         raise UserError("task.path: task jsonl needs the file with the problems")
-    return _problems(knobs, _rows(Path(knobs.path)))
+    return _problems(knobs, _rows(Path(knobs.path)), holds_out)
 
 
-def load_hub(knobs: TaskKnobs) -> Problems:
+def load_hub(knobs: TaskKnobs, *, holds_out: bool = True) -> Problems:
     """The same of a dataset on the hub, or a copy of its repository, whose splits are ours."""
     if not knobs.path:
         raise UserError("task.path: task hub needs the dataset's name there, such as org/name")
-    return _problems(knobs, _hub_rows(knobs))
+    return _problems(knobs, _hub_rows(knobs), holds_out)
 
 
-def _problems(knobs: TaskKnobs, rows: Iterable[tuple[Split, Where]]) -> Problems:
+def _problems(knobs: TaskKnobs, rows: Iterable[tuple[Split, Where]], holds_out: bool) -> Problems:
     found: Problems = {"train": [], "validation": [], "test": [], "ood": []}
     lines: dict[str, str] = {}
     for split, (where, row) in rows:
-        fields = {"split": split, **_renamed(row, knobs.columns, where)}
+        fields = {"split": split, **_renamed(row, knobs.columns, knobs.unlabelled, where)}
         needed = ["question", "answer"]
         if knobs.unlabelled and fields["split"] == "train" and "answer" not in fields:
             needed.remove("answer")
@@ -69,7 +70,7 @@ def _problems(knobs: TaskKnobs, rows: Iterable[tuple[Split, Where]]) -> Problems
         found[problem.split].append(problem)
     if not lines:
         raise UserError(f"{knobs.path}: no problems in it")
-    if not found["test"] and knobs.num_test is None and not knobs.unlabelled:
+    if holds_out and not found["test"] and knobs.num_test is None and not knobs.unlabelled:
         held_out = min(len(found["train"]) // HELD_OUT, MOST_HELD_OUT)
         knobs = knobs.model_copy(update={"num_test": held_out})
     return divide(found, knobs)
@@ -116,7 +117,9 @@ def _rows(path: Path) -> Iterator[tuple[Split, Where]]:
                 yield split, row
 
 
-def _renamed(row: dict[str, Any], columns: dict[JsonlField, str], where: str) -> dict[str, Any]:
+def _renamed(
+    row: dict[str, Any], columns: dict[JsonlField, str], may_lack_answer: bool, where: str
+) -> dict[str, Any]:
     """Our fields from the columns that hold them; null counts as absent."""
     fields: dict[str, Any] = {}
     for name in FIELDS:
@@ -126,7 +129,7 @@ def _renamed(row: dict[str, Any], columns: dict[JsonlField, str], where: str) ->
             value = _part(value, part)
         if value is not None:
             fields[name] = value
-        elif name in columns:
+        elif name in columns and not (name == "answer" and may_lack_answer):
             raise UserError(
                 f"{where}: missing {columns[name]}, which task.columns.{name} names (its columns: "
                 f"{', '.join(row)})"

@@ -52,6 +52,8 @@ class Task(NamedTuple):
     # Questions its test problems were made from, which may not be trained on either.
     seed_questions: Callable[[TaskKnobs], set[str]] | None = None
     is_made: bool = False  # from templates: its problems differ by numbers and names alone
+    # The same, where nothing is held out for tests of its own.
+    load_whole: Callable[[TaskKnobs], Problems] | None = None
 
 
 class Row(NamedTuple):

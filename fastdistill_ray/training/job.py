@@ -25,7 +25,7 @@ from fastdistill_ray.run_files import STOP, StageResult
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.storage.room import causes
 from fastdistill_ray.training.knobs import TrainingKnobs
-from fastdistill_ray.training.worker import CHECKPOINTS, TrainJob, run_worker
+from fastdistill_ray.training.worker import CHECKPOINTS, TrainJob, exports_in, run_worker
 
 logger = logging.getLogger(__name__)
 MAX_HALVINGS = 3  # of micro-batches; each costs a start of the workers
@@ -60,8 +60,16 @@ def train(job: TrainJob, pool: PoolKnobs, *, out: Place) -> StageResult:
             job = with_smaller_batches(job, asked_for, str(error))
     if (out / STOP).is_file():
         raise StoppedEarlyError
-    (out / CHECKPOINTS).remove_tree()  # a finished training needs none
     result = _count_rows(out / "metrics.jsonl", job.total_steps)
+    if not result.rows_out:
+        why = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in result.set_aside.items())
+        raise UserError(
+            f"objective: {job.objective.kind} found nothing to train on in {result.rows_in} visits "
+            f"of groups ({why}); look at training.max_seq_len, at the texts it takes (on, pairs of "
+            "right and wrong ones) and at selection"
+        )
+    assert exports_in(out), "a training ends with a student"
+    (out / CHECKPOINTS).remove_tree()  # a finished training needs none
     if job.plan.signals:
         result.facts.update(_signal_facts(Store(job.plan.signals.folder)))
     if job.training.micro_batch_tokens < asked_for:

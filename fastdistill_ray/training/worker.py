@@ -64,6 +64,7 @@ from fastdistill_ray.training.utilisation import matrix_peak
 from fastdistill_ray.training.written import OwnTexts
 
 CHECKPOINTS = "checkpoints"
+EPOCH, BEST = "epoch_", "best_step_"  # begin the names of exported students
 logger = logging.getLogger(__name__)
 
 
@@ -108,6 +109,7 @@ def train_rank(job: TrainJob, *, use_gpu: bool, out: Place) -> None:
     journal = StepJournal(out, progress.step) if dist.get_rank() == 0 else None
     writer = CheckpointWriter(is_async=job.optimizer.kind == "adamw")
     is_saved, ended = True, time.perf_counter()
+    is_there = bool(exports_in(out))
     own_texts = OwnTexts(job.rounds, may_advise=journal is not None and progress.step == 0)
     with watch_stop(out) as is_told:
         # Its tokenizers encode for one thread at a time: how they treat what looks like a control
@@ -142,6 +144,7 @@ def train_rank(job: TrainJob, *, use_gpu: bool, out: Place) -> None:
             if journal and (is_saved or row["ends_epoch"]):
                 journal.sync()
             if is_exported(job, row):
+                is_there = True
                 export(learner, source, epoch_folder(out, row["epoch"]))
             if is_saved:
                 report_checkpoint(writer, learner, progress, out)
@@ -149,8 +152,7 @@ def train_rank(job: TrainJob, *, use_gpu: bool, out: Place) -> None:
     writer.wait()
     if journal:
         journal.sync()
-    if progress.best_step:
-        export_best(learner, source, progress.best_step, out)
+    export_last(learner, source, progress, out, is_there=is_there)
 
 
 def save_and_stop(
@@ -183,11 +185,12 @@ def is_last(job: TrainJob, row: dict[str, Any]) -> bool:
 
 
 def is_exported(job: TrainJob, row: dict[str, Any]) -> bool:
-    """After the epochs that are asked for, and where max_steps cuts one short: before the step's
-    checkpoint, from which a training that was killed goes on without this step."""
-    if row["ends_epoch"]:
+    """After the epochs that are asked for, and where max_steps ends the training before its last
+    epoch does: before the step's checkpoint, from which a training that was killed goes on without
+    this step."""
+    if row["ends_epoch"] and row["epoch"] + 1 in (*job.export_epochs, job.plan.epochs):
         return row["epoch"] + 1 in job.export_epochs
-    return is_last(job, row) and bool(job.export_epochs)
+    return row["step"] + 1 == job.plan.max_steps and bool(job.export_epochs)
 
 
 def shares_of(job: TrainJob) -> Shares | None:
@@ -221,10 +224,18 @@ def publish(
     return time.perf_counter() - start
 
 
-def export_best(learner: Learner, source: str, step: int, out: Place) -> None:
-    with readable_folder(step_folder(out, step)) as folder:
-        load_weights(learner.student, folder)
-    export(learner, source, out / f"best_step_{step}")
+def export_last(
+    learner: Learner, source: str, progress: TrainProgress, out: Place, *, is_there: bool
+) -> None:
+    """The best step's student where there is one; else, where none `is_there`, this one: the last
+    steps of rounds had no group that could be trained on."""
+    if progress.best_step:
+        if progress.best_step != progress.step:  # else a bucket may not have all of it yet
+            with readable_folder(step_folder(out, progress.best_step)) as folder:
+                load_weights(learner.student, folder)
+        export(learner, source, out / f"{BEST}{progress.best_step}")
+    elif not is_there:
+        export(learner, source, epoch_folder(out, 0))
 
 
 def export(learner: Learner, source: str, out: Place) -> None:
@@ -233,7 +244,12 @@ def export(learner: Learner, source: str, out: Place) -> None:
 
 
 def epoch_folder(out: Place, epoch: int) -> Place:
-    return out / f"epoch_{epoch + 1}"
+    return out / f"{EPOCH}{epoch + 1}"
+
+
+def exports_in(out: Place) -> list[Place]:
+    """Students that a training has written."""
+    return [one for one in out.list() if one.name.startswith((EPOCH, BEST)) and one.is_dir()]
 
 
 def step_folder(out: Place, step: int) -> Place:

@@ -7,12 +7,14 @@ from fastdistill_ray.condensing.condensed import generator_of, read_sets, write_
 from fastdistill_ray.condensing.encoder import Embedded
 from fastdistill_ray.condensing.knobs import DatasetDistillation, LearnerKnobs, Mtt
 from fastdistill_ray.condensing.learners import (
+    Tried,
     central_subset,
     random_subsets,
     try_sets,
     whole,
 )
 from fastdistill_ray.condensing.points import distil_dataset, match_trajectories
+from fastdistill_ray.condensing.report import _accuracy
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.storage.place import Place
 
@@ -83,3 +85,11 @@ def test_starts_of_learners_are_new_ones_and_the_same_for_every_row():
 def test_points_that_run_away_are_a_line_and_no_result():
     with pytest.raises(UserError, match=r"method\.learning_rate: .* lower it"):
         match_trajectories(Mtt(iterations=50, experts=5, learning_rate=1e6), TRAIN, generator_of(0))
+
+
+def test_row_that_gets_nothing_right_has_an_interval_and_classes_are_those_of_the_sets():
+    tried = Tried("", 3, 1, torch.zeros(2, 2, 50, dtype=torch.bool))
+    found = _accuracy(tried)
+    assert found["value"] == 0 and 0 <= found["low"] <= found["high"] < 0.1
+    without_last = Embedded(TEST.points, TEST.labels.clamp(max=CLASSES - 2))
+    assert try_sets("", random_subsets(TRAIN, 1, LEARNERS), without_last, LEARNERS)

@@ -222,6 +222,14 @@ def test_endpoint_refused_problem_is_set_aside_and_a_refused_recipe_ends_the_run
     assert len(server.requests) == MAX_REFUSED
 
 
+def test_endpoint_completions_that_came_before_a_refusal_are_kept():
+    (row,) = requests(1)
+    with ChatServer(["", "400"], most_choices=3, says="content_filter") as server:
+        (answered,) = ask([row], server.url, max_concurrency=1)
+    assert len(answered["completions"]) == 3 and not answered["failure"]
+    assert answered["cost"] >= 0
+
+
 def test_endpoint_server_that_gives_fewer_choices_is_asked_for_the_rest():
     rows = requests(2)
     with ChatServer([""], most_choices=3) as server:

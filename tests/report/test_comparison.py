@@ -12,8 +12,9 @@ import yaml
 from support.run_folder import SKILL, make_run
 
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.report.comparison import write_comparison
+from fastdistill_ray.report.comparison import _results, write_comparison
 from fastdistill_ray.report.conclusion import points
+from fastdistill_ray.report.page import Table
 from fastdistill_ray.report.pairs import paired
 from fastdistill_ray.report.reading import read_run
 
@@ -45,6 +46,29 @@ def test_two_recipes_of_one_run_show_what_differs_and_both_results(tmp_path: Pat
     ]
     assert len(shares) == len(SKILL)
     assert all(text.count(share) >= 2 for share in shares)
+
+
+def test_long_texts_differ_where_they_do_and_costs_stand_below_their_names(tmp_path: Path) -> None:
+    first, second = (Path(make_run(tmp_path / name)) for name in ("one", "two"))
+    for run, end in ((first, "first"), (second, "second")):
+        file = run / "recipe.yaml"
+        recipe = yaml.safe_load(file.read_text())
+        recipe["student"]["prompt"]["system"] = f"{'the same words ' * 20}and the {end} ones"
+        file.write_text(yaml.safe_dump(recipe))
+    file = second / "results.json"
+    results = json.loads(file.read_text())
+    for cost in results["costs"]:
+        cost["scored_tokens"] = 1234567
+    file.write_text(json.dumps(results))
+    text = Path(write_comparison([str(first), str(second)], "")).read_text(encoding="utf-8")
+    assert "and the first ones" in text and "and the second ones" in text
+    runs = {"A": read_run(first), "B": read_run(second)}
+    for table in _results(runs):
+        assert isinstance(table, Table)
+        place = table.header.index("Scored tokens")
+        assert {len(row) for row in table.rows} == {len(table.header)}
+        of_students = {(str(row[0]), str(row[place])) for row in table.rows if row[place] != "0"}
+        assert of_students == {("B", "1,234,567")}
 
 
 def change_answers(run: Path, changes: dict[str, dict]) -> None:

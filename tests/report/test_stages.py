@@ -88,6 +88,33 @@ def test_failures_restarts_and_what_is_unfinished_are_told(run: Path) -> None:
     )
 
 
+def test_two_names_of_one_stage_are_both_complete(run: Path) -> None:
+    graph = json.loads((run / "graph.json").read_text())
+    graph["answers/teacher"] = graph["answers/base"]
+    (run / "graph.json").write_text(json.dumps(graph))
+    found = read_run(run)
+    assert status_sentence(found, find_troubles(found)).startswith("Complete: all 19 stages are.")
+
+
+def test_training_whose_first_step_is_not_done_has_no_line_yet(run: Path) -> None:
+    (run / folder_of("train/sft-lr_2e-05") / "steps.jsonl").write_text("")
+    assert "sft 2e-05" not in read_run(run).timeline.trainings
+    assert write_report(str(run))
+
+
+def test_model_that_answered_fewer_problems_is_named(run: Path) -> None:
+    file = run / "results.json"
+    results = json.loads(file.read_text())
+    for row in results["rows"]:
+        if (row["model"], row["split"]) == ("base", "test"):
+            row["num_problems"] -= 3
+    file.write_text(json.dumps(results))
+    table = brief_table(read_run(run), "")
+    assert table
+    (trusted,) = [str(answer) for question, answer in table.rows if "trust" in str(question)]
+    assert "of the test problems alone; differences from it are over these." in trusted
+
+
 def test_timeline_leaves_out_time_in_which_nothing_was_done(run: Path) -> None:
     """Problems 0.4 s; groups 212 s until 10:01; a day later all the rest."""
     for file in run.glob("stages/**/manifest.json"):

@@ -57,6 +57,7 @@ def grades(cache: Path) -> list[Path]:
         ("Score: 3 at first; then\nscore: 7.5", 0.75),
         ("SCORE = 10", 1.0),
         ("Score: 0", 0.0),
+        ("<think>A draft:\nScore: 3\n</think>\nSound.\nScore: 8", 0.8),
     ],
 )
 def test_grade_is_the_last_score_of_the_reply(endpoint: Grader, reply: str, value: float) -> None:
@@ -74,6 +75,7 @@ def test_grade_is_the_last_score_of_the_reply(endpoint: Grader, reply: str, valu
         ("malformed", "gave 5 unusable answers: not JSON"),
         ("empty", "gave 5 unusable answers: an empty list of choices"),
         ("hangup", "gave no answer to .* attempts .*reward.llm_judge.give_up_after: 1 s.*Disconn"),
+        ("reply <think>Score: 3\nor", "gave 5 unusable answers: no 'Score: N' from 0 to 10 in"),
         ("reply I would not say.", "gave 5 unusable answers: no 'Score: N' from 0 to 10 in"),
         ("reply Score: 11", "gave 5 unusable answers: no 'Score: N' from 0 to 10 in the reply"),
         ("reply Score: -1", "gave 5 unusable answers: no 'Score: N' from 0 to 10 in the reply"),

@@ -45,6 +45,15 @@ def test_stage_complete_is_reused_and_failed_is_run_again(tmp_path):
     assert run.stage(a_stage(model="other"), work, 4) != folder
 
 
+def test_two_stages_of_one_name_are_both_of_the_recipe(tmp_path):
+    run = RunFolder(tmp_path / "run", load_recipe(DEMO, []))
+    run.claim()
+    folders = [run.stage(a_stage(of=one), lambda out: StageResult(1, 1)) for one in "aba"]
+    assert folders[0] == folders[2] != folders[1]
+    found = stage_folders(run.path)
+    assert set(found.values()) == set(folders) and found["work/a"] == folders[0]
+
+
 def test_hours_are_those_of_every_pool_and_of_the_attempt_that_was_killed(tmp_path, monkeypatch):
     """The first attempt is killed -9 after its time was noted once: it writes nothing more."""
     monkeypatch.setattr(folder_module, "NOTE_SECONDS", 0.05)

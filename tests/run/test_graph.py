@@ -206,6 +206,24 @@ def test_answers_of_a_server_are_not_paid_for_twice_unless_that_is_meant(run):
     check_run(recipe, run, ["groups"], is_here=True)
 
 
+def test_new_problems_are_not_paid_for_twice_unless_that_is_meant(run):
+    asked = ["--new_problems={n: 2}", "--reward.reference=vote"]
+    recipe = recipe_with(*asked)
+    stages = Stages(recipe, run)
+    problems = find(run, stages.problems())
+    assert problems
+    train = ProblemFile(problems.folder / "train.parquet")
+    folder = complete(run, stages.new_problems(train))
+    write_problems([problem(i) for i in range(4)], folder / "train.parquet")
+    write_store(folder / "written", [make_group("p0", [make_completion(num_tokens=9)])])
+    free = recipe_with(*asked, "--sampling.max_set_aside=0.5")
+    assert find(run, Stages(free, run).new_problems(train)), "what changes no text"
+    hotter = recipe_with("--new_problems={n: 2, temperature: 0.5}", asked[1])
+    with pytest.raises(UserError, match=r"^new_problems.temperature was 1.0, now 0.5: .* 9 tokens"):
+        check_run(hotter, run, [], is_here=True)
+    check_run(hotter, run, ["groups"], is_here=True)
+
+
 def test_plan_says_what_is_refused_until_it_is_allowed(run):
     recipe = recipe_with("--sampling.temperature=0.7")
     assert "; refused without --again groups" in describe_plan(recipe, run)

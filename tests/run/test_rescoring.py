@@ -137,6 +137,29 @@ def test_same_recipe_is_the_same_groups(old: Rescored) -> None:
     assert rescore_with(old).groups == old.groups
 
 
+def test_grades_are_taken_along_and_the_judges_ledger_is_not(old: Rescored) -> None:
+    judge = old.groups / "llm_judge"
+    (judge / "a.jsonl").put('{"key": "k", "value": 0.5, "reply": "Score: 5"}\n')
+    (judge / "paid/b.jsonl").put('{"paid": 1.0}\n')
+    found = rescore_with(old, "--selection.min_correct=2").groups
+    assert [file.name for file in (found / "llm_judge").walk()] == ["a.jsonl"]
+
+
+def test_what_a_reward_failed_of_is_judged_again_by_the_next_score(old: Rescored) -> None:
+    """As where a judge was away: the stage begun is gone on with."""
+    mine = old.run.path.parent / "mine.py"
+    flag = old.run.path.parent / "away"
+    text = f"import os\ndef f(completion):\n    return 1 / (not os.path.exists({str(flag)!r}))\n"
+    mine.put(text)
+    flag.put("")
+    overrides = [f"--reward.functions.mine={mine}:f", "--reward.weights={cosine: 2, mine: 1}"]
+    with pytest.raises(UserError, match="16 of 16 completions"):
+        rescored(old, *overrides)
+    flag.unlink()
+    found = groups_in(rescore_with(old, *overrides).groups)
+    assert [one["verdict"] for one in found["easy"]["completions"]] == ["correct"] * 8
+
+
 def test_another_selection_keeps_order_files_and_judgements(old: Rescored) -> None:
     new = rescore_with(old, "--selection.seed=1").groups
     commits = [list(Store(folder).commits()) for folder in (old.groups, new)]

@@ -165,6 +165,22 @@ def test_teacher_whose_template_ends_or_begins_otherwise_is_refused(model):
             check_frozen(recipe)
 
 
+def test_template_that_opens_thoughts_leaves_no_answer_alone(model):
+    own = AutoTokenizer.from_pretrained(model).chat_template
+    thinking = own.replace("assistant\n' }}", "assistant\n<think>\n' }}")
+    objective = {"kind": "step_by_step"}
+    check_frozen(recipe_of(model, model, objective=objective))
+    student = {"model": model, "prompt": {"template": thinking}}
+    with pytest.raises(UserError, match=r"^objective.kind: step_by_step .* opens thoughts in"):
+        check_frozen(recipe_of(model, model, objective=objective, student=student))
+
+
+def test_plan_of_memory_counts_compared_relations(model, tmp_path):
+    recipe = recipe_of(model, make_tiny_model(str(tmp_path), seed=3), objective={"kind": "minilm"})
+    (found,) = trained_models(recipe)
+    assert found.needs.relations == recipe.objective.needs.relations is not None
+
+
 def test_teacher_with_fewer_rows_in_its_head_is_refused(model, tmp_path):
     smaller = make_tiny_model(str(tmp_path))
     resized = AutoModelForCausalLM.from_pretrained(smaller)

@@ -157,6 +157,26 @@ def test_columns_go_into_lists_of_messages(tmp_path: Path) -> None:
         load_problems(TaskKnobs(name="jsonl", path=path, columns=columns))
 
 
+def test_unlabelled_lines_may_lack_the_column_that_holds_answers(tmp_path: Path) -> None:
+    lines = [{"question": "1?"}, {"question": "2?", "solution": "2", "split": "test"}]
+    columns: dict[Any, str] = {"answer": "solution"}
+    path = write_lines(tmp_path / "a.jsonl", lines)
+    found = load_problems(TaskKnobs(name="jsonl", path=path, columns=columns, unlabelled=True))
+    assert [one.question for one in found["train"]] == ["1?"]
+    assert [one.reference for one in found["test"]] == ["2"]
+    path = write_lines(tmp_path / "b.jsonl", [*lines, {"question": "3?", "split": "test"}])
+    with pytest.raises(UserError, match="missing answer"):
+        load_problems(TaskKnobs(name="jsonl", path=path, columns=columns, unlabelled=True))
+
+
+def test_all_of_a_file_without_tests_is_out_of_domain_where_that_is_asked_for(tmp_path) -> None:
+    own = write_lines(tmp_path / "a.jsonl", [{"question": f"{i}?", "answer": i} for i in range(10)])
+    rows = [{"question": f"other {i}?", "answer": i} for i in range(20)]
+    ood: Any = {"name": "jsonl", "path": write_lines(tmp_path / "b.jsonl", rows)}
+    found = load_problems(TaskKnobs(name="jsonl", path=own, ood=ood))
+    assert [len(found[split]) for split in ("train", "test", "ood")] == [8, 2, 20]
+
+
 def test_csv_is_read_as_text_with_quoted_cells_and_empty_ones_as_none(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     rows = [
