@@ -4,6 +4,7 @@ from collections import Counter
 
 from fastdistill_ray.report.conclusion import (
     LEVEL,
+    MANY,
     article,
     main_student,
     model_label,
@@ -17,6 +18,7 @@ from fastdistill_ray.report.conclusion import (
 from fastdistill_ray.report.overlaps import overlap_blocks
 from fastdistill_ray.report.page import Cell, Table, Text
 from fastdistill_ray.report.reading import Contents
+from fastdistill_ray.report.tables import cost_cells, cost_header, extra_costs, model_cell
 
 BASES = "base", "base_plain", "teacher"
 AGAINST = {
@@ -73,15 +75,59 @@ def _than_others(run: Contents, student: str) -> list[str]:
     """A sentence on the other students, on the first split."""
     split = next(iter(run.results.splits), "")
     said: dict[str, list[str]] = {}
-    for rival in rivals(run.results, student, split):
-        if rival not in BASES:
-            word = outcome(run.results.differences[student, rival, split, "accuracy"])
-            share = percent(run.results.rows[rival, split, "accuracy"].value)
-            name = f"{model_label(rival, run.recipe)} ({share} %)"
-            said.setdefault(AGAINST[word], []).append(name)
+    others = [one for one in rivals(run.results, student, split) if one not in BASES]
+    if len(others) > MANY:
+        found = [
+            outcome(run.results.differences[student, one, split, "accuracy"]) for one in others
+        ]
+        return [
+            f"Of {len(others)} others on {split_label(split)} problems it is better than "
+            f"{found.count('better')} and worse than {found.count('worse')}; from "
+            f"{found.count('unclear')} no difference can be shown (below, each)."
+        ]
+    for rival in others:
+        word = outcome(run.results.differences[student, rival, split, "accuracy"])
+        share = percent(run.results.rows[rival, split, "accuracy"].value)
+        name = f"{model_label(rival, run.recipe)} ({share} %)"
+        said.setdefault(AGAINST[word], []).append(name)
     own = percent(run.results.rows[student, split, "accuracy"].value) if said else ""
     parts = [f"{words} {'; '.join(names)}" for words, names in said.items()]
     return [f"On {split_label(split)} problems ({own} %): {part}." for part in parts]
+
+
+def rivals_table(run: Contents) -> Table | None:
+    """Where there are many: each rival's differences by split, and what its training cost."""
+    student = main_student(run.results, run.recipe)
+    if student is None:
+        return None
+    splits = [one for one in run.results.splits if (student, one, "accuracy") in run.results.rows]
+    names = dict.fromkeys(one for split in splits for one in rivals(run.results, student, split))
+    if len(names) <= MANY:
+        return None
+    columns = extra_costs(run)
+
+    def accuracy(name: str) -> float:
+        found = run.results.rows.get((name, splits[0], "accuracy"))
+        return found.value or 0.0 if found else 0.0
+
+    def cells(name: str) -> list[Cell | str]:
+        found: list[Cell | str] = [model_cell(run, name)]
+        for split in splits:
+            gap = run.results.differences.get((student, name, split, "accuracy"))
+            told = f"{points(gap.low)} to {points(gap.high)}" if gap else ""
+            found += [Cell(points(gap.value if gap else None), told)]
+            found += [WORDS[outcome(gap)] if gap else ""]
+        cost = run.results.costs.get(name) or {"trained_tokens": 0, "seconds": 0}
+        return [*found, *cost_cells(cost, columns)]
+
+    ordered = sorted(names, key=lambda name: (name not in BASES, -accuracy(name)))
+    header = [f"{model_label(student, run.recipe)} against"]
+    for split in splits:
+        header += [f"{split_label(split).capitalize()}: points", "Better?"]
+    caption = (
+        "Points above each model, with 95 % intervals; tokens and seconds of one training of it."
+    )
+    return Table([*header, *cost_header(columns)], [cells(name) for name in ordered], caption)
 
 
 def _best_other(run: Contents, student: str) -> str | None:

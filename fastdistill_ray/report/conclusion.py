@@ -17,6 +17,7 @@ from fastdistill_ray.report.reading import (
 )
 
 LEVEL = 0.05
+MANY = 4  # rivals of whom sentences tell; more are told by numbers, and by a table
 
 
 def conclusion(results: Results, recipe: dict[str, Any]) -> list[str]:
@@ -166,7 +167,8 @@ def _split_line(results: Results, student: str, split: str, recipe: dict[str, An
         "" if own.low is None else f" (95 % interval {percent(own.low)} to {percent(own.high)})"
     )
     said: dict[str, list[str]] = {"better": [], "unclear": [], "worse": []}
-    for rival in rivals(results, student, split):
+    found = rivals(results, student, split)
+    for rival in found:
         difference = results.differences[student, rival, split, "accuracy"]
         theirs = percent(results.rows[rival, split, "accuracy"].value)
         said[outcome(difference)].append(
@@ -181,7 +183,19 @@ def _split_line(results: Results, student: str, split: str, recipe: dict[str, An
         f"On {problems_in(own, split_label(split))} {name} solves {percent(own.value)} %"
         f"{_seeds(results, student, split)}{interval}."
     ]
-    sentences += [f"{words[verdict]} {_join(found)}." for verdict, found in said.items() if found]
+    if len(found) > MANY:
+        counts = {verdict: len(names) for verdict, names in said.items()}
+        best = max(found, key=lambda rival: results.rows[rival, split, "accuracy"].value or 0.0)
+        share = percent(results.rows[best, split, "accuracy"].value)
+        sentences.append(
+            f"Of {len(found)} models it beats {counts['better']}, is worse than {counts['worse']}, "
+            f"and from {counts['unclear']} no difference can be shown; the best of them is "
+            f"{article(best, recipe)} ({share} %)."
+        )
+    else:
+        sentences += [
+            f"{words[verdict]} {_join(names)}." for verdict, names in said.items() if names
+        ]
     return " ".join(sentences)
 
 

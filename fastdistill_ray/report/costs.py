@@ -150,7 +150,7 @@ def _paid_blocks(run: Contents) -> list[Block]:
             told = groups.get("facts", {})
             lost = told.get("teacher_paid", 0.0) - told.get("cost", 0.0)
             if who == "teacher" and lost > 1e-9:
-                sentences[-1] += f", of which {lost:,.4f} for completions that are not kept"
+                sentences[-1] += f", of which {lost:,.4f} for answers that are not kept"
             sentences[-1] += "."
         if untold:
             sentences.append(

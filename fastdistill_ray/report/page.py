@@ -107,6 +107,7 @@ class Page:
     conclusion: list[str]  # its lines
     sections: list[Section]
     brief: Table | None = None  # before all else
+    rivals: Table | None = None  # below it
 
 
 def to_html(page: Page) -> str:
@@ -125,6 +126,7 @@ def to_html(page: Page) -> str:
         f'<header><h1 id="brief-title">{html.escape(page.title)}</h1>'
         f'<p class="subtitle">{html.escape(page.subtitle)}</p></header>'
         f"{_table_html(page.brief, 'brief-0') if page.brief else ''}"
+        f"{_table_html(page.rivals, 'brief-1') if page.rivals else ''}"
         f'<div class="conclusion">{lines}</div><nav>{links}</nav>'
         f"{body}</main>{f'<script>{script}</script>' if script else ''}</body></html>\n"
     )
@@ -133,10 +135,10 @@ def to_html(page: Page) -> str:
 def to_markdown(page: Page, figures: str = "") -> str:
     """The text, the tables and, of the folder `figures` beside the page, the figures; listings and
     examples are in the HTML page only."""
-    brief = _table_markdown(page.brief) if page.brief else ""
+    first = [_table_markdown(table) for table in (page.brief, page.rivals) if table]
     lines = map(_md, page.conclusion)
     said = "\n".join(f"- {line}" for line in lines) if len(page.conclusion) > 1 else "".join(lines)
-    parts = [f"# {_md(page.title)}", _md(page.subtitle), brief, said]
+    parts = [f"# {_md(page.title)}", _md(page.subtitle), *first, said]
     for section in page.sections:
         blocks = [_block_markdown(block, figures) for block in section.blocks]
         if any(blocks):

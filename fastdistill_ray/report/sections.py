@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from fastdistill_ray.records import VERDICTS
 from fastdistill_ray.report import plots
-from fastdistill_ray.report.brief import brief_table
+from fastdistill_ray.report.brief import brief_table, rivals_table
 from fastdistill_ray.report.browser import browser_blocks
 from fastdistill_ray.report.completions import shown_completions
 from fastdistill_ray.report.conclusion import (
@@ -111,6 +111,7 @@ def write_report(view: str | Place) -> str:
             Section("Provenance", provenance_blocks(run)),
         ],
         brief=brief,
+        rivals=rivals_table(run),
     )
     write_text(run.path / REPORT, to_html(page))
     write_text(run.path / REPORT_MARKDOWN, to_markdown(page, FIGURES))

@@ -8,11 +8,13 @@ import pytest
 import yaml
 from support.run_folder import folder_of, make_run
 
-from fastdistill_ray.report.brief import brief_table
+from fastdistill_ray.evaluation.statistics import Difference, Estimate
+from fastdistill_ray.report.brief import brief_table, rivals_table
+from fastdistill_ray.report.conclusion import conclusion
 from fastdistill_ray.report.drawing import direct, graph_svg
-from fastdistill_ray.report.page import Table
+from fastdistill_ray.report.page import Cell, Table
 from fastdistill_ray.report.provenance import provenance_blocks
-from fastdistill_ray.report.reading import read_run
+from fastdistill_ray.report.reading import Results, read_run
 from fastdistill_ray.report.sections import write_report
 from fastdistill_ray.report.stages import find_troubles, sources, stage_blocks, status_sentence
 from fastdistill_ray.report.timeline import _spans
@@ -172,6 +174,41 @@ def test_four_questions_are_answered_first(run: Path) -> None:
     write_report(str(run))
     text = (run / "report.md").read_text()
     assert text.index("Is it better?") < text.index("AdvDistill solves")
+
+
+def test_many_others_are_told_by_numbers_and_each_in_a_table(run: Path) -> None:
+    found = read_run(run)
+    shares = {"base": 0.2, "teacher": 0.5, "sft": 0.61, "dpo": 0.55, "jsd": 0.4, "tvd": 0.3}
+    rows = {
+        (name, "test", "accuracy"): Estimate(share, 0, 1, 9, 9) for name, share in shares.items()
+    }
+    rows["advdistill", "test", "accuracy"] = Estimate(0.6, 0.5, 0.7, 9, 9)
+    gaps = {
+        ("advdistill", name, "test", "accuracy"): Difference(
+            0.6 - share, 0.55 - share, 0.65 - share, 9, 9, 0.01, 0.01 if share < 0.55 else 0.5
+        )
+        for name, share in shares.items()
+    }
+    costs = {name: {"trained_tokens": 1000, "seconds": 5.0} for name in ("dpo", "jsd", "tvd")}
+    plain = found.recipe["compare"]["students"][0]
+    students = [{**plain, "kind": kind} for kind in ("sft", "dpo", "jsd", "tvd")]
+    compare = {**found.recipe["compare"], "students": students}
+    many = found._replace(
+        results=Results(rows, gaps, costs), recipe={**found.recipe, "compare": compare}
+    )
+    assert rivals_table(found) is None
+    table = rivals_table(many)
+    assert table is not None
+    told = [[one.text if isinstance(one, Cell) else one for one in row] for row in table.rows]
+    assert len(told) == 6
+    assert [row[1] for row in told[:3]] == ["+10.0", "+40.0", "-1.0"], "bases first, then the best"
+    assert [row[2] for row in told[:3]] == ["yes", "yes", "not shown"]
+    assert {row[3] for row in told} == {"0", "1,000"}
+    brief = brief_table(many, "")
+    assert brief and "Of 4 others" not in str(brief.rows[0])
+    said = conclusion(many.results, many.recipe)[0]
+    assert "Of 6 models it beats 4, is worse than 0, and from 2 no difference can be shown" in said
+    assert "the best of them is the SFT baseline (61.0 %)" in said
 
 
 def test_nothing_is_said_of_a_choice_where_no_validation_problem_was_answered(run: Path) -> None:
