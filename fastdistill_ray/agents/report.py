@@ -2,12 +2,12 @@
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from fastdistill_ray.agents.box import BOX_MANIFEST, REFUSED
-from fastdistill_ray.evaluation.statistics import Difference, Estimate, difference, wilson
+from fastdistill_ray.evaluation.metrics import METRICS, Row, by_problem, estimate, paired_difference
+from fastdistill_ray.evaluation.statistics import Estimate
 from fastdistill_ray.groups.store import Store
 from fastdistill_ray.run_files import (
     ANSWERS,
@@ -23,23 +23,30 @@ from fastdistill_ray.storage.place import Place
 from fastdistill_ray.storage.tables import read_parquet
 
 ALL = "all"
+METRIC = "strict_accuracy"
 
 
 def write_box_report(
-    traces: Place, box: Place, without: Place, with_box: Place, *, out: Place
+    traces: Place,
+    box: Place,
+    without: Place,
+    with_box: Place,
+    clusters: Mapping[str, str],
+    *,
+    out: Place,
 ) -> dict[str, Any]:
-    """Reads the folders of the stages; writes both files into `out`."""
-    solved = {"without": _solved(without), "with": _solved(with_box)}
-    tasks = _tasks(without)
-    shared = sorted(solved["without"].keys() & solved["with"].keys())
-    by_task = {ALL: shared} | {
-        task: [one for one in shared if tasks[one] == task] for task in sorted(set(tasks.values()))
-    }
+    """Reads the folders of the stages; writes both files into `out`. `clusters`: of the problems
+    that have others like them."""
+    answered = _rows(without, clusters), _rows(with_box, clusters)
+    both = set.intersection(*({row["problem_id"] for row in rows} for rows in answered))
+    shared = [[row for row in rows if row["problem_id"] in both] for rows in answered]
+    tasks = sorted({row["task"] for row in answered[0]})
     calls = [call for table in Store(with_box).tables() for row in _calls(table) for call in row]
     refused = read_json(box / REFUSED, [])
     found = {
         "solved": {
-            task: _compared(solved["without"], solved["with"], ids) for task, ids in by_task.items()
+            task: _compared(*([r for r in rows if task in (ALL, r["task"])] for rows in shared))
+            for task in [ALL, *tasks]
         },
         "calls": {
             "made": len(calls),
@@ -70,33 +77,29 @@ def write_box_report(
     return found
 
 
-def _solved(answers: Place) -> dict[str, bool]:
-    table = read_parquet(answers / ANSWERS, ["problem_id", "verdict"])
-    return {row["problem_id"]: row["verdict"] == "correct" for row in table.to_pylist()}
-
-
-def _tasks(answers: Place) -> dict[str, str]:
-    table = read_parquet(answers / ANSWERS, ["problem_id", "task"])
-    return {row["problem_id"]: row["task"] for row in table.to_pylist()}
+def _rows(answers: Place, clusters: Mapping[str, str]) -> list[Row]:
+    table = read_parquet(answers / ANSWERS, ["problem_id", "k", "task", "verdict"])
+    return [
+        {**row, "training_seed": 0, "cluster": clusters.get(row["problem_id"], "")}
+        for row in table.to_pylist()
+    ]
 
 
 def _calls(table: Any) -> list[list[dict[str, Any]]]:
     return table["calls"].to_pylist()
 
 
-def _compared(
-    without: dict[str, bool], with_box: dict[str, bool], ids: list[str]
-) -> dict[str, Any]:
-    """Wilson's intervals, and the paired difference with minus without, its p from draws of the
-    problems (`evaluation/statistics.py`). Problems that only one has answered are left out."""
-    first = np.array([with_box[one] for one in ids], dtype=float)[:, None]
-    second = np.array([without[one] for one in ids], dtype=float)[:, None]
-    found = {"without": wilson(int(second.sum()), len(ids))._asdict()}
-    found["with"] = wilson(int(first.sum()), len(ids))._asdict()
-    if ids:
-        value, low, high, p = difference(first, second, np.ones(len(ids)))
-        told = Difference(value, low, high, len(ids), len(ids), p)
-        found["difference"] = told._asdict()
+def _compared(without: list[Row], with_box: list[Row]) -> dict[str, Any]:
+    """What each solves, and the paired difference with minus without, as a distillation's report
+    has them (`evaluation/metrics.py`). Problems that only one has answered are left out."""
+    if not without:
+        none = Estimate(None, None, None, 0, 0)._asdict()
+        return {"without": none, "with": none}
+    sides = {"without": without, "with": with_box}
+    found = {
+        name: estimate(by_problem(rows), METRICS[METRIC])._asdict() for name, rows in sides.items()
+    }
+    found["difference"] = paired_difference(with_box, without, METRIC)._asdict()
     return found
 
 
@@ -128,7 +131,8 @@ def _in_words(found: dict[str, Any]) -> str:
     left = ", ".join(f"{why} {n}" for why, n in traces["set_aside"].items()) or "none"
     lines += [
         "",
-        "Shares in per cent with 95 % intervals (Wilson); the difference is paired by problem.",
+        "Shares in per cent with 95 % intervals; the difference is paired by problem, its p not "
+        "adjusted for the number of rows.",
         "",
         f"- Programs: {traces['rows_in']} written, {traces['rows_out']} correct; others: {left}.",
         f"- Functions of correct programs: {stages['box']['rows_in']}, of which "

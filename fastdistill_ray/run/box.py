@@ -14,6 +14,7 @@ from fastdistill_ray.endpoints.client import check_server
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.evaluation.answers import evaluate
 from fastdistill_ray.evaluation.knobs import EvaluationKnobs, Model
+from fastdistill_ray.evaluation.results import clusters_of
 from fastdistill_ray.generation.knobs import EngineKnobs
 from fastdistill_ray.models import (
     check_architecture,
@@ -180,5 +181,6 @@ def _asked(
 
 def report(run: Run, traces: Place, box: Place, answers: tuple[Place, Place]) -> str:
     """box.json and box.md; -> the latter's text."""
-    write_box_report(traces, box, *answers, out=run.view)
+    tested = ProblemFile(run.path / run.graph["problems"] / "test.parquet")
+    write_box_report(traces, box, *answers, clusters_of(tested), out=run.view)
     return (run.view / BOX_REPORT).read_text()

@@ -21,7 +21,7 @@ from fastdistill_ray.tasks.sizes import count_problems
 
 # By verb, the words with which lines begin that are its own; `distill` does all.
 LINES_OF = {
-    "generate": ("recipe", "problems", "generate", "reward", "models"),
+    "generate": ("recipe", "problems", "make", "generate", "reward", "models"),
     "train": ("recipe", "problems", "score", "write", "train", "models", "memory"),
     "evaluate": ("recipe", "problems", "validate", "evaluate", "report", "models"),
 }
@@ -48,7 +48,9 @@ def _lines(recipe: Recipe) -> list[str]:
     ends = len(recipe.compare.epochs or [recipe.training.epochs])
     trials = ends * sum(len(student.trainings) for student in trained)
     models = len(recipe.compare.baselines) + sum(len(student.seeds) for student in trained)
-    written = train * recipe.sampling.most * recipe.sampling.max_new_tokens
+    new = train * recipe.new_problems.n if recipe.new_problems else 0
+    asked = f"{'at most ' if new else ''}{train + new}"
+    written = (train + new) * recipe.sampling.most * recipe.sampling.max_new_tokens
     answered = tests * models * recipe.evaluation.n * recipe.evaluation.max_new_tokens
     teachers = list(all_teachers(recipe).values())
     teaching = ", ".join(_pool(recipe.pools.of_teacher(i)) for i in range(len(teachers)))
@@ -58,7 +60,8 @@ def _lines(recipe: Recipe) -> list[str]:
         f"problems   {train} train, {held_out} validation, {counts['test']} test, "
         f"{counts['ood']} ood of task {recipe.task.name}"
         + (f" and {recipe.task.ood.name}" if recipe.task.ood else ""),
-        f"generate   {train} groups of {_size(recipe.sampling)} completions, at most {written:,} "
+        *_new_problems_line(recipe, new),
+        f"generate   {asked} groups of {_size(recipe.sampling)} completions, at most {written:,} "
         f"tokens{price(recipe, written)}"
         f"  [{teaching}; judges {_pool(recipe.pools.judges)}]"
         if reads_groups(recipe)
@@ -93,6 +96,17 @@ def _lines(recipe: Recipe) -> list[str]:
         f"overlap    {'while the teacher writes' if recipe.training.overlap else 'no, in turn'}",
     ]
     return lines
+
+
+def _new_problems_line(recipe: Recipe, number: int) -> list[str]:
+    """What the teacher is asked for before anything else, at most."""
+    if not recipe.new_problems:
+        return []
+    num_tokens = number * recipe.new_problems.max_new_tokens
+    return [
+        f"make       {number} new problems by {recipe.teacher.model}, at most {num_tokens:,} tokens"
+        f"{price(recipe, num_tokens)}  [{_pool(recipe.pools.teacher)}]"
+    ]
 
 
 def _scoring_line(recipe: Recipe, student: StudentSpec, num_tokens: int) -> list[str]:
