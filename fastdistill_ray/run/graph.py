@@ -135,7 +135,7 @@ def new_folder(run: Place, stage: Stage) -> Place:
 def _differences(stage: Stage, work: Made) -> list[Change]:
     """Changes, and what the work depended on and the stage does not."""
     no_more = [
-        Change(stage.path_of.get(name, name), before, None)
+        Change(stage.path_of.get(name) or name, before, None)
         for part, own in (("sections", stage.sections), ("inputs", stage.inputs))
         for name, before in work.dependencies.get(part, {}).items()
         if name not in own
