@@ -43,6 +43,7 @@ from fastdistill_ray.run.paid import (
     SET_ASIDE,
     ask_set_aside_again,
     check_answers_not_paid_twice,
+    check_new_problems_not_paid_twice,
     check_not_paid_twice,
 )
 from fastdistill_ray.run.precision import check_precision
@@ -101,6 +102,9 @@ class Job(AnyJob[RunFolder]):
         is_asked = reads_groups(recipe) or run.verb == "generate"
         if is_asked:
             check_not_paid_twice(run.path, groups, recipe, len(train), self.again)
+        if recipe.new_problems:
+            stage = run.stages.new_problems(problems["train"])
+            check_new_problems_not_paid_twice(run.path, stage, self.again)
         if comes_to_answers(run.verb):
             tests = [problems["test"], problems["ood"]]
             check_answers_not_paid_twice(run.path, recipe, tests, self.again)
