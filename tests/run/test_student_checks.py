@@ -176,7 +176,8 @@ def test_template_that_opens_thoughts_leaves_no_answer_alone(model):
 
 
 def test_plan_of_memory_counts_compared_relations(model, tmp_path):
-    recipe = recipe_of(model, make_tiny_model(str(tmp_path), seed=3), objective={"kind": "minilm"})
+    teacher = make_tiny_model(str(tmp_path), seed=3)
+    recipe = recipe_of(model, teacher, objective=knobs_of("minilm"))
     (found,) = trained_models(recipe)
     assert found.needs.relations == recipe.objective.needs.relations is not None
 
