@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 import ray
+from ray.exceptions import TaskUnschedulableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fastdistill_ray.cluster.pools import PoolKnobs
@@ -359,8 +360,8 @@ def check_shared_folder(path: Place) -> None:
         ]
         blind = [
             node["NodeManagerAddress"]
-            for node, sees in zip(nodes, ray.get(answers), strict=True)
-            if not sees
+            for node, answer in zip(nodes, answers, strict=True)
+            if not _is_seen(answer)
         ]
     finally:
         probe.unlink()
@@ -369,6 +370,14 @@ def check_shared_folder(path: Place) -> None:
             f"--run-dir {path}: node {blind[0]} and {len(blind) - 1} others do not see this "
             "folder; name one that all nodes share: a bucket (s3://...) or a mount such as NFS"
         )
+
+
+def _is_seen(answer: "ray.ObjectRef[bool]") -> bool:
+    """A node that is gone by now, as an autoscaler takes idle ones away, says nothing."""
+    try:
+        return ray.get(answer)
+    except TaskUnschedulableError:
+        return True
 
 
 def _reads(file: Place, token: str) -> bool:

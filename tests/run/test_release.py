@@ -23,7 +23,7 @@ ROUNDS = 60
 
 
 def config_of(port: int) -> dict[str, Any]:
-    """A node of each kind at most, given back after 3 seconds of nothing."""
+    """A node of each kind at most, given back after 6 seconds of nothing."""
     node = {"CPU": 4, "object_store_memory": 100 * 2**20}
     types = {
         kind: {"resources": {**node, kind: 1}, "node_config": {}, "max_workers": 1}
@@ -37,7 +37,7 @@ def config_of(port: int) -> dict[str, Any]:
         "cluster_name": "tests",
         "max_workers": 2,
         "upscaling_speed": 1.0,
-        "idle_timeout_minutes": 0.05,
+        "idle_timeout_minutes": 0.1,
         "provider": provider,
         "available_node_types": types,
         "head_node_type": HEAD_TYPE,
