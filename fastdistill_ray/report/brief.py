@@ -6,6 +6,7 @@ from fastdistill_ray.report.conclusion import (
     LEVEL,
     MANY,
     article,
+    counted,
     main_student,
     model_label,
     outcome,
@@ -82,8 +83,8 @@ def _than_others(run: Contents, student: str) -> list[str]:
         ]
         return [
             f"Of {len(others)} others on {split_label(split)} problems it is better than "
-            f"{found.count('better')} and worse than {found.count('worse')}; from "
-            f"{found.count('unclear')} no difference can be shown (below, each)."
+            f"{counted(found.count('better'))} and worse than {counted(found.count('worse'))}; "
+            f"from {counted(found.count('unclear'))} no difference can be shown (below, each)."
         ]
     for rival in others:
         word = outcome(run.results.differences[student, rival, split, "accuracy"])

@@ -155,6 +155,10 @@ def outcome(difference: Difference) -> str:
     return "better" if difference.value > 0 else "worse"
 
 
+def counted(number: int) -> str:
+    return str(number) if number else "none"
+
+
 def probability(p: float | None) -> str:
     if p is None:
         return "\u2013"
@@ -188,8 +192,9 @@ def _split_line(results: Results, student: str, split: str, recipe: dict[str, An
         best = max(found, key=lambda rival: results.rows[rival, split, "accuracy"].value or 0.0)
         share = percent(results.rows[best, split, "accuracy"].value)
         sentences.append(
-            f"Of {len(found)} models it beats {counts['better']}, is worse than {counts['worse']}, "
-            f"and from {counts['unclear']} no difference can be shown; the best of them is "
+            f"Of {len(found)} models it beats {counted(counts['better'])}, is worse than "
+            f"{counted(counts['worse'])}, and from {counted(counts['unclear'])} no difference can "
+            "be shown; the best of them is "
             f"{article(best, recipe)} ({share} %)."
         )
     else:
