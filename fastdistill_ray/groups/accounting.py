@@ -20,6 +20,11 @@ JUDGED_AGAIN = (
     "again"
 )
 
+FOLLOWED = (
+    "see it with 'fastdistill audit {run}'; then raise reward.max_failed_share and start again: a "
+    "training has followed these groups, so that none is judged again; with a mended reward all are"
+)
+
 
 def check_failures(
     verdicts: Counter[str], max_share: float, store: Store, remedy: str = JUDGED_AGAIN

@@ -18,7 +18,13 @@ from fastdistill_ray.generation.completions import to_write
 from fastdistill_ray.generation.knobs import EndpointKnobs, EngineSpec, SamplingKnobs, TeacherKnobs
 from fastdistill_ray.generation.outputs import with_arrays, without_arrays
 from fastdistill_ray.generation.requests import ProblemRequests, assign, has_one_that_fits
-from fastdistill_ray.groups.accounting import check_failures, count_verdicts, store_result
+from fastdistill_ray.groups.accounting import (
+    FOLLOWED,
+    JUDGED_AGAIN,
+    check_failures,
+    count_verdicts,
+    store_result,
+)
 from fastdistill_ray.groups.aside import forget_aside, set_aside
 from fastdistill_ray.groups.ask import ask
 from fastdistill_ray.groups.compaction import merge_files, replace_log, small_runs
@@ -78,7 +84,7 @@ def curate(
         judge_failed_again(store, judging)
     take_along(sources, problems, judging, store)
     forget_aside(store)
-    tally = Tally(store, judging.reward.max_failed_share, pools, len(teachers))
+    tally = Tally(store, judging.reward.max_failed_share, pools, len(teachers), is_followed)
     progress = Progress(LABEL, len(problems), done=tally.groups)
     # Answers of an engine that died while it handed them over are lost: then they are asked again.
     left = len(problems) + 1
@@ -105,7 +111,7 @@ def curate(
             progress=progress,
             note=tally.add,
         )
-    check_failures(count_verdicts(store), judging.reward.max_failed_share, store)
+    check_failures(count_verdicts(store), judging.reward.max_failed_share, store, tally.remedy)
     compact(store, pools.judges)
     num_too_long = sum(map(len, missing))
     if num_too_long == len(problems):
@@ -153,9 +159,15 @@ class Tally:
     """What is committed so far, for the progress line and for stopping in time."""
 
     def __init__(
-        self, store: Store, max_failed_share: float, pools: PoolsKnobs, num_teachers: int
+        self,
+        store: Store,
+        max_failed_share: float,
+        pools: PoolsKnobs,
+        num_teachers: int,
+        is_followed: bool = False,
     ) -> None:
         self.store, self.max_failed_share = store, max_failed_share
+        self.remedy = FOLLOWED if is_followed else JUDGED_AGAIN
         self.price = sum(map(pools.price_per_hour, pools.of_groups(num_teachers)))
         self.start = time.monotonic()
         self.verdicts: Counter[str] = Counter()
@@ -167,7 +179,7 @@ class Tally:
     def add(self, commit: Commit) -> str:
         """UserError where too many completions cannot be judged."""
         self._count(commit)
-        check_failures(self.verdicts, self.max_failed_share, self.store)
+        check_failures(self.verdicts, self.max_failed_share, self.store, self.remedy)
         cost = self.paid + self.price * (time.monotonic() - self.start) / 3600
         show(LABEL, {"kept_share": self.kept / self.groups, "cost": cost})
         return f"kept {self.kept / self.groups:.0%}" + (f"  cost {amount(cost)}" if cost else "")

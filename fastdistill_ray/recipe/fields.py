@@ -18,7 +18,7 @@ QUICK_MEANS = "Sections that --quick puts over those of the recipe, for a first 
 EXTENDS_MEANS = (
     "Path, from the recipe's folder, of one that it changes, or the name of a shipped one: "
     "sections are merged; lists are replaced, and so is an objective, engine or method by one of "
-    "another kind, and a server by one of another url."
+    "another kind; a server of another url has no key, prices and extra fields of the first."
 )
 WORDS = {bool: "true or false", int: "integer", float: "number", str: "text"}
 RANGES = {Ge: ("ge", "at least"), Gt: ("gt", "above"), Le: ("le", "at most"), Lt: ("lt", "below")}

@@ -25,6 +25,8 @@ R = TypeVar("R", bound=AnyRecipe)
 MOST_SUGGESTED = 3
 # Sections whose fields are those of their kind, and the kind where none is said.
 OF_A_KIND = {"objective": None, "engine": "vllm", "method": None}
+# What another address does not get of a server's: its key, its prices, what its bodies have.
+OF_A_SERVER = {"api_key_env", "extra", "price_prompt", "price_completion"}
 
 
 def load_recipe(path: str | Place, overrides: list[str]) -> Recipe:
@@ -105,14 +107,15 @@ def _read(file: Place, name: str, read: tuple[Place, ...]) -> dict[str, Any]:
 
 def _over(tree: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
     """Sections within sections are merged; all else is replaced, and so is a section that another
-    kind has other fields of, and a server by one of another address: its key is not for that."""
+    kind has other fields of. A server at another address is not given the key of the first."""
     merged = dict(base)
     for name, value in tree.items():
         below = base.get(name)
         if isinstance(value, dict) and isinstance(below, dict):
             kind = below.get("kind", OF_A_KIND.get(name))
             is_other = name in OF_A_KIND and value.get("kind", kind) != kind
-            is_other |= "url" in below and value.get("url", below["url"]) != below["url"]
+            if "url" in below and value.get("url", below["url"]) != below["url"]:
+                below = {key: one for key, one in below.items() if key not in OF_A_SERVER}
             value = value if is_other else _over(value, below)
         merged[name] = value
     return merged

@@ -23,7 +23,7 @@ from fastdistill_ray.endpoints.client import (
 )
 from fastdistill_ray.endpoints.knobs import ServerKnobs
 from fastdistill_ray.errors import FailedError
-from fastdistill_ray.prompts import OPEN, parts_of
+from fastdistill_ray.prompts import CLOSE, OPEN, parts_of
 from fastdistill_ray.rewards.functions import ScoreError
 from fastdistill_ray.storage.place import Journal, Place
 
@@ -153,8 +153,8 @@ class LlmJudge:
     def _read(self, answer: Answer) -> tuple[float, str]:
         """(grade, reply); UnusableError where the reply names none."""
         reply = answer.choices[0].text
-        thoughts, said = parts_of(reply)
-        said = "" if not thoughts and OPEN in reply else said  # cut off in its thoughts
+        is_cut = OPEN in reply and CLOSE not in reply  # in its thoughts
+        said = "" if is_cut else parts_of(reply)[1]
         grades = GRADE_LINE.findall(said)[:1] or GRADE.findall(said)[-1:]
         if not grades or not 0 <= float(grades[0]) <= self._knobs.max_score:
             raise UnusableError(f"no 'Score: N' from 0 to {self._knobs.max_score:g} in the reply")

@@ -112,7 +112,7 @@ class Job(AnyJob[RunFolder]):
             if not generates(run.verb):
                 raise UserError(f"--again {SET_ASIDE}: {run.verb} asks no teacher; use generate")
             ask_set_aside_again(run.path, groups)
-        if is_asked and not run.is_complete(groups):
+        if not run.is_complete(groups):
             check_sources(recipe)
         check_problems(recipe, problems)
         if not run.is_complete(groups):

@@ -52,7 +52,7 @@ from fastdistill_ray.run.stages import (
     Stages,
     training_problems,
 )
-from fastdistill_ray.run_files import METRICS, seed_name
+from fastdistill_ray.run_files import METRICS, REPORT, RESULTS, seed_name
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks import words_in_a_row
 from fastdistill_ray.tasks.problem_file import ProblemFile
@@ -102,7 +102,9 @@ def describe_stages(
 
 
 def is_done(recipe: Recipe, run: Place) -> bool:
-    return all(line.is_done for line in _lines(recipe, run))
+    """Whether all stages of a whole distillation are complete, and its report is there."""
+    has_report = (run / RESULTS).is_file() and (run / REPORT).is_file()
+    return has_report and all(line.is_done for line in _lines(recipe, run))
 
 
 def standing(recipe: Recipe, run: Place, verb: str) -> str:

@@ -106,14 +106,14 @@ def changes(stage: Stage, old: Mapping[str, Any]) -> list[Change]:
 def find(run: Place, stage: Stage) -> Made | None:
     """The work that is that of the stage, wherever it lies. What depends on more, such as a
     training in rounds or one that begins as another student ended, is another stage's."""
-    return next((one for one in made(run, stage.kind) if not _differences(stage, one)), None)
+    return next((one for one in made(run, stage.kind) if not differences(stage, one)), None)
 
 
 def nearest(run: Place, stage: Stage) -> tuple[Made, list[Change]] | None:
     """The other work of its kind that differs least, and in what: of its label or, of a training,
     of the same student at another learning rate or seed."""
     near = [
-        (one, _differences(stage, one))
+        (one, differences(stage, one))
         for one in made(run, stage.kind)
         if _student(one.folder.name.rpartition("-")[0]) == _student(stage.label)
     ]
@@ -132,7 +132,7 @@ def new_folder(run: Place, stage: Stage) -> Place:
     return folder
 
 
-def _differences(stage: Stage, work: Made) -> list[Change]:
+def differences(stage: Stage, work: Made) -> list[Change]:
     """Changes, and what the work depended on and the stage does not."""
     no_more = [
         Change(stage.path_of.get(name) or name, before, None)

@@ -12,7 +12,7 @@ from fastdistill_ray.groups.store import Store
 from fastdistill_ray.progress import amount, duration
 from fastdistill_ray.recipe.derived import all_teachers, baselines
 from fastdistill_ray.recipe.tree import Recipe
-from fastdistill_ray.run.graph import Change, Made, Stage, changes, find, made
+from fastdistill_ray.run.graph import Change, Made, Stage, changes, differences, find, made
 from fastdistill_ray.run.stages import NEW_TEXTS, PAID, PROBLEMS, SELECTED, TRAIN, Stages
 from fastdistill_ray.run_files import MANIFEST, SECONDS, read_json
 from fastdistill_ray.storage.place import Place
@@ -98,7 +98,7 @@ def check_answers_not_paid_twice(
         if find(run, stage):
             continue
         paid = [
-            (changes(stage, one.dependencies), one)
+            (differences(stage, one), one)
             for one in made(run, stage.kind)
             if one.dependencies["inputs"].get("model") == stage.inputs["model"] and paid_tokens(one)
         ]
@@ -119,7 +119,7 @@ def check_new_problems_not_paid_twice(run: Place, stage: Stage, again: list[str]
         return
     for one in made(run, stage.kind):
         if written := sum(c.num_tokens for c in Store(one.folder / NEW_TEXTS).commits()):
-            found = changes(stage, one.dependencies)
+            found = differences(stage, one)
             raise UserError(
                 f"{found[0]}{_and_more(found)}: the teacher would be asked again for new problems, "
                 f"and for groups of them; {written:,} tokens in {one.folder.relative_to(run)} are "

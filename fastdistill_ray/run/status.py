@@ -23,9 +23,11 @@ def status(run_dir: str) -> str:
     note = holder(run)
     stages = describe_stages(recipe, run) if isinstance(recipe, Recipe) else _come_to(run)
     lines = [f"{note} writes it" if note else "nobody writes it", stages]
+    if note:
+        return "\n".join(lines)
     if isinstance(recipe, Recipe) and is_done(recipe, run):
         lines.append("all stages are complete")
-    elif not note:
+    else:
         job = getattr(recipe, JOB, DISTILL)
         lines.append(f"go on: fastdistill {job} {file} --run-dir {run}")
     return "\n".join(lines)

@@ -83,6 +83,20 @@ def test_section_with_a_kind_keeps_what_it_does_not_say_unless_another_kind_is_m
     assert engine.kind == "scripted" and engine.max_model_len != 1024, "of another kind: anew"
 
 
+def test_server_of_another_address_is_not_given_the_key_of_the_first(tmp_path):
+    base, file = tmp_path / "base.yaml", tmp_path / "own.yaml"
+    text = Path(DEMO).read_text().partition("\nteacher:")[0]
+    rest = "".join(Path(DEMO).read_text().partition("\nstudent:")[1:])
+    engine = "{kind: endpoint, url: 'https://one/v1', api_key_env: K, max_concurrency: 7}"
+    rest = rest.replace("*system", "be brief").replace("*engine", "{max_model_len: 1024}")
+    base.write_text(f"{text}\nteacher: {{model: big, engine: {engine}}}{rest}")
+    file.write_text("extends: base.yaml\nteacher: {engine: {url: 'https://two/v1'}}\n")
+    first, second = (load_recipe(one, []).teacher.engine for one in (base, file))
+    assert first.api_key_env == "K" and second.kind == "endpoint"
+    assert (second.url, second.api_key_env) == ("https://two/v1", "")
+    assert second.max_concurrency == 7
+
+
 def test_quick_puts_its_section_over_the_recipe_and_overrides_over_both(tmp_path):
     file = tmp_path / "own.yaml"
     file.write_text(f"extends: {Path(DEMO).resolve()}\nquick: {{task: {{num_train: 9}}}}\n")

@@ -57,6 +57,7 @@ def grades(cache: Path) -> list[Path]:
         ("Score: 3 at first; then\nscore: 7.5", 0.75),
         ("SCORE = 10", 1.0),
         ("Score: 0", 0.0),
+        ("<think>\n\n</think>\n\nScore: 8", 0.8),
         ("<think>A draft:\nScore: 3\n</think>\nSound.\nScore: 8", 0.8),
     ],
 )

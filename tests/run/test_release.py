@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 HEAD = Path(__file__).parents[1] / "support/processes/autoscaling_head.py"
 KINDS = ("teaching", "training")
 HEAD_TYPE = "ray.head.default"  # as the provider calls it
-ROUNDS = 60
+ROUNDS = 120  # so many that a node is idle long enough meanwhile
 
 
 def config_of(port: int) -> dict[str, Any]:
