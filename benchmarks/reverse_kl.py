@@ -17,7 +17,6 @@ in a process of its own; --json keeps the sums of each problem too.
 import argparse
 import json
 import os
-import re
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -40,13 +39,13 @@ from fastdistill_ray.generation.vllm_engine import engine_arguments
 from fastdistill_ray.models import fetch_model, tokenizer_of
 from fastdistill_ray.recipe.loading import load_recipe
 from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.report.pairs import SEED
 from fastdistill_ray.run_files import stage_folders
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks.problem_file import ProblemFile
 
 BASE = "base"
 EXACT, SAMPLED, TOKENS = range(3)  # sums of a problem's texts
-FURTHER_SEED = re.compile("-seed_[0-9]+$")
 
 
 def write(recipe: Recipe, folder: str, rows: list[dict[str, Any]], n: int) -> list[list[list[int]]]:
@@ -111,6 +110,12 @@ def measure(run: str, student: str, num_problems: int, n: int) -> list[Any]:
     return rows
 
 
+def student_of(folder: str) -> str:
+    """Of a further seed too."""
+    further = SEED.fullmatch(folder)
+    return further[1] if further else folder
+
+
 def mean(totals: np.ndarray, of: int = EXACT) -> np.ndarray:
     """[R, 3] totals -> [R], over all tokens."""
     return totals[:, of] / totals[:, TOKENS]
@@ -155,10 +160,10 @@ def main() -> None:
     rows = []
     for run in map(os.path.abspath, arguments.runs):
         folders = sorted(Run(run).students)
-        wanted = arguments.students or sorted({FURTHER_SEED.sub("", name) for name in folders})
+        wanted = arguments.students or sorted(set(map(student_of, folders)))
         tables: dict[str, np.ndarray] = {}
         for student in [BASE, *wanted]:
-            seeds = [name for name in folders if FURTHER_SEED.sub("", name) == student] or [student]
+            seeds = [name for name in folders if student_of(name) == student] or [student]
             printed = [
                 run_fresh("benchmarks.reverse_kl", run, "--only", seed, *options) for seed in seeds
             ]
