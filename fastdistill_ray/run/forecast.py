@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.evaluation.knobs import Model
 from fastdistill_ray.evaluation.results import Trial, choose, trials_in
 from fastdistill_ray.groups.log import LOG
@@ -24,7 +25,6 @@ from fastdistill_ray.run.condense_stages import describe_condensing
 from fastdistill_ray.run.graph import Change, Made, Stage, find, nearest
 from fastdistill_ray.run.inputs import check_task
 from fastdistill_ray.run.paid import (
-    AGAIN,
     check_answers_not_paid_twice,
     check_new_problems_not_paid_twice,
     check_not_paid_twice,
@@ -87,9 +87,9 @@ def describe_stages(
     recipe: Recipe, run: Place, verb: str = DISTILL, again: Sequence[str] = ()
 ) -> str:
     """A line for each stage that the verb comes to: reused, to be continued, or new with the field
-    that changed and what it would take; then what all new ones would take, and what is left of a
-    run that has begun. `again`: what may be paid for once more."""
-    lines = list(_lines_of(recipe, run, verb, again))
+    that changed and what it would take; then what all new ones would take, what is left of a run
+    that has begun, and why the job would refuse to pay. `again`: what may be paid for once more."""
+    lines = list(_lines_of(recipe, run, verb))
     rows = [(line.name, line.text) for line in lines]
     if total := total_of_new(lines, recipe.pools):
         rows.append(("all that is new", total))
@@ -97,6 +97,10 @@ def describe_stages(
         left := time_left(lines, _together(recipe, lines))
     ):
         rows.append(("left of the run", left))
+    try:
+        check_run(recipe, run, list(again), is_here=False, verb=verb)
+    except UserError as error:
+        rows.append(("refused", str(error)))
     width = max(28, *(len(name) for name, _ in rows))
     return "\n".join(f"{name:<{width}} {text}" for name, text in rows)
 
@@ -117,8 +121,8 @@ def standing(recipe: Recipe, run: Place, verb: str) -> str:
     return f"{done}, {left} left of the run" if left else done
 
 
-def _lines_of(recipe: Recipe, run: Place, verb: str, again: Sequence[str] = ()) -> Iterator[Line]:
-    for line in _lines(recipe, run, again):
+def _lines_of(recipe: Recipe, run: Place, verb: str) -> Iterator[Line]:
+    for line in _lines(recipe, run):
         if verb not in NOT_OF or not line.name.startswith(NOT_OF[verb]):
             yield line
 
@@ -164,7 +168,7 @@ def check_run(
         check_task(recipe.task)
 
 
-def _lines(recipe: Recipe, run: Place, again: Sequence[str] = ()) -> Iterator[Line]:
+def _lines(recipe: Recipe, run: Place) -> Iterator[Line]:
     stages = Stages(recipe, run)
     found = find(run, stages.problems())
     yield _line(recipe, run, stages.problems())
@@ -180,7 +184,7 @@ def _lines(recipe: Recipe, run: Place, again: Sequence[str] = ()) -> Iterator[Li
         yield Line(REST, "new, with the new problems")
         return
     if reads_groups(recipe):
-        yield _groups_line(recipe, run, stages.groups(train), train, again)
+        yield _groups_line(recipe, run, stages.groups(train), train)
     trials: dict[str, list[Trial]] = {}
     for student in students(recipe):
         yield from _training_lines(recipe, run, student, train, trials)
@@ -233,9 +237,7 @@ def _validation_lines(
         yield _line(recipe, run, stage, len(validation), "problems")
 
 
-def _groups_line(
-    recipe: Recipe, run: Place, stage: Stage, problems: ProblemFile, again: Sequence[str]
-) -> Line:
+def _groups_line(recipe: Recipe, run: Place, stage: Stage, problems: ProblemFile) -> Line:
     if find(run, stage):
         return _line(recipe, run, stage, len(problems), "groups")
     near = nearest(run, stage)
@@ -254,7 +256,6 @@ def _groups_line(
         parts = [f"new, {what} {where}: {why}; the teacher is {asked}", words(spent, recipe.pools)]
     else:
         parts = [f"new: {why}", cost(recipe, len(problems)), words(spent, recipe.pools)]
-        parts += [f"refused without --again {AGAIN}"] if near and AGAIN not in again else []
     text = "; ".join(filter(None, parts))
     return Line(stage.name, text, is_new=bool(missing), seconds=seconds, spent=spent)
 

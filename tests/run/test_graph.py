@@ -80,7 +80,7 @@ def made_anew(run: Place, *overrides: str) -> set[str]:
     """Names of stages that are not reused, but for answers of students, which follow them."""
     found = states(run, *overrides)
     follow = [f"answers/{one}{end}" for one in ("advdistill", "sft") for end in ("", "_trials")]
-    own = {name for name in found if name not in (*follow, "all")}
+    own = {name for name in found if name not in (*follow, "all", "refused")}
     return {name for name in own if not found[name].startswith("reused")}
 
 
@@ -143,7 +143,7 @@ def test_plan_names_the_field_that_changed_and_the_cost(run):
     found = states(run, "--sampling.temperature=0.7")
     assert found["groups"] == (
         "new: sampling.temperature was 0.9, now 0.7; 4 problems x 8 completions, at most 3,072 "
-        "tokens; about 1:00 (0.50 CPU-hours); refused without --again groups"
+        "tokens; about 1:00 (0.50 CPU-hours)"
     )
     other = states(run, "--reward.weights={cosine: 0, format: 1}")
     assert "judged again from stages/groups/" in other["groups"]
@@ -226,8 +226,9 @@ def test_new_problems_are_not_paid_for_twice_unless_that_is_meant(run):
 
 def test_plan_says_what_is_refused_until_it_is_allowed(run):
     recipe = recipe_with("--sampling.temperature=0.7")
-    assert "; refused without --again groups" in describe_plan(recipe, run)
-    assert "refused without" not in describe_plan(recipe, run, again=["groups"])
+    *_, last = describe_plan(recipe, run).splitlines()
+    assert last.startswith("refused  ") and "--again groups" in last
+    assert "\nrefused  " not in describe_plan(recipe, run, again=["groups"])
 
 
 def test_more_problems_take_along_the_groups_that_are_paid_for(run):
