@@ -97,7 +97,8 @@ def plan(
 
 class Options(TypedDict, total=False):
     """changes: as of `load_recipe`. address: of a Ray dashboard ("": $RAY_ADDRESS, else your head
-    on this machine, else one for the time of the job). again: "groups", "set_aside". env: names of
+    on this machine, else one for the time of the job). again: "groups", "answers",
+    "set_aside". env: names of
     variables that the job gets too."""
 
     changes: Mapping[str, Any]
