@@ -64,7 +64,7 @@ class JobFolder(Generic[R]):
     def __init__(self, path: str | Place, recipe: R) -> None:
         self.path = place_of_run(path)
         self.recipe = recipe
-        self.graph: dict[str, str] = {}  # of the stages come to so far
+        self.graph: dict[str, str] = {}  # of the stages that this process has come to
         try:
             self.path.exists()
         except (OSError, ValueError) as error:  # Arrow's, of an option it does not know
@@ -107,7 +107,7 @@ class JobFolder(Generic[R]):
         is_free = self.graph.get(stage.name, place) == place
         self.graph[stage.name if is_free else f"{stage.kind}/{folder.name}"] = place
         if (self.view / RECIPE).exists():
-            write_json(self.view / GRAPH, self.graph)
+            self._note_graph(self.view)
         return folder
 
     def stage(
@@ -189,11 +189,15 @@ class JobFolder(Generic[R]):
                 there = view_id((self.path / RECIPE).read_text())
                 _move_view(self.path, self.path / RECIPES / there, reversed(VIEW))
             _move_view(self.path / RECIPES / self.id, self.path, VIEW)
-        self.graph = {**read_json(self.path / GRAPH, {}), **self.graph}
         write_text(self.path / RECIPE, dump_recipe(self.recipe))
         write_text(self.path / GIT, code_state())
         write_json(self.path / VERSIONS, versions())
-        write_json(self.path / GRAPH, self.graph)
+        self._note_graph(self.path)
+
+    def _note_graph(self, view: Place) -> None:
+        """Stages that earlier runs of the recipe came to stay noted until this one comes to them:
+        it may be stopped before."""
+        write_json(view / GRAPH, {**read_json(view / GRAPH, {}), **self.graph})
 
     def is_claimed(self) -> bool:
         file = self.path / RECIPE
