@@ -20,7 +20,7 @@ from fastdistill_ray.endpoints.ledger import PAID
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.groups.aside import SET_ASIDE
 from fastdistill_ray.groups.log import LOG
-from fastdistill_ray.groups.store import DAMAGED
+from fastdistill_ray.groups.store import DAMAGED, Store
 from fastdistill_ray.recipe.loading import dump_recipe
 from fastdistill_ray.recipe.shapes import DISTILL
 from fastdistill_ray.recipe.tree import AnyRecipe, Recipe
@@ -30,9 +30,11 @@ from fastdistill_ray.run.lease import LEASES
 from fastdistill_ray.run.provenance import code_state, versions
 from fastdistill_ray.run.stages import Stages
 from fastdistill_ray.run_files import (
+    CHECKPOINTS,
     GIT,
     GRAPH,
     MANIFEST,
+    POLICIES,
     RECIPE,
     RECIPES,
     SECONDS,
@@ -237,13 +239,14 @@ def damaged_files(folder: Place, manifest: Mapping[str, Any]) -> list[str]:
             continue
         if now != size:
             faults.append(f"{folder / name} has {now} of {size} bytes")
-    return faults
+    return faults + Store(folder).lost(manifest.get("files", {}))
 
 
 def _is_beside(name: str) -> bool:
     """Notes and records of what was done, not its result."""
     top = name.partition("/")[0]
     beside = (STAGE, SECONDS, LOG, DAMAGED, SET_ASIDE, TENSORBOARD, TRACKED, PAID)
+    beside += (CHECKPOINTS, POLICIES)
     return top in beside or top.startswith(STALL)
 
 
