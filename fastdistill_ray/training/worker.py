@@ -26,7 +26,7 @@ from ray.train import CheckpointUploadMode
 from fastdistill_ray.groups.shares import Shares
 from fastdistill_ray.groups.signals import Signal
 from fastdistill_ray.groups.steps import StepPlan
-from fastdistill_ray.models import fetch_model, load_tokenizer
+from fastdistill_ray.models import fetch_model, load_tokenizer, tokenizer_of
 from fastdistill_ray.objectives import Objective
 from fastdistill_ray.prompts import (
     Prompted,
@@ -239,7 +239,10 @@ def export_last(
 
 
 def export(learner: Learner, source: str, out: Place) -> None:
-    chat = Chat(learner.text.template, learner.text.eos_id)
+    text, own = learner.text, tokenizer_of(source).chat_template
+    named = own if isinstance(own, dict) else {}
+    is_said = (name for name, one in named.items() if one == text.template and name != "default")
+    chat = Chat(text.template, text.eos_id, next(is_said, ""))
     export_student(learner.student, source, out, chat)
 
 
