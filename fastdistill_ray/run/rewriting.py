@@ -17,7 +17,7 @@ from fastdistill_ray.groups.rewriting import (
     final_of,
 )
 from fastdistill_ray.groups.store import Store
-from fastdistill_ray.records import GROUP_SCHEMA, SIGNALS, Problem
+from fastdistill_ray.records import GROUP_SCHEMA, SIGNALS, Problem, Verdict
 from fastdistill_ray.rewards.selection import Judging, select
 from fastdistill_ray.run_files import StageResult
 from fastdistill_ray.storage.place import Place
@@ -111,12 +111,22 @@ def _final(row: dict, finals: dict) -> list[dict]:
 
 
 def _right(name: str, rows: Iterable[dict]) -> dict[str, float]:
-    """How many have a completion, and of how many it is right."""
-    verdicts = [row["completions"][0]["verdict"] for row in rows if row["completions"]]
+    """How many have a completion and an answer to tell by, and of how many it is right."""
+    found = [_by_reference(row) for row in rows if row["completions"]]
+    verdicts = [verdict for verdict in found if verdict is not None]
     return {
         f"{RIGHT}{name}": float(verdicts.count("correct")),
         f"all_{name}": float(len(verdicts)),
     }
+
+
+def _by_reference(row: dict) -> Verdict | None:
+    """Of a row of one completion, beside the problem's own answer; None where it has none. The
+    completion's own verdict by a vote would be that it agrees with itself."""
+    vote = row["vote"]
+    if vote is None or (row["reference"] and not vote["answer"]):
+        return row["completions"][0]["verdict"]
+    return vote["verdict"]
 
 
 def _rows(groups: Place) -> list[dict]:
