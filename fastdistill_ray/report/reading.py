@@ -92,7 +92,7 @@ def read_run(view: str | Place) -> Contents:
     must exist."""
     path = Place(view)
     recipe, text = read_recipe(path)
-    order = _order(recipe)
+    order = models_of(recipe)
     stages = stage_folders(path)
     return Contents(
         path=path,
@@ -185,7 +185,7 @@ def baseline_names(recipe: dict[str, Any]) -> list[str]:
     return [*(name for name in BASELINES if name in given), *named]
 
 
-def _order(recipe: dict[str, Any]) -> list[str]:
+def models_of(recipe: dict[str, Any]) -> list[str]:
     """All models, as the report has them."""
     return [*baseline_names(recipe), *ensemble_entries(recipe), *student_entries(recipe)]
 
@@ -210,7 +210,7 @@ def _place(model: str, order: list[str]) -> int:
 
 def read_results(view: Place, recipe: dict[str, Any]) -> Results:
     """Those of the recipe that a view is of, models in its order."""
-    file, order = view / RESULTS, _order(recipe)
+    file, order = view / RESULTS, models_of(recipe)
     empty = {"rows": [], "differences": [], "parts": [], "seeds": [], "costs": [], "gaps": []}
     tree = {**empty, **read_json(file, {})}
     rows = sorted(tree["rows"], key=lambda row: _place(row["model"], order))
