@@ -139,9 +139,10 @@ def _score(trial: Trial, validated: Mapping[str, Place]) -> tuple[float | None, 
     """(strict accuracy on validation problems, their number)"""
     if not validated:
         return None, 0
-    verdicts = read_parquet(validated[trial.name] / ANSWERS, ["verdict"])["verdict"].to_pylist()
+    answers = read_parquet(validated[trial.name] / ANSWERS, ["problem_id", "verdict"])
+    verdicts = answers["verdict"].to_pylist()
     share = verdicts.count("correct") / len(verdicts) if verdicts else None
-    return share, len(verdicts)
+    return share, len(answers["problem_id"].unique())
 
 
 def write_choice(

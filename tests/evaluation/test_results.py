@@ -12,9 +12,13 @@ from fastdistill_ray.run_files import ANSWERS
 from fastdistill_ray.storage.place import Place
 
 
-def write_answers(folder: Path, verdicts: str) -> Path:
+def write_answers(folder: Path, verdicts: str, num_each: int = 1) -> Path:
+    """So many of each problem."""
     names = {"c": "correct", "w": "wrong", "u": "unparsable"}
-    rows = [{"problem_id": str(i), "verdict": names[each]} for i, each in enumerate(verdicts)]
+    rows = [
+        {"problem_id": str(i // num_each), "verdict": names[each]}
+        for i, each in enumerate(verdicts)
+    ]
     folder.mkdir()
     pq.write_table(pa.Table.from_pylist(rows), folder / ANSWERS)
     return folder
@@ -38,6 +42,18 @@ def test_choose_takes_the_best_of_each_student_and_the_earlier_of_equals(tmp_pat
     written = json.loads((tmp_path / "choose.json").read_text())["trials"]
     assert [line["validation_accuracy"] for line in written] == [0.25, 0.5, 0.5, 0.0, 0.75]
     assert [line["chosen"] for line in written] == [False, True, False, False, True]
+
+
+def test_choice_on_several_answers_to_a_problem_counts_problems(tmp_path):
+    trials = [Trial("sft", rate, None, 1, "a", 1.0, 10) for rate in (2e-5, 5e-5)]
+    validated = {
+        trial.name: write_answers(tmp_path / trial.name, verdicts, num_each=4)
+        for trial, verdicts in zip(trials, ["cwwwcccc", "wwwwcccw"], strict=True)
+    }
+    write_choice(trials, validated, choose(trials, validated), out=tmp_path / "choose.json")
+    written = json.loads((tmp_path / "choose.json").read_text())["trials"]
+    assert [line["num_problems"] for line in written] == [2, 2]
+    assert [line["validation_accuracy"] for line in written] == [5 / 8, 3 / 8]
 
 
 def test_choose_without_validation_takes_the_only_trial_of_each():
