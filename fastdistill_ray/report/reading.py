@@ -190,6 +190,11 @@ def models_of(recipe: dict[str, Any]) -> list[str]:
     return [*baseline_names(recipe), *ensemble_entries(recipe), *student_entries(recipe)]
 
 
+def has_chosen_step(recipe: dict[str, Any]) -> bool:
+    """Whether held-out groups choose the step of a training that is its student."""
+    return recipe["training"]["held_out"]["best_metric"] != "none"
+
+
 def ensemble_entries(recipe: dict[str, Any]) -> dict[str, list[str]]:
     """Name of each ensemble -> the students that vote."""
     return {entry["name"]: entry["of"] for entry in recipe["compare"].get("ensembles", [])}
