@@ -208,6 +208,23 @@ def student_entries(recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {**others, own["kind"]: own}
 
 
+def first_model(name: str, recipe: dict[str, Any]) -> tuple[str, list[int]]:
+    """(the model whose weights a student began with, those of its blocks that were kept, [] for
+    all): its own, else that of the student that it began as, else the recipe's."""
+    entries = student_entries(recipe)
+    entry = entries[name]
+    while not (entry["model"] or _layers(entry)) and entry.get("start"):
+        entry = entries[entry["start"]]
+    own = recipe["student"]
+    if entry["model"] or _layers(entry):
+        return entry["model"] or own["model"], _layers(entry)
+    return own["model"], _layers(own)
+
+
+def _layers(entry: dict[str, Any]) -> list[int]:
+    return (entry.get("init") or {}).get("layers") or []
+
+
 def _place(model: str, order: list[str]) -> int:
     """Unknown ones come last."""
     return order.index(model) if model in order else len(order)
