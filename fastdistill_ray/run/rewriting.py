@@ -8,6 +8,7 @@ import pyarrow as pa
 from fastdistill_ray.cluster.pools import PoolsKnobs
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.knobs import SamplingKnobs, TeacherKnobs
+from fastdistill_ray.groups.accounting import paid_facts
 from fastdistill_ray.groups.curation import curate
 from fastdistill_ray.groups.rewriting import (
     REWRITTEN,
@@ -18,6 +19,7 @@ from fastdistill_ray.groups.rewriting import (
 )
 from fastdistill_ray.groups.store import Store
 from fastdistill_ray.records import GROUP_SCHEMA, SIGNALS, Problem, Verdict
+from fastdistill_ray.rewards.scorer import LLM_JUDGE
 from fastdistill_ray.rewards.selection import Judging, select
 from fastdistill_ray.run_files import StageResult
 from fastdistill_ray.storage.place import Place
@@ -94,6 +96,7 @@ def rewrite(
     facts = {name: float(number) for name, number in sources.items()}
     facts |= _right("first", first.values()) | _right(REWRITTEN, again.values())
     facts |= _right("writer", ({**r, "completions": _final(r, finals)} for r in groups.values()))
+    facts |= _paid(out)
     tokens = [one for row in (*first.values(), *again.values()) for one in row["completions"]]
     return StageResult(
         len(groups),
@@ -103,6 +106,13 @@ def rewrite(
         completion_tokens=sum(one["num_tokens"] for one in tokens),
         facts=facts,
     )
+
+
+def _paid(out: Place) -> dict[str, float]:
+    """To the judge, for both answers of the student."""
+    paid = [paid_facts("judge", out / name / LLM_JUDGE) for name in (FIRST, AGAIN)]
+    names = dict.fromkeys(name for one in paid for name in one)
+    return {name: sum(one.get(name, 0.0) for one in paid) for name in names}
 
 
 def _final(row: dict, finals: dict) -> list[dict]:
