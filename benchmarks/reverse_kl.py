@@ -6,12 +6,13 @@
 The base and every student of the run folders (or those named, in that order), with all its seeds,
 write `n` texts of each of the first test problems at temperature 1, by vLLM. Each token of them is
 then read by the student behind its own prompt and by the teacher behind the teacher's, both in
-float32 by transformers, and the KL of the student's whole distribution to the teacher's is taken at
-each token, exactly. `reverse_kl` is its mean over all tokens, with the 95 % interval of a bootstrap
-over problems and seeds; `sampled` the mean of the log-ratio of the tokens that were drawn, whose
-expectation is the same. `minus` holds its differences from those before it, the same problems drawn
-for both: value, ends of the interval, two-sided p, not adjusted for their number. Each model runs
-in a process of its own; --json keeps the sums of each problem too.
+float32 by transformers, and the KL of the student's whole distribution to the teacher's, over the
+tokens that both heads have, is taken at each token, exactly. `reverse_kl` is its mean over all
+tokens, with the 95 % interval of a bootstrap over problems and seeds; `sampled` the mean of the
+log-ratio of the tokens that were drawn, whose expectation is the same. `minus` holds its
+differences from those before it, the same problems drawn for both: value, ends of the interval,
+two-sided p, not adjusted for their number. Each model runs in a process of its own; --json keeps
+the sums of each problem too.
 """
 
 import argparse
@@ -39,6 +40,7 @@ from fastdistill_ray.generation.vllm_engine import engine_arguments
 from fastdistill_ray.models import fetch_model, tokenizer_of
 from fastdistill_ray.recipe.loading import load_recipe
 from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.records import Problem
 from fastdistill_ray.report.pairs import SEED
 from fastdistill_ray.run_files import stage_folders
 from fastdistill_ray.storage.place import Place
@@ -66,15 +68,30 @@ def write(recipe: Recipe, folder: str, rows: list[dict[str, Any]], n: int) -> li
 
 
 @torch.no_grad()
-def logprobs(model: Any, prompt: list[int], texts: list[list[int]]) -> list[torch.Tensor]:
-    """[T, V] of each text; the prompt is read once."""
+def logprobs(
+    model: Any, prompt: list[int], texts: list[list[int]], num_tokens: int
+) -> list[torch.Tensor]:
+    """[T, V] of each text, over the first `num_tokens` of the vocabulary; the prompt is read
+    once."""
     before = model(input_ids=torch.tensor([prompt[:-1]]), use_cache=True).past_key_values
     before.batch_repeat_interleave(len(texts))
     width = max(map(len, texts))
     ids = [[prompt[-1], *text[:-1], *[0] * (width - len(text))] for text in texts]
-    logits = model(input_ids=torch.tensor(ids), past_key_values=before).logits
+    logits = model(input_ids=torch.tensor(ids), past_key_values=before).logits[..., :num_tokens]
     found = torch.log_softmax(logits.float(), -1)
     return [rows[: len(text)] for rows, text in zip(found, texts, strict=True)]
+
+
+def requests_of(
+    recipe: Recipe, folder: str, problems: list[Problem]
+) -> dict[str, list[dict[str, Any]]]:
+    """The prompts of the student in `folder`, which may be of another model than the recipe's, and
+    of the teacher."""
+    sides = {"student": (folder, recipe.student), "teacher": (recipe.teacher.model, recipe.teacher)}
+    return {
+        who: build_requests(problems, side.prompt, tokenizer_of(model), seed=0)
+        for who, (model, side) in sides.items()
+    }
 
 
 def measure(run: str, student: str, num_problems: int, n: int) -> list[Any]:
@@ -86,10 +103,7 @@ def measure(run: str, student: str, num_problems: int, n: int) -> list[Any]:
     file = ProblemFile(stage_folders(Place(run))["problems"] / "test.parquet")
     problems = list(islice(file, num_problems))
     folder = fetch_model(base) if student == BASE else Run(run).students[student]
-    asked = {}
-    for who, side in (("student", recipe.student), ("teacher", recipe.teacher)):
-        tokenizer = tokenizer_of(side.model)
-        asked[who] = build_requests(problems, side.prompt, tokenizer, seed=0)
+    asked = requests_of(recipe, folder, problems)
     texts = write(recipe, folder, asked["student"], n)
     folders = {"student": folder, "teacher": fetch_model(recipe.teacher.model)}
     models = {
@@ -99,15 +113,23 @@ def measure(run: str, student: str, num_problems: int, n: int) -> list[Any]:
     rows = []
     for place, of_problem in enumerate(texts):
         prompts = {who: requests[place]["prompt_token_ids"] for who, requests in asked.items()}
-        own = logprobs(models["student"], prompts["student"], of_problem)
-        its = logprobs(models["teacher"], prompts["teacher"], of_problem)
-        exact = sampled = 0.0
-        for text, q, p in zip(of_problem, own, its, strict=True):
-            exact += float((q.exp() * (q - p)).sum())
-            drawn = torch.tensor(text)[:, None]
-            sampled += float((q.gather(1, drawn) - p.gather(1, drawn)).sum())
-        rows.append((exact, sampled, sum(map(len, of_problem))))
+        rows.append(sums_of(models, prompts, of_problem))
     return rows
+
+
+def sums_of(
+    models: dict[str, Any], prompts: dict[str, list[int]], texts: list[list[int]]
+) -> tuple[float, float, int]:
+    """EXACT, SAMPLED and TOKENS of one problem's texts, of what the student and the teacher say of
+    them. Heads of one tokenizer may be padded to more rows than it has, each to its own number."""
+    both = min(len(model.get_output_embeddings().weight) for model in models.values())
+    own, its = (logprobs(models[who], prompts[who], texts, both) for who in ("student", "teacher"))
+    exact = sampled = 0.0
+    for text, q, p in zip(texts, own, its, strict=True):
+        exact += float((q.exp() * (q - p)).sum())
+        drawn = torch.tensor(text)[:, None]
+        sampled += float((q.gather(1, drawn) - p.gather(1, drawn)).sum())
+    return exact, sampled, sum(map(len, texts))
 
 
 def student_of(folder: str) -> str:

@@ -94,6 +94,13 @@ def _snapshot(reference: str, patterns: list[str]) -> str:
         ) from error
 
 
+def reference_for_others(reference: str) -> str:
+    """By which a model can be had elsewhere: its hub id; else, where it has none, the local folder
+    of `fetch_model`."""
+    is_on_hub = not is_here(reference) and not _is_in_bucket(reference)
+    return reference if is_on_hub else fetch_model(reference)
+
+
 def fetch_without_weights(reference: str) -> str:
     """As `fetch_model`, but of a model that is not on this machine no weights are downloaded."""
     if _is_in_bucket(reference):

@@ -11,6 +11,7 @@ from support.models import make_tiny_model, write_gguf
 from transformers import LlamaForCausalLM
 
 from fastdistill_ray.models import (
+    LAYERS,
     context_length,
     fetch_model,
     fetch_without_weights,
@@ -19,6 +20,7 @@ from fastdistill_ray.models import (
     load_tokenizer,
     model_identity,
     model_size,
+    reference_for_others,
     resolve_model,
     same_tokenizer,
     tokenizer_of,
@@ -50,6 +52,13 @@ def test_resolve_model_of_folder_is_its_absolute_path(
 
 def test_resolve_model_of_hub_id_is_left_as_it_is() -> None:
     assert resolve_model("Qwen/Qwen2.5-7B-Instruct") == "Qwen/Qwen2.5-7B-Instruct"
+
+
+def test_others_have_a_model_by_its_hub_id_or_from_its_folder(tiny: str) -> None:
+    assert reference_for_others("Qwen/Qwen2.5-7B-Instruct") == "Qwen/Qwen2.5-7B-Instruct"
+    assert reference_for_others(tiny) == tiny
+    kept = reference_for_others(f"{tiny}{LAYERS}0")
+    assert Path(kept, "config.json").is_file() and kept != tiny
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ No model is asked again. Born-again networks (arXiv 1805.04770, section 3.1) ave
 probabilities of generations; of texts it is the answer that is voted on.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
@@ -22,16 +23,17 @@ Key = tuple[str, int]  # problem, number of the answer
 def vote(members: list[Place], verifier: VerifierKnobs, *, out: Place) -> StageResult:
     """Writes answers.parquet: for each answer that every member gave, the text of the first member
     whose answer is that of most; of the first member where as many give another, and where no
-    answer can be read or compared."""
+    answer can be read or compared. Its rows in and out are problems, as those of all answers."""
     answers = [_rows(folder) for folder in members]
     common = [key for key in answers[0] if all(key in one for one in answers)]
     with Judge(verifier) as judge:
         found = [_elected([one[key] for one in answers], judge) for key in common]
     write_parquet(pa.Table.from_pylist(found, schema=ANSWERS_SCHEMA), out / ANSWERS)
-    missing = max(map(len, answers)) - len(found)
+    num_voted = len(_problems(common))
+    missing = max(len(_problems(one)) for one in answers) - num_voted
     return StageResult(
-        rows_in=len(found) + missing,
-        rows_out=len(found),
+        rows_in=num_voted + missing,
+        rows_out=num_voted,
         set_aside={"not_answered": missing} if missing else {},
     )
 
@@ -39,6 +41,10 @@ def vote(members: list[Place], verifier: VerifierKnobs, *, out: Place) -> StageR
 def _rows(folder: Place) -> dict[Key, dict[str, Any]]:
     rows = read_parquet(folder / ANSWERS).to_pylist()
     return {(row["problem_id"], row["k"]): row for row in rows}
+
+
+def _problems(keys: Iterable[Key]) -> set[str]:
+    return {problem for problem, _ in keys}
 
 
 def _elected(rows: list[dict[str, Any]], judge: Judge) -> dict[str, Any]:

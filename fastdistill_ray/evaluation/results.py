@@ -1,7 +1,7 @@
 """Trials of students, the choice among them on validation problems, and the results table."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -31,7 +31,31 @@ from fastdistill_ray.storage.tables import read_parquet, read_rows
 # Seconds of a step; a student that writes its own texts is waited for.
 SPENT = ("time/step", "time/held_out", "time/waiting", "time/publish")
 
-COSTS = ("seconds", "trained_tokens", "scored_tokens", "signal_bytes", "written_tokens")
+
+class Cost(NamedTuple):
+    """What was spent in one folder: a training, up to a trial of it, or a store that was made for
+    it, which others may have in common with it."""
+
+    folder: str
+    seconds: float = 0.0  # of training
+    trained_tokens: int = 0
+    scored_tokens: int = 0  # read by the model that the objective needs, if any, also before it
+    signal_bytes: int = 0  # what was stored of its texts
+    written_tokens: int = 0  # by students, for this training
+
+
+COSTS = Cost._fields[1:]
+
+
+def total(costs: Iterable[Cost]) -> dict[str, float]:
+    """The sums of COSTS over folders; of several trials of one training the longest counts."""
+    folders: dict[str, list[Cost]] = {}
+    for cost in costs:
+        folders.setdefault(cost.folder, []).append(cost)
+    return {
+        name: sum(max(getattr(cost, name) for cost in alike) for alike in folders.values())
+        for name in COSTS
+    }
 
 
 class Trial(NamedTuple):
@@ -42,16 +66,11 @@ class Trial(NamedTuple):
     seed: int | None  # of its training, where it was trained with several
     epoch: int  # 1-based
     weights: str
-    seconds: float  # of training up to here
-    trained_tokens: int
-    scored_tokens: int = 0  # read by the model that its objective needs, if any, also before it
-    signal_bytes: int = 0  # what was stored of its texts
-    written_tokens: int = 0  # by the student itself, for this training
+    costs: tuple[Cost, ...] = ()  # of its training, of those it began as, and of what they read
 
     def after(self, other: "Trial") -> "Trial":
         """With the costs of the one that it began as."""
-        costs = {name: getattr(self, name) + getattr(other, name) for name in COSTS}
-        return self._replace(**costs)
+        return self._replace(costs=(*self.costs, *other.costs))
 
     @property
     def name(self) -> str:
@@ -59,26 +78,34 @@ class Trial(NamedTuple):
         return f"{self.student}_lr_{self.learning_rate:g}{seed}_epoch_{self.epoch}"
 
 
-def trials_in(out: Place, name: str, rate: float, seed: int | None) -> list[Trial]:
-    """The exported students of a finished training with what each had cost by then."""
+def trials_in(
+    out: Place, name: str, rate: float, seed: int | None, before: Sequence[Cost] = ()
+) -> list[Trial]:
+    """The exported students of a finished training with what each had cost by then, of which
+    `before` was spent on what it was given."""
     facts = read_json(out / MANIFEST, {}).get("facts", {})
-    before, size = (int(facts.get(name, 0)) for name in ("signal_tokens", "signal_bytes"))
+    given = total(before)
+    read, size, written = (
+        int(facts.get(fact, 0) - given[cost])
+        for fact, cost in (
+            ("signal_tokens", "scored_tokens"),
+            ("signal_bytes", "signal_bytes"),
+            ("written_tokens", "written_tokens"),
+        )
+    )
     lines = (out / METRICS).read_text().splitlines()
     metrics = [json.loads(line) for line in lines]
 
     def trial(folder: Place, epoch: int, spent: list[dict[str, float]]) -> Trial:
-        return Trial(
-            student=name,
-            learning_rate=rate,
-            seed=seed,
-            epoch=epoch,
-            weights=str(folder),
+        own = Cost(
+            folder=str(out),
             seconds=sum(line.get(name, 0.0) for line in spent for name in SPENT),
             trained_tokens=sum(int(line["train/trained_tokens"]) for line in spent),
-            scored_tokens=before + sum(int(line.get("train/frozen_tokens", 0)) for line in spent),
+            scored_tokens=read + sum(int(line.get("train/frozen_tokens", 0)) for line in spent),
             signal_bytes=size,
-            written_tokens=int(facts.get("written_tokens", 0)),
+            written_tokens=written,
         )
+        return Trial(name, rate, seed, epoch, str(folder), (own, *before))
 
     trials = []
     exported = {name: sorted(_exports(out, name), key=_number) for name in ("epoch_", "best_step_")}
@@ -139,9 +166,10 @@ def _score(trial: Trial, validated: Mapping[str, Place]) -> tuple[float | None, 
     """(strict accuracy on validation problems, their number)"""
     if not validated:
         return None, 0
-    verdicts = read_parquet(validated[trial.name] / ANSWERS, ["verdict"])["verdict"].to_pylist()
+    answers = read_parquet(validated[trial.name] / ANSWERS, ["problem_id", "verdict"])
+    verdicts = answers["verdict"].to_pylist()
     share = verdicts.count("correct") / len(verdicts) if verdicts else None
-    return share, len(verdicts)
+    return share, len(answers["problem_id"].unique())
 
 
 def write_choice(
@@ -165,11 +193,7 @@ def write_choice(
                 "validation_accuracy": accuracy,
                 "mean_accuracy": means[trial],  # over seeds, by which trials are chosen
                 "num_problems": num_problems,
-                "seconds": trial.seconds,
-                "trained_tokens": trial.trained_tokens,
-                "scored_tokens": trial.scored_tokens,
-                "signal_bytes": trial.signal_bytes,
-                "written_tokens": trial.written_tokens,
+                **total(trial.costs),
                 "chosen": trial in chosen.values(),
             }
         )
@@ -228,24 +252,21 @@ def write_results(
 
 def _costs(chosen: Mapping[str, Trial]) -> list[dict[str, Any]]:
     """Of one training of each student, the mean of its seeds."""
-    costs = []
+    costs: list[dict[str, Any]] = []
     for name in dict.fromkeys(trial.student for trial in chosen.values()):
-        own = [trial for trial in chosen.values() if trial.student == name]
-        cost: dict[str, Any] = {
-            name: round(sum(getattr(trial, name) for trial in own) / len(own))
-            for name in ("trained_tokens", "scored_tokens", "signal_bytes", "written_tokens")
-        }
-        seconds = sum(trial.seconds for trial in own) / len(own)
-        costs.append({"model": name, **cost, "seconds": seconds})
+        own = [total(trial.costs) for trial in chosen.values() if trial.student == name]
+        means = {cost: sum(one[cost] for one in own) / len(own) for cost in COSTS}
+        whole = {cost: mean if cost == "seconds" else round(mean) for cost, mean in means.items()}
+        costs.append({"model": name, **whole})
     return costs
 
 
 def _costs_together(
     chosen: Mapping[str, Trial], ensembles: Mapping[str, list[str]]
 ) -> list[dict[str, Any]]:
-    """Of all trainings of those that vote."""
+    """Of all trainings of those that vote, each once: two may have begun as the same student."""
     return [
-        {"model": name, **{cost: sum(getattr(chosen[one], cost) for one in of) for cost in COSTS}}
+        {"model": name, **total(cost for one in of for cost in chosen[one].costs)}
         for name, of in ensembles.items()
     ]
 

@@ -18,7 +18,7 @@ from fastdistill_ray.report.conclusion import (
 )
 from fastdistill_ray.report.overlaps import overlap_blocks
 from fastdistill_ray.report.page import Cell, Table, Text
-from fastdistill_ray.report.reading import Contents
+from fastdistill_ray.report.reading import Contents, has_chosen_step
 from fastdistill_ray.report.tables import cost_cells, cost_header, extra_costs, model_cell
 
 BASES = "base", "base_plain", "teacher"
@@ -224,14 +224,22 @@ def _trust(run: Contents, student: str, status: str) -> str:
         if seeds > 1
         else "One training seed: how another would come out is not known."
     )
-    own = [trial for trial in run.trials if trial["student"] == student]
-    if own and all(trial.get("validation_accuracy") is None for trial in own):
-        sentences.append(
-            "Learning rate and epochs are the recipe's: none were chosen among several."
-        )
-    elif own:
-        sentences.append(
-            "Learning rate and epochs were chosen on validation problems, never on tested ones."
-        )
+    sentences += _choice(run, student)
     sentences += [block.text for block in overlap_blocks(run) if isinstance(block, Text)]
     return " ".join([*sentences, status])
+
+
+def _choice(run: Contents, student: str) -> list[str]:
+    """By what the student was chosen among trials, if it was."""
+    own = [trial for trial in run.trials if trial["student"] == student]
+    if not own:
+        return []
+    is_validated = any(trial.get("validation_accuracy") is not None for trial in own)
+    if has_chosen_step(run.recipe):
+        rate = "was chosen on validation problems" if is_validated else "is the recipe's"
+        return [f"The learning rate {rate}; held-out groups chose the step, tested problems never."]
+    if is_validated:
+        return [
+            "Learning rate and epochs were chosen on validation problems, never on tested ones."
+        ]
+    return ["Learning rate and epochs are the recipe's: none were chosen among several."]

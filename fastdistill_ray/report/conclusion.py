@@ -13,6 +13,7 @@ from fastdistill_ray.report.reading import (
     Results,
     baseline_names,
     ensemble_entries,
+    models_of,
     student_entries,
 )
 
@@ -61,6 +62,13 @@ def blocks_kept(recipe: dict[str, Any]) -> int:
 
 
 def model_label(model: str, recipe: dict[str, Any]) -> str:
+    """No two models of a recipe have the same: where they would, with the model's name."""
+    label = _label(model, recipe)
+    others = (_label(other, recipe) for other in models_of(recipe) if other != model)
+    return f"{label} ({model})" if label in others else label
+
+
+def _label(model: str, recipe: dict[str, Any]) -> str:
     shots = len(recipe["teacher"]["prompt"]["shots"])
     labels = {
         "base_plain": "Base student, plain prompt",

@@ -8,7 +8,7 @@ from typing import Any
 from fastdistill_ray.report.conclusion import model_label, percent
 from fastdistill_ray.report.group_numbers import read_teachers
 from fastdistill_ray.report.page import Block, Cell, Table, Text
-from fastdistill_ray.report.reading import Contents, Training, student_entries
+from fastdistill_ray.report.reading import Contents, Training, first_model, student_entries
 
 UNDEFINED = "\u2013"
 
@@ -82,12 +82,9 @@ def _peaks(run: Contents) -> dict[str, float]:
     peaks: dict[str, float] = {}
     entries = student_entries(run.recipe)
     for training in run.trainings:
-        entry = entries.get(training.student)
-        if entry is None or "memory/peak_gib" not in training.steps:
+        if training.student not in entries or "memory/peak_gib" not in training.steps:
             continue
-        own = entry["model"] or run.recipe["student"]["model"]
-        init = run.recipe["student"].get("init") if not entry["model"] else {}
-        layers = (entry.get("init") or init or {}).get("layers") or []
+        own, layers = first_model(training.student, run.recipe)
         model = f"{own}#layers={','.join(map(str, layers))}" if layers else own
         if len(run.memory) == 1 and model not in run.memory:
             (model,) = run.memory

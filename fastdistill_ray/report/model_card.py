@@ -1,12 +1,13 @@
 """README.md of a trained student, as a model's hub shows it: what it is, how good, made of what."""
 
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from fastdistill_ray.evaluation.statistics import Estimate
 from fastdistill_ray.report.conclusion import model_label, split_label
-from fastdistill_ray.report.reading import Contents, Results, student_entries
+from fastdistill_ray.report.reading import Contents, Results, first_model, student_entries
 from fastdistill_ray.report.summary import METRIC, accuracy_rows, share
 from fastdistill_ray.run_files import CARD, STUDENTS, seed_name
 
@@ -27,9 +28,8 @@ def write_cards(run: Contents) -> None:
 
 def card_of(run: Contents, name: str, seed: int | None) -> str:
     """With the metadata of huggingface_hub's model cards, results among them."""
-    recipe, entry = run.recipe, student_entries(run.recipe)[name]
-    base = entry["model"] or recipe["student"]["model"]
-    teachers = [recipe["teacher"], *recipe.get("teachers", [])]
+    recipe = run.recipe
+    base, _ = first_model(name, recipe)
     own = own_results(run.results, name, seed)
     data = ModelCardData(
         model_name=f"{recipe['name']}-{name}",
@@ -39,11 +39,11 @@ def card_of(run: Contents, name: str, seed: int | None) -> str:
         tags=["distillation", "fastdistill_ray"],
         eval_results=_reported(own, recipe["task"]["name"]),
     )
-    taught = ", ".join(f"`{_shown(one['model'])}`" for one in teachers)
     lines = [
         f"# {recipe['name']}: {model_label(name, recipe)}",
-        f"`{_shown(base)}`, taught by {taught} on the task {recipe['task']['name']} with "
-        "fastdistill_ray. Its licence is bound by those of these models and of the problems.",
+        f"`{_shown(base)}`, taught by {_taught_by(name, recipe)} on the task "
+        f"{recipe['task']['name']} with fastdistill_ray. Its licence is bound by "
+        "those of these models and of the problems.",
         "## Accuracy",
         *_of_seed(own, seed),
         _table(run),
@@ -55,6 +55,17 @@ def card_of(run: Contents, name: str, seed: int | None) -> str:
         f"```yaml\n{run.recipe_text.strip()}\n```",
     ]
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(lines) + "\n").content
+
+
+def _taught_by(name: str, recipe: dict[str, Any]) -> str:
+    """A former student where it learns from one or its texts, and the recipe's teachers."""
+    entry = student_entries(recipe)[name]
+    teachers = [recipe["teacher"], *recipe.get("teachers", [])]
+    taught = ", ".join(f"`{_shown(one['model'])}`" for one in teachers)
+    former = [f"the student `{entry['teacher']}` of this run"] if entry.get("teacher") else []
+    if entry.get("writer"):
+        former.append(f"texts of the student `{entry['writer']}` of this run")
+    return f"{' and '.join(former)}, and so in the end by {taught}," if former else taught
 
 
 def _is_folder(model: str) -> bool:

@@ -92,7 +92,7 @@ def read_run(view: str | Place) -> Contents:
     must exist."""
     path = Place(view)
     recipe, text = read_recipe(path)
-    order = _order(recipe)
+    order = models_of(recipe)
     stages = stage_folders(path)
     return Contents(
         path=path,
@@ -185,9 +185,14 @@ def baseline_names(recipe: dict[str, Any]) -> list[str]:
     return [*(name for name in BASELINES if name in given), *named]
 
 
-def _order(recipe: dict[str, Any]) -> list[str]:
+def models_of(recipe: dict[str, Any]) -> list[str]:
     """All models, as the report has them."""
     return [*baseline_names(recipe), *ensemble_entries(recipe), *student_entries(recipe)]
+
+
+def has_chosen_step(recipe: dict[str, Any]) -> bool:
+    """Whether held-out groups choose the step of a training that is its student."""
+    return recipe["training"]["held_out"]["best_metric"] != "none"
 
 
 def ensemble_entries(recipe: dict[str, Any]) -> dict[str, list[str]]:
@@ -203,6 +208,23 @@ def student_entries(recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {**others, own["kind"]: own}
 
 
+def first_model(name: str, recipe: dict[str, Any]) -> tuple[str, list[int]]:
+    """(the model whose weights a student began with, those of its blocks that were kept, [] for
+    all): its own, else that of the student that it began as, else the recipe's."""
+    entries = student_entries(recipe)
+    entry = entries[name]
+    while not (entry["model"] or _layers(entry)) and entry.get("start"):
+        entry = entries[entry["start"]]
+    own = recipe["student"]
+    if entry["model"] or _layers(entry):
+        return entry["model"] or own["model"], _layers(entry)
+    return own["model"], _layers(own)
+
+
+def _layers(entry: dict[str, Any]) -> list[int]:
+    return (entry.get("init") or {}).get("layers") or []
+
+
 def _place(model: str, order: list[str]) -> int:
     """Unknown ones come last."""
     return order.index(model) if model in order else len(order)
@@ -210,7 +232,7 @@ def _place(model: str, order: list[str]) -> int:
 
 def read_results(view: Place, recipe: dict[str, Any]) -> Results:
     """Those of the recipe that a view is of, models in its order."""
-    file, order = view / RESULTS, _order(recipe)
+    file, order = view / RESULTS, models_of(recipe)
     empty = {"rows": [], "differences": [], "parts": [], "seeds": [], "costs": [], "gaps": []}
     tree = {**empty, **read_json(file, {})}
     rows = sorted(tree["rows"], key=lambda row: _place(row["model"], order))

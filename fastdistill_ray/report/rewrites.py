@@ -13,7 +13,8 @@ CAPTION = (
     "The writer's answer to a problem is the one it gave most often, at least twice; where it gave "
     "another twice too, the student answered by itself, read the writer's answer and how often it "
     "gave which, and answered anew (arXiv 2504.07316). Right: by the problems' own answers, which "
-    "decide nothing here; with 95 % intervals. Left out: {left}."
+    "decide nothing here; with 95 % intervals. Problems without one are not counted. "
+    "Left out: {left}."
 )
 
 

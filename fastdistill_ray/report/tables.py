@@ -18,7 +18,7 @@ from fastdistill_ray.report.conclusion import (
     split_label,
 )
 from fastdistill_ray.report.page import Block, Cell, Figure, Table, Text
-from fastdistill_ray.report.reading import Contents
+from fastdistill_ray.report.reading import Contents, has_chosen_step
 
 UNDEFINED = "\u2013"
 ABSENT = Estimate(None, None, None, 0, 0)
@@ -257,7 +257,10 @@ def trial_blocks(run: Contents) -> list[Block]:
     ]
     seed, mean = (["Seed"], ["Mean over seeds %"]) if has_seeds else ([], [])
     header = ["Student", "Learning rate", *seed, "Epochs", "Validation accuracy %", *mean]
-    caption = f"{_selection(run)}Tokens and seconds count training up to that epoch."
+    spent = "count training up to that epoch"
+    if has_chosen_step(run.recipe):
+        spent = "are of the whole training; held-out groups chose the step, in the epoch told"
+    caption = f"{_selection(run)}Tokens and seconds {spent}."
     table = Table([*header, "Problems", *cost_header(columns), ""], rows, caption)
     return [table] if rows else []
 
@@ -268,19 +271,17 @@ def _has_seeds(run: Contents) -> bool:
 
 def _selection(run: Contents) -> str:
     """How trials were chosen, and what that does to their numbers; empty where none was."""
-    tried = Counter(
-        student
-        for student, *_ in {(t["student"], t["learning_rate"], t["epoch"]) for t in run.trials}
-    )
+    told = ("student", "learning_rate", *(() if has_chosen_step(run.recipe) else ("epoch",)))
+    tried = Counter(student for student, *_ in {tuple(t[one] for one in told) for t in run.trials})
     most = max(tried.values(), default=0)
     if most < 2 or run.trials[0]["validation_accuracy"] is None:
         return ""
     seeds = ", averaged over seeds" if _has_seeds(run) else ""
+    what = "Learning rates and epochs" if "epoch" in told else "Learning rates"
     return (
-        f"Learning rate and epochs of every student were chosen by strict accuracy{seeds} on "
-        f"validation problems. The best of {most} trials on {run.trials[0]['num_problems']:,} "
-        "problems looks better there than it is, because luck was chosen too; no test problem took "
-        "part in the choice. "
+        f"{what} of all students were chosen by strict accuracy{seeds} on validation problems. "
+        f"The best of {most} trials on {run.trials[0]['num_problems']:,} problems looks better "
+        "there than it is, because luck was chosen too; no test problem took part in the choice. "
     )
 
 

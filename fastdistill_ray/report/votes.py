@@ -1,5 +1,7 @@
 """What the report says of answers that completions voted for: how many, and how often right."""
 
+from typing import Any
+
 import numpy as np
 
 from fastdistill_ray.evaluation.statistics import wilson
@@ -8,7 +10,6 @@ from fastdistill_ray.report.group_numbers import group_batches
 from fastdistill_ray.report.page import Block, Cell, Table
 from fastdistill_ray.report.reading import Contents, student_entries
 from fastdistill_ray.report.tables import interval_cell
-from fastdistill_ray.rewards.selection import LOW_AGREEMENT
 from fastdistill_ray.storage.place import Place
 
 # Upper ends of the classes of agreement, a share of the votes.
@@ -16,21 +17,23 @@ ENDS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 CAPTION = (
     "Answers that most completions of a problem give, by the share of the votes they have. "
     "Completions whose answer cannot be read abstain. Right: beside the problem's own answer, "
-    "which decides nothing here; with 95 % intervals."
+    "which decides nothing here; with 95 % intervals. Clear enough: by selection.min_votes and "
+    "selection.min_agreement, whatever else drops a group."
 )
 
 
 def vote_blocks(run: Contents) -> list[Block]:
     """A table of each store whose completions are judged by a vote."""
     tables: list[Block] = []
+    selection = run.recipe["selection"]
     if run.groups is not None and run.recipe["reward"].get("reference") == "vote":
-        tables.append(vote_table(run.stages["groups"]))
+        tables.append(vote_table(run.stages["groups"], selection))
     voted = [one for one in student_entries(run.recipe).values() if one.get("labels") == "vote"]
     written = [name for name in run.stages if name.startswith("student_groups/")]
     for name in written if voted else ():
         if votes_in(run.stages[name]):
             title = f"Votes of the groups {name.partition('/')[2].replace('_', ' ')}"
-            tables.append(vote_table(run.stages[name], title))
+            tables.append(vote_table(run.stages[name], selection, title))
     return tables
 
 
@@ -39,19 +42,19 @@ def votes_in(groups: Place) -> bool:
     return any(batch.column("vote").null_count < len(batch) for batch in batches)
 
 
-def vote_table(groups: Place, title: str = "") -> Table:
-    """Of a store that has some."""
+def vote_table(groups: Place, selection: dict[str, Any], title: str = "") -> Table:
+    """Of a store that has some; `selection`: the recipe's, which says what is clear enough."""
     columns: dict[str, list] = {"agreement": [], "num_votes": [], "verdict": []}
-    dropped, sizes = [], []
-    for batch in group_batches(groups, ["vote", "dropped"], ("seed",)):
+    sizes = []
+    for batch in group_batches(groups, ["vote"], ("seed",)):
         votes = batch.column("vote")
         for name, found in columns.items():
             found += votes.field(name).to_pylist()
-        dropped += batch.column("dropped").to_pylist()
         sizes += batch.column("completions").value_lengths().to_pylist()
     agreement, num_votes = (np.array(columns[name]) for name in ("agreement", "num_votes"))
     verdicts = np.array([name or "" for name in columns["verdict"]])
-    is_clear = np.array([reason != LOW_AGREEMENT for reason in dropped])
+    is_clear = num_votes >= selection["min_votes"]
+    is_clear &= agreement >= selection["min_agreement"]
     rows, low = [], -1.0
     for high in ENDS:
         inside = (agreement > low) & (agreement <= high)

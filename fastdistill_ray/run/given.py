@@ -2,7 +2,7 @@
 
 from fastdistill_ray.cluster.pools import PoolKnobs, PoolsKnobs
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.evaluation.results import Trial, trials_in
+from fastdistill_ray.evaluation.results import Cost, Trial, trials_in
 from fastdistill_ray.generation.knobs import SamplingKnobs, TeacherKnobs
 from fastdistill_ray.groups.curation import curate
 from fastdistill_ray.groups.reweighting import reselect
@@ -23,22 +23,35 @@ from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.rewards.selection import Judging, is_in
 from fastdistill_ray.run.folder import RunFolder
 from fastdistill_ray.run.rewriting import AGAIN, FIRST, Rewriting, greedy, rewrite
-from fastdistill_ray.run.rounds import count_written
+from fastdistill_ray.run.rounds import count_written, num_written
 from fastdistill_ray.run_files import StageResult
 from fastdistill_ray.scoring.engine import ScoringSpec
 from fastdistill_ray.scoring.requests import Texts
 from fastdistill_ray.scoring.score import Scoring, score
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
-from fastdistill_ray.training.job import TrainJob, train
+from fastdistill_ray.training.job import TrainJob, signal_facts, train
 
 
 def trials_of(run: RunFolder, training: Training, problems: ProblemFile) -> list[Trial]:
     """The exported students of a finished training."""
     out, name = run.enter(run.stages.training(training, problems)), training.student.name
-    trials = trials_in(out, name, training.learning_rate, training.told_seed)
+    before = _spent_before(run, training, problems)
+    trials = trials_in(out, name, training.learning_rate, training.told_seed, before)
     begun = begun_as(run, training, problems)
     return [trial.after(begun) for trial in trials] if begun else trials
+
+
+def _spent_before(run: RunFolder, training: Training, problems: ProblemFile) -> list[Cost]:
+    """On the stores that a finished training was given: texts of students, and signals."""
+    texts = texts_for(run, training, problems)
+    found = [Cost(str(store), written_tokens=num_written(store)) for store in texts]
+    if training.student.objective.needs.signal:
+        signals = run.enter(run.stages.signals(training, problems))
+        facts = signal_facts(Store(signals))
+        tokens, size = (int(facts[name]) for name in ("signal_tokens", "signal_bytes"))
+        found.append(Cost(str(signals), scored_tokens=tokens, signal_bytes=size))
+    return found
 
 
 def begun_as(run: RunFolder, training: Training, problems: ProblemFile) -> Trial | None:

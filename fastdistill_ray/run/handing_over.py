@@ -15,7 +15,6 @@ from fastdistill_ray.run.folder import place_of_run
 from fastdistill_ray.run_files import CARD, RECIPE, RECIPES, STUDENTS
 from fastdistill_ray.storage.place import Place
 
-OURS = "fastdistill_ray"  # in a card with results; before the report the source's own lies there
 ENV = "/usr/bin/env"
 ADAPTER = "adapter"  # of a student trained with LoRA, inside its folder
 
@@ -84,26 +83,30 @@ def push(
     run_dir: str, repository: str, name: str = "", *, is_private: bool, is_adapter: bool
 ) -> str:
     """Uploads a student to a repository of the hub, which is made where there is none; -> where it
-    is. The card written at the report goes with it. UserError is one line."""
-    from huggingface_hub import HfApi, constants  # noqa: PLC0415  slow
+    is. The card that the report of this run wrote goes with it. UserError is one line."""
+    from huggingface_hub import CommitOperationAdd, HfApi, constants  # noqa: PLC0415  slow
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError  # noqa: PLC0415
 
     folder = student_folder(run_dir, name)
     if not folder.is_local:
         raise UserError(f"{folder}: only a folder of this machine is uploaded; copy it here")
-    if not (folder / CARD).is_file() or OURS not in (folder / CARD).read_text():
+    # Before the report the source's own lies there, which may be that of a student of another run.
+    recipe = (place_of_run(run_dir) / RECIPE).read_text().strip()
+    if not (folder / CARD).is_file() or recipe not in (folder / CARD).read_text():
         raise UserError(f"{folder}: no model card; run `fastdistill report {run_dir}` first")
     source = folder.local / ADAPTER if is_adapter else folder.local
     if not source.is_dir():
         raise UserError(f"--adapter: {folder} has none; the student was not trained with LoRA")
     if constants.HF_HUB_OFFLINE:
         raise UserError("HF_HUB_OFFLINE is set: nothing can be uploaded; unset it")
+    files = {str(file.relative_to(source)): file for file in source.rglob("*") if file.is_file()}
+    files[CARD] = folder.local / CARD  # an adapter has none of its own
     api = HfApi()
     try:
         made = api.create_repo(repository, private=is_private or None, exist_ok=True)
-        api.upload_folder(
-            repo_id=made.repo_id,
-            folder_path=source,
+        api.create_commit(
+            made.repo_id,
+            [CommitOperationAdd(name, file) for name, file in files.items()],
             commit_message=f"{folder.name} of {Path(run_dir).name}",
         )
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:

@@ -8,6 +8,7 @@ import pyarrow as pa
 from fastdistill_ray.cluster.pools import PoolsKnobs
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.knobs import SamplingKnobs, TeacherKnobs
+from fastdistill_ray.groups.accounting import paid_facts
 from fastdistill_ray.groups.curation import curate
 from fastdistill_ray.groups.rewriting import (
     REWRITTEN,
@@ -17,7 +18,8 @@ from fastdistill_ray.groups.rewriting import (
     final_of,
 )
 from fastdistill_ray.groups.store import Store
-from fastdistill_ray.records import GROUP_SCHEMA, SIGNALS, Problem
+from fastdistill_ray.records import GROUP_SCHEMA, SIGNALS, Problem, Verdict
+from fastdistill_ray.rewards.scorer import LLM_JUDGE
 from fastdistill_ray.rewards.selection import Judging, select
 from fastdistill_ray.run_files import StageResult
 from fastdistill_ray.storage.place import Place
@@ -94,6 +96,7 @@ def rewrite(
     facts = {name: float(number) for name, number in sources.items()}
     facts |= _right("first", first.values()) | _right(REWRITTEN, again.values())
     facts |= _right("writer", ({**r, "completions": _final(r, finals)} for r in groups.values()))
+    facts |= _paid(out)
     tokens = [one for row in (*first.values(), *again.values()) for one in row["completions"]]
     return StageResult(
         len(groups),
@@ -105,18 +108,35 @@ def rewrite(
     )
 
 
+def _paid(out: Place) -> dict[str, float]:
+    """To the judge, for both answers of the student."""
+    paid = [paid_facts("judge", out / name / LLM_JUDGE) for name in (FIRST, AGAIN)]
+    names = dict.fromkeys(name for one in paid for name in one)
+    return {name: sum(one.get(name, 0.0) for one in paid) for name in names}
+
+
 def _final(row: dict, finals: dict) -> list[dict]:
     final = finals[row["problem_id"]]
     return [row["completions"][final.place]] if final else []
 
 
 def _right(name: str, rows: Iterable[dict]) -> dict[str, float]:
-    """How many have a completion, and of how many it is right."""
-    verdicts = [row["completions"][0]["verdict"] for row in rows if row["completions"]]
+    """How many have a completion and an answer to tell by, and of how many it is right."""
+    found = [_by_reference(row) for row in rows if row["completions"]]
+    verdicts = [verdict for verdict in found if verdict is not None]
     return {
         f"{RIGHT}{name}": float(verdicts.count("correct")),
         f"all_{name}": float(len(verdicts)),
     }
+
+
+def _by_reference(row: dict) -> Verdict | None:
+    """Of a row of one completion, beside the problem's own answer; None where it has none. The
+    completion's own verdict by a vote would be that it agrees with itself."""
+    vote = row["vote"]
+    if vote is None or (row["reference"] and not vote["answer"]):
+        return row["completions"][0]["verdict"]
+    return vote["verdict"]
 
 
 def _rows(groups: Place) -> list[dict]:

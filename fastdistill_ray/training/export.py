@@ -257,8 +257,13 @@ def merge_adapter(weights: dict[str, Tensor], scale: float) -> dict[str, Tensor]
     return merged
 
 
+def name_base(student: Student, reference: str) -> None:
+    """What the exports of a student's adapter say that they are to be laid on."""
+    student.model.peft_config["default"].base_model_name_or_path = reference
+
+
 def _save_adapter(student: Student, parts: Mapping[str, Tensor], source: str, out: Path) -> None:
-    """In peft's layout; its base is the folder the student was loaded from."""
+    """In peft's layout; its base is `source` where `name_base` has told none."""
     out.mkdir()
     adapter = {
         f"base_model.{name.replace('.default.', '.')}": tensor.float().contiguous()
@@ -266,8 +271,8 @@ def _save_adapter(student: Student, parts: Mapping[str, Tensor], source: str, ou
     }
     save_file(adapter, out / "adapter_model.safetensors", metadata={"format": "pt"})
     config: Any = copy.copy(student.model.peft_config["default"])
-    config.base_model_name_or_path, config.task_type = source, "CAUSAL_LM"
-    config.inference_mode = True
+    config.base_model_name_or_path = config.base_model_name_or_path or source
+    config.task_type, config.inference_mode = "CAUSAL_LM", True
     config.save_pretrained(str(out))
 
 

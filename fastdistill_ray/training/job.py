@@ -76,7 +76,7 @@ def train(job: TrainJob, pool: PoolKnobs, *, out: Place) -> StageResult:
         )
     assert exports_in(out), "a training ends with a student"
     if job.plan.signals:
-        result.facts.update(_signal_facts(Store(job.plan.signals.folder)))
+        result.facts.update(signal_facts(Store(job.plan.signals.folder)))
     if job.training.micro_batch_tokens < asked_for:
         result.facts["micro_batch_tokens"] = job.training.micro_batch_tokens
     return result
@@ -209,7 +209,7 @@ def _backend(use_gpu: bool, training: TrainingKnobs) -> str:
     return "cpu:gloo,cuda:nccl" if training.cpu_offload else "nccl"
 
 
-def _signal_facts(store: Store) -> dict[str, float]:
+def signal_facts(store: Store) -> dict[str, float]:
     """What was read, prompts too, and is stored of the texts."""
     sums = Counter[str]()
     for commit in store.commits():

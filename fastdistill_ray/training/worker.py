@@ -26,7 +26,12 @@ from ray.train import CheckpointUploadMode
 from fastdistill_ray.groups.shares import Shares
 from fastdistill_ray.groups.signals import Signal
 from fastdistill_ray.groups.steps import StepPlan
-from fastdistill_ray.models import fetch_model, load_tokenizer, tokenizer_of
+from fastdistill_ray.models import (
+    fetch_model,
+    load_tokenizer,
+    reference_for_others,
+    tokenizer_of,
+)
 from fastdistill_ray.objectives import Objective
 from fastdistill_ray.prompts import (
     Prompted,
@@ -44,7 +49,7 @@ from fastdistill_ray.training.checkpoints import (
     load_checkpoint,
     load_weights,
 )
-from fastdistill_ray.training.export import Chat, export_student
+from fastdistill_ray.training.export import Chat, export_student, name_base
 from fastdistill_ray.training.feed import ahead, rank_dataset, step_row
 from fastdistill_ray.training.held_out import (
     held_out_rows,
@@ -320,6 +325,8 @@ def load_learner(job: TrainJob, source: str, device: torch.device) -> Learner:
         training=job.training,
         frozen=fetch_model(job.frozen.model) if job.frozen else "",
     )
+    if job.training.lora.rank:
+        name_base(learner.student, reference_for_others(job.start))
     return learner._replace(peak=matrix_peak(device)) if device.type == "cuda" else learner
 
 

@@ -10,13 +10,15 @@ from fastdistill_ray.storage.tables import read_parquet, write_parquet
 from fastdistill_ray.verifiers import VerifierKnobs
 
 
-def answers(folder: Place, said: list[str | None], kind: str = "number") -> Place:
-    """Of problems p0, p1, ...; None: not answered. The reference of each is 7."""
+def answers(
+    folder: Place, said: list[str | None], kind: str = "number", num_each: int = 1
+) -> Place:
+    """Of problems p0, p1, ..., so many of each; None: not answered. The reference of each is 7."""
     rows = [
         {
             **dict.fromkeys(ANSWERS_SCHEMA.names),
-            "problem_id": f"p{place}",
-            "k": 0,
+            "problem_id": f"p{place // num_each}",
+            "k": place % num_each,
             "kind": kind,
             "reference": "7",
             "options": [],
@@ -61,3 +63,14 @@ def test_ensemble_of_answers_that_cannot_be_compared_is_its_first_member(tmp_pat
     vote([*members, members[1]], VerifierKnobs(), out=place / "vote")
     (row,) = read_parquet(place / "vote" / ANSWERS).to_pylist()
     assert row["reason"] == "a"
+
+
+def test_ensemble_of_several_answers_to_a_problem_counts_problems(tmp_path):
+    place = Place(tmp_path)
+    members = [
+        answers(place / "a", ["7", "7", "3", "7", "1", "1"], num_each=2),
+        answers(place / "b", ["7", "7", "3", "7", None, None], num_each=2),
+    ]
+    result = vote(members, VerifierKnobs(), out=place / "vote")
+    assert len(read_parquet(place / "vote" / ANSWERS)) == 4
+    assert (result.rows_in, result.rows_out, result.set_aside) == (3, 2, {"not_answered": 1})

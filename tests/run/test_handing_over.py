@@ -63,11 +63,13 @@ def test_push_brings_every_file_of_the_student_to_the_hub_and_weights_once(run):
     assert b"model-index" in hub.files["README.md"]
 
 
-def test_push_of_an_adapter_brings_it_alone(run):
+def test_push_of_an_adapter_brings_it_and_the_card_alone(run):
     with serving_hub() as hub:
         done = push(hub, run, "--adapter", "--student", "sft")
         assert done.returncode == 0, done.stderr
-    assert list(hub.files) == ["adapter_config.json"]
+    card = (run / "students" / "sft" / "README.md").read_bytes()
+    assert hub.files == {"adapter_config.json": b"{}", "README.md": card}
+    assert hub.commits == ["sft of run"]
 
 
 def test_push_says_in_one_line_what_is_wrong(run):
@@ -87,6 +89,18 @@ def test_push_of_a_student_without_its_card_is_refused(run):
     with serving_hub() as hub:
         assert "fastdistill report" in push(hub, run, "--student", "sft").stderr
     assert not hub.created
+
+
+def test_push_with_the_card_of_another_runs_student_is_refused(run):
+    """The export copied it from the folder of a model that is a student of that run itself."""
+    card = run / "students" / "sft" / "README.md"
+    own = card.read_text()
+    card.write_text(own.replace("name: synthetic\n", "name: earlier\n"))
+    assert card.read_text() != own and "fastdistill_ray" in card.read_text()
+    with serving_hub() as hub:
+        assert "fastdistill report" in push(hub, run, "--student", "sft").stderr
+        card.write_text(own)
+        assert hub.created == [] and push(hub, run, "--student", "sft").returncode == 0
 
 
 def test_serve_prints_the_command_with_the_context_of_the_evaluation(run, capsys):

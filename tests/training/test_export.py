@@ -17,7 +17,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.storage.weights import check_weights
-from fastdistill_ray.training.export import ADAPTER, export_student, merge_adapter, tensor_names
+from fastdistill_ray.training.export import (
+    ADAPTER,
+    export_student,
+    merge_adapter,
+    name_base,
+    tensor_names,
+)
 from fastdistill_ray.training.knobs import LoraKnobs
 from fastdistill_ray.training.learner import Learner
 
@@ -91,6 +97,16 @@ def test_adapter_alone_on_its_base_is_the_merged_export(folder: str, tmp_path: P
         assert difference < 0.1 * (before - merged(ids).logits).abs().max()
         exact = model.merge_and_unload()(ids).logits  # peft's own merge, of float32 weights
         torch.testing.assert_close(exact, logits_of(learner, ids), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("told", ["", "org/model"])
+def test_adapter_names_the_base_that_others_can_have(folder: str, tmp_path: Path, told) -> None:
+    learner = make_learner(folder, lora=LoraKnobs(rank=4))
+    if told:
+        name_base(learner.student, told)
+    export_student(learner.student, folder, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / ADAPTER / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == (told or folder)
 
 
 def test_export_of_an_untrained_bf16_model_is_that_model(folder: str, tmp_path: Path) -> None:

@@ -6,16 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.learner import load, make_learner
+from support.learner import CPU, load, make_learner
 from support.models import CHAT_TEMPLATE, make_tiny_model
 
+from fastdistill_ray.groups.steps import StepPlan
 from fastdistill_ray.models import load_tokenizer
+from fastdistill_ray.objectives import Sft
 from fastdistill_ray.prompts import PLAIN_TEMPLATE, PromptKnobs, template_of
+from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.training.export import Chat, export_student
+from fastdistill_ray.training.knobs import LoraKnobs, OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.reading import completion_ids
 from fastdistill_ray.training.texts import student_text
-from fastdistill_ray.training.worker import export
+from fastdistill_ray.training.worker import TrainJob, export, load_learner
 
 THINKS = CHAT_TEMPLATE + "{% if add_generation_prompt %}<think>{{ '\\n' }}{% endif %}"
 
@@ -86,3 +90,27 @@ def test_export_has_the_template_by_the_name_that_the_recipe_gives_it(model, tmp
     export(learner._replace(text=text), str(folder), Place(out))
     exported = load_tokenizer(str(out))
     assert template_of(exported, knobs) == PLAIN_TEMPLATE == template_of(exported, PromptKnobs())
+
+
+@pytest.mark.usefixtures("world_of_one")
+def test_adapter_of_a_student_that_begins_as_another_is_laid_on_that_one(model, tmp_path):
+    """Its weights were drawn beside those of the other, not of the model that both are of."""
+    begun = make_tiny_model(str(tmp_path / "begun"), seed=1)
+    job = TrainJob(
+        model=model,
+        start=begun,
+        prompt=PromptKnobs(),
+        teacher_prompts={},
+        objective=Sft(),
+        frozen=None,
+        advantage=AdvantageKnobs(),
+        optimizer=OptimizerKnobs(),
+        training=TrainingKnobs(precision="fp32", max_seq_len=512, lora=LoraKnobs(rank=4)),
+        plan=StepPlan("", 1, 1, None, 0, follow=False),
+        total_steps=1,
+        export_epochs=[1],
+    )
+    learner = load_learner(job, model, CPU)
+    export_student(learner.student, model, tmp_path / "out")
+    config = json.loads((tmp_path / "out/adapter/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == begun
