@@ -85,21 +85,20 @@ class Run:
 def load_recipe(recipe: AnyPath, changes: Mapping[str, Any] | None = None) -> AnyRecipe:
     """A YAML file, or the name of a shipped recipe, with `changes` by field:
     {"objective.tau": 0.7}. UserError is one line that names the field."""
-    return load_changed(fspath(recipe), changes or {})
+    return load_changed(_text(recipe), changes or {})
 
 
 def plan(
     recipe: AnyPath | AnyRecipe, run_dir: AnyPath = "", *, changes: Mapping[str, Any] | None = None
 ) -> str:
     """What `distill` would do in the folder, as --dry-run prints it."""
-    return launch.plan(_recipe(recipe, changes), fspath(run_dir))
+    return launch.plan(_recipe(recipe, changes), _text(run_dir))
 
 
 class Options(TypedDict, total=False):
     """changes: as of `load_recipe`. address: of a Ray dashboard ("": $RAY_ADDRESS, else your head
-    on this machine, else one for the time of the job). again: "groups", "answers",
-    "set_aside". env: names of
-    variables that the job gets too."""
+    on this machine, else one for the time of the job). again: "groups", "answers", "set_aside".
+    env: names of variables that the job gets too."""
 
     changes: Mapping[str, Any]
     address: str
@@ -131,6 +130,11 @@ def evaluate(recipe: AnyPath | AnyRecipe, run_dir: AnyPath = "", **options: Unpa
     return _run("evaluate", recipe, run_dir, **options)
 
 
+def _text(path: AnyPath) -> str:
+    """A place in a bucket has no path of this machine."""
+    return str(path) if isinstance(path, Place) else fspath(path)
+
+
 def _recipe(recipe: AnyPath | AnyRecipe, changes: Mapping[str, Any] | None) -> AnyRecipe:
     if not isinstance(recipe, str | PathLike):
         if changes:
@@ -155,7 +159,7 @@ def _run(
         raise UserError(f"recipe {recipe.name}: no distillation's; run it by its verb")
     recipe = with_absolute_paths(recipe)
     variables_of(env)
-    place = check(verb, recipe, fspath(run_dir), address, again)
+    place = check(verb, recipe, _text(run_dir), address, again)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "recipe.yaml"
         file.write_text(dump_recipe(recipe), encoding="utf-8")

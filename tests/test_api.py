@@ -11,6 +11,8 @@ from support.run_folder import make_run
 
 import fastdistill_ray as fd
 from fastdistill_ray.api import _stream
+from fastdistill_ray.recipe.loading import dump_recipe
+from fastdistill_ray.storage.place import Place
 
 
 def test_load_recipe_takes_values_by_field_and_names_the_one_that_is_wrong():
@@ -26,6 +28,15 @@ def test_plan_is_the_one_of_the_command_line(tmp_path):
     plan = fd.plan("demo", tmp_path / "run", changes={"task.num_train": 40})
     assert "generate   40 groups of 8 completions" in plan and f"in {tmp_path / 'run'}" in plan
     assert not (tmp_path / "run").exists()
+
+
+def test_place_in_a_bucket_may_be_handed_on(bucket):
+    """As `run.path` of a run there is."""
+    run = Place(bucket) / "run"
+    assert f"in {run}" in fd.plan("demo", run)
+    recipe = fd.load_recipe("demo")
+    (run / "recipe.yaml").put(dump_recipe(recipe))
+    assert fd.load_recipe(run / "recipe.yaml") == recipe
 
 
 def test_a_job_that_cannot_run_is_refused_before_anything_starts(tmp_path):

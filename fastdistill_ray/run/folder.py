@@ -25,10 +25,10 @@ from fastdistill_ray.recipe.loading import dump_recipe
 from fastdistill_ray.recipe.shapes import DISTILL
 from fastdistill_ray.recipe.tree import AnyRecipe, Recipe
 from fastdistill_ray.run.forecast import standing
-from fastdistill_ray.run.graph import Stage, find, new_folder
+from fastdistill_ray.run.graph import Stage, find, made_of, new_folder
 from fastdistill_ray.run.lease import LEASES
 from fastdistill_ray.run.provenance import code_state, versions
-from fastdistill_ray.run.stages import Stages
+from fastdistill_ray.run.stages import TRAIN, Stages
 from fastdistill_ray.run_files import (
     CHECKPOINTS,
     GIT,
@@ -146,8 +146,19 @@ class JobFolder(Generic[R]):
             return False
         if faults := damaged_files(folder, manifest):
             logger.warning("%s: %s; it is made again", stage.name, "; ".join(faults))
+            if stage.kind == TRAIN:
+                self._remove_what_is_made_of(folder)
             (folder / MANIFEST).unlink()
         return not faults
+
+    def _remove_what_is_made_of(self, folder: Place) -> None:
+        """What a student that is to be trained again has answered and written: the next one need
+        not be the same to the last bit."""
+        for one in made_of(self.path, folder):
+            self._remove_what_is_made_of(one.folder)
+            there = one.folder.relative_to(self.path)
+            logger.warning("%s: of a student that is trained again, made again too", there)
+            one.folder.remove_tree()
 
     def complete(
         self,

@@ -83,6 +83,16 @@ def made(run: Place, kind: str) -> Iterator[Made]:
     yield from sorted(found, key=lambda one: not one.is_complete)
 
 
+def made_of(run: Place, folder: Place) -> Iterator[Made]:
+    """All work whose inputs name the folder of a stage, or a student in it."""
+    own = folder.relative_to(run)
+    for kind in (run / STAGES).list():
+        for one in made(run, kind.name):
+            inputs = one.dependencies.get("inputs", {}).values()
+            if any(value == folder.name or value.startswith(f"{own}/") for value in inputs):
+                yield one
+
+
 def changes(stage: Stage, old: Mapping[str, Any]) -> list[Change]:
     """In what the dependencies `old` differ; of `old`, only what `stage` depends on is compared.
 

@@ -92,6 +92,23 @@ def test_damaged_stage_is_made_again_and_sound_ones_are_not(run, caplog):
     assert fsck(str(run.path)).faults == []
 
 
+def test_what_a_lost_student_answered_goes_with_it_and_nothing_else(run, caplog):
+    """Its answers, a vote on them, and a student that began as it; not the answers of others."""
+    training = run.folder(WORK)
+    own = {"model": f"{training.relative_to(run.path)}/epoch_1"}
+    answers = Stage("answers", "a", {}, own)
+    vote = Stage("answers", "vote", {}, {"member 0": run.stage(answers, work, []).name})
+    later = Stage("train", "b", {}, {"start": training.name})
+    others = [Stage("answers", "base", {}, {"model": "hub:a/b@1"}), GROUPS]
+    for stage in (vote, later, others[0]):
+        run.stage(stage, work, [])
+    next(training.local.glob("epoch_1/model.safetensors")).write_bytes(b"")
+    run.stage(WORK, work, [])
+    assert [run.is_complete(one) for one in (WORK, answers, vote, later)] == [True] + [False] * 3
+    assert all(map(run.is_complete, others))
+    assert caplog.text.count("of a student that is trained again") == 3
+
+
 @pytest.mark.parametrize("is_lost", [True, False])
 def test_store_whose_log_is_lost_or_torn_is_made_whole_by_its_files(run, is_lost):
     """Nothing is asked again: the files say what the log named."""
