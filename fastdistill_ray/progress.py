@@ -1,5 +1,6 @@
 """Progress a person can read in a terminal and in `ray job logs`: one line every few seconds."""
 
+import contextlib
 import re
 import time
 from typing import TextIO
@@ -37,9 +38,11 @@ class Screen:
         self.out.flush()
 
     def end(self) -> None:
-        """What is left is shown; what comes then begins a line."""
-        self.out.write(("\n" if self.bar else "") + self.rest)
-        self.out.flush()
+        """What is left is shown; what comes then begins a line. The terminal may be what went
+        away: that must not take the place of what is to happen then."""
+        with contextlib.suppress(OSError):
+            self.out.write(("\n" if self.bar else "") + self.rest)
+            self.out.flush()
         self.bar = self.rest = ""
 
     def _shown(self, line: str) -> str:

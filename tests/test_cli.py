@@ -18,8 +18,8 @@ from ray.exceptions import (
 from fastdistill_ray import cli
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.recipe.loading import load_recipe
-from fastdistill_ray.run.doctor import check_pools
 from fastdistill_ray.run.driver import Job, main
+from fastdistill_ray.run.placement import check_pools
 
 RECIPES = Path("jobs/recipes")
 

@@ -1,6 +1,8 @@
 """The line that a stage writes while it runs."""
 
 import io
+import os
+import pty
 import re
 
 import pytest
@@ -23,6 +25,18 @@ class Terminal(io.StringIO):
 
     def seen(self) -> list[str]:
         return [re.sub(r".*\r\x1b\[2K", "", line) for line in self.getvalue().split("\n")]
+
+
+def test_screen_that_went_away_does_not_take_the_place_of_what_is_to_happen_then():
+    """A terminal is closed while a bar stands there: what is to be done at its SIGHUP is done."""
+    ours, theirs = pty.openpty()
+    terminal = open(theirs, "w")  # noqa: SIM115  its closing fails, too
+    screen = Screen(terminal)
+    screen.write(f"{BARS[0]}\n")
+    os.close(ours)
+    screen.end()
+    with pytest.raises(OSError):
+        terminal.close()
 
 
 BARS = [bar_line("train sft", done, 3, 1.0, "loss 0.5") for done in (1, 2, 3)]

@@ -4,6 +4,7 @@ import os
 from typing import NamedTuple
 
 import psutil
+from ray.dashboard.consts import DASHBOARD_METRIC_PORT
 from ray.exceptions import AuthenticationError
 
 from fastdistill_ray.cluster.dashboard import NOT_ANSWERING, Dashboard
@@ -65,8 +66,10 @@ def _address(process: psutil.Process) -> str:
         listening = [one for one in process.net_connections("tcp") if one.status == "LISTEN"]
     except psutil.Error:
         return ""
-    if not listening:
+    # Its metrics have a port of their own, and psutil gives both in any order.
+    own = [one.laddr for one in listening if one.laddr.port != DASHBOARD_METRIC_PORT]
+    if not own:
         return ""
-    host, port = listening[0].laddr
+    host, port = own[0]
     host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -231,6 +231,9 @@ def _teaching_errors(recipe: Recipe) -> list[str]:
         pool = pools.of_teacher(place)
         errors.append(pool_error(f"pools.{name}", teacher.engine, pool.workers, pool.gpus))
     errors.append(_same_model_error(teachers))
+    if pool := pools.writer:
+        engine = recipe.evaluation.engine
+        errors.append(pool_error("pools.writer", engine, pool.workers, pool.gpus))
     pool = pools.evaluation
     errors.append(pool_error("pools.evaluation", recipe.evaluation.engine, pool.workers, pool.gpus))
     return [error for error in errors if error]

@@ -186,6 +186,13 @@ def scorer_of(recipe: Recipe) -> Scorer | None:
     return Scorer(Prompted(teacher.model, teacher.prompt), teacher.engine, "teacher")
 
 
+def writers(recipe: Recipe) -> list[StudentSpec]:
+    """The students that write texts which students are trained on."""
+    all_students = students(recipe)
+    named = {student.writer for student in all_students}
+    return [one for one in all_students if one.rounds or one.name in named]
+
+
 def is_writer(recipe: Recipe, student: StudentSpec, scorer: Scorer | None) -> bool:
     """Whether who is asked about the student's texts wrote some itself by the same prompt, with
     their log-probabilities."""

@@ -26,11 +26,12 @@ from fastdistill_ray.models import (
 from fastdistill_ray.prompts import PromptKnobs, check_prompt
 from fastdistill_ray.recipe.box import BoxRecipe
 from fastdistill_ray.records import Split
-from fastdistill_ray.run.doctor import check_shared_folder, shortage
+from fastdistill_ray.run.doctor import check_shared_folder
 from fastdistill_ray.run.driver import AnyJob
 from fastdistill_ray.run.folder import JobFolder
 from fastdistill_ray.run.graph import Stage
 from fastdistill_ray.run.inputs import write_tasks
+from fastdistill_ray.run.placement import shortage
 from fastdistill_ray.run.stages import PROBLEMS, dataset_identity
 from fastdistill_ray.run_files import BOX, BOX_REPORT, StageResult
 from fastdistill_ray.storage.folders import copy

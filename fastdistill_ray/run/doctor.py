@@ -15,7 +15,6 @@ import ray
 from ray.exceptions import TaskUnschedulableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.evaluation.knobs import Model
 from fastdistill_ray.generation.knobs import EndpointKnobs, EngineKnobs
@@ -37,7 +36,6 @@ from fastdistill_ray.storage.place import Place
 from fastdistill_ray.storage.weights import check_weights
 from fastdistill_ray.tasks import words_in_a_row
 from fastdistill_ray.tasks.decontamination import overlaps, runs_of_words
-from fastdistill_ray.training.feed import FEED_CPUS
 from fastdistill_ray.training.trackers import tracker_packages
 
 logger = logging.getLogger(__name__)
@@ -256,88 +254,6 @@ def _check_prompt(
             f"{section}.max_model_len: {engine.max_model_len} does not hold even the prompt of "
             f"{shortest.problem_id} ({num_tokens} tokens) and {new_tokens} new tokens"
         )
-
-
-def check_pools(recipe: Recipe, available: Mapping[str, float]) -> None:
-    """The pools that run at once fit the cluster, each number said with the one to change."""
-    if recipe.pools.autoscaling:
-        return
-    for group in pools_at_once(recipe):
-        if line := shortage(group, available, recipe.training.overlap):
-            raise UserError(line)
-
-
-def pools_at_once(recipe: Recipe) -> list[dict[str, PoolKnobs]]:
-    """Pools by name, those together that run at once, in the order of the run."""
-    pools = recipe.pools
-    ranks = pools.student
-    feed = PoolKnobs(workers=ranks.workers, min_workers=ranks.least, cpus=FEED_CPUS)
-    teaching = {
-        name: pools.of_teacher(place) for place, name in enumerate(all_teachers(recipe))
-    } | {"judges": pools.judges}
-    training = {"student": pools.student, "the student's data feed": feed}
-    scoring = {"scorer": pools.of_scorer, "judges": pools.judges}
-    evaluating = {"evaluation": pools.evaluation, "judges": pools.judges}
-    at_once = [teaching | training] if recipe.training.overlap else [teaching, training]
-    if any(student.objective.needs.signal for student in students(recipe)):
-        at_once.append(scoring)
-    if any(student.rounds for student in students(recipe)):
-        at_once.append(training | {"writer": pools.of_writer, "judges": pools.judges})
-    if any(student.writer for student in students(recipe)):
-        at_once.append({"writer": pools.of_writer, "judges": pools.judges})
-    return [*at_once, evaluating]
-
-
-def shortage(
-    group: Mapping[str, PoolKnobs], available: Mapping[str, float], is_overlapped: bool = False
-) -> str:
-    """What the cluster lacks for pools that run at once, and what to change; "" where they fit."""
-    custom = sorted({name for pool in group.values() for name in pool.resources})
-    for field, resource, have in (
-        ("cpus", "CPUs", available.get("CPU", 0.0)),
-        ("gpus", "GPUs", available.get("GPU", 0.0)),
-        ("memory_gib", "GiB of memory", available.get("memory", 0.0) / 2**30),
-        *((f"resources.{name}", name, available.get(name, 0.0)) for name in custom),
-    ):
-        wanted = {name: pool.least * _amount(pool, field) for name, pool in group.items()}
-        if sum(wanted.values()) > have + 1e-6:
-            most = max(wanted, key=lambda name: wanted[name])
-            parts = ", ".join(f"{name} {value:g}" for name, value in wanted.items() if value)
-            return (
-                f"pools.{most}: the pools that run at once want {sum(wanted.values()):g} "
-                f"{resource} ({parts}), the cluster has {have:g}; lower pools.{most}.workers "
-                f"or pools.{most}.{field}"
-                + ("" if not is_overlapped else ", or set training.overlap: false")
-            )
-    return ""
-
-
-def _amount(pool: PoolKnobs, field: str) -> float:
-    section, _, name = field.partition(".")
-    return pool.resources.get(name, 0.0) if name else getattr(pool, section)
-
-
-def check_labels(recipe: Recipe, nodes: list[dict[str, str]]) -> None:
-    """Every pool's labels are those of a node, `nodes` being the labels of each."""
-    if recipe.pools.autoscaling:
-        return
-    for name, pool in recipe.pools:
-        if isinstance(pool, PoolKnobs) and not any(
-            _has_labels(node, pool.labels) for node in nodes
-        ):
-            raise UserError(
-                f"pools.{name}.labels: no node of the cluster has {pool.labels}; start one with "
-                "`ray start --labels` or change them"
-            )
-
-
-def _has_labels(node: dict[str, str], wanted: dict[str, str]) -> bool:
-    for label, selector in wanted.items():
-        body = selector.removeprefix("!")
-        values = body[3:-1].split(",") if body.startswith("in(") else [body]
-        if (node.get(label) in [value.strip() for value in values]) == selector.startswith("!"):
-            return False
-    return True
 
 
 def check_shared_folder(path: Place) -> None:

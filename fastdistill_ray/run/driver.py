@@ -31,7 +31,7 @@ from fastdistill_ray.recipe.loading import load_shape
 from fastdistill_ray.recipe.paths import with_absolute_paths
 from fastdistill_ray.recipe.tree import AnyRecipe, Recipe
 from fastdistill_ray.records import Split
-from fastdistill_ray.run import doctor, student_checks
+from fastdistill_ray.run import doctor, placement, student_checks
 from fastdistill_ray.run.folder import JobFolder, RunFolder, check_writable, place_of_run
 from fastdistill_ray.run.forecast import comes_to_answers, generates
 from fastdistill_ray.run.lease import lease
@@ -121,9 +121,11 @@ class Job(AnyJob[RunFolder]):
         if not run.is_complete(groups):
             for line in faults_of_functions(recipe.reward, next(iter(train))):
                 logger.warning(line)
-        doctor.check_pools(recipe, ray.cluster_resources())
-        wait_for_nodes(recipe)
-        doctor.check_labels(recipe, [node["Labels"] for node in ray.nodes() if node["Alive"]])
+        is_taught = run.is_complete(groups) or not (is_asked or recipe.new_problems)
+        done = placement.Done(is_taught, not untrained(run, train))
+        placement.check_pools(recipe, ray.cluster_resources(), done)
+        wait_for_nodes(recipe, done)
+        placement.check_labels(recipe, [node for node in ray.nodes() if node["Alive"]], done)
         doctor.check_shared_folder(run.path)
         if untrained(run, train):
             student_checks.check_students(recipe)  # seconds: after all that takes none

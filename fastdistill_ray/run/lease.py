@@ -19,7 +19,7 @@ import random
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from fastdistill_ray.background import repeated
@@ -82,9 +82,16 @@ def holder(run: Place) -> Note | None:
 
 def _acquire(folder: Place, name: str) -> tuple[Place, Note]:
     note = _own_note()
-    for _ in range(100):
+
+    def renew() -> None:
+        """While others are watched: they may watch this one."""
+        nonlocal note
+        note = note._replace(renewed=note.renewed + 1)
         (folder / name).put(json.dumps(note._asdict()))
-        others = _living(folder, name)
+
+    for _ in range(100):
+        renew()
+        others = _living(folder, name, renew)
         if not others:
             note = note._replace(is_holding=True)
             (folder / name).put(json.dumps(note._asdict()))
@@ -106,7 +113,9 @@ def _taken(run: Place, note: Note) -> UserError:
     return UserError(f"--run-dir {run}: {note} writes it; {follow}stop it: {stop}")
 
 
-def _living(folder: Place, own: str) -> dict[str, Note]:
+def _living(
+    folder: Place, own: str, meanwhile: Callable[[], None] = lambda: None
+) -> dict[str, Note]:
     """Notes of others whose driver lives; the others are removed."""
     notes = {name: note for name, note in _notes(folder).items() if name != own}
     unsure = {}
@@ -121,6 +130,7 @@ def _living(folder: Place, own: str) -> dict[str, Note]:
         deadline = time.monotonic() + DEAD_SECONDS
         while time.monotonic() < deadline and _same(folder, unsure):
             time.sleep(min(1.0, DEAD_SECONDS / 10))
+            meanwhile()
         for name, note in _same(folder, unsure).items():
             _bury(folder / name, note, f"not renewed for {DEAD_SECONDS:.0f} s")
     return {name: note for name, note in _notes(folder).items() if name != own}

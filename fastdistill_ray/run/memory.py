@@ -7,18 +7,26 @@ from typing import NamedTuple
 
 import ray
 import torch
+from ray.exceptions import GetTimeoutError
 
 from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.knobs import EngineKnobs
 from fastdistill_ray.models import fetch_without_weights, is_here, model_size
-from fastdistill_ray.recipe.derived import all_teachers, baselines, students, trained_models
+from fastdistill_ray.recipe.derived import (
+    all_teachers,
+    baselines,
+    students,
+    trained_models,
+    writers,
+)
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.storage.room import GIB, gib
 from fastdistill_ray.storage.weights import loaded_bytes
 from fastdistill_ray.training.memory import MemoryEstimate, advice, estimate_memory
 
 NO_MEMORY = MemoryEstimate(*[0] * len(MemoryEstimate._fields))
+GPU_SECONDS = 300.0  # for a free one
 HELD_OTHERWISE = {"quantization", "cpu_offload_gb", "hf_overrides"}  # of vLLM's arguments
 
 
@@ -135,12 +143,26 @@ def loaded(recipe: Recipe) -> Iterator[Loaded]:
             yield Loaded(
                 *(field, model, engine, "evaluation.engine", "pools.evaluation"), pools.evaluation
             )
+        if pools.writer:
+            for student in writers(recipe):
+                yield Loaded(
+                    *(student.model_field, student.model, engine, "evaluation.engine"),
+                    *("pools.writer", pools.writer),
+                )
 
 
 def memory_of(pool: PoolKnobs) -> float:
     """Bytes a worker can use: of one of its GPUs, as reserved, or its share of the largest node."""
     if pool.gpus:
-        return ray.get(ray.remote(_gpu_memory).options(**pool.remote_args()).remote())
+        asked = ray.remote(_gpu_memory).options(**pool.remote_args()).remote()
+        try:
+            return ray.get(asked, timeout=GPU_SECONDS)
+        except GetTimeoutError as error:
+            ray.cancel(asked)
+            raise UserError(
+                f"pools: no worker with {pool.gpus:g} GPUs, {pool.cpus:g} CPUs could be started in "
+                f"{GPU_SECONDS:g} s; other jobs may hold them"
+            ) from error
     if pool.memory_gib:
         return pool.memory_gib * GIB
     nodes = [node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["Alive"]]

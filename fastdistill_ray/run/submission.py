@@ -6,6 +6,7 @@ read on its nodes and never travel.
 
 import contextlib
 import logging
+import math
 import os
 import secrets
 import shlex
@@ -37,6 +38,8 @@ from fastdistill_ray.run.signals import GOES_ON, Stopped, say, signals_raise_sto
 # Ray lets these name a cluster, and prefers them to what its client is told.
 NAMING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 UNREACHABLE = 1
+# How long a job that is told to stop has for it; read in its own environment too.
+STOP_WAIT, LEAST_STOP_SECONDS = "RAY_JOB_STOP_WAIT_TIME_S", 60
 STOP_SECONDS = 5.0  # that a driver has to end, beside its training's own
 CHATTY = ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging")
 
@@ -64,8 +67,9 @@ def submit(
     driver. Told to stop, a local one of ours ends with its job; elsewhere the job goes on.
     `variables` go into its environment."""
     cluster = log = None
+    named = address or next(filter(None, map(os.environ.get, NAMING)), "")
     entrypoint = [
-        *(*_python(address), f"jobs/{verb}.py", "recipe.yaml", "--run-dir", run_dir),
+        *(*_python(named), f"jobs/{verb}.py", "recipe.yaml", "--run-dir", run_dir),
         *(f"--again={stage}" for stage in again),
     ]
     try:
@@ -76,7 +80,9 @@ def submit(
                 _fill(Path(folder), recipe)
                 job = f"fastdistill_{secrets.token_hex(8)}"
                 log = JobLog(cluster.client, job, is_here=cluster.is_ours)
-                _submit(cluster.client, log.job, shlex.join(entrypoint), folder, variables)
+                seconds = math.ceil(recipe.stop_seconds + STOP_SECONDS)
+                given = {**variables, STOP_WAIT: str(max(LEAST_STOP_SECONDS, seconds))}
+                _submit(cluster.client, log.job, shlex.join(entrypoint), folder, given)
             try:
                 return _follow(log, cluster)
             except Stopped as stopped:

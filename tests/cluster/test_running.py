@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +25,11 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(running, "PATIENCE_SECONDS", 0.5)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("DASHBOARD_METRIC_PORT", str(port))
+    monkeypatch.setattr(running, "DASHBOARD_METRIC_PORT", port)  # read when Ray is imported
     (tmp_path / "ray" / "dashboard").mkdir(parents=True)
     script = shutil.copy(SCRIPT, tmp_path / "ray" / "dashboard" / "dashboard.py")
     processes = []

@@ -15,7 +15,7 @@ from fastdistill_ray.models import model_size, tokenizer_of
 from fastdistill_ray.recipe.checks import combination_errors
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.rewards import RewardKnobs
-from fastdistill_ray.run import doctor, student_checks
+from fastdistill_ray.run import doctor, placement, student_checks
 from fastdistill_ray.run.folder import RunFolder
 from fastdistill_ray.run.pipeline import prepare_problems
 from fastdistill_ray.run.room import EXPORT_BYTES, TOKEN_BYTES, room_needed
@@ -33,21 +33,21 @@ def recipe_with(model: str, **changes: dict) -> Recipe:
 def test_pools_that_fit_in_turn_but_not_at_once_are_refused_only_with_overlap():
     pools = {"teacher": {"gpus": 1}, "student": {"gpus": 1}}
     available = {"CPU": 8.0, "GPU": 1.0}
-    doctor.check_pools(recipe_with("m", pools=pools), available)
+    placement.check_pools(recipe_with("m", pools=pools), available)
     overlapped = recipe_with("m", pools=pools, training={"overlap": True})
     with pytest.raises(ValueError, match=r"want 2 GPUs .*has 1; .*training\.overlap: false"):
-        doctor.check_pools(overlapped, available)
+        placement.check_pools(overlapped, available)
     autoscaled = recipe_with("m", pools={**pools, "autoscaling": True}, training={"overlap": True})
-    doctor.check_pools(autoscaled, available)
+    placement.check_pools(autoscaled, available)
 
 
 def test_pool_of_a_student_that_writes_for_another_is_checked_too():
     available = {"CPU": 8.0, "memory": 16.0 * 2**30}
     pools = {"writer": {"workers": 2, "cpus": 4.5}}
-    doctor.check_pools(recipe_with("m", pools=pools), available)
+    placement.check_pools(recipe_with("m", pools=pools), available)
     compare = {"students": [{"kind": "sft", "writer": "advdistill"}]}
     with pytest.raises(ValueError, match=r"pools\.writer: .*want 9\.5 CPUs"):
-        doctor.check_pools(recipe_with("m", pools=pools, compare=compare), available)
+        placement.check_pools(recipe_with("m", pools=pools, compare=compare), available)
 
 
 def test_pools_of_further_teachers_count_and_are_named():
@@ -57,12 +57,12 @@ def test_pools_of_further_teachers_count_and_are_named():
     pools = {"teachers": [{"workers": 2, "cpus": 0.5}, {"workers": 1, "cpus": 0.5, "gpus": 2}]}
     recipe = recipe_with("m", teachers=teachers, pools=pools)
     assert [recipe.pools.of_teacher(i).workers for i in range(3)] == [1, 2, 1]
-    doctor.check_pools(recipe, available)
+    placement.check_pools(recipe, available)
     with pytest.raises(ValueError, match=r"pools\.teachers\.1: .*want 2 GPUs .*has 1; lower pools"):
-        doctor.check_pools(recipe, available | {"GPU": 1.0})
+        placement.check_pools(recipe, available | {"GPU": 1.0})
     alike = recipe_with("m", teachers=[{"model": "n"}], pools={"teacher": {"cpus": 5.0}})
     with pytest.raises(ValueError, match=r"want 10\.5 CPUs"):
-        doctor.check_pools(alike, available)
+        placement.check_pools(alike, available)
 
 
 @pytest.mark.parametrize(
@@ -77,14 +77,14 @@ def test_pools_of_further_teachers_count_and_are_named():
 def test_pools_too_big_for_the_cluster_are_refused_naming_the_number(pools, message):
     available = {"CPU": 8.0, "GPU": 0.0, "memory": 16.0 * 2**30}
     with pytest.raises(ValueError, match=message):
-        doctor.check_pools(recipe_with("m", pools=pools), available)
+        placement.check_pools(recipe_with("m", pools=pools), available)
 
 
 def test_pools_with_custom_resources_and_labels_are_held_against_the_cluster():
     pools = {"teacher": {"workers": 2, "resources": {"fast": 1.5}}, "judges": {}}
-    doctor.check_pools(recipe_with("m", pools=pools), {"CPU": 8.0, "fast": 3.0})
+    placement.check_pools(recipe_with("m", pools=pools), {"CPU": 8.0, "fast": 3.0})
     with pytest.raises(ValueError, match=r"want 3 fast .*lower .*pools\.teacher\.resources\.fast"):
-        doctor.check_pools(recipe_with("m", pools=pools), {"CPU": 8.0, "fast": 2.0})
+        placement.check_pools(recipe_with("m", pools=pools), {"CPU": 8.0, "fast": 2.0})
 
 
 @pytest.mark.parametrize(
@@ -100,12 +100,54 @@ def test_pools_with_custom_resources_and_labels_are_held_against_the_cluster():
 )
 def test_pool_labels_that_no_node_has_are_refused(labels, is_there):
     recipe = recipe_with("m", pools={"student": {"labels": labels}})
-    nodes = [{"part": "a"}, {"part": "b", "zone": "1"}]
+    labelled = [{"part": "a"}, {"part": "b", "zone": "1"}]
+    nodes = [{"Labels": one, "Resources": {"CPU": 8.0}} for one in labelled]
     if is_there:
-        doctor.check_labels(recipe, nodes)
+        placement.check_labels(recipe, nodes)
     else:
         with pytest.raises(ValueError, match=r"pools\.student\.labels: no node"):
-            doctor.check_labels(recipe, nodes)
+            placement.check_labels(recipe, nodes)
+
+
+@pytest.mark.parametrize(
+    ("pools", "message"),
+    [
+        ({"student": {"gpus": 2, "workers": 4}}, ""),
+        ({"student": {"gpus": 8}}, r"pools\.student: 1 workers .* hold 0 of 1 CPU, 8 GPU; lower"),
+        ({"student": {"gpus": 1, "workers": 8, "labels": {"part": "b"}}}, r"with .*b.* hold 4 of"),
+        ({"student": {"memory_gib": 64}}, r"hold 0 of 1 CPU, 64 GiB of memory"),
+        ({"teachers": [{"labels": {"part": "c"}}]}, r"pools\.teachers\.0\.labels: no node"),
+        ({"student": {"gpus": 1, "workers": 9, "min_workers": 8}}, ""),
+    ],
+)
+def test_every_worker_has_a_node_that_holds_it_whole(pools, message):
+    """Eight GPUs in all, of which no node has more than four."""
+    small = {"Labels": {"part": "a"}, "Resources": {"CPU": 8.0, "GPU": 2.0, "memory": 2.0**35}}
+    large = {"Labels": {"part": "b"}, "Resources": {"CPU": 8.0, "GPU": 4.0, "memory": 2.0**35}}
+    teachers = [{"model": "m"}] if "teachers" in pools else []
+    recipe = recipe_with("m", pools=pools, teachers=teachers)
+    if message:
+        with pytest.raises(ValueError, match=message):
+            placement.check_labels(recipe, [small, small, large])
+    else:
+        placement.check_labels(recipe, [small, small, large])
+
+
+def test_pools_of_what_is_done_are_not_asked_for():
+    pools = {"teacher": {"gpus": 8}, "student": {"gpus": 4}, "evaluation": {"gpus": 1}}
+    engine = {"kind": "scripted", "max_model_len": 512, "tensor_parallel_size": 8}
+    overlap = {"overlap": True}
+    recipe = recipe_with(
+        "m", pools=pools, teacher={"model": "m", "engine": engine}, training=overlap
+    )
+
+    def gpus(done: placement.Done) -> list[float]:
+        groups = placement.pools_at_once(recipe, done)
+        return [sum(pool.gpus * pool.least for pool in group.values()) for group in groups]
+
+    assert gpus(placement.NOTHING) == [12, 1]
+    assert gpus(placement.Done(is_taught=True)) == [4, 1]
+    assert gpus(placement.Done(is_taught=True, is_trained=True)) == [1]
 
 
 def test_models_without_template_or_with_a_short_context_are_refused(tmp_path):

@@ -129,14 +129,18 @@ def test_driver_that_slept_while_another_took_over_stops(tmp_path):
         assert "another driver has taken this one for dead" in said
 
 
-def test_of_many_drivers_that_begin_at_once_one_holds(tmp_path):
+@pytest.mark.parametrize("hosts", [["here"] * 5, ["a", "b", "c"]], ids=["one host", "three"])
+def test_of_many_drivers_that_begin_at_once_one_holds(tmp_path, hosts):
+    """Those of other machines can only watch whether the others renew their notes."""
     run = Place(tmp_path / "run")
     marker = Path(tmp_path / "log")
     script = f"""
 import sys, time
+import fastdistill_ray.run.lease as module
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.run.lease import lease
 from fastdistill_ray.storage.place import Place
+module._host = lambda: (sys.argv[3], "")
 while time.time() < {time.time() + 2}:
     pass
 try:
@@ -149,8 +153,10 @@ except UserError:
 """
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
     drivers = [
-        subprocess.Popen([sys.executable, "-c", script, str(run), str(marker)], env=environment)
-        for _ in range(5)
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(run), str(marker), host], env=environment
+        )
+        for host in hosts
     ]
     codes = [driver.wait() for driver in drivers]
     assert set(codes) <= {0, 2} and 0 in codes

@@ -15,7 +15,7 @@ from support.jobs import tiny_recipe
 from support.models import make_tiny_model
 
 from fastdistill_ray.recipe.tree import Recipe
-from fastdistill_ray.run import doctor
+from fastdistill_ray.run import doctor, placement
 from fastdistill_ray.run.driver import quiet
 from fastdistill_ray.run.folder import RunFolder
 from fastdistill_ray.run.pipeline import (
@@ -78,8 +78,8 @@ def test_pools_land_on_the_nodes_their_resources_and_labels_name(tmp_path, nodes
     )
     run = RunFolder(tmp_path / "run", recipe)
     problems = prepare_problems(run)
-    doctor.check_pools(recipe, ray.cluster_resources())
-    doctor.check_labels(recipe, [node["Labels"] for node in ray.nodes()])
+    placement.check_pools(recipe, ray.cluster_resources())
+    placement.check_labels(recipe, ray.nodes())
     generate_groups(run, problems["train"])
     writing = places()
     assert set(writing.values()) == {("Asking", "a"), ("RowWriter", "a")}

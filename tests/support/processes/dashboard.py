@@ -3,7 +3,10 @@
 python <somewhere>/ray/dashboard/dashboard.py well|token|hangs FILE   # FILE appears when it listens
 """
 
+import contextlib
 import http.server
+import os
+import socket
 import sys
 import time
 from pathlib import Path
@@ -27,6 +30,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
+metrics = socket.socket()  # Ray's listens on a second port for them
+with contextlib.suppress(OSError):  # another's, who was first
+    metrics.bind(("127.0.0.1", int(os.environ["DASHBOARD_METRIC_PORT"])))
+    metrics.listen()
 server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
 part = Path(f"{FILE}.part")
 part.write_text(f"http://127.0.0.1:{server.server_port}")
