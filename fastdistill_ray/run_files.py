@@ -41,6 +41,8 @@ MANIFEST = "manifest.json"  # written last: the stage is complete
 SECONDS = "seconds.json"
 STALL = "stall-"  # begins the name of the evidence that a loop which hung leaves
 METRICS, STEPS = "metrics.jsonl", "steps.jsonl"  # of a training
+# Of a training that goes on: Ray's checkpoints, and of a student with rounds who writes.
+CHECKPOINTS, POLICIES = "checkpoints", "policies"
 STOP = "stop"  # a training in whose folder it is ends between two steps, with a checkpoint
 OVERLAPS = "overlaps.json"  # tested problems of which training texts have words
 ANSWERS = "answers.parquet"  # of an evaluation, beside the store it is made of

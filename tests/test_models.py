@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ from fastdistill_ray.models import (
     context_length,
     fetch_model,
     fetch_without_weights,
+    folder_at_hand,
     is_here,
     load_tokenizer,
+    model_identity,
     model_size,
     reference_for_others,
     resolve_model,
@@ -88,7 +91,7 @@ def test_resolve_model_of_broken_gguf_is_refused_and_leaves_nothing(
     file.write_bytes(b"not a model")
     with pytest.raises(ValueError, match="transformers cannot read it"):
         resolve_model(str(file))
-    assert os.listdir(tmp_path / "cache") == []
+    assert os.listdir(tmp_path / "cache") == ["digests"]
 
 
 @pytest.mark.parametrize("tie_word_embeddings", [True, False])
@@ -130,7 +133,7 @@ def test_gguf_conversion_of_two_processes_at_once_gives_one_folder(
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         folders = pool.map(resolve_model, [file] * 2, chunksize=1)
     assert folders[0] == folders[1] == resolve_model(file)
-    assert os.listdir(tmp_path / "cache") == [Path(folders[0]).name]
+    assert sorted(os.listdir(tmp_path / "cache")) == ["digests", Path(folders[0]).name]
 
 
 def test_gguf_conversion_of_changed_file_is_made_again(
@@ -160,6 +163,42 @@ def test_model_in_a_bucket_is_downloaded_without_weights_until_these_are_asked_f
     for file in Path(tiny).iterdir():
         assert (whole / file.name).read_bytes() == file.read_bytes()
     assert fetch_without_weights(reference) == str(whole)
+
+
+def test_models_in_a_bucket_are_told_apart_by_their_weights_alone(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTDISTILL_CACHE", str(tmp_path / "cache"))
+    one, other = (make_tiny_model(str(tmp_path / str(seed)), seed=seed) for seed in (0, 1))
+
+    def weights(reference: str) -> bytes:
+        return (Path(fetch_model(reference)) / "model.safetensors").read_bytes()
+
+    for run, model in (("sft", one), ("advdistill", other)):
+        copy(Place(model), Place(f"{bucket}/told/{run}/epoch_1"))
+    own = Path(one) / "model.safetensors", Path(other) / "model.safetensors"
+    assert own[0].stat().st_size == own[1].stat().st_size
+    assert weights(f"{bucket}/told/sft/epoch_1") == own[0].read_bytes()
+    assert weights(f"{bucket}/told/advdistill/epoch_1") == own[1].read_bytes()
+    before = model_identity(f"{bucket}/told/sft/epoch_1")
+    time.sleep(1.1)  # a bucket's times are whole seconds
+    copy(Place(other), Place(f"{bucket}/told/sft/epoch_1"))
+    assert model_identity(f"{bucket}/told/sft/epoch_1") != before, "written again, others inside"
+    assert weights(f"{bucket}/told/sft/epoch_1") == own[1].read_bytes()
+
+
+def test_gguf_file_that_was_changed_in_its_middle_is_converted_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTDISTILL_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "middle.gguf"
+    write_gguf(make_tiny_model(str(tmp_path / "model"), num_layers=30), str(file))
+    before, data = resolve_model(str(file)), bytearray(file.read_bytes())
+    assert len(data) > 3 << 20
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    assert resolve_model(str(file)) != before
+    assert folder_at_hand(str(file)) == resolve_model(str(file))
 
 
 def test_same_tokenizer_differs_by_vocabulary_and_by_end_of_turn(tiny: str, tmp_path: Path) -> None:

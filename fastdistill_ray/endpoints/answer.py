@@ -52,9 +52,10 @@ def read_reply(reply: dict[str, Any]) -> Answer:
     """UnusableError where there is no choice, or one that is not whole."""
     try:
         choices = sorted(reply["choices"], key=lambda choice: choice.get("index", 0))
+        ends = [choice.get("finish_reason") or "" for choice in choices]
         found = [
-            Choice(_text_of(choice["message"]), choice.get("finish_reason") or "")
-            for choice in choices
+            Choice(_text_of(choice["message"], is_cut=end == "length"), end)
+            for choice, end in zip(choices, ends, strict=True)
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UnusableError(f"no choices in it: {str(reply)[:80]}") from error
@@ -63,13 +64,16 @@ def read_reply(reply: dict[str, Any]) -> Answer:
     return Answer(found, *usage_of(reply))
 
 
-def _text_of(message: dict[str, Any]) -> str:
-    """Reasoning that a server keeps apart stands between tags in front, as the model wrote it."""
+def _text_of(message: dict[str, Any], *, is_cut: bool) -> str:
+    """Reasoning that a server keeps apart stands between tags in front, as the model wrote it: one
+    that was cut is not closed. Halves of a character are joined, or replaced where one is alone."""
     content = message["content"] or ""
     if not isinstance(content, str):
         raise TypeError(content)
     thought = message.get("reasoning_content") or message.get("reasoning")
-    return f"<think>{thought}</think>\n{content}" if thought else content
+    closing = "" if is_cut and not content else "</think>\n"
+    text = f"<think>{thought}{closing}{content}" if thought else content
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 class Pieces:

@@ -108,7 +108,6 @@ class Client:
             except (aiohttp.ClientError, TimeoutError, BusyError) as error:
                 reason = f"{type(error).__name__}: {error}".strip(": ")
                 wait = getattr(error, "wait", 0.0)
-                self.requests.pause(wait)
             attempt += 1
             failing_since = failing_since or time.monotonic()
             left = failing_since + self.knobs.give_up_after - time.monotonic()
@@ -122,6 +121,7 @@ class Client:
                 if self.num_answered > answered:  # it answers others
                     raise self._failed(said)
                 raise self._give_up(said)
+            self.requests.pause(wait)  # all wait, unless it is longer than anyone would
             await asyncio.sleep(max(wait, min(backoff(attempt), left)))
 
     async def close(self) -> None:
@@ -142,10 +142,10 @@ class Client:
                 used = answer.num_tokens
                 value = read(answer)
             except RefusedError as error:
-                self.num_failed += 1
-                if self.num_answered or self.num_failed < MAX_REFUSED:
+                if self.num_answered:
                     raise
-                raise self._give_up(f"refuses every request: {error}") from error
+                # It may be the server, or what all are asked with: none is refused for good.
+                raise self._failed(f"refuses every request: {error}") from error
             finally:
                 self.tokens.owe(used - expected)
             self.num_answered += 1

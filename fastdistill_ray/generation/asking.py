@@ -166,7 +166,7 @@ class Asking:
         while True:
             time.sleep(BEAT_SECONDS)
             with contextlib.suppress(RayError):
-                if self._call("beat", self.me):
+                if self._call("beat", self.me, getattr(self.engine, "num_answered", 0)):
                     self._call("note_dump", self.me, stacks())
 
 

@@ -76,6 +76,7 @@ class Dispenser:
         self.is_abandoned = False
         self.is_dump_wanted, self.dumps = False, dict[str, str]()
         self.moved = clock()
+        self.answered: dict[str, int] = {}  # by actor
 
     def begin(self, actor: str, was_short_of_memory: bool = False) -> bool:
         """An engine is about to be started, if so answered; where that actor had begun one before,
@@ -109,9 +110,13 @@ class Dispenser:
         if self.open > before:
             self.moved = self.clock()
 
-    def beat(self, actor: str) -> bool:
-        """The actor lives; -> whether it is to say where it is."""
+    def beat(self, actor: str, num_answered: int = 0) -> bool:
+        """The actor lives, and its engine has had so many answers, of which several may make one of
+        ours; -> whether it is to say where it is."""
         self.heard[actor] = self.clock()
+        if num_answered > self.answered.get(actor, 0):
+            self.moved = self.heard[actor]
+        self.answered[actor] = num_answered
         return self.is_dump_wanted and actor not in self.dumps
 
     def want_dumps(self) -> None:

@@ -81,7 +81,11 @@ async def reply_to(
         parts = [part for part in came if isinstance(part, Part)]
         cost += sum(part.cost for part in parts)
         prompt_num_tokens = next((part.prompt_num_tokens for part in parts), prompt_num_tokens)
-        fresh = [_with_closed_answer(one, sampling.stop) for one in _in_order(asked, came)]
+        is_last = any(isinstance(one, RefusedError) for one in came)
+        is_last = is_last and not any(isinstance(one, FailedError) for one in came)
+        in_order = _in_order(asked, came)
+        found = [one for part in parts for one in part.completions] if is_last else in_order
+        fresh = [_with_closed_answer(one, sampling.stop) for one in found]
         done += fresh
         for failure in came:
             if done and isinstance(failure, RefusedError):

@@ -38,6 +38,11 @@ class EndpointEngine:
         self.running = 0  # batches; once there is none, all that was paid is durable
         self.begun: dict[str, Reply] = {}  # of problems that failed after some completions came
 
+    @property
+    def num_answered(self) -> int:
+        """Requests, of which a problem may need several."""
+        return self.client.num_answered
+
     async def __call__(self, batch: pa.Table) -> pa.Table:
         self.running += 1
         try:

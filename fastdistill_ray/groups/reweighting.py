@@ -3,8 +3,9 @@
 The teacher is not asked, and what it was paid for is not counted again. No torch, no Ray.
 """
 
+import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from itertools import compress
 from operator import not_
 from typing import Any, Literal, NamedTuple
@@ -33,6 +34,7 @@ from fastdistill_ray.storage.tables import read_parquet
 from fastdistill_ray.tasks.problem_file import ProblemFile
 from fastdistill_ray.verifiers import Judge
 
+logger = logging.getLogger(__name__)
 Rows = list[dict[str, Any]]
 ASKED = ("problem_id", "question", "options")  # what a teacher is asked depends on
 JUDGED_BY = ("reference", "kind", "tolerance", "scorer")
@@ -72,7 +74,11 @@ def take_along(
             "judgements": lambda rows: judge_rows(rows, judging, judge, scorer),
         }
         for source in sources:
-            for table in _missing(Store(source.folder), done, wanted):
+            origin = Store(source.folder)
+            damaged = origin.damaged(is_deep=True)
+            for name, what in damaged.items():
+                logger.warning("%s: %s; its groups are not taken along", origin.folder / name, what)
+            for table in _missing(origin, done, wanted, damaged):
                 rows = _renewed(_without_signals(table), wanted, renew, source.renew)
                 commit = store.write(_taken(rows, table, source.folder.name))
                 store.append([commit])
@@ -82,12 +88,19 @@ def take_along(
 
 
 def rescore(
-    sources: list[Source], problems: ProblemFile, judging: Judging, *, out: Place
+    sources: list[Source],
+    problems: ProblemFile,
+    judging: Judging,
+    *,
+    out: Place,
+    is_followed: bool = False,
 ) -> StageResult:
-    """The groups of a stage from those of other stages alone; as many as these have."""
+    """The groups of a stage from those of other stages alone; as many as these have.
+    `is_followed`: by a training, so that what is judged is not judged again."""
     store = Store(out)
     store.begin()
-    judge_failed_again(store, judging)
+    if not is_followed:
+        judge_failed_again(store, judging)
     take_along(sources, problems, judging, store)
     check_failures(count_verdicts(store), judging.reward.max_failed_share, store)
     return store_result(store, sum(len(commit.keys) for commit in store.commits()), {})
@@ -116,7 +129,8 @@ def num_missing(sources: list[Source], problems: ProblemFile) -> int:
     """How many of the problems the sources have no group of."""
     wanted = {problem.problem_id: problem for problem in problems}
     for source in sources:
-        for table in Store(source.folder).tables(list(ASKED)):
+        store = Store(source.folder)
+        for table in store.tables(list(ASKED), without=store.damaged(is_deep=False)):
             for row in table.to_pylist():
                 if _is_asked_alike(row, wanted.get(row["problem_id"])):
                     del wanted[row["problem_id"]]
@@ -162,10 +176,13 @@ def _renewed(
 
 
 def _missing(
-    groups: Store, done: set[str], wanted: Mapping[str, Problem] | None
+    groups: Store,
+    done: set[str],
+    wanted: Mapping[str, Problem] | None,
+    damaged: Container[str] = (),
 ) -> Iterator[pa.Table]:
     """Rows that are not `done`; of the `wanted` problems only, where these are given."""
-    for table in groups.tables():
+    for table in groups.tables(without=damaged):
         rows = table.select(list(ASKED)).to_pylist()
         is_missing = [
             row["problem_id"] not in done

@@ -120,6 +120,16 @@ class Store:
                         found[commit.file] = "was altered"
         return found
 
+    def lost(self, names: Iterable[str]) -> list[str]:
+        """What is wrong with a log that should name the store's files among these."""
+        parts = {name for name in names if PART.fullmatch(name)}
+        if not parts:
+            return []
+        if fault := self.log.fault():
+            return [fault]
+        known = {commit.file for commit in self.commits()}
+        return [f"{self.log.folder} does not name {name}" for name in sorted(parts - known)]
+
     def sound(self, damaged: Container[str] = ()) -> Iterator[Commit]:
         """Lines of the log up to its damage, if any, without those of damaged files."""
         try:
@@ -161,9 +171,14 @@ class Store:
         """Driver side: these lines in place of the log's, at once or not at all."""
         self.log.begin(commits)
 
-    def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """All rows, kept or not, a few at a time; of all columns unless some are named."""
+    def tables(
+        self, columns: list[str] | None = None, without: Container[str] = ()
+    ) -> Iterator[pa.Table]:
+        """All rows, kept or not, a few at a time; of all columns unless some are named; but for
+        those of the files `without`."""
         for commit in self.commits():
+            if commit.file in without:
+                continue
             with open_parquet(self.folder / commit.file) as file:
                 for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns):
                     yield pa.Table.from_batches([batch])

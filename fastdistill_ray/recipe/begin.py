@@ -14,7 +14,8 @@ from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.tasks import check_name, hub_of
 
 SHOWN = (
-    *("task.name", "task.path", "task.num_train", "task.num_test", "teacher.model"),
+    *("task.name", "task.path", "task.num_train", "task.num_test", "task.num_ood"),
+    "teacher.model",
     *("teacher.engine.kind", "teacher.engine.url", "teacher.engine.api_key_env"),
     *("teacher.engine.price_prompt", "teacher.engine.price_completion"),
     *("teacher.engine.max_model_len", "student.model", "sampling.n", "sampling.temperature"),
@@ -46,8 +47,9 @@ def begin(
     machine."""
     check_name("--task", task)
     is_made = not hub_of(task) and not path
+    name = f"{Path(path).stem or task}_{Path(student).name}"
     tree: dict[str, Any] = {
-        "name": re.sub(r"\W+", "_", f"{Path(path).stem or task}_{Path(student).name}").lower(),
+        "name": re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_").lower(),
         "task": {"name": task} | ({"path": path} if path else MADE if is_made else {}),
         "teacher": {"model": teacher},
         "student": {"model": student},

@@ -95,7 +95,7 @@ def students(recipe: Recipe) -> list[StudentSpec]:
     rates = recipe.compare.learning_rates or [recipe.optimizer.learning_rate]
     seeds = recipe.compare.seeds or [recipe.training.seed]
     own, model = recipe.objective, recipe.student.reference
-    size = recipe.selection.group_size or recipe.sampling.n
+    size = recipe.selection.group_size or recipe.sampling.most
     first = StudentSpec(
         name=own.kind,
         objective=own,

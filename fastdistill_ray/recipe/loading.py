@@ -26,6 +26,7 @@ MOST_SUGGESTED = 3
 # Sections whose fields are those of their kind, and the kind where none is said.
 OF_A_KIND = {"objective": None, "engine": "vllm", "method": None}
 # What another address does not get of a server's: its key, its prices, what its bodies have.
+FILE, TEXT = "path", "source"  # of a reward function
 OF_A_SERVER = {"api_key_env", "extra", "price_prompt", "price_completion"}
 
 
@@ -116,6 +117,8 @@ def _over(tree: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
             is_other = name in OF_A_KIND and value.get("kind", kind) != kind
             if "url" in below and value.get("url", below["url"]) != below["url"]:
                 below = {key: one for key, one in below.items() if key not in OF_A_SERVER}
+            if value.get(FILE, below.get(FILE)) != below.get(FILE):
+                below = {key: one for key, one in below.items() if key != TEXT}
             value = value if is_other else _over(value, below)
         merged[name] = value
     return merged
@@ -166,6 +169,8 @@ def _set(tree: dict[str, Any], key: str, value: Any, said: str) -> None:
         node = node[section]
         if not isinstance(node, dict):
             raise UserError(f"{said}: {section} is not a section")
+    if name == FILE and value != node.get(name):
+        node.pop(TEXT, None)  # of the file that was
     node[name] = value
 
 

@@ -135,7 +135,7 @@ def _score_lines(
 
 
 def _to_score(line: dict[str, Any]) -> ToScore:
-    items = line.get("responses") or [{"text": line["response"], "num_tokens": 0, **line}]
+    items = line.get("responses") or [{"num_tokens": 0, **line, "text": line["response"]}]
     return ToScore(
         line["kind"],
         line["gold"],

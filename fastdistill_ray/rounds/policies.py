@@ -10,7 +10,6 @@ from typing import NamedTuple
 from fastdistill_ray.groups.shares import RECORD, record_of
 from fastdistill_ray.storage.place import Place
 
-POLICIES = "policies"
 PREFIX = "round_"
 
 

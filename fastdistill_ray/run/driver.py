@@ -48,6 +48,7 @@ from fastdistill_ray.run.paid import (
 )
 from fastdistill_ray.run.precision import check_precision
 from fastdistill_ray.run.room import check_room
+from fastdistill_ray.run.servers import check_asked
 from fastdistill_ray.run.signals import GOES_ON, Stopped, say, signals_raise_stopped
 from fastdistill_ray.run.stages import training_problems
 from fastdistill_ray.run.validation import (
@@ -114,6 +115,8 @@ class Job(AnyJob[RunFolder]):
             ask_set_aside_again(run.path, groups)
         if not run.is_complete(groups):
             check_sources(recipe)
+        else:
+            check_asked(run, run.verb)
         check_problems(recipe, problems)
         if not run.is_complete(groups):
             for line in faults_of_functions(recipe.reward, next(iter(train))):

@@ -20,7 +20,7 @@ from fastdistill_ray.endpoints.ledger import PAID
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.groups.aside import SET_ASIDE
 from fastdistill_ray.groups.log import LOG
-from fastdistill_ray.groups.store import DAMAGED
+from fastdistill_ray.groups.store import DAMAGED, Store
 from fastdistill_ray.recipe.loading import dump_recipe
 from fastdistill_ray.recipe.shapes import DISTILL
 from fastdistill_ray.recipe.tree import AnyRecipe, Recipe
@@ -30,9 +30,11 @@ from fastdistill_ray.run.lease import LEASES
 from fastdistill_ray.run.provenance import code_state, versions
 from fastdistill_ray.run.stages import Stages
 from fastdistill_ray.run_files import (
+    CHECKPOINTS,
     GIT,
     GRAPH,
     MANIFEST,
+    POLICIES,
     RECIPE,
     RECIPES,
     SECONDS,
@@ -64,7 +66,7 @@ class JobFolder(Generic[R]):
     def __init__(self, path: str | Place, recipe: R) -> None:
         self.path = place_of_run(path)
         self.recipe = recipe
-        self.graph: dict[str, str] = {}  # of the stages come to so far
+        self.graph: dict[str, str] = {}  # of the stages that this process has come to
         try:
             self.path.exists()
         except (OSError, ValueError) as error:  # Arrow's, of an option it does not know
@@ -107,7 +109,7 @@ class JobFolder(Generic[R]):
         is_free = self.graph.get(stage.name, place) == place
         self.graph[stage.name if is_free else f"{stage.kind}/{folder.name}"] = place
         if (self.view / RECIPE).exists():
-            write_json(self.view / GRAPH, self.graph)
+            self._note_graph(self.view)
         return folder
 
     def stage(
@@ -189,11 +191,15 @@ class JobFolder(Generic[R]):
                 there = view_id((self.path / RECIPE).read_text())
                 _move_view(self.path, self.path / RECIPES / there, reversed(VIEW))
             _move_view(self.path / RECIPES / self.id, self.path, VIEW)
-        self.graph = {**read_json(self.path / GRAPH, {}), **self.graph}
         write_text(self.path / RECIPE, dump_recipe(self.recipe))
         write_text(self.path / GIT, code_state())
         write_json(self.path / VERSIONS, versions())
-        write_json(self.path / GRAPH, self.graph)
+        self._note_graph(self.path)
+
+    def _note_graph(self, view: Place) -> None:
+        """Stages that earlier runs of the recipe came to stay noted until this one comes to them:
+        it may be stopped before."""
+        write_json(view / GRAPH, {**read_json(view / GRAPH, {}), **self.graph})
 
     def is_claimed(self) -> bool:
         file = self.path / RECIPE
@@ -233,13 +239,14 @@ def damaged_files(folder: Place, manifest: Mapping[str, Any]) -> list[str]:
             continue
         if now != size:
             faults.append(f"{folder / name} has {now} of {size} bytes")
-    return faults
+    return faults + Store(folder).lost(manifest.get("files", {}))
 
 
 def _is_beside(name: str) -> bool:
     """Notes and records of what was done, not its result."""
     top = name.partition("/")[0]
     beside = (STAGE, SECONDS, LOG, DAMAGED, SET_ASIDE, TENSORBOARD, TRACKED, PAID)
+    beside += (CHECKPOINTS, POLICIES)
     return top in beside or top.startswith(STALL)
 
 

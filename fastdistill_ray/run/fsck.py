@@ -4,7 +4,7 @@ What is damaged is made again when the run's own verb is started again: keys of 
 store are asked again, a damaged stage is done again; nothing else is.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -47,7 +47,7 @@ def _faults(folder: Place) -> Iterator[str]:
         yield str(error)
         return
     if (folder / LOG).is_dir():
-        yield from _store_faults(Store(folder))
+        yield from _store_faults(Store(folder), manifest.get("files", {}))
         manifest = {**manifest, "files": _others(manifest.get("files", {}))}
     yield from damaged_files(folder, manifest)
     for file in folder.list():
@@ -58,9 +58,8 @@ def _faults(folder: Place) -> Iterator[str]:
                 yield f"{file} cannot be read: {error}"
 
 
-def _store_faults(store: Store) -> Iterator[str]:
-    if fault := store.log.fault():
-        yield fault
+def _store_faults(store: Store, files: Iterable[str]) -> Iterator[str]:
+    yield from store.lost(files) or filter(None, [store.log.fault()])
     for name, what in store.damaged(is_deep=True).items():
         yield f"{store.folder / name} {what}"
     seen: set[str] = set()

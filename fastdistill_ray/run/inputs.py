@@ -9,7 +9,7 @@ from fastdistill_ray.records import SPLITS, Problem
 from fastdistill_ray.run_files import StageResult
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks import TaskKnobs, check_name, decontaminated, hub_of, load_problems
-from fastdistill_ray.tasks.base import Problems
+from fastdistill_ray.tasks.base import Problems, check_problems
 from fastdistill_ray.tasks.problem_file import write_problems
 from fastdistill_ray.verifiers import Judge, VerifierKnobs
 
@@ -67,6 +67,7 @@ def write_tasks(tasks: list[TaskKnobs], *, out: Place) -> StageResult:
                 ]
                 num_in, num_out = num_in + len(problems), num_out + len(kept)
                 usable[split] += kept
+    check_problems(usable, is_unlabelled=any(task.unlabelled for task in tasks))  # of all together
     for split, problems in usable.items():
         write_problems(problems, out / f"{split}.parquet")
     left = {"reference_unusable": num_in - num_out, "overlaps_test": overlaps}

@@ -14,7 +14,7 @@ from fastdistill_ray.recipe.derived import all_teachers, baselines
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run.graph import Change, Made, Stage, changes, differences, find, made
 from fastdistill_ray.run.stages import NEW_TEXTS, PAID, PROBLEMS, SELECTED, TRAIN, Stages
-from fastdistill_ray.run_files import MANIFEST, SECONDS, read_json
+from fastdistill_ray.run_files import MANIFEST, METRICS, SECONDS, read_json
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks.problem_file import ProblemFile
 
@@ -56,6 +56,17 @@ def ask_set_aside_again(run: Place, groups: Stage) -> None:
             "--run-dir"
         )
     (found.folder / MANIFEST).unlink()
+
+
+def is_followed(run: Place, groups: Stage, recipe: Recipe) -> bool:
+    """Whether a training that follows the stage as it is written has made a step: what is judged
+    by then stays as it is."""
+    place = find(run, groups)
+    return recipe.training.overlap and any(
+        (one.folder / METRICS).is_file() and (one.folder / METRICS).size() > 0
+        for one in made(run, TRAIN)
+        if place and one.dependencies.get("inputs", {}).get("groups") == place.folder.name
+    )
 
 
 def asked_part(groups: Stage) -> Stage:

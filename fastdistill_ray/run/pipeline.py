@@ -53,20 +53,22 @@ from fastdistill_ray.run.given import (
     train_on_written,
     trials_of,
 )
-from fastdistill_ray.run.graph import Stage, find, made
+from fastdistill_ray.run.graph import find
 from fastdistill_ray.run.inputs import write_tasks
 from fastdistill_ray.run.new_problems import write_new_problems
 from fastdistill_ray.run.overlaps import look_for_overlaps
-from fastdistill_ray.run.paid import sources_of
+from fastdistill_ray.run.paid import is_followed, sources_of
 from fastdistill_ray.run.rounds import plan_rounds, share_right, train_in_rounds
 from fastdistill_ray.run.signals import ask_first
-from fastdistill_ray.run.stages import TRAIN, TRAINING_FILE
+from fastdistill_ray.run.stages import TRAINING_FILE
 from fastdistill_ray.run.tracking import recipe_of, tell_trackers
 from fastdistill_ray.run_files import (
     CARD,
+    CHECKPOINTS,
     CHOICE,
     MANIFEST,
     METRICS,
+    POLICIES,
     RESULTS,
     STOP,
     STUDENTS,
@@ -125,17 +127,7 @@ def generate_groups(run: RunFolder, problems: ProblemFile) -> Place:
         recipe.pools,
         sources_of(run.path, stage),
         pools=recipe.pools.of_groups(len(recipe.teachers) + 1),
-        is_followed=recipe.training.overlap and is_trained_on(run.path, stage),
-    )
-
-
-def is_trained_on(run: Place, groups: Stage) -> bool:
-    """Whether a training that follows the stage has made a step."""
-    place = find(run, groups)
-    return any(
-        (one.folder / METRICS).is_file() and (one.folder / METRICS).size() > 0
-        for one in made(run, TRAIN)
-        if place and one.dependencies.get("inputs", {}).get("groups") == place.folder.name
+        is_followed=is_followed(run.path, stage, recipe),
     )
 
 
@@ -224,6 +216,8 @@ def _train(run: RunFolder, training: Training, problems: ProblemFile) -> list[Tr
         ask_first(lambda: write_text(out / STOP, ""), recipe.training.stop_seconds),
     ):
         run.stage(stage, work, recipe.pools.student, pools=pools)
+    for folder in (CHECKPOINTS, POLICIES):  # a finished training needs none, and only that
+        (out / folder).remove_tree()
     return trials_of(run, training, problems)
 
 

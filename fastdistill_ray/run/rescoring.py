@@ -14,7 +14,7 @@ from fastdistill_ray.rewards import Scorer
 from fastdistill_ray.run.folder import DRIVER, Clock, RunFolder, place_of_run
 from fastdistill_ray.run.graph import changes, find, made
 from fastdistill_ray.run.lease import lease
-from fastdistill_ray.run.paid import asked_part, sources_of
+from fastdistill_ray.run.paid import asked_part, is_followed, sources_of
 from fastdistill_ray.run.stages import training_problems
 from fastdistill_ray.run_files import RECIPE
 from fastdistill_ray.storage.place import Place
@@ -52,7 +52,9 @@ def _rescore(run_dir: str, place: Place, overrides: list[str]) -> tuple[RunFolde
     folder = run.enter(stage)
     if not run.is_complete(stage):
         clock = Clock(folder)
-        result = rescore(sources, problems, judging_of(run.recipe), out=folder)
+        followed = is_followed(run.path, stage, run.recipe)
+        judging = judging_of(run.recipe)
+        result = rescore(sources, problems, judging, out=folder, is_followed=followed)
         clock.stop()
         if set(Store(folder).keys()) == {one.problem_id for one in problems}:
             run.complete(stage, folder, result, clock.seconds[folder], DRIVER)

@@ -22,11 +22,11 @@ from fastdistill_ray.recipe.derived import Training, judging_of_rounds
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.rewards.scorer import LLM_JUDGE
 from fastdistill_ray.rounds.knobs import AdaptiveKnobs
-from fastdistill_ray.rounds.policies import POLICIES, Policies
+from fastdistill_ray.rounds.policies import Policies
 from fastdistill_ray.rounds.requests import RoundRequests, draw_requests
 from fastdistill_ray.rounds.write import Closed, Writing, write_rounds
 from fastdistill_ray.run.graph import Made
-from fastdistill_ray.run_files import StageResult, write_text
+from fastdistill_ray.run_files import POLICIES, StageResult, write_text
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks.problem_file import ProblemFile
 from fastdistill_ray.training.job import TrainJob, train
@@ -130,7 +130,6 @@ def train_in_rounds(job: TrainJob, written: Written, pool: PoolKnobs, *, out: Pl
     """As `train`; its result also counts what the student has written."""
     with writer(written, out / GROUPS):
         result = train(job, pool, out=out)
-    (out / POLICIES).remove_tree()
     count_written(result, [out / GROUPS])
     result.facts.update(paid_facts("judge", out / GROUPS / LLM_JUDGE))
     return result

@@ -7,7 +7,7 @@ from typing import Any
 from fastdistill_ray.digests import file_digest, folder_digest, hub_revision, text_digest
 from fastdistill_ray.evaluation.knobs import Model
 from fastdistill_ray.generation.knobs import EndpointKnobs, TeacherKnobs
-from fastdistill_ray.models import fetch_without_weights, model_identity, tokenizer_of
+from fastdistill_ray.models import LAYERS, fetch_without_weights, model_identity, tokenizer_of
 from fastdistill_ray.prompts import written_by
 from fastdistill_ray.recipe.derived import (
     Scorer,
@@ -223,6 +223,8 @@ class Stages:
     def _answering(self, model: Model) -> str:
         if model.endpoint:
             return f"endpoint:{model.weights}"
+        if LAYERS in model.weights:
+            return model_identity(model.weights)
         path = Place(model.weights)
         is_ours = path.is_below(self.run / STAGES)  # never changed once complete
         return path.relative_to(self.run) if is_ours else model_identity(model.weights)
@@ -258,10 +260,10 @@ def _label(student: StudentSpec) -> str:
 
 
 def reading_of(recipe: Recipe, student: StudentSpec) -> str:
-    """By what a text's ids are told: the student's tokenizer, and how its prompts begin and end."""
+    """By what a text's ids are told, and whether it fits: the student's tokenizer and prompt."""
     tokenizer, prompt = tokenizer_of(student.model), recipe.student.prompt
     parts = [f"{token} {place}" for token, place in sorted(tokenizer.get_vocab().items())]
-    parts += [str(tokenizer.special_tokens_map), *map(str, written_by(tokenizer, prompt)[1:])]
+    parts += [str(tokenizer.special_tokens_map), *map(str, written_by(tokenizer, prompt))]
     parts += map(str, generation_eos(fetch_without_weights(student.model)))
     teachers = all_teachers(recipe).values()
     parts += [opening_of(one) for one in teachers if not one.is_remote]

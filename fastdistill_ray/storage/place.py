@@ -343,6 +343,8 @@ def _split(where: str) -> tuple[str, str, str]:
         )
     if not parts.netloc:
         raise UserError(f"{where}: it names no bucket")
+    if parts.fragment:
+        raise UserError(f"{where}: a name in a bucket cannot hold #")
     query = f"?{parts.query}" if parts.query else ""
     if not is_azure:
         return f"{parts.scheme}://", f"{parts.netloc}{parts.path}".rstrip("/"), query

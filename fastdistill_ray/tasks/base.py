@@ -24,6 +24,17 @@ def require_text(row: dict[str, Any], names: Iterable[str], where: str) -> None:
             raise UserError(f"{where}: {name} must be text, is {row[name]!r}")
         if not row[name].strip():
             raise UserError(f"{where}: {name} is empty")
+        require_whole(row[name], name, where)
+
+
+def require_whole(text: str, name: str, where: str) -> None:
+    """Raises where a text was cut inside of a character, as JSON of UTF-16 may be."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where}: {name} holds half of a character ({text[error.start]!r}); mend the text"
+        ) from error
 
 
 def divide(found: Problems, knobs: TaskKnobs) -> Problems:

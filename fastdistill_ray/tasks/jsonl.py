@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.records import SPLITS, WRITTEN_KINDS, Problem, Split, WrittenKind
-from fastdistill_ray.tasks.base import Problems, divide, require_text
+from fastdistill_ray.tasks.base import Problems, divide, require_text, require_whole
 from fastdistill_ray.tasks.knobs import JsonlField, TaskKnobs
 from fastdistill_ray.tasks.source import files_in, hub_rows, hub_splits, read_rows
 
@@ -120,13 +120,15 @@ def _rows(path: Path) -> Iterator[tuple[Split, Where]]:
 def _renamed(
     row: dict[str, Any], columns: dict[JsonlField, str], may_lack_answer: bool, where: str
 ) -> dict[str, Any]:
-    """Our fields from the columns that hold them; null counts as absent."""
+    """Our fields from the columns that hold them; null and NaN count as absent."""
     fields: dict[str, Any] = {}
     for name in FIELDS:
         value: Any = row
         column = columns.get(name, name)
         for part in [column] if column in row else column.split("."):
             value = _part(value, part)
+        if isinstance(value, float) and math.isnan(value):  # how tables of numbers write it
+            value = None
         if value is not None:
             fields[name] = value
         elif name in columns and not (name == "answer" and may_lack_answer):
@@ -154,6 +156,8 @@ def _parse(row: dict[str, Any], knobs: TaskKnobs, needed: list[str], where: str)
         raise UserError(f"{where}: kind {kind!r} is not one of {', '.join(WRITTEN_KINDS)}")
     if not isinstance(options, list) or not all(isinstance(item, str) for item in options):
         raise UserError(f"{where}: options must be a list of texts")
+    for option in options:
+        require_whole(option, "options", where)
     if len(options) > len(string.ascii_uppercase):
         raise UserError(f"{where}: {len(options)} options, there are letters for 26")
     digest = hashlib.sha1(row["question"].strip().encode()).hexdigest()[:12]

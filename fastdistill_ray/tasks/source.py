@@ -210,7 +210,8 @@ def slug(text: str) -> str:
 def _rows_by_split(knobs: TaskKnobs, hub: Hub) -> dict[Split, Iterable[Row]]:
     path = Path(knobs.path)
     if not knobs.path:
-        given = {**hub.arguments, "revision": knobs.revision or None}
+        asked = {"revision": knobs.revision} if knobs.revision else {}
+        given = {**hub.arguments, **asked}
         return {
             split: _rows_of(hub_rows(knobs.name, hub.id, hub.config, names[0], **given), names[0])
             for split, names in hub.splits.items()
@@ -258,8 +259,19 @@ def _find_files(folder: Path, config: str, names: tuple[str, ...]) -> list[Path]
         for place in (folder, folder / config):
             for pattern in (f"{name}-*-of-*.parquet", f"{name}/*.parquet"):
                 if found := sorted(place.glob(pattern)):
+                    _check_shards(place, name, found)
                     return found
     return []
+
+
+def _check_shards(folder: Path, name: str, found: list[Path]) -> None:
+    """UserError where some of `NAME-00000-of-00005.parquet` and so on are not there."""
+    numbers = (re.search(r"-of-(\d+)\.parquet$", file.name) for file in found)
+    of = {int(number[1]) for number in numbers if number}
+    if of and of != {len(found)}:
+        raise UserError(
+            f"task.path: {folder} has {len(found)} of {max(of)} files of {name}; fetch the others"
+        )
 
 
 def _file_rows(files: list[Path], source: str) -> Iterator[Row]:
@@ -304,7 +316,7 @@ def _from_hub(task: str, name: str, load: Callable[[], T]) -> T:
 
     try:
         return load()
-    except (OSError, ValueError, DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:  # the third: scripts
         said = " ".join(str(error).split())[:200]
         raise UserError(
             f"task {task}: {name} cannot be had from the hub ({type(error).__name__}: {said}); set "

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -99,8 +100,11 @@ def load_checkpoint(
         for name, value in TrainProgress(0, 0)._asdict().items()
         if f"progress.{name}" in known  # a field that came since counts as its default
     }
+    if lost := [name for name in model_state if f"model.{name}" not in known]:
+        raise ValueError(f"checkpoint {folder}: it has no {lost[0]}")
     state = {"model": model_state, "optimizer": optimizer_state, "progress": progress}
-    load(state, checkpoint_id=folder)
+    # A parameter without a gradient, such as those of vision beside text, has no moments there.
+    load(state, checkpoint_id=folder, planner=DefaultLoadPlanner(allow_partial_load=True))
     set_state_dict(
         student,
         optimizer,

@@ -20,7 +20,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from fastdistill_ray.storage.folders import writable_folder
 from fastdistill_ray.storage.place import Place, sync
-from fastdistill_ray.storage.weights import INDEX, stored_bytes
+from fastdistill_ray.storage.weights import INDEX, SINGLE, stored_bytes, weight_files
 from fastdistill_ray.training.student import Student
 
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".index.json")
@@ -36,6 +36,7 @@ class Chat(NamedTuple):
 
     template: str = ""  # "": the source's own
     end_id: int | None = None  # token with which a turn ends
+    name: str = ""  # of the template, where the source has several
 
 
 AS_SOURCE = Chat()
@@ -225,9 +226,12 @@ def tensor_names(folder: Path) -> set[str]:
 
 
 def _files_of_tensors(folder: Path) -> dict[str, Path]:
-    """Name -> the file that holds it."""
+    """Name -> the file that holds it, of those that are loaded: a folder may hold its weights a
+    second time under other names (Mistral's consolidated.safetensors)."""
+    is_told = any((folder / name).is_file() for name in (INDEX, SINGLE))
+    files = weight_files(folder) if is_told else sorted(folder.glob("*.safetensors"))
     found = {}
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in (one for one in files if one.is_file()):
         with safe_open(file, framework="pt") as opened:
             found |= dict.fromkeys(opened.keys(), file)
     return found
@@ -292,3 +296,7 @@ def _copy_beside_weights(source: Path, out: Path, chat: Chat) -> None:
     (out / "generation_config.json").write_text(json.dumps(ids, indent=2), encoding="utf-8")
     if chat.template:
         (out / "chat_template.jinja").write_text(chat.template, encoding="utf-8")
+    if chat.name:
+        named = out / "additional_chat_templates" / f"{chat.name}.jinja"
+        named.parent.mkdir()
+        named.write_text(chat.template, encoding="utf-8")

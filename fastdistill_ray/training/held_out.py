@@ -222,8 +222,8 @@ def _means(totals: dict[str, float]) -> dict[str, float]:
     for kind in ("correct", "wrong"):
         if totals[f"count_{kind}"]:
             means[f"likelihood_{kind}"] = totals[f"sum_{kind}"] / totals[f"count_{kind}"]
-            weighted = totals[f"weighted_{kind}"] / totals[f"weight_{kind}"]
-            means[f"weighted_likelihood_{kind}"] = weighted
+        if weight := totals[f"weight_{kind}"]:  # that of a wrong one may be 0, with a small tau
+            means[f"weighted_likelihood_{kind}"] = totals[f"weighted_{kind}"] / weight
     if "likelihood_correct" in means and "likelihood_wrong" in means:
         means["likelihood_gap"] = means["likelihood_correct"] - means["likelihood_wrong"]
     return means

@@ -21,11 +21,16 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.groups.store import Store
-from fastdistill_ray.run_files import STOP, StageResult
+from fastdistill_ray.run_files import CHECKPOINTS, STOP, StageResult
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.storage.room import causes
 from fastdistill_ray.training.knobs import TrainingKnobs
-from fastdistill_ray.training.worker import CHECKPOINTS, TrainJob, exports_in, run_worker
+from fastdistill_ray.training.worker import (
+    TrainJob,
+    exports_in,
+    forget_other_steps,
+    run_worker,
+)
 
 logger = logging.getLogger(__name__)
 MAX_HALVINGS = 3  # of micro-batches; each costs a start of the workers
@@ -46,6 +51,7 @@ def train(job: TrainJob, pool: PoolKnobs, *, out: Place) -> StageResult:
     StoppedEarlyError where the file `stop` came into `out` meanwhile.
     """
     (out / STOP).unlink()
+    forget_other_steps(job, out)
     restarts_left, asked_for = job.training.max_failures, job.training.micro_batch_tokens
     while True:
         try:
@@ -69,7 +75,6 @@ def train(job: TrainJob, pool: PoolKnobs, *, out: Place) -> StageResult:
             "right and wrong ones) and at selection"
         )
     assert exports_in(out), "a training ends with a student"
-    (out / CHECKPOINTS).remove_tree()  # a finished training needs none
     if job.plan.signals:
         result.facts.update(signal_facts(Store(job.plan.signals.folder)))
     if job.training.micro_batch_tokens < asked_for:

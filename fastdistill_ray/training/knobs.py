@@ -160,4 +160,6 @@ class TrainingKnobs(Knobs):
         description="Seconds in which a training that is told to stop (SIGTERM) may end its step "
         "and write a checkpoint; 0: it ends at once.",
     )
-    seed: int = Field(default=0, description="Seed of the order of groups and of a new adapter.")
+    seed: int = Field(
+        default=0, ge=0, description="Seed of the order of groups and of a new adapter."
+    )

@@ -26,7 +26,12 @@ from ray.train import CheckpointUploadMode
 from fastdistill_ray.groups.shares import Shares
 from fastdistill_ray.groups.signals import Signal
 from fastdistill_ray.groups.steps import StepPlan
-from fastdistill_ray.models import fetch_model, load_tokenizer, reference_for_others
+from fastdistill_ray.models import (
+    fetch_model,
+    load_tokenizer,
+    reference_for_others,
+    tokenizer_of,
+)
 from fastdistill_ray.objectives import Objective
 from fastdistill_ray.prompts import (
     Prompted,
@@ -34,6 +39,7 @@ from fastdistill_ray.prompts import (
 )
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.rounds.policies import Policies
+from fastdistill_ray.run_files import CHECKPOINTS
 from fastdistill_ray.storage.folders import readable_folder
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.training.checkpoints import (
@@ -63,7 +69,6 @@ from fastdistill_ray.training.texts import read_by_both, student_text
 from fastdistill_ray.training.utilisation import matrix_peak
 from fastdistill_ray.training.written import OwnTexts
 
-CHECKPOINTS = "checkpoints"
 EPOCH, BEST = "epoch_", "best_step_"  # begin the names of exported students
 logger = logging.getLogger(__name__)
 
@@ -97,7 +102,7 @@ def run_worker(job: TrainJob, *, use_gpu: bool, out: Place) -> None:
 def train_rank(job: TrainJob, *, use_gpu: bool, out: Place) -> None:
     source = fetch_model(job.model)
     learner = load_learner(job, source, worker_device(use_gpu))
-    progress = resume(learner, job, out)
+    progress = resume(learner, job)
     knobs, shares = job.training.held_out, shares_of(job)
     held_out = None
     if knobs.share:
@@ -239,7 +244,10 @@ def export_last(
 
 
 def export(learner: Learner, source: str, out: Place) -> None:
-    chat = Chat(learner.text.template, learner.text.eos_id)
+    text, own = learner.text, tokenizer_of(source).chat_template
+    named = own if isinstance(own, dict) else {}
+    is_said = (name for name, one in named.items() if one == text.template and name != "default")
+    chat = Chat(text.template, text.eos_id, next(is_said, ""))
     export_student(learner.student, source, out, chat)
 
 
@@ -254,6 +262,20 @@ def exports_in(out: Place) -> list[Place]:
 
 def step_folder(out: Place, step: int) -> Place:
     return out / CHECKPOINTS / f"step_{step}"
+
+
+def forget_other_steps(job: TrainJob, out: Place) -> None:
+    """A training whose checkpoint's steps were of other groups than the plan's starts anew: groups
+    that were damaged and asked again come later in the order of their arrival. Nothing of it may
+    stay, or Ray would keep the old checkpoints and drop new ones of their names."""
+    names = [one.name.rpartition("_") for one in (out / CHECKPOINTS).list()]
+    last = max((int(step) for kind, _, step in names if kind == "step"), default=0)
+    if last and not is_as_planned(out, job.plan, last):
+        logger.warning(
+            "training starts anew: the %d steps of its checkpoint were of other groups", last
+        )
+        for folder in (out / CHECKPOINTS, *exports_in(out)):
+            folder.remove_tree()
 
 
 def rows_from(plan: StepPlan, step: int) -> Iterator[dict[str, Any]]:
@@ -308,21 +330,11 @@ def load_learner(job: TrainJob, source: str, device: torch.device) -> Learner:
     return learner._replace(peak=matrix_peak(device)) if device.type == "cuda" else learner
 
 
-def resume(learner: Learner, job: TrainJob, out: Place) -> TrainProgress:
-    """State of the last checkpoint; of none, or one whose steps were of other groups, the start.
-
-    Groups that were damaged and asked again come later in the order of their arrival.
-    """
-    start = TrainProgress(0, job.total_steps)
+def resume(learner: Learner, job: TrainJob) -> TrainProgress:
+    """State of the last checkpoint; of none, the start."""
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
-        return start
-    step = int(Path(checkpoint.path).name.rpartition("_")[2])
-    if not is_as_planned(out, job.plan, step):
-        logger.warning(
-            "training starts anew: the %d steps of its checkpoint were of other groups", step
-        )
-        return start
+        return TrainProgress(0, job.total_steps)
     with checkpoint.as_directory() as folder:
         return load_checkpoint(learner.student, learner.optimizer, folder)
 

@@ -308,6 +308,19 @@ def test_numbers_are_not_held_in_memory_before_they_are_handed_out():
     assert dispenser.status().num_waiting == 10**12 - 2
 
 
+def test_answers_of_which_several_make_one_of_ours_are_no_silence():
+    dispenser, clock = make(3)
+    start(dispenser, "a")
+    take(dispenser, "a", [], {}, 2)
+    clock.now += 100
+    dispenser.beat("a", 0)
+    assert dispenser.status().seconds_quiet == 100
+    dispenser.beat("a", 1)
+    clock.now += 10
+    dispenser.beat("a", 1)
+    assert dispenser.status().seconds_quiet == 10
+
+
 def test_what_hangs_is_waited_for_until_it_is_abandoned():
     dispenser, _ = make(3)
     start(dispenser, "a")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from support.requests import completion, request
 
+from fastdistill_ray.endpoints.client import RefusedError
 from fastdistill_ray.generation.asking import num_correct
 from fastdistill_ray.generation.draws import Draw, Part, draws, reply_to
 from fastdistill_ray.generation.knobs import SamplingKnobs
@@ -78,6 +79,20 @@ def test_reply_draws_rounds_until_enough_are_correct(right, enough, rounds):
     assert firsts == [0, 2, 4, 6][:rounds]
     assert [one.seed for one in found.completions] == list(range(min(2 * rounds, 7)))
     assert (found.prompt_num_tokens, found.cost) == (3, 0.5 * rounds)
+
+
+@pytest.mark.parametrize("refused", [0, 1])
+def test_what_came_is_kept_whichever_draw_was_refused(refused):
+    sampling = SamplingKnobs(n=3, temperatures=[0.5, 0.7, 0.9])
+
+    async def ask(row: dict, draw: Draw) -> Part:
+        if draw.first == refused:
+            raise RefusedError("not this one")
+        return Part([completion("x", 1, draw.first)], 3, 0.5)
+
+    found = asyncio.run(reply_to(request(0), sampling, ask, lambda *_: 0))
+    assert [one.seed for one in found.completions] == [k for k in range(3) if k != refused]
+    assert found.cost == 1.0
 
 
 @pytest.mark.parametrize(

@@ -222,6 +222,23 @@ def test_endpoint_refused_problem_is_set_aside_and_a_refused_recipe_ends_the_run
     assert len(server.requests) == MAX_REFUSED
 
 
+def test_endpoint_that_has_answered_nothing_yet_refuses_no_problem_for_good():
+    """Its own setting may be why: asked again once it is mended, as what failed is."""
+    rows = requests(4)
+    with ChatServer(["400", "400", ""], says="context_length_exceeded") as server:
+        first, second, *others = ask(rows, server.url, max_concurrency=1)
+    for row in (first, second):
+        assert "refuses every request" in row["failure"] and not row["completions"]
+    assert_answered_once(rows[2:], others)
+
+
+def test_endpoint_that_is_away_for_a_day_ends_the_stage_at_once():
+    with ChatServer(["429"], wait="86400") as server:
+        answered = ask(requests(3), server.url, max_concurrency=1)
+    assert all(row["failure"].startswith("the end: ") for row in answered)
+    assert "HTTP 429" in answered[0]["failure"] and len(server.requests) == 1
+
+
 def test_endpoint_completions_that_came_before_a_refusal_are_kept():
     (row,) = requests(1)
     with ChatServer(["", "400"], most_choices=3, says="content_filter") as server:

@@ -6,7 +6,13 @@ from support.groups import make_completion, make_group, write_store
 
 from fastdistill_ray.groups.accounting import store_result
 from fastdistill_ray.groups.compaction import merge_files, replace_log, small_runs
-from fastdistill_ray.groups.reweighting import Source, judge_failed_again, reselect, take_along
+from fastdistill_ray.groups.reweighting import (
+    Source,
+    judge_failed_again,
+    num_missing,
+    reselect,
+    take_along,
+)
 from fastdistill_ray.groups.store import Store
 from fastdistill_ray.records import Problem
 from fastdistill_ray.rewards import RewardKnobs
@@ -116,6 +122,25 @@ def test_groups_of_the_same_problems_are_taken_once_and_their_tokens_counted_now
     (new.folder / "log").remove_tree()  # as after a kill: written, not logged
     new.begin()
     assert store_result(new, 4, {"missing": 1}) == result
+
+
+@pytest.mark.parametrize("what", ["missing", "altered"])
+def test_groups_of_a_damaged_file_are_not_taken_along(tmp_path, problems, caplog, what):
+    old, new = stores(tmp_path, "old", "new")
+    write_store(old.folder, [answered(f"p{i}", "1", "1", "2") for i in range(4)], per_file=2)
+    first, _ = old.commits()
+    file = old.folder / first.file
+    if what == "missing":
+        file.unlink()
+        assert num_missing([Source(old.folder, "nothing")], problems) == 2
+    else:
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.put(bytes(data))
+    judging = Judging(RewardKnobs(), AdvantageKnobs(), SelectionKnobs())
+    take_along([Source(old.folder, "judgements")], problems, judging, new)
+    assert sorted(new.keys()) == ["p2", "p3"]
+    assert first.file in caplog.text and "not taken along" in caplog.text
 
 
 def test_compaction_keeps_what_was_taken_apart_from_what_was_paid(tmp_path, problems):

@@ -25,6 +25,8 @@ WAYS = [
     {},
     {"path": "/somewhere/mine.jsonl"},
     {"api": "https://host/v1"},
+    {"path": "/somewhere/задачи.jsonl"},
+    {"task": "word_problems"},
     {"gpus": 4},
     {"api": "https://host/v1", "gpus": 2},
 ]
@@ -33,7 +35,8 @@ WAYS = [
 @pytest.mark.parametrize("given", WAYS, ids=str)
 def test_written_recipe_is_the_one_that_was_checked_and_explains_each_field(given, tmp_path):
     task = "jsonl" if "path" in given else "gsm8k"
-    text, recipe = begin(task, "org/teacher", "org/student", **given)
+    names = {"task": task, "teacher": "org/teacher", "student": "org/student"}
+    text, recipe = begin(**names | given)
     (tmp_path / "begun.yaml").write_text(text)
     assert load_recipe(str(tmp_path / "begun.yaml"), []) == recipe
     lines = text.splitlines()

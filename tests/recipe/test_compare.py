@@ -41,6 +41,15 @@ def test_students_are_named_by_kind_or_name_and_take_what_is_not_said_from_the_r
     assert yaml.safe_load(dump_recipe(recipe))["compare"]["students"][1]["kind"] == "sft"
 
 
+def test_student_of_as_many_completions_as_are_drawn_first_has_its_own_selection():
+    """Where more are drawn for some problems, groups are larger."""
+    sampling = {"n": 4, "max_n": 16, "max_new_tokens": 8}
+    entries = [{"kind": "sft", "group_size": 4}, {"kind": "sft", "name": "all", "group_size": 16}]
+    _, four, everything = students(recipe_with(entries, sampling=sampling))
+    assert (four.group_size, four.has_own_selection) == (4, True)
+    assert not everything.has_own_selection
+
+
 @pytest.mark.parametrize(
     ("entries", "baselines", "message"),
     [

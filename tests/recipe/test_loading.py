@@ -14,6 +14,7 @@ from fastdistill_ray.recipe.fields import describe_fields
 from fastdistill_ray.recipe.loading import (
     dump_recipe,
     load_any,
+    load_changed,
     load_recipe,
     load_shape,
     parse_any,
@@ -81,6 +82,27 @@ def test_section_with_a_kind_keeps_what_it_does_not_say_unless_another_kind_is_m
     file.write_text("extends: base.yaml\nteacher: {engine: {kind: scripted}}\n")
     engine = load_recipe(file, []).teacher.engine
     assert engine.kind == "scripted" and engine.max_model_len != 1024, "of another kind: anew"
+
+
+def test_reward_function_of_another_file_is_read_anew(tmp_path):
+    """A resolved recipe holds the text of the file that was."""
+    for name in ("old", "new"):
+        (tmp_path / f"{name}.py").write_text(f"def f(completion):\n    return len('{name}')\n")
+    old, new = (f"{tmp_path}/{name}.py:f" for name in ("old", "new"))
+    given = ["--reward.weights={mine: 1}"]
+    first = load_recipe(DEMO, [f"--reward.functions.mine={old}", *given])
+    resolved, own = tmp_path / "resolved.yaml", tmp_path / "own.yaml"
+    resolved.write_text(dump_recipe(first))
+    own.write_text(f"extends: resolved.yaml\nreward: {{functions: {{mine: {{path: '{new}'}}}}}}\n")
+    (tmp_path / "old.py").unlink()
+    assert load_recipe(resolved, []).reward == first.reward, "no file is needed"
+    for changed in (
+        load_recipe(resolved, [f"--reward.functions.mine.path={new}"]),
+        load_recipe(own, []),
+        load_changed(resolved, {"reward.functions.mine.path": new}),
+    ):
+        assert changed.reward.functions["mine"].path == new
+        assert "len('new')" in changed.reward.functions["mine"].source
 
 
 def test_server_of_another_address_is_not_given_the_key_of_the_first(tmp_path):

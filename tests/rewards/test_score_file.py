@@ -83,6 +83,12 @@ def test_score_file_single_lines_come_back_in_order_with_their_fields(tmp_path: 
     assert summary.num_lines == 5
 
 
+def test_column_text_beside_a_response_is_not_judged(tmp_path: Path) -> None:
+    line = {"id": 1, "kind": "number", "response": "#### 3", "gold": "3", "text": "#### 4"}
+    _, scored = score(tmp_path, [line])
+    assert (scored[0]["verdict"], scored[0]["text"]) == ("correct", "#### 4")
+
+
 def test_score_file_group_with_unusable_gold_has_no_rewards(tmp_path: Path) -> None:
     responses = [{"text": WHOLE % "", "num_tokens": 1}, {"text": "5", "num_tokens": 1}]
     _, (scored,) = score(

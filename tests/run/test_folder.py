@@ -124,6 +124,21 @@ def test_claiming_again_keeps_what_the_recipe_has_come_to(tmp_path):
     assert stage_folders(Place(tmp_path)).keys() == {"work/a"}
 
 
+def test_start_that_ends_before_it_is_checked_forgets_no_stage_of_the_recipe(tmp_path):
+    first = RunFolder(tmp_path, load_recipe(DEMO, []))
+    first.claim()
+    names = ["problems", "groups", "train"]
+    for kind in names:
+        first.enter(Stage(kind, "", {}, {"of": "one"}))
+    before = stage_folders(first.path)
+    again = RunFolder(tmp_path, load_recipe(DEMO, []))
+    again.enter(Stage("problems", "", {}, {"of": "one"}))  # and is killed in its checks
+    assert stage_folders(first.path) == before and list(before) == names
+    again.claim()
+    other = again.enter(Stage("groups", "", {}, {"of": "a changed file"}))
+    assert stage_folders(first.path) == before | {"groups": other}, "under the stage's own name"
+
+
 @pytest.mark.parametrize("killed_after", range(4))
 def test_claim_killed_between_two_moves_mixes_no_two_recipes(tmp_path, monkeypatch, killed_after):
     recipes = {"first": [], "second": ["--objective.tau=0.7"]}

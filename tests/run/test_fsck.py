@@ -6,6 +6,7 @@ import pytest
 from support.groups import make_completion, make_group, write_store
 
 from fastdistill_ray.cli import main
+from fastdistill_ray.groups.store import Store
 from fastdistill_ray.recipe.loading import load_recipe
 from fastdistill_ray.run.folder import RunFolder
 from fastdistill_ray.run.fsck import fsck
@@ -89,6 +90,41 @@ def test_damaged_stage_is_made_again_and_sound_ones_are_not(run, caplog):
     assert calls == ["work"]
     assert f"{file} has 0 of 7 bytes" in caplog.text
     assert fsck(str(run.path)).faults == []
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_store_whose_log_is_lost_or_torn_is_made_whole_by_its_files(run, is_lost):
+    """Nothing is asked again: the files say what the log named."""
+    store = Store(run.folder(GROUPS))
+    for file in store.log.folder.list():
+        file.unlink() if is_lost else file.put(b"{")
+    assert fsck(str(run.path)).faults
+    calls: list[list[str]] = []
+
+    def groups(*, out: Place) -> StageResult:
+        Store(out).begin()
+        calls.append(sorted(Store(out).keys()))
+        return StageResult(4, 4)
+
+    run.stage(GROUPS, groups)
+    assert calls == [["p0", "p1", "p2", "p3"]]
+    assert fsck(str(run.path)).faults == []
+    run.stage(GROUPS, groups)
+    assert len(calls) == 1, "it is complete again"
+
+
+def test_what_goes_when_a_stage_is_complete_is_no_part_of_its_result(run):
+    def train(*, out: Place) -> StageResult:
+        (out / "checkpoints" / "step_1" / "weights").put(b"weights")
+        (out / "policies" / "round_0" / "weights").put(b"weights")
+        (out / "epoch_1" / "model.safetensors").put(b"weights")
+        return StageResult(1, 1)
+
+    stage = Stage("train", "b", {}, {"n": "1"})
+    folder = run.stage(stage, train)
+    for name in ("checkpoints", "policies"):
+        (folder / name).remove_tree()
+    assert fsck(str(run.path)).faults == [] and run.is_whole(stage, folder)
 
 
 def test_what_is_no_run_is_refused(tmp_path, capsys):

@@ -27,6 +27,7 @@ from fastdistill_ray.rewards.selection import (
     select_completions,
 )
 from fastdistill_ray.run.folder import RunFolder
+from fastdistill_ray.run.graph import Stage, made, new_folder
 from fastdistill_ray.run.rescoring import next_step, rescore_run, summary
 from fastdistill_ray.run_files import StageResult
 from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
@@ -158,6 +159,26 @@ def test_what_a_reward_failed_of_is_judged_again_by_the_next_score(old: Rescored
     flag.unlink()
     found = groups_in(rescore_with(old, *overrides).groups)
     assert [one["verdict"] for one in found["easy"]["completions"]] == ["correct"] * 8
+
+
+def test_what_a_training_has_followed_is_not_judged_again(old: Rescored) -> None:
+    mine = old.run.path.parent / "mine.py"
+    flag = old.run.path.parent / "away"
+    text = f"import os\ndef f(completion):\n    return 1 / (not os.path.exists({str(flag)!r}))\n"
+    mine.put(text)
+    flag.put("")
+    overrides = [f"--reward.functions.mine={mine}:f", "--reward.weights={cosine: 2, mine: 1}"]
+    overrides += ["--training.overlap=true", "--compare.seeds=[]"]
+    with pytest.raises(UserError, match="16 of 16 completions"):
+        rescored(old, *overrides)
+    (begun,) = {one.folder for one in made(old.run.path, "groups")} - {old.groups}
+    training = new_folder(old.run.path, Stage("train", "a", {}, {"groups": begun.name}))
+    (training / "metrics.jsonl").put("{}\n")
+    before = groups_in(begun)
+    flag.unlink()
+    with pytest.raises(UserError, match="no group of 3 was kept"):
+        rescore_with(old, *overrides, "--reward.max_failed_share=1")
+    assert groups_in(begun) == before
 
 
 def test_another_selection_keeps_order_files_and_judgements(old: Rescored) -> None:

@@ -179,6 +179,7 @@ def test_address_of_azure_names_container_and_account(address, path, account):
         ("abfs://ours:secret@127.0.0.1:1/runs/a", "keep keys out of the address"),
         ("abfs://runs@ours.dfs.core.windows.net/a?sas_token=x", "keep keys out of the address"),
         ("gs://somebody@bucket/a", "keep keys out of the address"),
+        ("s3://bucket/runs/a#1", "cannot hold #"),
     ],
 )
 def test_address_with_a_key_or_without_an_account_is_refused(address, said):

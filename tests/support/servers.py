@@ -142,7 +142,9 @@ class ChatServer(Server):
         elif fault.isdigit():
             key = entry["authorization"].removeprefix("Bearer ")
             said = self.answers.get("says", "no")
-            handler.send(int(fault), {"error": f"{said}: {key}"}, Retry_After="0.3")
+            handler.send(
+                int(fault), {"error": f"{said}: {key}"}, Retry_After=self.answers.get("wait", "0.3")
+            )
         elif fault == "cut":
             handler.send(200, reply, length=len(reply) // 2)
             handler.close_connection = True

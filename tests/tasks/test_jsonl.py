@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,12 @@ def test_jsonl_blank_lines_byte_order_mark_and_line_separators_are_read(tmp_path
         ('{"question": "b?", "answer": "2", "split": "dev"}', "line 2: split 'dev' is not one of"),
         ('{"question": "b?", "answer": "2", "id": ""}', "line 2: id must be text or a whole"),
         ('{"question": "b?", "answer": "2", "id": "x"}', "line 2: id x is that of line 1"),
+        (r'{"question": "b \ud83d?", "answer": "2"}', "line 2: question holds half of a character"),
+        (r'{"question": "b?", "answer": "\ude00"}', "line 2: answer holds half of a character"),
+        (
+            r'{"question": "b?", "answer": "A", "options": ["\ud83d", "x"]}',
+            "line 2: options holds half of a character",
+        ),
     ],
 )
 def test_jsonl_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
@@ -85,6 +92,14 @@ def test_jsonl_bad_line_is_named(tmp_path: Path, line: str, message: str) -> Non
     with pytest.raises(ValueError, match=rf"a\.jsonl {message}") as error:
         load_problems(TaskKnobs(name="jsonl", path=str(file)))
     assert "\n" not in str(error.value)
+
+
+def test_number_that_a_table_does_not_have_is_no_answer(tmp_path: Path) -> None:
+    """As polars and numpy write it."""
+    table = pa.table({"question": ["a?", "b?", "c?"], "answer": [1.0, math.nan, 2.5]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"a\.parquet row 2: missing answer"):
+        load_problems(TaskKnobs(name="jsonl", path=str(tmp_path / "a.parquet")))
 
 
 def test_jsonl_same_question_without_ids_is_refused(tmp_path: Path) -> None:

@@ -358,6 +358,30 @@ def test_folder_may_be_a_copy_of_the_hub_dataset_or_hold_a_file_per_split(tmp_pa
     assert hub["test"][0].problem_id == "math/number_theory/test-00000"
 
 
+def test_copy_of_a_dataset_that_lacks_a_shard_is_refused(tmp_path):
+    for shard in (0, 2):
+        rows = [{"question": f"{shard}?", "answer": "#### 1"}]
+        write(tmp_path / f"main/train-{shard:05d}-of-00003.parquet", rows)
+    write(tmp_path / "main/test-00000-of-00001.parquet", rows)
+    with pytest.raises(ValueError, match=r"task\.path: .*main has 2 of 3 files of train; fetch"):
+        load_problems(TaskKnobs(name="gsm8k", path=str(tmp_path)))
+
+
+@pytest.mark.parametrize(("given", "asked"), [("", "refs/convert/parquet"), ("v1", "v1")])
+def test_dataset_keeps_the_revision_of_its_task_unless_another_is_given(monkeypatch, given, asked):
+    """One whose own script the library no longer runs is read as the hub converts it."""
+    told = {}
+
+    def load_dataset(*_: object, **arguments: object) -> None:
+        told.update(arguments)
+        raise RuntimeError("Dataset scripts are no longer supported")
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    with pytest.raises(ValueError, match=r"task lila: .* cannot be had from the hub"):
+        load_problems(TaskKnobs(name="lila", revision=given))
+    assert told["revision"] == asked
+
+
 def test_folder_from_the_hub_with_several_configs_is_read_for_the_one_of_the_task(tmp_path):
     for config in ("main", "socratic"):
         for split in ("train", "test"):

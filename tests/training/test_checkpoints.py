@@ -54,6 +54,23 @@ def test_training_resumed_from_a_checkpoint_has_identical_following_losses(
     assert losses(second, folder, range(2, 5)) == expected
 
 
+@pytest.mark.parametrize("folder", [False], ids=["untied"], indirect=True)
+def test_training_with_a_part_that_gets_no_gradient_is_resumed(folder: str, tmp_path: Path) -> None:
+    """As the vision tower of a model that only text is given."""
+    first, second = (make_learner(folder) for _ in range(2))
+    saved = str(tmp_path / "checkpoint")
+    for learner in (first, second):
+        learner.student.model.vision = torch.nn.Linear(4, 4)
+        learner.optimizer.add_param_group(
+            {"params": list(learner.student.model.vision.parameters())}
+        )
+    losses(first, folder, range(2))
+    CheckpointWriter().start(first.student, first.optimizer, TrainProgress(2, 10), saved).result()
+    expected = losses(first, folder, range(2, 4))
+    load_checkpoint(second.student, second.optimizer, saved)
+    assert losses(second, folder, range(2, 4)) == expected
+
+
 @pytest.mark.parametrize("folder", [True], ids=["tied"], indirect=True)
 def test_fact_that_a_checkpoint_does_not_have_is_its_default(folder: str, tmp_path: Path) -> None:
     learner, writer = make_learner(folder), CheckpointWriter()

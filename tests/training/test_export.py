@@ -11,10 +11,11 @@ import torch
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file, save_file
 from support.experts import make_experts
-from support.learner import losses, make_learner
+from support.learner import load, losses, make_learner
 from support.models import make_tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from fastdistill_ray.storage.place import Place
 from fastdistill_ray.storage.weights import check_weights
 from fastdistill_ray.training.export import (
     ADAPTER,
@@ -149,6 +150,28 @@ def tensors_in(folder: Path) -> dict[str, torch.Tensor]:
     return found
 
 
+def with_more_files(
+    folder: Path, indexed: dict[str, torch.Tensor], not_loaded: dict[str, torch.Tensor]
+) -> None:
+    """As repositories of several modalities have them, and Mistral's its weights a second time."""
+    weights = dict.fromkeys(load_file(folder / "model.safetensors"), "model.safetensors")
+    weights |= dict.fromkeys(indexed, "more.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weights}))
+    save_file(indexed, folder / "more.safetensors")
+    save_file(not_loaded, folder / "consolidated.safetensors")
+
+
+@pytest.mark.usefixtures("world_of_one")
+def test_export_has_what_loading_reads_and_no_second_copy_of_the_weights(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    make_tiny_model(str(source))
+    own = tensor_names(source)
+    beside = {"vision.weight": torch.ones(3)}
+    with_more_files(source, beside, {"layers.0.attention.wq.weight": torch.ones(2)})
+    export_student(load(str(source)), str(source), Place(tmp_path / "out"))
+    assert set(tensors_in(tmp_path / "out")) == own | set(beside)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("lora", [0, 4])
 def test_students_that_all_ranks_write_are_those_that_one_writes_to_the_bit(
@@ -162,7 +185,8 @@ def test_students_that_all_ranks_write_are_those_that_one_writes_to_the_bit(
     if not lora:  # adapters of fused experts are refused
         make_experts(str(tmp_path / "experts"))
         models.append("experts")
-    save_file({"vision.weight": torch.ones(3)}, tmp_path / "untied" / "more.safetensors")
+    beside = {"vision.weight": torch.ones(3)}
+    with_more_files(tmp_path / "untied", beside, {"consolidated.weight": torch.ones(2)})
     exported_by(2, tmp_path, *models, lora=lora)
     for name in models:
         whole, shared = (tmp_path / f"{name}-{way}" for way in ("whole", "shared"))

@@ -118,6 +118,18 @@ def test_validation_of_sft_counts_its_own_tokens_and_every_completion(folder):
     )
 
 
+def test_wrong_completions_that_tau_leaves_no_weight_have_no_weighted_mean(folder):
+    learner = make_learner(folder)._replace(objective=AdvDistill(tau=0.001))
+    rows = held_out_groups(folder)
+    for row in rows:
+        for one in row["completions"]:
+            one["reward"] = float(one["verdict"] == "correct")
+    found = values(learner, rows)
+    assert "held_out/weighted_likelihood_wrong" not in found
+    assert found["held_out/likelihood_wrong"] > 0
+    assert found["held_out/weighted_likelihood_correct"] > 0
+
+
 def test_weighted_likelihoods_count_completions_as_the_objective_says(folder):
     """Whatever knobs it has: a `tau` of another meaning is not taken for the softmax's."""
 

@@ -445,7 +445,9 @@ def test_training_whose_groups_now_come_in_another_order_starts_anew(
     first["group_ids"] = first["group_ids"][::-1]
     text = "".join(json.dumps(line) + "\n" for line in (first, *others))
     (out / "steps.jsonl").write_text(text)
+    (out / "best_step_2").mkdir()  # of the training that was
     run(model, store, out, workers=2)
+    assert not (out / "best_step_2").exists() and (out / "checkpoints").is_dir()
     assert lines(out / "steps.jsonl")[0]["time"] > others[-1]["time"]
     assert without_measured(out / "metrics.jsonl") == without_measured(quiet / "metrics.jsonl")
 

@@ -1,23 +1,25 @@
 """How a student reads prompts and texts of others, and how an export of it is spoken to."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.learner import CPU, load
+from support.learner import CPU, load, make_learner
 from support.models import CHAT_TEMPLATE, make_tiny_model
 
 from fastdistill_ray.groups.steps import StepPlan
 from fastdistill_ray.models import load_tokenizer
 from fastdistill_ray.objectives import Sft
-from fastdistill_ray.prompts import PLAIN_TEMPLATE, PromptKnobs
+from fastdistill_ray.prompts import PLAIN_TEMPLATE, PromptKnobs, template_of
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
+from fastdistill_ray.storage.place import Place
 from fastdistill_ray.training.export import Chat, export_student
 from fastdistill_ray.training.knobs import LoraKnobs, OptimizerKnobs, TrainingKnobs
 from fastdistill_ray.training.reading import completion_ids
 from fastdistill_ray.training.texts import student_text
-from fastdistill_ray.training.worker import TrainJob, load_learner
+from fastdistill_ray.training.worker import TrainJob, export, load_learner
 
 THINKS = CHAT_TEMPLATE + "{% if add_generation_prompt %}<think>{{ '\\n' }}{% endif %}"
 
@@ -72,6 +74,22 @@ def test_export_is_spoken_to_by_the_template_it_was_trained_with(model, tmp_path
     assert load_tokenizer(str(out)).chat_template == PLAIN_TEMPLATE
     written = json.loads((out / "generation_config.json").read_text())
     assert written["eos_token_id"] == [load_tokenizer(model).eos_token_id, 7]
+
+
+@pytest.mark.usefixtures("world_of_one")
+def test_export_has_the_template_by_the_name_that_the_recipe_gives_it(model, tmp_path):
+    folder, out = tmp_path / "several", tmp_path / "out"
+    shutil.copytree(model, folder)
+    tokenizer = load_tokenizer(model)
+    tokenizer.chat_template = {"default": tokenizer.chat_template, "rag": PLAIN_TEMPLATE}
+    tokenizer.save_pretrained(folder)
+    assert load_tokenizer(str(folder)).chat_template.keys() == {"default", "rag"}
+    learner = make_learner(str(folder))
+    knobs = PromptKnobs(template="rag")
+    text = student_text(str(folder), load_tokenizer(str(folder)), knobs, {})
+    export(learner._replace(text=text), str(folder), Place(out))
+    exported = load_tokenizer(str(out))
+    assert template_of(exported, knobs) == PLAIN_TEMPLATE == template_of(exported, PromptKnobs())
 
 
 @pytest.mark.usefixtures("world_of_one")
