@@ -26,7 +26,7 @@ from fastdistill_ray.rounds.policies import Policies
 from fastdistill_ray.rounds.requests import RoundRequests, draw_requests
 from fastdistill_ray.rounds.write import Closed, Writing, write_rounds
 from fastdistill_ray.run.graph import Made
-from fastdistill_ray.run_files import POLICIES, StageResult, write_text
+from fastdistill_ray.run_files import MANIFEST, POLICIES, StageResult, write_text
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks.problem_file import ProblemFile
 from fastdistill_ray.training.job import TrainJob, train
@@ -164,6 +164,7 @@ def writer(written: Written, groups: Place) -> Iterator[None]:
             write_text(groups / FAILED, f"{type(error).__name__}: {error}")
 
     (groups / FAILED).unlink()
+    (groups / MANIFEST).unlink()  # a request that is asked again makes the store grow once more
     thread = threading.Thread(target=write, daemon=True)
     thread.start()
     try:

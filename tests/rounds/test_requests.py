@@ -13,13 +13,17 @@ from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.generation.knobs import EngineKnobs, SamplingKnobs
 from fastdistill_ray.generation.vllm_engine import RELOAD_COLUMN
+from fastdistill_ray.groups.steps import StepPlan
+from fastdistill_ray.groups.store import Store
 from fastdistill_ray.prompts import PromptKnobs
 from fastdistill_ray.rewards import RewardKnobs
 from fastdistill_ray.rewards.advantages import AdvantageKnobs
 from fastdistill_ray.rewards.selection import Judging, SelectionKnobs
 from fastdistill_ray.rounds.policies import Policies
 from fastdistill_ray.rounds.requests import ROUND, RoundRequests, draw_requests
-from fastdistill_ray.rounds.write import Gate, Writing
+from fastdistill_ray.rounds.write import Closed, Gate, Writing
+from fastdistill_ray.run.rounds import Written, writer
+from fastdistill_ray.run_files import MANIFEST
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
 
@@ -78,12 +82,42 @@ def test_problem_whose_prompt_leaves_no_room_is_never_drawn(model, tmp_path):
     assert len(found) == (9 if fit else 0)
 
 
+def writing_of(max_failed_share: float) -> Writing:
+    reward = RewardKnobs(max_failed_share=max_failed_share)
+    judging = Judging(reward, AdvantageKnobs(), SelectionKnobs())
+    pools = PoolKnobs(), PoolKnobs(), 60.0
+    return Writing(EngineKnobs(), SamplingKnobs(n=8), judging, *pools, 4, None)
+
+
+def test_texts_are_complete_again_only_once_a_writer_that_is_started_anew_has_all(
+    model, tmp_path, monkeypatch
+):
+    """Whoever reads them meanwhile waits for what is asked again."""
+    requests = drawn(model, Place(tmp_path), 3)
+    store = write_store(
+        tmp_path / "groups", [make_group(key, [make_completion()]) for key in requests.ids()]
+    )
+    (store.folder / MANIFEST).put('{"requests": 3}')
+    plan = StepPlan(str(store.folder), 1, 1, None, 0, follow=True)
+    written = Written(writing_of(1.0), requests, requests.policies, plan)
+    with writer(written, store.folder):
+        pass
+    assert store.is_complete(), "nothing is missing"
+    found = []
+
+    def write(writing: Writing, requests: RoundRequests, out: Place, closed: object) -> None:
+        found.append(Store(out).is_complete())
+        raise Closed
+
+    monkeypatch.setattr("fastdistill_ray.run.rounds.write_rounds", write)
+    with writer(written, store.folder):
+        assert not store.is_complete()
+    assert found == [False]
+
+
 def test_writing_ends_as_soon_as_too_many_texts_could_not_be_judged(model, tmp_path):
     """Not once all rounds are written; what was committed before it started counts too."""
-    requests = drawn(model, Place(tmp_path), 12)
-    judging = Judging(RewardKnobs(max_failed_share=0.1), AdvantageKnobs(), SelectionKnobs())
-    pools = PoolKnobs(), PoolKnobs(), 60.0
-    writing = Writing(EngineKnobs(), SamplingKnobs(n=8), judging, *pools, 4, None)
+    requests, writing = drawn(model, Place(tmp_path), 12), writing_of(0.1)
     failed = [make_completion(verdict="error", reward=None, reason="no judge")] * 8
     store = write_store(tmp_path / "groups", [make_group("p0@1", failed)])
     gate = Gate(writing, requests, store, threading.Event())
