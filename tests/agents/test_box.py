@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fastdistill_ray.agents.box import load_box, make_box, schema_of
-from fastdistill_ray.agents.clustering import canonical, merge
+from fastdistill_ray.agents.clustering import canonical, merge, type_of
 from fastdistill_ray.agents.extraction import Called, Program, Tool, extract
 from fastdistill_ray.agents.knobs import LimitKnobs, ToolsKnobs
 from fastdistill_ray.agents.sandbox import ToolProcess
@@ -99,6 +99,17 @@ def test_tool_that_holds_for_its_own_problem_only_is_refused(body, reason):
     tool = Tool("f", source, "", {"a": 7}, 42, "p", "?", True)
     found, (refused,) = merge([tool], KNOBS)
     assert found == [] and refused.reason.startswith(reason)
+
+
+@pytest.mark.parametrize(
+    "value", [10**15 + 1, -(10**309), [1, 10**309]], ids=["large", "endless", "in a list"]
+)
+def test_tool_of_a_number_too_large_for_floats_is_refused(value):
+    source = "def f(a): return str(a)[::-1]"
+    one = Tool("f", source, "", {"a": value}, str(value)[::-1], "p", "?", True)
+    found, (refused,) = merge([one], KNOBS)
+    assert found == [] and refused.reason.startswith("takes what no tool takes: ")
+    assert type_of(10**15) == type_of(-(10**15)) == "integer"
 
 
 def problem(question: str = "Solve: 345 * 678.", reference: str = "233910") -> Problem:
