@@ -3,16 +3,18 @@
 import asyncio
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import mcp
 import pytest
 from mcp.client.stdio import StdioServerParameters, stdio_client
 
-from fastdistill_ray.agents.box import write_box
+from fastdistill_ray.agents.box import BoxTool, write_box
 from fastdistill_ray.agents.client import ROOT, BoxClient
 from fastdistill_ray.agents.clustering import Case, Merged
 from fastdistill_ray.agents.knobs import LimitKnobs
+from fastdistill_ray.agents.server import Served
 from fastdistill_ray.storage.place import Place
 
 SOURCES = {
@@ -73,6 +75,37 @@ def test_client_lists_and_calls_the_tools_of_a_box(box):
     assert said["no tool"] == ("there is no tool multiply; there are divide, hang, total", True)
     assert said["raises"] == ("ZeroDivisionError: division by zero", True)
     assert said["hangs"] == ("no answer in 1 s", True)
+
+
+class Held:
+    """As a tool's process; the call of 1 gives its value once it may."""
+
+    def __init__(self) -> None:
+        self.is_asked, self.may_end = threading.Event(), threading.Event()
+
+    def call(self, function: str, arguments: dict[str, int]) -> int:
+        if arguments["a"] == 1:
+            self.is_asked.set()
+            assert self.may_end.wait(60)
+        return arguments["a"]
+
+
+def test_call_that_is_cancelled_keeps_its_turn_until_its_value_is_read():
+    """Else the next one might read it as its own."""
+    tool = BoxTool("same", "", {"type": "object"}, "", "?", Case({}, 0), False)
+
+    async def talk() -> tuple[bool, str]:
+        served, process = Served(tool, LimitKnobs()), Held()
+        served.process = process  # pyright: ignore[reportAttributeAccessIssue]
+        first = asyncio.create_task(served.call({"a": 1}))
+        await asyncio.to_thread(process.is_asked.wait)
+        first.cancel()
+        second = asyncio.create_task(served.call({"a": 2}))
+        _, waiting = await asyncio.wait({second}, timeout=0.5)
+        process.may_end.set()
+        return second in waiting, getattr((await second).content[0], "text", "")
+
+    assert asyncio.run(talk()) == (True, "2")
 
 
 def test_server_that_is_gone_is_started_again(box):
