@@ -15,10 +15,15 @@ from fastdistill_ray.agents.client import ROOT, BoxClient
 from fastdistill_ray.agents.clustering import Case, Merged
 from fastdistill_ray.agents.knobs import LimitKnobs
 from fastdistill_ray.agents.server import Served
+from fastdistill_ray.errors import FailedError
 from fastdistill_ray.storage.place import Place
 
 SOURCES = {
     "divide": ("def divide(a, b):\n    return a / b\n", {"a": "number", "b": "integer"}),
+    "count": (
+        "seen = []\ndef count(a):\n    seen.append(a)\n    return len(seen)\n",
+        {"a": "number"},
+    ),
     "hang": ("def hang(a):\n    while True:\n        pass\n", {"a": "number"}),
     "total": ("def total(a):\n    return sum(a)\n", {"a": "array of number"}),
 }
@@ -72,7 +77,8 @@ def test_client_lists_and_calls_the_tools_of_a_box(box):
     assert said["no whole number"] == ("wrong arguments: b: 2.5 is not of type 'integer'", True)
     assert said["missing"] == ("wrong arguments: 'b' is a required property", True)
     assert said["unknown"][0].startswith("wrong arguments: Additional properties")
-    assert said["no tool"] == ("there is no tool multiply; there are divide, hang, total", True)
+    there = "divide, count, hang, total"
+    assert said["no tool"] == (f"there is no tool multiply; there are {there}", True)
     assert said["raises"] == ("ZeroDivisionError: division by zero", True)
     assert said["hangs"] == ("no answer in 1 s", True)
 
@@ -118,6 +124,38 @@ def test_server_that_is_gone_is_started_again(box):
         return said
 
     assert asyncio.run(talk()) == ["3.5", "4"]
+
+
+def test_call_that_gets_no_answer_in_its_time_leaves_the_server_to_the_others(box):
+    """A tool's own memory tells that its process, and so the server, is the same."""
+
+    async def talk() -> list[str]:
+        client = BoxClient(box, 1.0)
+        said = [(await client.call("count", {"a": 7})).text]
+        whole, client._seconds = client._seconds, 0.1
+        with pytest.raises(FailedError, match="timed out"):
+            await client.call("hang", {"a": 7})
+        client._seconds = whole
+        said.append((await client.call("count", {"a": 7})).text)
+        await client.close()
+        return said
+
+    assert asyncio.run(talk()) == ["1", "2"]
+
+
+def test_call_while_a_connection_is_closed_has_one_of_its_own(box):
+    async def talk() -> list[str]:
+        client = BoxClient(box, 1.0)
+        said = [(await client.call("count", {"a": 7})).text]
+        closing = asyncio.create_task(client.close())
+        await asyncio.sleep(0)
+        said.append((await client.call("count", {"a": 7})).text)
+        await closing
+        said.append((await client.call("count", {"a": 7})).text)
+        await client.close()
+        return said
+
+    assert asyncio.run(talk()) == ["1", "1", "2"]
 
 
 def test_folder_that_is_no_box_is_a_line(tmp_path):
