@@ -2,6 +2,8 @@
 
 import threading
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,8 +24,8 @@ from fastdistill_ray.rewards.selection import Judging, SelectionKnobs
 from fastdistill_ray.rounds.policies import Policies
 from fastdistill_ray.rounds.requests import ROUND, RoundRequests, draw_requests
 from fastdistill_ray.rounds.write import Closed, Gate, Writing
-from fastdistill_ray.run.rounds import Written, writer
-from fastdistill_ray.run_files import MANIFEST
+from fastdistill_ray.run.rounds import Written, train_in_rounds, writer
+from fastdistill_ray.run_files import MANIFEST, StageResult
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
 
@@ -80,6 +82,7 @@ def test_problem_whose_prompt_leaves_no_room_is_never_drawn(model, tmp_path):
     found = drawn(model, Place(tmp_path), 9, longest - 1)
     assert {key.partition("@")[0] for key in found.ids()} == fit
     assert len(found) == (9 if fit else 0)
+    assert found.num_too_long == 5 - len(fit) > 0 == drawn(model, Place(tmp_path), 9).num_too_long
 
 
 def writing_of(max_failed_share: float) -> Writing:
@@ -89,17 +92,32 @@ def writing_of(max_failed_share: float) -> Writing:
     return Writing(EngineKnobs(), SamplingKnobs(n=8), judging, *pools, 4, None)
 
 
+def all_written(requests: RoundRequests, folder: Path) -> Written:
+    """With a group of every request in the folder."""
+    write_store(folder, [make_group(key, [make_completion()]) for key in requests.ids()])
+    plan = StepPlan(str(folder), 1, 1, None, 0, follow=True)
+    return Written(writing_of(1.0), requests, requests.policies, plan)
+
+
+@pytest.mark.parametrize("num_too_long", [0, 2])
+def test_problems_that_are_never_written_of_are_counted_in_the_training(
+    model, tmp_path, monkeypatch, num_too_long
+):
+    requests = replace(drawn(model, Place(tmp_path), 3), num_too_long=num_too_long)
+    written = all_written(requests, tmp_path / "groups")
+    monkeypatch.setattr("fastdistill_ray.run.rounds.train", lambda *_, **__: StageResult(1, 1))
+    result = train_in_rounds(None, written, PoolKnobs(), out=Place(tmp_path))  # type: ignore[arg-type]
+    assert result.facts["written_tokens"] == 3 * 3, "texts of 3 tokens"
+    assert result.facts.get("prompt_too_long", 0) == num_too_long
+
+
 def test_texts_are_complete_again_only_once_a_writer_that_is_started_anew_has_all(
     model, tmp_path, monkeypatch
 ):
     """Whoever reads them meanwhile waits for what is asked again."""
-    requests = drawn(model, Place(tmp_path), 3)
-    store = write_store(
-        tmp_path / "groups", [make_group(key, [make_completion()]) for key in requests.ids()]
-    )
+    written = all_written(drawn(model, Place(tmp_path), 3), tmp_path / "groups")
+    store = Store(written.plan.folder)
     (store.folder / MANIFEST).put('{"requests": 3}')
-    plan = StepPlan(str(store.folder), 1, 1, None, 0, follow=True)
-    written = Written(writing_of(1.0), requests, requests.policies, plan)
     with writer(written, store.folder):
         pass
     assert store.is_complete(), "nothing is missing"
