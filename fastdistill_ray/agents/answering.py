@@ -58,7 +58,7 @@ CALL = pa.struct(
         ("text", pa.string()),  # what the student wrote
         ("returned", pa.string()),
         ("is_invalid", pa.bool_()),  # the call could not be read, or its arguments are wrong
-        ("is_error", pa.bool_()),  # the tool gave nothing
+        ("is_error", pa.bool_()),  # the tool gave nothing, or too much
     ]
 )
 CALLED_SCHEMA = ANSWERED_SCHEMA.append(pa.field("calls", pa.list_(CALL)))
@@ -176,10 +176,17 @@ class BoxEngine:
             return {**noted, "returned": said, "is_invalid": True, "is_error": False}
         came = await self.tools.call(call.tool, call.arguments)
         is_invalid = came.is_error and came.text.startswith(("wrong arguments", "there is no tool"))
-        # A result takes no more of the context than a call.
-        said = came.text[: self.spec.knobs.max_call_tokens]
+        most = self.spec.knobs.max_call_tokens  # of context that is reserved for what comes back
+        if len(came.text) > most and not came.is_error:
+            said = f"its result is longer than {most} characters"
+            return {**noted, "returned": said, "is_invalid": False, "is_error": True}
         is_error = came.is_error and not is_invalid
-        return {**noted, "returned": said, "is_invalid": is_invalid, "is_error": is_error}
+        return {
+            **noted,
+            "returned": came.text[:most],
+            "is_invalid": is_invalid,
+            "is_error": is_error,
+        }
 
 
 class Call(NamedTuple):

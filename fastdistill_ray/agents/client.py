@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import mcp
 from mcp.client.stdio import StdioServerParameters, stdio_client
+from mcp_types import REQUEST_TIMEOUT
 
 from fastdistill_ray.errors import FailedError
 
@@ -38,11 +39,14 @@ class BoxClient:
 
     async def call(self, name: str, arguments: dict[str, Any]) -> Returned:
         """FailedError where the server gives no answer."""
+        client = None
         try:
             client = await self._started()
             result = await client.call_tool(name, arguments, self._seconds)
         except Exception as error:  # whatever a lost connection raises
-            await self.close()
+            is_late = isinstance(error, mcp.MCPError) and error.code == REQUEST_TIMEOUT
+            if client is None or not is_late:  # else others wait for theirs on it
+                await self.close()
             said = " ".join(f"{type(error).__name__}: {error}".split())
             raise FailedError(f"the server of the box: {said}") from error
         text = "\n".join(getattr(part, "text", "") for part in result.content)
@@ -50,10 +54,10 @@ class BoxClient:
 
     async def close(self) -> None:
         keeper, self._keeper, self._client = self._keeper, None, None
+        is_over, self._is_over = self._is_over, asyncio.Event()  # another may be started meanwhile
+        is_over.set()
         if keeper is not None:
-            self._is_over.set()
             await asyncio.gather(keeper, return_exceptions=True)
-            self._is_over = asyncio.Event()
 
     async def _started(self) -> mcp.Client:
         if self._client is None:

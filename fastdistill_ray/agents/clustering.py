@@ -20,6 +20,7 @@ from fastdistill_ray.agents.sandbox import ToolFault, ToolProcess
 
 PROCESSES = 4  # in which tools are tried at once
 MOST_EXAMPLES = 8  # of the programs' own calls, in a tool's tests
+LARGEST = 10**15  # whole number that a tool takes: beyond, floats beside it are not told apart
 FAULT = "fault"
 TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
 Arguments = dict[str, Any]
@@ -101,7 +102,7 @@ def type_of(value: Any) -> str:
         inner = {"number"} if inner == {"number", "integer"} else inner
         if len(inner) == 1 and (only := inner.pop()) in TYPES.values():
             return f"array of {only}"
-    elif type(value) in TYPES:
+    elif type(value) in TYPES and not (isinstance(value, int) and abs(value) > LARGEST):
         return TYPES[type(value)]
     raise TypeError(f"takes what no tool takes: {json.dumps(value):.40}")
 

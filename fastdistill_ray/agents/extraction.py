@@ -8,6 +8,7 @@ import ast
 import builtins
 import keyword
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -84,13 +85,16 @@ def _tool(tree: ast.Module, call: Called, program: Program, imports: frozenset[s
     _check_safe(needed, imports)
     # A copy: other tools are made of the same tree.
     *above, function = ast.parse("\n".join(ast.unparse(node) for node in needed)).body
-    assert isinstance(function, Function)
+    if not isinstance(function, Function):
+        raise Unusable("is defined twice")
     above = _inline_constants(above, function)
     given = function.args
     if given.vararg or given.kwarg:
         raise Unusable("takes any number of arguments")
     given.defaults, given.kw_defaults = [], [None] * len(given.kwonlyargs)
     names = [one.arg for one in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+    if set(names) != set(call.arguments):  # the call was of an earlier one
+        raise Unusable("is defined twice")
     parameters = _Parameters(program.question, {*names, *_names(function)})
     doc = ast.get_docstring(function) or ""
     if doc:
@@ -261,7 +265,7 @@ class _Parameters(ast.NodeTransformer):
             return len(value) >= SHORTEST_TEXT and bool(re.search(word, self.question))
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
-        return abs(value) > 1 and float(value) in self.numbers
+        return 1 < abs(value) < sys.float_info.max and float(value) in self.numbers
 
 
 def _check_answer(function: Function, above: list[ast.stmt], result: Any, question: str) -> None:

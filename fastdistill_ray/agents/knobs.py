@@ -70,7 +70,12 @@ class AnswersKnobs(EvaluationKnobs):
     """How the student answers the test problems, without the box and with it."""
 
     max_calls: int = Field(default=1, ge=1, description="Most calls of tools for a problem.")
-    max_call_tokens: int = Field(default=96, gt=0, description="Most tokens of a call.")
+    max_call_tokens: int = Field(
+        default=96,
+        gt=0,
+        description="Most tokens of a call, and most characters of its result: one that gives more "
+        "has failed.",
+    )
     examples: bool = Field(
         default=True,
         description="A training problem for each tool stands before the question, solved: with "

@@ -31,11 +31,19 @@ class Served:
         self.validator = Draft202012Validator(tool.schema)
         self.process = ToolProcess(tool.source, limits)
         self.turn = asyncio.Lock()
+        self.calls: set[asyncio.Task[types.CallToolResult]] = set()
 
     async def call(self, arguments: dict[str, Any]) -> types.CallToolResult:
         if fault := next(self.validator.iter_errors(arguments), None):
             where = ".".join(map(str, fault.absolute_path))
             return _failed(f"wrong arguments: {f'{where}: ' if where else ''}{fault.message}")
+        # One that is cancelled keeps its turn: its value would else be taken for the next one's.
+        task = asyncio.create_task(self._call(arguments))
+        self.calls.add(task)
+        task.add_done_callback(self.calls.discard)
+        return await asyncio.shield(task)
+
+    async def _call(self, arguments: dict[str, Any]) -> types.CallToolResult:
         async with self.turn:
             try:
                 value = await asyncio.to_thread(self.process.call, self.tool.name, arguments)

@@ -34,7 +34,8 @@ TRACES_SCHEMA = pa.schema(
     ]
 )
 PROCESSES = 4  # programs that run at once
-BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.S)
+BLOCK = re.compile(r"^```[ \t]*(\w*)[^`\n]*\n(.*?)^```", re.S | re.M)
+PYTHON = frozenset({"python", "py", "python3"})
 
 
 class Text(NamedTuple):
@@ -74,7 +75,7 @@ def write_traces(
 
 def trace(one: Text, limits: LimitKnobs, judge: Judge) -> dict[str, Any]:
     """A row of TRACES_SCHEMA. The verdict `failed` says that there is no answer to judge."""
-    source = "\n".join(BLOCK.findall(one.text))
+    source = source_in(one.text)
     row = {"problem_id": one.problem.problem_id, "k": one.k, "question": one.problem.question}
     row |= {"source": source, "answer": "", "calls": "[]"}
     if not source:
@@ -88,6 +89,13 @@ def trace(one: Text, limits: LimitKnobs, judge: Judge) -> dict[str, Any]:
     judgement = judge.judge_row(vars(one.problem), text, "stop")
     found = {"answer": json.dumps(answer), "calls": json.dumps(calls)}
     return {**row, **found, "verdict": judgement.verdict, "reason": judgement.reason}
+
+
+def source_in(text: str) -> str:
+    """The blocks that say they are Python; where none does, those that say nothing."""
+    blocks = [(tag.lower(), block) for tag, block in BLOCK.findall(text)]
+    said = [block for tag, block in blocks if tag in PYTHON]
+    return "\n".join(said or [block for tag, block in blocks if not tag])
 
 
 def _read(said: Any) -> tuple[Any, list[dict[str, Any]]]:

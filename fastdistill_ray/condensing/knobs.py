@@ -145,11 +145,21 @@ class Dilm(MatchingKnobs):
         default=1.0, gt=0, description="Of the softmax over a batch's losses."
     )
     pool: int = Field(
-        default=100, ge=1, description="Texts generated of each class, among which sets are chosen."
+        default=100,
+        ge=1,
+        description="Texts generated of each class, among which sets of `per_class` are chosen.",
     )
     top_p: float = Field(default=0.95, gt=0, le=1, description="Of the sampling.")
     max_new_tokens: int = Field(default=64, ge=1, description="Of a generated text.")
     seed: int = Field(default=0, ge=0, description="Of the generator's training and sampling.")
+
+    @model_validator(mode="after")
+    def _enough_in_the_pool(self) -> "Dilm":
+        if self.pool < self.per_class:
+            raise ValueError(
+                f"pool: {self.pool} texts cannot give per_class {self.per_class} of a class"
+            )
+        return self
 
     @property
     def before_matching(self) -> "Dilm":

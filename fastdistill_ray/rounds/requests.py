@@ -27,6 +27,7 @@ class RoundRequests:
     policies: Policies
     prompt: PromptKnobs
     seed: int
+    num_too_long: int  # problems that are never asked: their prompts leave no room
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -79,5 +80,5 @@ def draw_requests(
         rows.append(order)
         passes.append(np.full(len(order), number))
     return RoundRequests(
-        problems, np.concatenate(rows), np.concatenate(passes), policies, prompt, seed
+        problems, np.concatenate(rows), np.concatenate(passes), policies, prompt, seed, len(long)
     )

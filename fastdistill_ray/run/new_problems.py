@@ -15,7 +15,14 @@ from fastdistill_ray.tasks.new_problems import KINDS, NewProblemsKnobs, kept
 from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
 
 SOURCES = "sources.parquet"
-EVERY = SelectionKnobs(min_correct=0, min_size=1)
+# Problems are written, not answers: none needs a verdict, and their sources may have no reference.
+UNJUDGED = Judging(
+    RewardKnobs(reference="vote", max_failed_share=1.0),
+    AdvantageKnobs(),
+    SelectionKnobs(min_correct=0, min_size=1).model_copy(
+        update={"min_votes": 0, "min_agreement": 0.0}
+    ),
+)
 
 
 def write_new_problems(
@@ -52,9 +59,8 @@ def write_new_problems(
     )
     alone = {"prompt": knobs.prompt, "prompts": [], "shot_orders": 1, "tasks": []}
     asked = teacher.model_copy(update=alone)
-    judging = Judging(RewardKnobs(), AdvantageKnobs(), EVERY)
     result = curate(
-        ProblemFile(out / SOURCES), [asked], drawn, judging, pools, [], out=out / NEW_TEXTS
+        ProblemFile(out / SOURCES), [asked], drawn, UNJUDGED, pools, [], out=out / NEW_TEXTS
     )
     texts = (
         (sources[row["problem_id"]], [(c["text"], c["finish_reason"]) for c in row["completions"]])

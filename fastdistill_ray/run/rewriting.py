@@ -7,7 +7,8 @@ import pyarrow as pa
 
 from fastdistill_ray.cluster.pools import PoolsKnobs
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.generation.knobs import SamplingKnobs, TeacherKnobs
+from fastdistill_ray.generation.knobs import EndpointKnobs, SamplingKnobs, TeacherKnobs
+from fastdistill_ray.generation.requests import build_requests, split_by_length
 from fastdistill_ray.groups.accounting import paid_facts
 from fastdistill_ray.groups.curation import curate
 from fastdistill_ray.groups.rewriting import (
@@ -18,6 +19,7 @@ from fastdistill_ray.groups.rewriting import (
     final_of,
 )
 from fastdistill_ray.groups.store import Store
+from fastdistill_ray.models import tokenizer_of
 from fastdistill_ray.records import GROUP_SCHEMA, SIGNALS, Problem, Verdict
 from fastdistill_ray.rewards.scorer import LLM_JUDGE
 from fastdistill_ray.rewards.selection import Judging, select
@@ -42,13 +44,22 @@ class Rewriting:
     pools: PoolsKnobs
 
     def ask(self, problems: list[Problem], out: Place) -> dict[str, dict]:
-        """The student's one answer to each problem, by its id."""
+        """The student's one answer to each problem whose prompt leaves room for it, by its id."""
+        problems = self._fitting(problems) if problems else []
         if not problems:
             return {}
         write_problems(problems, out / "problems.parquet")
         file = ProblemFile(out / "problems.parquet")
         curate(file, [self.student], self.sampling, self.judging, self.pools, [], out=out)
         return {row["problem_id"]: row for row in _rows(out)}
+
+    def _fitting(self, problems: list[Problem]) -> list[Problem]:
+        engine, tokenizer = self.student.engine, tokenizer_of(self.student.model)
+        assert not isinstance(engine, EndpointKnobs), "a student is no endpoint"
+        room = engine.max_model_len - self.sampling.max_new_tokens
+        rows = build_requests(problems, self.student.prompt, tokenizer, self.sampling.seed)
+        fit = {row["problem_id"] for row in split_by_length(rows, room)[0]}
+        return [one for one in problems if one.problem_id in fit]
 
 
 def greedy(recipe: SamplingKnobs) -> SamplingKnobs:
@@ -90,7 +101,9 @@ def rewrite(
     if not rows:
         raise UserError(
             f"compare.students: the writer's answers leave nothing to be trained on ({dict(left)});"
-            " draw more (sampling.n)"
+            " draw more (sampling.n), or raise evaluation.engine.max_model_len: a student gives no "
+            "answer where its prompt, with other answers in it, leaves no room for "
+            "sampling.max_new_tokens"
         )
     _write(Store(out), [select(row, judging.selection, judging.advantage) for row in rows])
     facts = {name: float(number) for name, number in sources.items()}

@@ -4,6 +4,7 @@ The student's texts lie in the stage's own folder, beside the weights that wrote
 waits for the weights of its round, who trains for the texts of its step.
 """
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,11 +27,12 @@ from fastdistill_ray.rounds.policies import Policies
 from fastdistill_ray.rounds.requests import RoundRequests, draw_requests
 from fastdistill_ray.rounds.write import Closed, Writing, write_rounds
 from fastdistill_ray.run.graph import Made
-from fastdistill_ray.run_files import POLICIES, StageResult, write_text
+from fastdistill_ray.run_files import MANIFEST, POLICIES, StageResult, write_text
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks.problem_file import ProblemFile
 from fastdistill_ray.training.job import TrainJob, train
 
+logger = logging.getLogger(__name__)
 GROUPS = "groups"  # in the training's folder
 MOST_TABLES = 100  # of a store, enough for a share
 CLOSING_SECONDS = 60.0
@@ -127,10 +129,19 @@ def share_right(groups: Made | None) -> float | None:
 
 
 def train_in_rounds(job: TrainJob, written: Written, pool: PoolKnobs, *, out: Place) -> StageResult:
-    """As `train`; its result also counts what the student has written."""
+    """As `train`; its result also counts what the student has written, and the problems of which
+    it can write nothing."""
+    if num_too_long := written.requests.num_too_long:
+        logger.warning(
+            "%d of %d training problems are not written of: their prompts leave no room for "
+            "sampling.max_new_tokens; raise evaluation.engine.max_model_len",
+            num_too_long,
+            len(written.requests.problems),
+        )
     with writer(written, out / GROUPS):
         result = train(job, pool, out=out)
     count_written(result, [out / GROUPS])
+    result.facts.update({"prompt_too_long": num_too_long} if num_too_long else {})
     result.facts.update(paid_facts("judge", out / GROUPS / LLM_JUDGE))
     return result
 
@@ -164,6 +175,7 @@ def writer(written: Written, groups: Place) -> Iterator[None]:
             write_text(groups / FAILED, f"{type(error).__name__}: {error}")
 
     (groups / FAILED).unlink()
+    (groups / MANIFEST).unlink()  # a request that is asked again makes the store grow once more
     thread = threading.Thread(target=write, daemon=True)
     thread.start()
     try:

@@ -1,5 +1,6 @@
 """The whole job of a box with a scripted student; killed while it answers, it goes on."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -9,10 +10,19 @@ from support.groups import commits_of
 from support.jobs import kill_with_children, start_job, wait_for
 from support.models import make_tiny_model
 
-from fastdistill_ray.agents.answering import call_schema, prompt_with, prompt_without, read_call
-from fastdistill_ray.agents.box import Box, BoxTool
-from fastdistill_ray.agents.clustering import Case
+from fastdistill_ray.agents.answering import (
+    BoxEngine,
+    BoxSpec,
+    call_schema,
+    prompt_with,
+    prompt_without,
+    read_call,
+)
+from fastdistill_ray.agents.box import Box, BoxTool, write_box
+from fastdistill_ray.agents.clustering import Case, Merged
 from fastdistill_ray.agents.knobs import AnswersKnobs, LimitKnobs, StudentKnobs
+from fastdistill_ray.prompts import PromptKnobs
+from fastdistill_ray.storage.place import Place
 
 NUM_TEST = 24
 
@@ -51,6 +61,36 @@ def test_text_that_is_no_call_is_told(text):
 
 def test_call_is_read():
     assert read_call('{"tool": "f", "arguments": {"a": 1}}') == ("f", {"a": 1})
+
+
+@pytest.mark.parametrize(
+    ("number", "said", "failed"),
+    [
+        (8, "The tool gave 11111111", False),
+        (9, "The call failed: its result is longer than 8 characters", True),
+    ],
+)
+def test_result_longer_than_its_room_is_a_failed_call_and_never_shown_in_part(
+    tmp_path, number, said, failed
+):
+    source = "def ones(a):\n    return (10 ** a - 1) // 9\n"
+    example = ("?", Case({}, 0), False)
+    types = {"a": "integer"}
+    tool = Merged("ones", source, "a times 1.", types, example, [], ["p"], ["ones"])
+    write_box([tool], LimitKnobs(), Place(tmp_path / "box"))
+    knobs = AnswersKnobs(max_call_tokens=8, engine={"kind": "scripted"})
+    row = {"problem_id": "p", "question": f"{number} times 1?", "messages": [], "seed": 0}
+
+    async def answer() -> tuple[str, list[dict]]:
+        engine = BoxEngine(BoxSpec("m", PromptKnobs(), str(tmp_path / "box"), knobs))
+        reply, calls = await engine._answer(row)
+        await engine.tools.close()
+        return reply.completions[0].text, calls
+
+    text, (call,) = asyncio.run(answer())
+    expected = said.removeprefix("The tool gave ")
+    assert text == f"<answer>\\boxed{{{expected}}}</answer>"
+    assert (call["is_error"], call["is_invalid"]) == (failed, False)
 
 
 @pytest.fixture

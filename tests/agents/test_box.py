@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from fastdistill_ray.agents.box import load_box, make_box, schema_of
-from fastdistill_ray.agents.clustering import canonical, merge
+from fastdistill_ray.agents.clustering import canonical, merge, type_of
 from fastdistill_ray.agents.extraction import Called, Program, Tool, extract
 from fastdistill_ray.agents.knobs import LimitKnobs, ToolsKnobs
 from fastdistill_ray.agents.sandbox import ToolProcess
 from fastdistill_ray.agents.scripted import OPERATIONS, STYLES, written
-from fastdistill_ray.agents.traces import Text, trace, write_traces
+from fastdistill_ray.agents.traces import Text, source_in, trace, write_traces
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.records import Problem
 from fastdistill_ray.run_files import BOX
@@ -101,6 +101,17 @@ def test_tool_that_holds_for_its_own_problem_only_is_refused(body, reason):
     assert found == [] and refused.reason.startswith(reason)
 
 
+@pytest.mark.parametrize(
+    "value", [10**15 + 1, -(10**309), [1, 10**309]], ids=["large", "endless", "in a list"]
+)
+def test_tool_of_a_number_too_large_for_floats_is_refused(value):
+    source = "def f(a): return str(a)[::-1]"
+    one = Tool("f", source, "", {"a": value}, str(value)[::-1], "p", "?", True)
+    found, (refused,) = merge([one], KNOBS)
+    assert found == [] and refused.reason.startswith("takes what no tool takes: ")
+    assert type_of(10**15) == type_of(-(10**15)) == "integer"
+
+
 def problem(question: str = "Solve: 345 * 678.", reference: str = "233910") -> Problem:
     return Problem("p", "t", "train", question, reference, "number")
 
@@ -144,6 +155,24 @@ def test_program_of_every_style_comes_to_what_it_says(style):
     tools = [one for one in found if isinstance(one, Tool)]
     merged, _ = merge(tools, KNOBS)
     assert bool(merged) == (style in {"general", "constants", "loop"})
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("```python\na = 1\n```", "a = 1\n"),
+        ("```Python3 title=x\r\na = 1\r\n```", "a = 1\r\n"),
+        ("```\na = 1\n```", "a = 1\n"),
+        ("Run\n```bash\npip install x\n```\nthen\n```py\na = 1\n```\n", "a = 1\n"),
+        ("```python\na = 1\n```\nIt prints\n```\n1 apple\n```\nin all.", "a = 1\n"),
+        ("```python\na = 1\n```\nand\n```python\nb = 2\n```", "a = 1\n\nb = 2\n"),
+        ('```python\na = "```"\n```', 'a = "```"\n'),
+        ("```bash\nls\n```", ""),
+        ("```python\na = 1", ""),
+    ],
+)
+def test_program_is_the_python_of_a_text_whatever_blocks_stand_beside_it(text, source):
+    assert source_in(text) == source
 
 
 def test_text_without_a_program_fails():

@@ -53,6 +53,12 @@ def test_text_of_the_question_becomes_a_parameter():
     assert isinstance(tool, Tool) and tool.arguments == {"letter": "r", "a": "strawberry"}
 
 
+def test_constant_beyond_every_float_stays_where_it_is():
+    large = 10**309
+    tool = one_of(f"def f(a): return a % {large}", "7 modulo?", ("f", {"a": 7}, 7))
+    assert isinstance(tool, Tool) and tool.source == f"def f(a):\n    return a % {large}\n"
+
+
 @pytest.mark.parametrize(
     ("source", "arguments", "reason"),
     [
@@ -71,6 +77,8 @@ def test_text_of_the_question_becomes_a_parameter():
         ("def f(a): return g(a)", {"a": 7}, "is not self-contained: uses g"),
         ("x = [1]\ndef f(a): return x[0] * a", {"a": 7}, "is not self-contained: uses x"),
         ("def f(*a): return sum(a)", {"a": [7, 8]}, "takes any number of arguments"),
+        ("def f(a): return a\ndef f(a, b): return a * b", {"a": 7}, "is defined twice"),
+        ("def f(a): return a\nf = 3", {"a": 7}, "is defined twice"),
     ],
 )
 def test_function_that_is_no_tool_is_refused_with_the_reason(source, arguments, reason):

@@ -3,20 +3,27 @@
 import asyncio
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import mcp
 import pytest
 from mcp.client.stdio import StdioServerParameters, stdio_client
 
-from fastdistill_ray.agents.box import write_box
+from fastdistill_ray.agents.box import BoxTool, write_box
 from fastdistill_ray.agents.client import ROOT, BoxClient
 from fastdistill_ray.agents.clustering import Case, Merged
 from fastdistill_ray.agents.knobs import LimitKnobs
+from fastdistill_ray.agents.server import Served
+from fastdistill_ray.errors import FailedError
 from fastdistill_ray.storage.place import Place
 
 SOURCES = {
     "divide": ("def divide(a, b):\n    return a / b\n", {"a": "number", "b": "integer"}),
+    "count": (
+        "seen = []\ndef count(a):\n    seen.append(a)\n    return len(seen)\n",
+        {"a": "number"},
+    ),
     "hang": ("def hang(a):\n    while True:\n        pass\n", {"a": "number"}),
     "total": ("def total(a):\n    return sum(a)\n", {"a": "array of number"}),
 }
@@ -70,9 +77,41 @@ def test_client_lists_and_calls_the_tools_of_a_box(box):
     assert said["no whole number"] == ("wrong arguments: b: 2.5 is not of type 'integer'", True)
     assert said["missing"] == ("wrong arguments: 'b' is a required property", True)
     assert said["unknown"][0].startswith("wrong arguments: Additional properties")
-    assert said["no tool"] == ("there is no tool multiply; there are divide, hang, total", True)
+    there = "divide, count, hang, total"
+    assert said["no tool"] == (f"there is no tool multiply; there are {there}", True)
     assert said["raises"] == ("ZeroDivisionError: division by zero", True)
     assert said["hangs"] == ("no answer in 1 s", True)
+
+
+class Held:
+    """As a tool's process; the call of 1 gives its value once it may."""
+
+    def __init__(self) -> None:
+        self.is_asked, self.may_end = threading.Event(), threading.Event()
+
+    def call(self, function: str, arguments: dict[str, int]) -> int:
+        if arguments["a"] == 1:
+            self.is_asked.set()
+            assert self.may_end.wait(60)
+        return arguments["a"]
+
+
+def test_call_that_is_cancelled_keeps_its_turn_until_its_value_is_read():
+    """Else the next one might read it as its own."""
+    tool = BoxTool("same", "", {"type": "object"}, "", "?", Case({}, 0), False)
+
+    async def talk() -> tuple[bool, str]:
+        served, process = Served(tool, LimitKnobs()), Held()
+        served.process = process  # pyright: ignore[reportAttributeAccessIssue]
+        first = asyncio.create_task(served.call({"a": 1}))
+        await asyncio.to_thread(process.is_asked.wait)
+        first.cancel()
+        second = asyncio.create_task(served.call({"a": 2}))
+        _, waiting = await asyncio.wait({second}, timeout=0.5)
+        process.may_end.set()
+        return second in waiting, getattr((await second).content[0], "text", "")
+
+    assert asyncio.run(talk()) == (True, "2")
 
 
 def test_server_that_is_gone_is_started_again(box):
@@ -85,6 +124,38 @@ def test_server_that_is_gone_is_started_again(box):
         return said
 
     assert asyncio.run(talk()) == ["3.5", "4"]
+
+
+def test_call_that_gets_no_answer_in_its_time_leaves_the_server_to_the_others(box):
+    """A tool's own memory tells that its process, and so the server, is the same."""
+
+    async def talk() -> list[str]:
+        client = BoxClient(box, 1.0)
+        said = [(await client.call("count", {"a": 7})).text]
+        whole, client._seconds = client._seconds, 0.1
+        with pytest.raises(FailedError, match="timed out"):
+            await client.call("hang", {"a": 7})
+        client._seconds = whole
+        said.append((await client.call("count", {"a": 7})).text)
+        await client.close()
+        return said
+
+    assert asyncio.run(talk()) == ["1", "2"]
+
+
+def test_call_while_a_connection_is_closed_has_one_of_its_own(box):
+    async def talk() -> list[str]:
+        client = BoxClient(box, 1.0)
+        said = [(await client.call("count", {"a": 7})).text]
+        closing = asyncio.create_task(client.close())
+        await asyncio.sleep(0)
+        said.append((await client.call("count", {"a": 7})).text)
+        await closing
+        said.append((await client.call("count", {"a": 7})).text)
+        await client.close()
+        return said
+
+    assert asyncio.run(talk()) == ["1", "1", "2"]
 
 
 def test_folder_that_is_no_box_is_a_line(tmp_path):

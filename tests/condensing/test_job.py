@@ -205,6 +205,10 @@ def test_generator_trains_what_is_not_frozen_and_goes_on_from_what_it_kept(model
             "method.iteration: unknown key, did you mean",
         ),
         ({"method": {"kind": "mtt", "per_class": 0}}, "method.per_class: "),
+        (
+            {"method": {"kind": "dilm", "model": "m", "pool": 8, "per_class": 9}},
+            "pool: 8 texts cannot give per_class 9 of a class",
+        ),
         ({"job": "distill"}, "job: it is a recipe of `fastdistill distill`"),
     ],
 )
@@ -212,6 +216,11 @@ def test_recipe_that_is_wrong_is_one_line(model, changes, message):
     tree = recipe_of(model, "mtt").model_dump() | changes
     with pytest.raises(UserError, match=message):
         parse_shape(tree, "tiny", CondenseRecipe)
+
+
+def test_pool_of_as_many_texts_as_a_set_has_of_a_class_is_enough(model):
+    method = Dilm(model=model, pool=101, per_class=101)
+    assert (method.before_matching.pool, method.before_matching.per_class) == (100, 1)
 
 
 def test_encoder_without_that_block_is_one_line(model):

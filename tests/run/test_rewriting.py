@@ -1,10 +1,15 @@
 """How many texts that a student rewrote are right, by the problems' own answers, and their cost."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from support.groups import make_completion, make_group, write_store
+from support.models import make_tiny_model
 
 from fastdistill_ray.cluster.pools import PoolsKnobs
-from fastdistill_ray.generation.knobs import SamplingKnobs, TeacherKnobs
+from fastdistill_ray.errors import UserError
+from fastdistill_ray.generation.knobs import EngineKnobs, SamplingKnobs, TeacherKnobs
 from fastdistill_ray.groups.rewriting import RewriteKnobs
 from fastdistill_ray.records import Problem
 from fastdistill_ray.rewards import RewardKnobs
@@ -46,6 +51,69 @@ def test_text_judged_by_references_counts_as_judged():
     assert _right("first", rows) == {"right_first": 1.0, "all_first": 3.0}
 
 
+def rewriting_by(student: TeacherKnobs) -> Rewriting:
+    judging = Judging(RewardKnobs(), AdvantageKnobs(), SelectionKnobs(min_correct=0, min_size=1))
+    sampling = SamplingKnobs(n=1, max_new_tokens=8)
+    return Rewriting(student, RewriteKnobs(), sampling, judging, PoolsKnobs())
+
+
+def answered(file: ProblemFile, *_: Any, out: Place) -> None:
+    """In place of an engine: a group of one completion for every problem that it is given."""
+    text = "<answer>\\boxed{2}</answer>"
+    write_store(
+        Path(str(out)),
+        [
+            make_group(one.problem_id, [make_completion(text)], question=one.question)
+            for one in file
+        ],
+    )
+
+
+def doubted_and_sure(folder: Path) -> tuple[Place, ProblemFile]:
+    """A writer's groups: it is sure of its first answer, not of the other two's."""
+    one, two = (f"<answer>\\boxed{{{n}}}</answer>" for n in (1, 2))
+    unsure = [make_completion(text) for text in (one, one, two, two)]
+    asked = {"sure": "q?", "short": "q?", "long": "what is it? " * 400}
+    groups = [
+        make_group(key, unsure if key != "sure" else [make_completion(one)] * 3, question=question)
+        for key, question in asked.items()
+    ]
+    problems = Place(folder / "problems.parquet")
+    write_problems(
+        [Problem(key, "t", "train", q, "1", "number") for key, q in asked.items()], problems
+    )
+    return write_store(folder / "written", groups).folder, ProblemFile(problems)
+
+
+@pytest.mark.parametrize(
+    ("max_model_len", "rewritten", "left"),
+    [(2048, 1, {"not_answered": 1}), (16, 0, {"not_answered": 2}), (100_000, 2, {})],
+)
+def test_student_is_not_asked_where_its_prompt_leaves_no_room_and_the_others_stay(
+    tmp_path, monkeypatch, max_model_len, rewritten, left
+):
+    model = make_tiny_model(str(tmp_path / "model"))
+    written, problems = doubted_and_sure(tmp_path)
+    student = TeacherKnobs(model=model, engine=EngineKnobs(max_model_len=max_model_len))
+    monkeypatch.setattr("fastdistill_ray.run.rewriting.curate", answered)
+    out = Place(tmp_path / "rewritten")
+    result = rewrite(written, problems, rewriting_by(student), out=out)
+    assert (result.rows_in, result.rows_out, result.set_aside) == (3, 1 + rewritten, left)
+    assert (result.facts["original"], result.facts.get("rewritten", 0.0)) == (1.0, rewritten)
+
+
+def test_student_that_has_room_for_no_prompt_names_its_own_engine(tmp_path):
+    unsure = [make_completion(f"<answer>\\boxed{{{n}}}</answer>") for n in (1, 1, 2, 2)]
+    store = write_store(tmp_path / "written", [make_group("a", unsure)])
+    problems = Place(tmp_path / "problems.parquet")
+    write_problems([Problem("a", "t", "train", "q?", "1", "number")], problems)
+    model = make_tiny_model(str(tmp_path / "model"))
+    student = TeacherKnobs(model=model, engine=EngineKnobs(max_model_len=9))
+    out = Place(tmp_path / "rewritten")
+    with pytest.raises(UserError, match=r"not_answered.: 1.*raise evaluation.engine.max_model_len"):
+        rewrite(store.folder, ProblemFile(problems), rewriting_by(student), out=out)
+
+
 def test_money_of_the_judge_is_that_of_both_answers_that_the_student_was_asked_for(tmp_path):
     """The ledgers lie there; the writer is sure, so that nobody is asked once more."""
     text = "<answer>\\boxed{1}</answer>"
@@ -55,13 +123,7 @@ def test_money_of_the_judge_is_that_of_both_answers_that_the_student_was_asked_f
     out = Place(tmp_path / "rewritten")
     for name, lines in (("first_answers", PRICED), ("rewritten_answers", PRICED + UNTOLD)):
         (out / name / "llm_judge/paid/one.jsonl").put(lines)
-    rewriting = Rewriting(
-        TeacherKnobs(model="org/model"),
-        RewriteKnobs(),
-        SamplingKnobs(n=1),
-        Judging(RewardKnobs(), AdvantageKnobs(), SelectionKnobs(min_correct=0, min_size=1)),
-        PoolsKnobs(),
-    )
+    rewriting = rewriting_by(TeacherKnobs(model="org/model"))
     result = rewrite(store.folder, ProblemFile(problems), rewriting, out=out)
     assert (result.rows_out, result.facts["original"]) == (1, 1.0)
     assert result.facts["judge_paid"] == pytest.approx(0.5)

@@ -1,9 +1,15 @@
 """Which texts of a model are new problems."""
 
 import pytest
+from support.groups import make_completion, make_group
 
 from fastdistill_ray.records import Problem
-from fastdistill_ray.tasks.new_problems import kept, question_of
+from fastdistill_ray.rewards import Scorer
+from fastdistill_ray.rewards.selection import judge_rows
+from fastdistill_ray.run.new_problems import UNJUDGED
+from fastdistill_ray.storage.place import Place
+from fastdistill_ray.tasks.new_problems import KINDS, kept, question_of
+from fastdistill_ray.verifiers import Judge
 
 
 def problem(name: str, question: str) -> Problem:
@@ -53,3 +59,22 @@ def test_new_problems_have_no_answer_and_repeat_and_overlap_nothing():
     found, left = kept(written, [first, second], tested, 0)
     assert "a+4" in [one.problem_id for one in found], "made of templates, any run may be shared"
     assert "overlaps_test" not in left
+
+
+@pytest.mark.parametrize("reference", ["", "7"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_for_a_new_problem_is_kept_without_a_verdict_whatever_is_known_of_its_source(
+    kind, reference
+):
+    texts = ["Ann has 2 hats. How many?", "It is \\boxed{2}.", ""]
+    groups = [
+        make_group(str(number), [make_completion(one) for one in texts[:number]], kind=kind)
+        for number in (1, 3)
+    ]
+    rows = [{**group, "reference": reference} for group in groups]
+    reward = UNJUDGED.reward
+    with Judge(reward.verifier) as judge:
+        judged = judge_rows(rows, UNJUDGED, judge, Scorer(reward, Place("unused")))
+    assert [row["dropped"] for row in judged] == ["", ""]
+    verdicts = [one["verdict"] for row in judged for one in row["completions"]]
+    assert len(verdicts) == 4 and "error" not in verdicts
