@@ -181,6 +181,8 @@ def test_models_in_a_bucket_are_told_apart_by_their_weights_alone(
     assert weights(f"{bucket}/told/sft/epoch_1") == own[0].read_bytes()
     assert weights(f"{bucket}/told/advdistill/epoch_1") == own[1].read_bytes()
     before = model_identity(f"{bucket}/told/sft/epoch_1")
+    (Place(f"{bucket}/told/sft/epoch_1") / "README.md").put("a card that a report writes")
+    assert model_identity(f"{bucket}/told/sft/epoch_1") == before
     time.sleep(1.1)  # a bucket's times are whole seconds
     copy(Place(other), Place(f"{bucket}/told/sft/epoch_1"))
     assert model_identity(f"{bucket}/told/sft/epoch_1") != before, "written again, others inside"

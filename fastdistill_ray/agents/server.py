@@ -37,14 +37,24 @@ class Served:
         if fault := next(self.validator.iter_errors(arguments), None):
             where = ".".join(map(str, fault.absolute_path))
             return _failed(f"wrong arguments: {f'{where}: ' if where else ''}{fault.message}")
-        # One that is cancelled keeps its turn: its value would else be taken for the next one's.
-        task = asyncio.create_task(self._call(arguments))
+        # One that is cancelled at work keeps its turn: its value would else be taken for the next
+        # one's. One that still waits for its turn does nothing then.
+        is_left = asyncio.Event()
+        task = asyncio.create_task(self._call(arguments, is_left))
         self.calls.add(task)
         task.add_done_callback(self.calls.discard)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            is_left.set()
+            raise
 
-    async def _call(self, arguments: dict[str, Any]) -> types.CallToolResult:
+    async def _call(
+        self, arguments: dict[str, Any], is_left: asyncio.Event
+    ) -> types.CallToolResult:
         async with self.turn:
+            if is_left.is_set():
+                return _failed("nobody waits for it")
             try:
                 value = await asyncio.to_thread(self.process.call, self.tool.name, arguments)
             except ToolFault as error:

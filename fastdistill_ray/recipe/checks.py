@@ -5,7 +5,6 @@ from typing import get_args
 
 from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.generation.knobs import (
-    TeacherKnobs,
     pool_error,
     sampling_errors,
     teacher_errors,
@@ -230,28 +229,12 @@ def _teaching_errors(recipe: Recipe) -> list[str]:
         errors += teacher_errors(name, teacher, recipe.sampling)
         pool = pools.of_teacher(place)
         errors.append(pool_error(f"pools.{name}", teacher.engine, pool.workers, pool.gpus))
-    errors.append(_same_model_error(teachers))
     if pool := pools.writer:
         engine = recipe.evaluation.engine
         errors.append(pool_error("pools.writer", engine, pool.workers, pool.gpus))
     pool = pools.evaluation
     errors.append(pool_error("pools.evaluation", recipe.evaluation.engine, pool.workers, pool.gpus))
     return [error for error in errors if error]
-
-
-def _same_model_error(teachers: Mapping[str, TeacherKnobs]) -> str:
-    """A text says which model wrote it, by which its ids are known to follow what prompt."""
-    known: dict[str, tuple[str, object]] = {}
-    for name, teacher in teachers.items():
-        own = (teacher.prompt.template, teacher.prompt.template_args)
-        first, its = known.setdefault(teacher.model, (name, own))
-        if its != own and not teacher.endpoint:
-            return (
-                f"{name}.prompt: {teacher.model} is {first}'s model too, whose chat template or "
-                "template_args are others: their texts could not be told apart; give both one "
-                "prompt.template and template_args, or a copy of the model in another folder"
-            )
-    return ""
 
 
 def training_errors(recipe: Recipe) -> list[str]:

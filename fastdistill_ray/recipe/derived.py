@@ -8,7 +8,7 @@ from fastdistill_ray.generation.knobs import EndpointKnobs, EngineKnobs, Teacher
 from fastdistill_ray.groups.rewriting import RewriteKnobs
 from fastdistill_ray.objectives import Objective
 from fastdistill_ray.objectives.contract import Needs
-from fastdistill_ray.prompts import Prompted
+from fastdistill_ray.prompts import Prompted, PromptKnobs
 from fastdistill_ray.recipe.compare import ComparedModel
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.rewards.selection import WHOLE, Judging, SelectionKnobs
@@ -184,6 +184,12 @@ def scorer_of(recipe: Recipe) -> Scorer | None:
     if isinstance(teacher.engine, EndpointKnobs):
         return None
     return Scorer(Prompted(teacher.model, teacher.prompt), teacher.engine, "teacher")
+
+
+def local_prompts(recipe: Recipe) -> dict[str, PromptKnobs]:
+    """Of the teachers that are at hand, by model: an endpoint's texts have no ids to be told by."""
+    teachers = all_teachers(recipe).values()
+    return {one.model: one.prompt for one in teachers if not one.is_remote}
 
 
 def writers(recipe: Recipe) -> list[StudentSpec]:

@@ -92,6 +92,7 @@ def check_models(recipe: Recipe) -> None:
 def check_templates(recipe: Recipe) -> None:
     """Every model's chat template writes its prompts whole, and students begin as teachers did."""
     openings: dict[str, str] = {}
+    of_model: dict[str, str] = {}
     for name, teacher in all_teachers(recipe).items():
         field, prompt = f"{name}.prompt", teacher.prompt
         if not isinstance(teacher.engine, EndpointKnobs):
@@ -100,6 +101,13 @@ def check_templates(recipe: Recipe) -> None:
             for place, other in enumerate(teacher.prompts):
                 check_prompt(f"{name}.prompts.{place}", teacher.model, tokenizer, other)
             openings[field] = written_by(tokenizer, prompt).opening
+            first = of_model.setdefault(teacher.model, field)
+            if openings[field] != openings[first]:
+                raise UserError(
+                    f"{field}: {teacher.model} is the model of {first} too, whose template opens "
+                    "answers otherwise: their texts could not be told apart; give both one "
+                    "template and template_args, or a copy of the model in another folder"
+                )
         elif prompt.template or prompt.template_args:
             raise UserError(
                 f"{field}.template: the endpoint renders prompts by a template of its own; leave "

@@ -79,16 +79,25 @@ def describe_plan(
     if not isinstance(recipe, Recipe):
         return dump_recipe(recipe)
     check_task(recipe.task)
-    stages = f"\n\nin {run}\n{describe_stages(recipe, run, verb, again)}" if run else ""
-    return f"{describe(recipe, verb)}{stages}"
+    if not run:
+        return describe(recipe, verb)
+    refused = _refused(recipe, run, verb, again)
+    return f"{describe(recipe, verb)}\n\nin {run}\n{describe_stages(recipe, run, verb)}{refused}"
 
 
-def describe_stages(
-    recipe: Recipe, run: Place, verb: str = DISTILL, again: Sequence[str] = ()
-) -> str:
+def _refused(recipe: Recipe, run: Place, verb: str, again: Sequence[str]) -> str:
+    """A line for what the job would not pay for twice. `again`: what may be."""
+    try:
+        check_run(recipe, run, list(again), is_here=False, verb=verb)
+    except UserError as error:
+        return f"\n{'refused':<28} {error}"
+    return ""
+
+
+def describe_stages(recipe: Recipe, run: Place, verb: str = DISTILL) -> str:
     """A line for each stage that the verb comes to: reused, to be continued, or new with the field
     that changed and what it would take; then what all new ones would take, what is left of a run
-    that has begun, and why the job would refuse to pay. `again`: what may be paid for once more."""
+    that has begun."""
     lines = list(_lines_of(recipe, run, verb))
     rows = [(line.name, line.text) for line in lines]
     if total := total_of_new(lines, recipe.pools):
@@ -97,10 +106,6 @@ def describe_stages(
         left := time_left(lines, _together(recipe, lines))
     ):
         rows.append(("left of the run", left))
-    try:
-        check_run(recipe, run, list(again), is_here=False, verb=verb)
-    except UserError as error:
-        rows.append(("refused", str(error)))
     width = max(28, *(len(name) for name, _ in rows))
     return "\n".join(f"{name:<{width}} {text}" for name, text in rows)
 

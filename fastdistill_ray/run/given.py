@@ -12,10 +12,10 @@ from fastdistill_ray.models import vocabulary_of
 from fastdistill_ray.prompts import Prompted
 from fastdistill_ray.recipe.derived import (
     Training,
-    all_teachers,
     former_student,
     is_writer,
     judging_by_writer,
+    local_prompts,
     selection_of,
     speaker_of,
 )
@@ -178,7 +178,7 @@ def signals_for(
     assert speaker
     texts = Texts(
         Prompted(student.model, recipe.student.prompt),
-        {one.model: one.prompt for one in all_teachers(recipe).values()},
+        local_prompts(recipe),
         speaker.prompted,
         recipe.training.max_seq_len,
         recipe.sampling.seed,

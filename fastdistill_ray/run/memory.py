@@ -72,7 +72,7 @@ def check_memory(recipe: Recipe) -> dict[str, MemoryEstimate]:
     device = "cuda" if pool.gpus else "cpu"
     found = memory_plans(recipe, fetch_without_weights)
     plans = {model: plan for model, plan in found.items() if plan}
-    available = None if recipe.pools.autoscaling else memory_of(pool)
+    available = None if recipe.pools.autoscaling else memory_of("pools.student", pool)
     for model, plan in plans.items():
         if available is not None and plan.total > available:
             raise UserError(
@@ -89,7 +89,7 @@ def check_engines(recipe: Recipe) -> None:
     memory: dict[str, float] = {}
     for one in loaded(recipe):
         if one.pool_name not in memory:
-            memory[one.pool_name] = memory_of(one.pool)
+            memory[one.pool_name] = memory_of(one.pool_name, one.pool)
         check_engine(one, memory[one.pool_name])
 
 
@@ -151,7 +151,7 @@ def loaded(recipe: Recipe) -> Iterator[Loaded]:
                 )
 
 
-def memory_of(pool: PoolKnobs) -> float:
+def memory_of(name: str, pool: PoolKnobs) -> float:
     """Bytes a worker can use: of one of its GPUs, as reserved, or its share of the largest node."""
     if pool.gpus:
         asked = ray.remote(_gpu_memory).options(**pool.remote_args()).remote()
@@ -160,8 +160,8 @@ def memory_of(pool: PoolKnobs) -> float:
         except GetTimeoutError as error:
             ray.cancel(asked)
             raise UserError(
-                f"pools: no worker with {pool.gpus:g} GPUs, {pool.cpus:g} CPUs could be started in "
-                f"{GPU_SECONDS:g} s; other jobs may hold them"
+                f"{name}: no worker with {pool.gpus:g} GPUs could be started in {GPU_SECONDS:g} s; "
+                "other jobs may hold them: start it again once they are free"
             ) from error
     if pool.memory_gib:
         return pool.memory_gib * GIB

@@ -37,6 +37,7 @@ from fastdistill_ray.recipe.derived import (
     gaps,
     is_writer,
     judging_of,
+    local_prompts,
     reads_groups,
     speaker_of,
     students,
@@ -255,7 +256,7 @@ def _job(
 ) -> TrainJob:
     recipe, student = run.recipe, training.student
     knobs = recipe.training.model_copy(update={"seed": training.seed})
-    teachers = {one.model: one.prompt for one in all_teachers(recipe).values()}
+    teachers = local_prompts(recipe)
     if policies:  # it reads its own texts
         if not plan.held_out:  # of what is yet to be written
             knobs = knobs.model_copy(update={"held_out": HeldOutKnobs()})

@@ -9,6 +9,8 @@ from fastdistill_ray.recipe.derived import all_teachers, students
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.training.feed import FEED_CPUS
 
+FEED = "the student's data feed"
+
 
 class Done(NamedTuple):
     """What a run is not to do any more."""
@@ -37,8 +39,10 @@ def pools_at_once(recipe: Recipe, done: Done = NOTHING) -> list[dict[str, PoolKn
     teaching = {
         name: pools.of_teacher(place) for place, name in enumerate(all_teachers(recipe))
     } | {"judges": pools.judges}
-    training = {"student": pools.student, "the student's data feed": feed}
-    scoring = {"scorer": pools.of_scorer, "judges": pools.judges}
+    training = {"student": pools.student, FEED: feed}
+    # By the names that the recipe gives them.
+    writing = {"writer" if pools.writer else "evaluation": pools.of_writer, "judges": pools.judges}
+    scoring = {"scorer" if pools.scorer else "teacher": pools.of_scorer, "judges": pools.judges}
     evaluating = {"evaluation": pools.evaluation, "judges": pools.judges}
     at_once = [] if done.is_taught else [teaching]
     if done.is_trained:
@@ -48,9 +52,9 @@ def pools_at_once(recipe: Recipe, done: Done = NOTHING) -> list[dict[str, PoolKn
     if any(student.objective.needs.signal for student in students(recipe)):
         at_once.append(scoring)
     if any(student.rounds for student in students(recipe)):
-        at_once.append(training | {"writer": pools.of_writer, "judges": pools.judges})
+        at_once.append(training | writing)
     if any(student.writer for student in students(recipe)):
-        at_once.append({"writer": pools.of_writer, "judges": pools.judges})
+        at_once.append(writing)
     return [*at_once, evaluating]
 
 
@@ -88,7 +92,8 @@ def check_labels(recipe: Recipe, nodes: list[dict[str, Any]], done: Done = NOTHI
     that hold its workers, each whole."""
     if recipe.pools.autoscaling:
         return
-    pools = {name: pool for group in pools_at_once(recipe, done) for name, pool in group.items()}
+    groups = pools_at_once(recipe, done)
+    pools = {name: pool for group in groups for name, pool in group.items() if name != FEED}
     for name, pool in pools.items():
         own = [node["Resources"] for node in nodes if _has_labels(node["Labels"], pool.labels)]
         if not own:

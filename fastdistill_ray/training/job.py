@@ -26,9 +26,10 @@ from fastdistill_ray.storage.place import Place
 from fastdistill_ray.storage.room import causes
 from fastdistill_ray.training.knobs import TrainingKnobs
 from fastdistill_ray.training.worker import (
+    StartsAnewError,
     TrainJob,
     exports_in,
-    forget_other_steps,
+    forget_steps,
     run_worker,
 )
 
@@ -51,7 +52,8 @@ def train(job: TrainJob, pool: PoolKnobs, *, out: Place) -> StageResult:
     StoppedEarlyError where the file `stop` came into `out` meanwhile.
     """
     (out / STOP).unlink()
-    forget_other_steps(job, out)
+    if not (out / CHECKPOINTS).list():
+        forget_steps(out)
     restarts_left, asked_for = job.training.max_failures, job.training.micro_batch_tokens
     while True:
         try:
@@ -62,6 +64,9 @@ def train(job: TrainJob, pool: PoolKnobs, *, out: Place) -> StageResult:
                 raise
             restarts_left -= 1
             logger.warning("the training's controller died and is started again: %s", error)
+        except StartsAnewError as error:
+            logger.warning("%s", error)
+            forget_steps(out)
         except OutOfMemoryError as error:
             job = with_smaller_batches(job, asked_for, str(error))
     if (out / STOP).is_file():

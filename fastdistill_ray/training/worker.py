@@ -23,6 +23,7 @@ import torch.distributed as dist
 import transformers
 from ray.train import CheckpointUploadMode
 
+from fastdistill_ray.errors import UserError
 from fastdistill_ray.groups.shares import Shares
 from fastdistill_ray.groups.signals import Signal
 from fastdistill_ray.groups.steps import StepPlan
@@ -102,7 +103,7 @@ def run_worker(job: TrainJob, *, use_gpu: bool, out: Place) -> None:
 def train_rank(job: TrainJob, *, use_gpu: bool, out: Place) -> None:
     source = fetch_model(job.model)
     learner = load_learner(job, source, worker_device(use_gpu))
-    progress = resume(learner, job)
+    progress = resume(learner, job, out)
     knobs, shares = job.training.held_out, shares_of(job)
     held_out = None
     if knobs.share:
@@ -264,18 +265,15 @@ def step_folder(out: Place, step: int) -> Place:
     return out / CHECKPOINTS / f"step_{step}"
 
 
-def forget_other_steps(job: TrainJob, out: Place) -> None:
-    """A training whose checkpoint's steps were of other groups than the plan's starts anew: groups
-    that were damaged and asked again come later in the order of their arrival. Nothing of it may
-    stay, or Ray would keep the old checkpoints and drop new ones of their names."""
-    names = [one.name.rpartition("_") for one in (out / CHECKPOINTS).list()]
-    last = max((int(step) for kind, _, step in names if kind == "step"), default=0)
-    if last and not is_as_planned(out, job.plan, last):
-        logger.warning(
-            "training starts anew: the %d steps of its checkpoint were of other groups", last
-        )
-        for folder in (out / CHECKPOINTS, *exports_in(out)):
-            folder.remove_tree()
+class StartsAnewError(UserError):
+    """A checkpoint's steps were of other groups than the plan's."""
+
+
+def forget_steps(out: Place) -> None:
+    """Nothing of a training may stay that begins anew, or Ray would keep its checkpoints and drop
+    new ones of their names, and its students would count as trials."""
+    for folder in (out / CHECKPOINTS, *exports_in(out)):
+        folder.remove_tree()
 
 
 def rows_from(plan: StepPlan, step: int) -> Iterator[dict[str, Any]]:
@@ -330,11 +328,17 @@ def load_learner(job: TrainJob, source: str, device: torch.device) -> Learner:
     return learner._replace(peak=matrix_peak(device)) if device.type == "cuda" else learner
 
 
-def resume(learner: Learner, job: TrainJob) -> TrainProgress:
-    """State of the last checkpoint; of none, the start."""
+def resume(learner: Learner, job: TrainJob, out: Place) -> TrainProgress:
+    """State of the last checkpoint; of none, the start. StartsAnewError where groups were damaged
+    and asked again, which then come later in the order of their arrival."""
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         return TrainProgress(0, job.total_steps)
+    step = int(Path(checkpoint.path).name.rpartition("_")[2])
+    if not is_as_planned(out, job.plan, step):
+        raise StartsAnewError(
+            f"training starts anew: the {step} steps of its checkpoint were of other groups"
+        )
     with checkpoint.as_directory() as folder:
         return load_checkpoint(learner.student, learner.optimizer, folder)
 

@@ -187,6 +187,17 @@ def test_student_whose_template_closes_thoughts_that_its_teacher_writes_is_refus
     doctor.check_templates(recipe_with(model, student={**tiny["student"], **opened}))
 
 
+def test_two_teachers_of_one_model_open_answers_alike_or_are_refused(tmp_path):
+    """What is stored of a text says its model alone, by which its ids are known to follow."""
+    model = make_tiny_model(str(tmp_path / "model"))
+    opened = CHAT_TEMPLATE + "{% if add_generation_prompt %}<think>{{ '\n' }}{% endif %}"
+    system = [{"model": model, "prompt": {"system": "Be brief."}}]
+    doctor.check_templates(recipe_with(model, teachers=system))
+    other = [{"model": model, "prompt": {"template": opened}}]
+    with pytest.raises(ValueError, match=r"^teachers\.0\.prompt: .* the model of teacher\.prompt"):
+        doctor.check_templates(recipe_with(model, teachers=other))
+
+
 def test_template_of_an_endpoint_is_refused(tmp_path):
     model = make_tiny_model(str(tmp_path / "model"))
     engine = {"kind": "endpoint", "url": "http://127.0.0.1:9/v1"}

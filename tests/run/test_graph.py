@@ -80,7 +80,7 @@ def made_anew(run: Place, *overrides: str) -> set[str]:
     """Names of stages that are not reused, but for answers of students, which follow them."""
     found = states(run, *overrides)
     follow = [f"answers/{one}{end}" for one in ("advdistill", "sft") for end in ("", "_trials")]
-    own = {name for name in found if name not in (*follow, "all", "refused")}
+    own = {name for name in found if name not in (*follow, "all")}
     return {name for name in own if not found[name].startswith("reused")}
 
 
