@@ -60,6 +60,11 @@ _DENIED = re.compile(
     r"|incorrect|wrong)\b|n[\u2019']t\b)"
     r"|\u4e0d|\u9519|\u975e"
 )
+# After a stated answer: what others think, and what would be right elsewhere, is not an answer.
+_DOUBTED = re.compile(
+    r"(?<!\bI )(?<!\bwe )\b(?:thinks?|argues?|believes?|often|would)\b", re.IGNORECASE
+)
+_NOTHING_ELSE = re.compile(r"[*_ ]*(?:answer|option|choice|one)?[*_ ]*(?:[.!\u3002\n]|$)")
 # Marks between a heading or colon and the value: quotes, bullets, emphasis, displayed mathematics.
 _STATED_PADDING = re.compile(
     r"(?:[\s:\uff1a*_#$]|>(?=\s)|\\\[|\\\((?!\w\\\))|[-\u2022+](?=\s+\S)|<[a-z]+>|```[a-z]*\n)*",
@@ -286,13 +291,25 @@ def _stated_from(text: str, start: int, kind: Kind, is_cut: bool) -> Extraction:
 
 
 def _confirmed(text: str, after: int) -> str:
-    """`C` of the last `option C is correct` that no word of its sentence denies."""
+    """`C` of the last `option C is correct` that no word of its sentence denies.
+
+    After a stated answer, from -1 where there is none, only one that says nothing else counts:
+    explanations say which statements are true and for what another option would be right.
+    """
     for match in list(_CONFIRMED.finditer(text))[: -MAX_TRIED - 1 : -1]:
         if match.start() < after:
             return ""
         begin = max(text.rfind(mark, 0, match.start()) for mark in (". ", "\n", "\u3002", "? ")) + 1
         stop = re.compile(r"[.\u3002!?\n]").search(text, match.end())
         sentence = text[begin : stop.end() if stop else len(text)]
-        if not _DENIED.search(sentence) and not sentence.endswith("?"):
+        if _DENIED.search(sentence) or sentence.endswith("?"):
+            continue
+        if after < 0 or _says_nothing_else(text, match, sentence):
             return match[1] or match[2]
     return ""
+
+
+def _says_nothing_else(text: str, confirmed: re.Match[str], sentence: str) -> bool:
+    is_true = confirmed.group().endswith("true")  # of a statement, not of the answer
+    is_all = _NOTHING_ELSE.match(text, confirmed.end()) is not None
+    return is_all and not is_true and not _DOUBTED.search(sentence)
