@@ -89,6 +89,8 @@ _STATED_PADDING = re.compile(
     r"(?:[\s:\uff1a*_#$]|>(?=\s)|\\\[|\\\((?!\w\\\))|[-\u2022+](?=\s+\S)|<[a-z]+>|```[a-z]*\n)*",
     re.IGNORECASE,
 )
+_EMPHASIS = re.compile(r"(?<![\w)*])(\*{1,2}|__)(?=\S)([^*\n]{1,80}?)(?<=\S)\1(?![\w*({\\])")
+_EMPHASIS_ENDS = re.compile(r"[^*_\n]*[^\s*_](\*{1,2}|__)(?![\w*({\\-])")
 # A full stop ends the statement unless a digit follows, as in 3.5.
 _STATED_END = re.compile(
     r"\n|\\n(?![a-z])|\.(?=\s|$|\\n|<|\*)|\u3002|</?(?i:think|answer)\b|[!](?=\s|$)|\\\]|<\|"
@@ -307,13 +309,27 @@ def _stated_from(text: str, start: int, kind: Kind, is_cut: bool) -> Extraction:
         further = _STATED_END.search(text, stop.end())
         line = further.start() if further else len(text)
         end = line if line - end < MAX_OPTION else end
-    answer = text[start:end].strip(" \t\r\n*_")
+    answer = text[start:end]
+    if kind not in ("text", "scored"):
+        answer = _without_emphasis(answer, text[text.rfind("\n", 0, start) + 1 : start])
+    answer = answer.strip(" \t\r\n*_")
     if is_blank(answer) or BOX_START.search(answer) or _BEGUN.match(answer):
         return Extraction("", "the stated answer is empty")
     line = text[start : start + MAX_OPTION].partition("\n")[0]
     if _is_remark(answer, kind) or (is_heading and _is_only_heading(line.strip(), kind)):
         return Extraction("", "the stated answer is empty")
     return Extraction(answer, "stated answer")
+
+
+def _without_emphasis(answer: str, before: str) -> str:
+    """`**C** because`, also where the first marks stand in the line before the answer."""
+    ends = _EMPHASIS_ENDS.match(answer)
+    if ends:
+        marks = ends[1]
+        begun = before.replace("**", "") if marks == "*" else before
+        if begun.count(marks) % 2:
+            answer = answer[: ends.start(1)] + answer[ends.end(1) :]
+    return _EMPHASIS.sub(r"\2", answer)
 
 
 def _of_others(text: str, start: int) -> bool:
