@@ -120,7 +120,7 @@ SPECIAL_TOKEN = re.compile(
     r"|end_of_text)>"
     r"|\[/?INST\]"
 )
-_SPACE = re.compile(r"(?<!\\)\\[,;:> ]|~|\\q?quad(?![A-Za-z])|\s+")
+_SPACE = re.compile(r"(?:(?<!\\)\\[,;:> ]|~|\\q?quad(?![A-Za-z])|\s)+")
 _BOLD = re.compile(r"(?<![\w)*])\*\*(?!\*)(.+?)\*\*(?![\w(*])")
 _SCRIPT_BRACES = re.compile(r"([_^])\{\s*(\w|\d+)\s*\}(?!\w)")
 _WIDE_SEPARATOR = re.compile(r"(?<=\d),\s*\\!\s*(?=\d{3})")
