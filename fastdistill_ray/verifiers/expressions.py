@@ -146,6 +146,10 @@ def _is_equal(reference: str, answer: str, by: Means) -> bool:
     if expected.shape == given.shape and expected.shape in ("tuple", "matrix"):
         same_brackets = expected.brackets == given.brackets
         return same_brackets and _is_same_sequence(expected.items, given.items, by)
+    if {expected.shape, given.shape} == {"set", "tuple"}:  # {(1,2)} for (1,2)
+        members = expected.items if expected.shape == "set" else given.items
+        other = answer if expected.shape == "set" else reference
+        return len(members) == 1 and _is_equal(members[0], other, by)
     if {expected.shape, given.shape} == {"matrix", "tuple"}:
         rows = expected.brackets if expected.shape == "matrix" else given.brackets
         is_vector = "," not in rows or set(rows) <= set("[]1, ")
