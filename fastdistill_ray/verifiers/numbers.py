@@ -105,6 +105,7 @@ _BRACKET_UNIT = re.compile(r"\[ ?([A-Za-z][A-Za-z/^23 ]*)\]$")
 _SQUARE_UNIT = re.compile(r"(?<=[A-Za-z])[23](?![\w.])")
 _DANGLING = re.compile(r"(?:^[-/.]|[-/(]|\\cdot) *$|^-(?![A-Za-z])")
 _LOOSE_THOUSANDS = re.compile(r"(?!\d+(?:, \d+)+$)\d{1,3}(?: ?, ?\d{3})+(?!\d)")
+_COMMA_ZEROS = re.compile(r"-?\d{1,3},00", re.ASCII)
 _SENTENCE_NUMBER = re.compile(
     r"(?<![A-Za-z0-9_.,/-])-?\d[\d,]*(?:\.\d+)?(?:/\d+)?(?![\d/^!_*=+]| ?[*=+^<>])%?"
 )
@@ -175,7 +176,9 @@ def without_option(text: str, reference: str = "") -> str:
 
 
 def join_thousands(text: str) -> str:
-    """`1,234, 567` where one number is asked."""
+    """`1,234, 567` and `42,00` where one number is asked."""
+    if _COMMA_ZEROS.fullmatch(text):
+        return text.removesuffix(",00")
     return re.sub(r"[ ,]", "", text) if _LOOSE_THOUSANDS.fullmatch(text) else text
 
 
