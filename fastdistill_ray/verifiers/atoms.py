@@ -7,7 +7,7 @@ from fastdistill_ray.verifiers.cleaning import comparable, unwrap
 from fastdistill_ray.verifiers.latex import NAMES
 from fastdistill_ray.verifiers.numbers import parse_number
 from fastdistill_ray.verifiers.structures import ASSIGNED
-from fastdistill_ray.verifiers.words import DENYING, changes_value
+from fastdistill_ray.verifiers.words import DENYING, changes_value, words_of
 
 
 class Unreadable(Exception):
@@ -28,6 +28,15 @@ _BARE_LETTERS = re.compile(
     r"(?<![A-Za-z\\])(?!(?<=\d)[eE][+-]?\d)[A-Za-z](?![A-Za-z])"
     r"|(?<![A-Za-z\\])[A-Za-z]{2,}(?=[_^\d(])"
 )
+
+_MAX_OR_MIN = re.compile(r"\\(max|min)(?![A-Za-z])")
+_COMMAND = re.compile(r"\\[A-Za-z]+")
+
+
+def label_of(item: str) -> tuple[str, ...]:
+    r"""The words that say what a value is: chickens of `12\text{ chickens}`, max of `\max=5`."""
+    text = _COMMAND.sub(" ", _MAX_OR_MIN.sub(r" \1 ", unwrap(item)))
+    return tuple(word for word in words_of(text) if len(word) > 2)
 
 
 def without_same_name(reference: str, answer: str) -> tuple[str, str]:

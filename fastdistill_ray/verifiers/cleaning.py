@@ -8,9 +8,10 @@ import re
 import unicodedata
 
 _SUPERSCRIPTS = str.maketrans(
-    "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b\u207a", "0123456789-+"
+    "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b\u207a\u207f",
+    "0123456789-+n",
 )
-_SUPERSCRIPT_RUN = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207b\u207a]+")
+_SUPERSCRIPT_RUN = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207b\u207a\u207f]+")
 _GREEK = {
     "\u03b1": "alpha",
     "\u03b2": "beta",
@@ -46,6 +47,10 @@ _SYMBOLS = str.maketrans(
         "\u221e": r"\infty ",
         "\u2264": r"\le ",
         "\u2265": r"\ge ",
+        "\u2a7d": r"\le ",
+        "\u2a7e": r"\ge ",
+        "\u00ba": "\u00b0",  # the ordinal sign is written for degrees
+        "\u2236": ":",
         "\u2260": r"\ne ",
         "\u2248": r"\approx ",
         "\u222a": r"\cup ",
@@ -120,7 +125,7 @@ SPECIAL_TOKEN = re.compile(
     r"|end_of_text)>"
     r"|\[/?INST\]"
 )
-_SPACE = re.compile(r"(?<!\\)\\[,;:> ]|~|\\q?quad(?![A-Za-z])|\s+")
+_SPACE = re.compile(r"(?:(?<!\\)\\[,;:> ]|~|\\q?quad(?![A-Za-z])|\s)+")
 _BOLD = re.compile(r"(?<![\w)*])\*\*(?!\*)(.+?)\*\*(?![\w(*])")
 _SCRIPT_BRACES = re.compile(r"([_^])\{\s*(\w|\d+)\s*\}(?!\w)")
 _WIDE_SEPARATOR = re.compile(r"(?<=\d),\s*\\!\s*(?=\d{3})")

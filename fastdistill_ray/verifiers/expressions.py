@@ -18,6 +18,7 @@ from fastdistill_ray.verifiers.atoms import (
     is_same_numeral,
     is_same_word,
     is_word,
+    label_of,
     number_of,
     without_same_name,
 )
@@ -145,6 +146,10 @@ def _is_equal(reference: str, answer: str, by: Means) -> bool:
     if expected.shape == given.shape and expected.shape in ("tuple", "matrix"):
         same_brackets = expected.brackets == given.brackets
         return same_brackets and _is_same_sequence(expected.items, given.items, by)
+    if {expected.shape, given.shape} == {"set", "tuple"}:  # {(1,2)} for (1,2)
+        members = expected.items if expected.shape == "set" else given.items
+        other = answer if expected.shape == "set" else reference
+        return len(members) == 1 and _is_equal(members[0], other, by)
     if {expected.shape, given.shape} == {"matrix", "tuple"}:
         rows = expected.brackets if expected.shape == "matrix" else given.brackets
         is_vector = "," not in rows or set(rows) <= set("[]1, ")
@@ -209,6 +214,11 @@ def _is_same_solution(reference: str, answer: str, by: Means) -> bool | None:
     if expected and given and expected[0] == given[0]:
         lists = [expanded(Structure("list", "", side[1])) for side in (expected, given)]
         return _is_same_collection(lists[0], lists[1], by)
+    if mine and not theirs and len(mine) == 1 and not expected:
+        listed = parse_structure(answer)
+        is_unnamed = not any(map(ASSIGNED.match, listed.items))
+        if listed.shape in ("list", "set") and len(listed.items) > 1 and is_unnamed:
+            return _is_same_sequence(list(mine[0].values()), listed.items, by)
     unnamed = tuples_of(answer if mine else reference)
     named = mine or theirs
     if unnamed is None or named is None or (mine and theirs) or len(named[0]) < 2:
@@ -244,7 +254,10 @@ def _is_same_sequence(reference: list[str], answer: list[str], by: Means) -> boo
 
 
 def _is_same_collection(reference: Structure, answer: Structure, by: Means) -> bool:
-    """Same members in any order; how often one occurs counts in lists, not in sets."""
+    """Same members in any order; how often one occurs counts in lists, not in sets.
+
+    Members with words of their own, `5 boys, 6 girls`, are compared by them.
+    """
     expected, given = reference.items, answer.items
     if not any(":" in item for item in expected):
         given = [_LABELLED.sub("", item, count=1) for item in given]
@@ -255,6 +268,9 @@ def _is_same_collection(reference: Structure, answer: Structure, by: Means) -> b
         given = list({comparable(item): item for item in given}.values())
     if len(expected) != len(given):
         return False
+    mine, theirs = ({label_of(item): item for item in side} for side in (expected, given))
+    if () not in mine and mine.keys() == theirs.keys() and 1 < len(mine) == len(expected):
+        return all(_is_equal(item, theirs[label], by) for label, item in mine.items())
     numbers = [number_of(item) for item in (*expected, *given)]
     values = [number for number in numbers if isinstance(number, Fraction)]
     if by.tolerance and len(values) == len(numbers):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from fastdistill_ray.records import Kind
 from fastdistill_ray.text import BOX_START, Box, find_boxes, is_blank
 from fastdistill_ray.verifiers.cleaning import SPECIAL_TOKEN
+from fastdistill_ray.verifiers.words import read_numeral
 
 _ANSWER_TAG = re.compile(r"<(/?)(?i:answer)\s*>")
 
@@ -26,9 +27,27 @@ _PADDED = (
 )
 _NOUN = r"(?:answers?|ans|\u7b54\u6848|\u7b54)"
 _STATED = re.compile(
-    rf"####|(?<![A-Za-z])(?i:{_NOUN}(?:\s*\([^()\n]{{1,20}}\))?[*_]*{_VERB}{_PADDED})"
+    r"(?m:^[^\w\n]*(?i:(?:the\s+)?(?:final\s+)?answer)[^\w\n]*$)"
+    rf"|####|(?<![A-Za-z])(?i:{_NOUN}(?:\s*\([^()\n]{{1,20}}\))?[*_]*{_VERB}{_PADDED})"
     rf"|\u7b54\u6848\s*[\u662f\u4e3a]"
-    r"|(?m:^[^\w\n]*(?i:(?:the\s+)?(?:final\s+)?answer)[^\w\n]*$)"
+)
+# Headings that hold no answer: `#### Step 3:`, `#### 2. Total`, `#### Verification`.
+_HEADING = re.compile(
+    r"(?:(?:step|part|method|case|solution|option|phase|stage|approach|example)\s*\d"
+    r"|(?:verification|verify|explanation|check|checking|conclusion|summary|reasoning|notes?"
+    r"|solution|steps?)\W*$"
+    r"|\d{1,2}[.)] +[A-Za-z][^.!]*$)",
+    re.IGNORECASE,
+)
+_ONLY_WORDS = re.compile(r"[A-Za-z][A-Za-z ]{2,}:?")
+# What is said of an answer after it, some of it only of numbers: `the answer is rounded to 2
+# places`; what a colon follows is no remark.
+_REMARK = re.compile(
+    r"(?:(?:also|indeed|therefore|thus|clearly|not|quite|very|an?|the) +)*"
+    r"(?:correct|right|reasonable|verified|consistent|helpful"
+    r"|(?:valid|rounded|clear|given|integer|in dollars)(?P<of_number>))\b(?! by)"
+    r"(?= *$|[ ,]+(?:to|with|as|in|for|and|because|since|that|if|when|up|down|but)\b)[^:]*",
+    re.IGNORECASE,
 )
 # Of a multiple choice also: correct option: C; I choose C; \u9009 C.
 _CHOSEN = re.compile(
@@ -60,11 +79,18 @@ _DENIED = re.compile(
     r"|incorrect|wrong)\b|n[\u2019']t\b)"
     r"|\u4e0d|\u9519|\u975e"
 )
+# After a stated answer: what others think, and what would be right elsewhere, is not an answer.
+_DOUBTED = re.compile(
+    r"(?<!\bI )(?<!\bwe )\b(?:thinks?|argues?|believes?|often|would)\b", re.IGNORECASE
+)
+_NOTHING_ELSE = re.compile(r"[*_ ]*(?:answer|option|choice|one)?[*_ ]*(?:[.!\u3002\n]|$)")
 # Marks between a heading or colon and the value: quotes, bullets, emphasis, displayed mathematics.
 _STATED_PADDING = re.compile(
     r"(?:[\s:\uff1a*_#$]|>(?=\s)|\\\[|\\\((?!\w\\\))|[-\u2022+](?=\s+\S)|<[a-z]+>|```[a-z]*\n)*",
     re.IGNORECASE,
 )
+_EMPHASIS = re.compile(r"(?<![\w)*])(\*{1,2}|__)(?=\S)([^*\n]{1,80}?)(?<=\S)\1(?![\w*({\\])")
+_EMPHASIS_ENDS = re.compile(r"[^*_\n]*[^\s*_](\*{1,2}|__)(?![\w*({\\-])")
 # A full stop ends the statement unless a digit follows, as in 3.5.
 _STATED_END = re.compile(
     r"\n|\\n(?![a-z])|\.(?=\s|$|\\n|<|\*)|\u3002|</?(?i:think|answer)\b|[!](?=\s|$)|\\\]|<\|"
@@ -249,7 +275,10 @@ def _from_block(content: str, rules: Rules, kind: Kind) -> Extraction:
 
 def _stated(text: str, kind: Kind, is_cut: bool) -> Extraction:
     """The last stated answer; one that the end of a cut text ends is not complete."""
-    starts = [match.end() for match in _STATED.finditer(text)]
+    stated = list(_STATED.finditer(text))
+    if kind != "choice":
+        stated = [one for one in stated if not _of_others(text, one.start())]
+    starts = [match.end() for match in stated]
     if kind == "choice":
         starts += [match.end() for match in _CHOSEN.finditer(text)]
     found = Extraction("", "the stated answer is empty" if starts else "no answer")
@@ -267,6 +296,7 @@ def _stated(text: str, kind: Kind, is_cut: bool) -> Extraction:
 
 
 def _stated_from(text: str, start: int, kind: Kind, is_cut: bool) -> Extraction:
+    is_heading = text.endswith("####", 0, start)
     padding = _STATED_PADDING.match(text, start)
     start = padding.end() if padding else start
     stop = _STATED_END.search(text, start)
@@ -279,20 +309,66 @@ def _stated_from(text: str, start: int, kind: Kind, is_cut: bool) -> Extraction:
         further = _STATED_END.search(text, stop.end())
         line = further.start() if further else len(text)
         end = line if line - end < MAX_OPTION else end
-    answer = text[start:end].strip(" \t\r\n*_")
+    answer = text[start:end]
+    if kind not in ("text", "scored"):
+        answer = _without_emphasis(answer, text[text.rfind("\n", 0, start) + 1 : start])
+    answer = answer.strip(" \t\r\n*_")
     if is_blank(answer) or BOX_START.search(answer) or _BEGUN.match(answer):
+        return Extraction("", "the stated answer is empty")
+    line = text[start : start + MAX_OPTION].partition("\n")[0]
+    if _is_remark(answer, kind) or (is_heading and _is_only_heading(line.strip(), kind)):
         return Extraction("", "the stated answer is empty")
     return Extraction(answer, "stated answer")
 
 
+def _without_emphasis(answer: str, before: str) -> str:
+    """`**C** because`, also where the first marks stand in the line before the answer."""
+    ends = _EMPHASIS_ENDS.match(answer)
+    if ends:
+        marks = ends[1]
+        begun = before.replace("**", "") if marks == "*" else before
+        if begun.count(marks) % 2:
+            answer = answer[: ends.start(1)] + answer[ends.end(1) :]
+    return _EMPHASIS.sub(r"\2", answer)
+
+
+def _of_others(text: str, start: int) -> bool:
+    """`A common wrong answer is 43`; of a choice it may be what is asked."""
+    return text[max(start - 10, 0) : start].lower().endswith(("wrong ", "incorrect "))
+
+
+def _is_only_heading(line: str, kind: Kind) -> bool:
+    if _HEADING.match(line):
+        return True
+    is_words = kind == "number" and _ONLY_WORDS.fullmatch(line)
+    return bool(is_words) and line.lower() != "none" and read_numeral(line) is None
+
+
+def _is_remark(answer: str, kind: Kind) -> bool:
+    remark = _REMARK.fullmatch(answer) if kind in ("number", "choice") else None
+    return remark is not None and (kind == "number" or remark["of_number"] is None)
+
+
 def _confirmed(text: str, after: int) -> str:
-    """`C` of the last `option C is correct` that no word of its sentence denies."""
+    """`C` of the last `option C is correct` that no word of its sentence denies.
+
+    After a stated answer, from -1 where there is none, only one that says nothing else counts:
+    explanations say which statements are true and for what another option would be right.
+    """
     for match in list(_CONFIRMED.finditer(text))[: -MAX_TRIED - 1 : -1]:
         if match.start() < after:
             return ""
         begin = max(text.rfind(mark, 0, match.start()) for mark in (". ", "\n", "\u3002", "? ")) + 1
         stop = re.compile(r"[.\u3002!?\n]").search(text, match.end())
         sentence = text[begin : stop.end() if stop else len(text)]
-        if not _DENIED.search(sentence) and not sentence.endswith("?"):
+        if _DENIED.search(sentence) or sentence.endswith("?"):
+            continue
+        if after < 0 or _says_nothing_else(text, match, sentence):
             return match[1] or match[2]
     return ""
+
+
+def _says_nothing_else(text: str, confirmed: re.Match[str], sentence: str) -> bool:
+    is_true = confirmed.group().endswith("true")  # of a statement, not of the answer
+    is_all = _NOTHING_ELSE.match(text, confirmed.end()) is not None
+    return is_all and not is_true and not _DOUBTED.search(sentence)

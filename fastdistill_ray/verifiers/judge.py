@@ -211,7 +211,8 @@ def is_same_text(reference: str, answer: str) -> bool:
 def is_same_word(reference: str, answer: str) -> bool:
     """Equal but for the case in which words are written as a whole: paris, Paris, PARIS."""
     expected, given = comparable(reference[:MAX_CLEANED]), comparable(answer[:MAX_CLEANED])
-    if expected.casefold() != given.casefold() or len(expected) < 4:
+    is_short = len(expected) < 4 and expected.lower() not in ("yes", "no")
+    if expected.casefold() != given.casefold() or is_short:
         return False
     usual = (expected.lower(), expected.capitalize(), expected.title(), expected.upper())
     return expected in usual and given in usual

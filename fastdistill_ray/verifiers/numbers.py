@@ -35,6 +35,14 @@ _CURRENCY = re.compile(
     r"|RM|Rs\.?) ?(?=[-+.\d])"
     r"|\\(?:euro|pounds|EUR|textsterling|texteuro|textdollar|yen|cent)(?![A-Za-z]) ?(?:\{\})?"
 )
+# `$5K`, `5K dollars`, `5 grand`; a bare 5K may be kelvins or thousands.
+_OF_MONEY = re.compile(
+    r"((?:\$|[\u20ac\u00a3\u00a5\u20b9]) ?[\d,.]*\d) ?(K|B|T)(?= *(?:$|[A-Za-z]{2}|[.,)}]))"
+    r"|(\d) ?(K|B|T|grand)(?= ?(?:dollars?|euros?|pounds?|bucks|USD|EUR|GBP)\b)"
+    r"|(\d) ?(grand)(?=[\s.}]*$)"
+)
+_BY_LETTER = {"K": " thousand", "grand": " thousand", "B": " billion", "T": " trillion"}
+_BARE_K = re.compile(r"\dK(?![A-Za-z])")
 _LABEL = re.compile(r"[A-Za-z][A-Za-z ]{0,40}:(?=[ \d-])")
 _AND_FRACTION = re.compile(r"(?<=\d) +(?:and|&) +(?=\d+ ?/ ?\d|\\frac(?![A-Za-z]))")
 # A statement up to its number, such as "She has" or "There are a total of".
@@ -74,7 +82,7 @@ _SPOKEN = tuple(
         (r"([\d.,]+) (?:times|multiplied by) ([\d.,]+)", r"(\1)*(\2)"),
         (r"([\d.,]+) plus ([\d.,]+)", r"(\1)+(\2)"),
         (r"([\d.,]+) minus ([\d.,]+)", r"(\1)-(\2)"),
-        (r"(?:minus|negative) (\d[\d.,]*)", r"-\1"),
+        (r"(?:(?:minus|negative) |[\u8d1f\u8ca0])(\d[\d.,]*)", r"-\1"),
         (r"(?:the )?square root of ([\d.,]+)", r"\\sqrt{\1}"),
     )
 )
@@ -97,6 +105,7 @@ _BRACKET_UNIT = re.compile(r"\[ ?([A-Za-z][A-Za-z/^23 ]*)\]$")
 _SQUARE_UNIT = re.compile(r"(?<=[A-Za-z])[23](?![\w.])")
 _DANGLING = re.compile(r"(?:^[-/.]|[-/(]|\\cdot) *$|^-(?![A-Za-z])")
 _LOOSE_THOUSANDS = re.compile(r"(?!\d+(?:, \d+)+$)\d{1,3}(?: ?, ?\d{3})+(?!\d)")
+_COMMA_ZEROS = re.compile(r"-?\d{1,3},00", re.ASCII)
 _SENTENCE_NUMBER = re.compile(
     r"(?<![A-Za-z0-9_.,/-])-?\d[\d,]*(?:\.\d+)?(?:/\d+)?(?![\d/^!_*=+]| ?[*=+^<>])%?"
 )
@@ -114,13 +123,21 @@ def parse_number(text: str) -> Number:
 
 @functools.lru_cache(maxsize=65536)
 def _short_number(text: str) -> Number:
-    text = _CURRENCY.sub("", unwrap(_DOLLARS.sub("$", text))).strip()
+    text = _OF_MONEY.sub(_scaled, _DOLLARS.sub("$", text))
+    if _BARE_K.search(text):
+        raise NotANumber
+    text = _CURRENCY.sub("", unwrap(text)).strip()
     try:
         return read_literal(text)
     except NotANumber:
         text = exact_notation(_AND_FRACTION.sub(" ", _SCIENTIFIC.sub(r"e\1", text)))
         text = _spoken(without_statement(text))
         return _value_with_unit(_right_side(text))
+
+
+def _scaled(money: re.Match[str]) -> str:
+    value, letter = (group for group in money.groups() if group)
+    return value + _BY_LETTER[letter]
 
 
 def sentence_number(text: str) -> Number:
@@ -159,7 +176,9 @@ def without_option(text: str, reference: str = "") -> str:
 
 
 def join_thousands(text: str) -> str:
-    """`1,234, 567` where one number is asked."""
+    """`1,234, 567` and `42,00` where one number is asked."""
+    if _COMMA_ZEROS.fullmatch(text):
+        return text.removesuffix(",00")
     return re.sub(r"[ ,]", "", text) if _LOOSE_THOUSANDS.fullmatch(text) else text
 
 

@@ -49,6 +49,10 @@ _SYNONYMS = tuple(
     )
 )
 _MATRIX = re.compile(r"\\begin\{[a-zA-Z]?matrix\}.*?\\end", re.DOTALL)
+_OF_INTEGERS = re.compile(
+    r"(?:,? ?\( ?|, ?| ?\\text\{ ?(?:for|where|with) ?\} ?)([knm]) ?\\in ?"
+    r"(?:\\math(?:bb|bf) ?)?\{? ?([ZN](?: ?\^ ?\{? ?[+*] ?\}?|_\+)?) ?\}? ?\)?$"
+)
 _LONE_BACKSLASH = re.compile(r"(?<!\\)\\(?=[-\d])")
 _EMPTY = ("none", "empty set", "the empty set", "no solution", "no solutions", "no real solutions")
 _CONJUNCTION = re.compile(
@@ -78,6 +82,9 @@ def brought_together(reference: str, answer: str) -> tuple[str, str]:
     """Both texts without what only one of them says beside the value: a condition, a modulus,
     another name of a variable, degrees where the other has radians.
     """
+    mine, theirs = (_OF_INTEGERS.search(text) for text in (reference, answer))
+    if not (mine and theirs and mine[2] != theirs[2]):
+        reference, answer = (_without_membership(text) for text in (reference, answer))
     if without_condition(reference) == reference:
         answer = without_condition(answer)
     if "=" not in reference:
@@ -95,6 +102,14 @@ def brought_together(reference: str, answer: str) -> tuple[str, str]:
     elif has_degrees(reference) and "\\pi" in answer:
         reference = in_radians(reference)
     return reference, answer
+
+
+def _without_membership(text: str) -> str:
+    """`k\\pi, k \\in \\mathbb{Z}` without what k, which it uses, is of."""
+    integers = _OF_INTEGERS.search(text)
+    if not integers or integers[1] not in re.sub(r"\\[A-Za-z]+", "", text[: integers.start()]):
+        return text
+    return text[: integers.start()].strip()
 
 
 def _congruences(reference: tuple[str, str, str], answer: tuple[str, str, str]) -> tuple[str, str]:

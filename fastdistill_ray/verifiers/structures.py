@@ -109,6 +109,7 @@ def chain_of(text: str) -> tuple[list[str], list[str]] | None:
     sides, signs = [piece.strip() for piece in pieces[::2]], pieces[1::2]
     if (
         len(signs) < 2
+        or text.startswith("\\{")
         or not all(sides)
         or any(re.search(r" (?:and|or) |,", side) for side in sides)
     ):
@@ -183,7 +184,11 @@ def tuples_of(text: str) -> list[list[str]] | None:
 
 
 def expanded(structure: Structure) -> Structure:
-    """`a \\pm b` is the list of both."""
+    """`a \\pm b` is the list of both, and so is `(\\pm 3, 0)`."""
+    signs = [sign[1] for item in structure.items for sign in _SIGNS.finditer(item)]
+    if structure.shape == "tuple" and structure.brackets == "()" and signs == ["pm"]:
+        points = [[_SIGNS.sub(sign, item) for item in structure.items] for sign in "+-"]
+        return Structure("list", "", [f"({','.join(point)})" for point in points])
     if structure.shape not in ("atom", "list", "set") or not any(
         map(_SIGNS.search, structure.items)
     ):

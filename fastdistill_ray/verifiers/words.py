@@ -13,14 +13,14 @@ _SCALE_WORDS = {
     144: "gross grosses",
     10: "tens \u5341",
     100: "hundred hundreds \u767e",
-    10**3: "thousand thousands k \u5343",
-    10**4: "myriad myriads \u4e07 \u842c",
+    10**3: "thousand thousands k \u5343 \ucc9c",
+    10**4: "myriad myriads \u4e07 \u842c \ub9cc",
     10**5: "lakh lakhs lac lacs",
-    10**6: "million millions mln mn mio M",
+    10**6: "million millions mln mn mio M MM",
     10**7: "crore crores",
-    10**8: "\u4ebf \u5104",
+    10**8: "\u4ebf \u5104 \uc5b5",
     10**9: "billion billions bn bln mrd",
-    10**12: "trillion trillions tn trn",
+    10**12: "trillion trillions tn trn \u5146",
     10**15: "quadrillion quadrillions",
 }
 SCALES = {word: value for value, words in _SCALE_WORDS.items() for word in words.split()}
@@ -64,7 +64,7 @@ _OPERATIONS_TEXT = (
     "base bases binary octal hexadecimal ternary multiple multiples respectively perhaps "
     "maybe possibly probably presumably supposedly allegedly about around approximately "
     "approx roughly circa nearly almost close near exceeding exceeds minimum maximum unless "
-    "if when whenever though although however unlike whereas so"
+    "if when whenever though although however unlike whereas so repeating recurring"
 )
 _OPERATIONS = frozenset(_OPERATIONS_TEXT.split())
 _TAKING_BACK_TEXT = (
@@ -79,7 +79,25 @@ _DOUBTS_TEXT = (
     "import low high any every anything nothing too hardly barely could might may can think "
     "thinks believe believes suppose assume estimate estimated why"
 )
-_DENIALS = TAKING_BACK | frozenset(_DOUBTS_TEXT.split())
+# Scales, bounds and denials of other languages; 5 millones is not 5.
+_FOREIGN_TEXT = (
+    "mil mill mille mila mill\u00f3n millon millones milliard milliards milliarde milliarden "
+    "millionen milh\u00e3o milh\u00f5es tausend hundert dutzend ribu juta milyon "
+    "ngh\u00ecn tri\u1ec7u \u0623\u0644\u0641 "
+    "\u0442\u044b\u0441\u044f\u0447\u0430 \u0442\u044b\u0441\u044f\u0447\u0438 "
+    "\u0442\u044b\u0441\u044f\u0447 \u0442\u044b\u0441 "
+    "\u043c\u0438\u043b\u043b\u0438\u043e\u043d "
+    "\u043c\u0438\u043b\u043b\u0438\u043e\u043d\u0430 "
+    "\u043c\u0438\u043b\u043b\u0438\u043e\u043d\u043e\u0432 \u043c\u043b\u043d "
+    "\u043c\u0438\u043b\u043b\u0438\u0430\u0440\u0434 "
+    "\u043c\u0438\u043b\u043b\u0438\u0430\u0440\u0434\u043e\u0432 "
+    "\u043c\u043b\u0440\u0434 "
+    "menos moins m\u00e1s mindestens h\u00f6chstens wenigstens weniger mehr almeno "
+    "ungef\u00e4hr etwa aproximadamente environ nicht kein keine "
+    "\u043d\u0435 \u043d\u0435\u0442 \u043c\u0435\u043d\u0435\u0435 "
+    "\u0431\u043e\u043b\u0435\u0435 \u043e\u043a\u043e\u043b\u043e"
+)
+_DENIALS = TAKING_BACK | frozenset((*_DOUBTS_TEXT.split(), *_FOREIGN_TEXT.split()))
 _VERBS_TEXT = "is was are were be been will would shall should must has have had do"
 _VERBS = frozenset(_VERBS_TEXT.split())
 _SECOND_VALUES = frozenset((*_NUMERALS, *SCALES, *PARTS)) - {"k", "M"}
@@ -99,12 +117,14 @@ _CHINESE_DENIES_TEXT = (
     "\u4e0d\u662f|\u4e0d\u5bf9|\u4e0d\u6b63|\u4e0d\u5230|[\u6216\u975e\u9519\u8bef\u7ea6\u500d]"
     "|\u5de6\u53f3|\u4ee5[\u4e0a\u4e0b]"
     "|[\u5927\u5c0f\u591a\u5c11]\u4e8e|\u81f3[\u5c11\u591a]|\u8d85\u8fc7|\u8fdb\u5236"
-    "|\u53ef\u80fd|\u5927\u6982|\u51e0"
+    "|\u53ef\u80fd|\u5927\u6982|\u51e0|\u534a(?![\u5f84\u5713\u5706\u7403])|[\u8d1f\u8ca0]"
+    "|\u96f6\u4e0b|\u672a\u6ee1|\u672a\u6e80"
 )
 _CHINESE_DENIES = re.compile(_CHINESE_DENIES_TEXT)
 _CHINESE_CHANGES = re.compile(
     _CHINESE_DENIES_TEXT + "|[\u4e0d\u6ca1\u65e0\u672a]|\u4ee5[\u5185\u5916]"
 )
+_UP_TO = re.compile(r"\bup to\b", re.IGNORECASE)
 _SPLIT = re.compile(r"[ -]+")
 _DIGITS = {
     digit: value
@@ -130,7 +150,7 @@ def is_of_sentence(before: str, after: str) -> bool:
     """Whether a sentence that says this around its one number states that number."""
     if _BEFORE.intersection(words_of(before)) or _AFTER.intersection(words_of(after)):
         return False
-    return not _CHINESE_DENIES.search(before + after)
+    return not (_UP_TO.search(before) or _CHINESE_DENIES.search(before + after))
 
 
 def read_numeral(text: str) -> tuple[Fraction, str] | None:

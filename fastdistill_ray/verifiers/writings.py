@@ -16,6 +16,7 @@ _SAME = tuple(
     (re.compile(pattern), plain)
     for pattern, plain in (
         (r"\\var(phi|epsilon|theta|rho|sigma|pi|kappa)(?![A-Za-z])", r"\\\1"),
+        (r"(?<=,) ?(?:\\(?:[lc]?dots|dotsc)(?![A-Za-z])|\.{3}) ?(?=,|$)", r"\\ldots"),
         (r"\\lg(?![A-Za-z])", r"\\log_{10}"),
         (r"\\vee(?![A-Za-z])", r"\\lor"),
         (r"\\wedge(?![A-Za-z])", r"\\land"),
@@ -33,7 +34,7 @@ _SAME = tuple(
         ),
         (r"(?<=\)) ?(?=\([^()]*,[^()]*\))", ", "),
         (r"\\(?:text|mathrm|mbox) ?\{ ?mod(?:ulo)? ?\}|\\bmod(?![A-Za-z])", r"\\mod "),
-        (r"\( ?\\?mod(?:ulo)?(?![A-Za-z]) ?(\w+) ?\)", r"\\pmod{\1}"),
+        (r"\( ?\\?mod(?:ulo)?(?![A-Za-z]) *\{? ?(\w+) ?\}? ?\)", r"\\pmod{\1}"),
         (r"(?<=\w) \\?mod(?:ulo)? ?(\w+)$", r"\\pmod{\1}"),
         (r"\\mod ?\{? ?(\w+) ?\}?$", r"\\pmod{\1}"),
         (r"\\pmod ?(\w)(?!\w)", r"\\pmod{\1}"),
@@ -80,7 +81,8 @@ _FUNCTION_OF = re.compile(r"([A-Za-z]) ?\( ?([A-Za-z]) ?\) ?=(?!=)")
 
 def same_writing(text: str) -> str:
     """`text`, clean, in the one writing of what has several."""
-    if not any(mark in text for mark in "\\UCbmo_^( ") or text.isdecimal():
+    marks = ("...", *"\\UCbmo_^( ")
+    if not any(mark in text for mark in marks) or text.isdecimal():
         return text
     lead = _LEAD.match(text)
     if lead and lead.end() < len(text):
