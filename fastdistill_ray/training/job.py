@@ -47,9 +47,10 @@ def train(job: TrainJob, pool: PoolKnobs, *, out: Place) -> StageResult:
     """Train a student on the steps of the plan; exports are `out/epoch_<n>`, n from 1.
 
     With a metric to choose by, the one export is `out/best_step_<n>`. Continues from the last
-    checkpoint in `out` when called again. Rows are group visits. A rank that runs out of memory
-    makes all go on with smaller micro-batches. A UserError of a worker is raised here, as itself;
-    StoppedEarlyError where the file `stop` came into `out` meanwhile.
+    checkpoint in `out` when called again; whoever notes that the stage is complete removes those.
+    Rows are group visits. A rank that runs out of memory makes all go on with smaller
+    micro-batches. A UserError of a worker is raised here, as itself; StoppedEarlyError where the
+    file `stop` came into `out` meanwhile.
     """
     (out / STOP).unlink()
     if not (out / CHECKPOINTS).list():
