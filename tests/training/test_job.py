@@ -603,6 +603,7 @@ def test_training_stops_when_held_out_groups_get_no_better_and_exports_the_best_
     assert len(trained) == NUM_GROUPS - 2, "held-out groups are never trained"
     assert sorted(one.name for one in watched.iterdir()) == [
         f"best_step_{best}",
+        "checkpoints",
         "metrics.jsonl",
         "steps.jsonl",
     ]
