@@ -62,7 +62,7 @@ def test_second_generation_learns_from_the_first_as_it_was_at_its_end(tmp_path, 
     results = json.loads((run / "results.json").read_text())
     costs = {row["model"]: row["trained_tokens"] for row in results["costs"]}
     assert costs["both"] == 3 * costs["sft"]
-    assert "Vote of second, SFT, sft-seed_1" in (run / "report.md").read_text()
+    assert r"Vote of second, SFT, sft-seed\_1" in (run / "report.md").read_text()
     dpo = stage_folder(run, "train", "dpo-lr_0.001-seed_1")
     preference = lines_of(dpo / "metrics.jsonl")[0]["loss/preference"]
     assert preference == pytest.approx(math.log(2), abs=1e-6), "its reference is what it begins as"
