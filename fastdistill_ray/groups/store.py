@@ -125,9 +125,10 @@ class Store:
         parts = {name for name in names if PART.fullmatch(name)}
         if not parts:
             return []
-        if fault := self.log.fault():
-            return [fault]
-        known = {commit.file for commit in self.commits()}
+        try:
+            known = {commit.file for commit in self.log.commits()}
+        except DamagedSegment as error:
+            return [str(error)]
         return [f"{self.log.folder} does not name {name}" for name in sorted(parts - known)]
 
     def sound(self, damaged: Container[str] = ()) -> Iterator[Commit]:

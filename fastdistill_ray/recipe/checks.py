@@ -4,11 +4,7 @@ from collections.abc import Mapping
 from typing import get_args
 
 from fastdistill_ray.cluster.pools import PoolKnobs
-from fastdistill_ray.generation.knobs import (
-    pool_error,
-    sampling_errors,
-    teacher_errors,
-)
+from fastdistill_ray.generation.knobs import pool_error, sampling_errors, teacher_errors
 from fastdistill_ray.recipe.compare import Baseline, ComparedModel
 from fastdistill_ray.recipe.derived import StudentSpec, all_teachers, students
 from fastdistill_ray.recipe.needs import frozen_errors, rounds_errors, view_errors, writer_errors

@@ -122,12 +122,13 @@ class Job(AnyJob[RunFolder]):
             for line in faults_of_functions(recipe.reward, next(iter(train))):
                 logger.warning(line)
         is_taught = run.is_complete(groups) or not (is_asked or recipe.new_problems)
-        done = placement.Done(is_taught, not untrained(run, train))
+        to_train = untrained(run, train)
+        done = placement.Done(is_taught, not to_train)
         placement.check_pools(recipe, ray.cluster_resources(), done)
         wait_for_nodes(recipe, done)
         placement.check_labels(recipe, [node for node in ray.nodes() if node["Alive"]], done)
         doctor.check_shared_folder(run.path)
-        if untrained(run, train):
+        if to_train:
             student_checks.check_students(recipe)  # seconds: after all that takes none
         check_precision(recipe)
         check_engines(recipe)

@@ -149,7 +149,7 @@ def train_in_rounds(job: TrainJob, written: Written, pool: PoolKnobs, *, out: Pl
 def count_written(result: StageResult, texts: list[Place]) -> None:
     """Adds to a training's result what students have written for it, in these stores."""
     commits = [commit for store in texts for commit in Store(store).commits()]
-    result.facts["written_tokens"] = sum(map(num_written, texts))
+    result.facts["written_tokens"] = sum(commit.num_tokens for commit in commits)
     result.facts["written_prompt_tokens"] = sum(commit.prompt_tokens for commit in commits)
 
 

@@ -67,9 +67,9 @@ def submit(
     driver. Told to stop, a local one of ours ends with its job; elsewhere the job goes on.
     `variables` go into its environment."""
     cluster = log = None
-    named = address or next(filter(None, map(os.environ.get, NAMING)), "")
+    address = address or next(filter(None, map(os.environ.get, NAMING)), "")
     entrypoint = [
-        *(*_python(named), f"jobs/{verb}.py", "recipe.yaml", "--run-dir", run_dir),
+        *(*_python(address), f"jobs/{verb}.py", "recipe.yaml", "--run-dir", run_dir),
         *(f"--again={stage}" for stage in again),
     ]
     try:
@@ -117,8 +117,6 @@ def follow(address: str, submission_id: str) -> int:
 @contextlib.contextmanager
 def _cluster(address: str, check: Callable[[], None]) -> Iterator[Cluster]:
     """`check`: what must be so of this machine before a head starts on it."""
-    for name in NAMING:
-        address = address or os.environ.get(name, "")
     if address:
         yield Cluster(_client(address), is_ours=False, is_alive=lambda: True)
         return

@@ -30,6 +30,7 @@ from fastdistill_ray.run.folder import RunFolder
 from fastdistill_ray.run.graph import Stage, made, new_folder
 from fastdistill_ray.run.rescoring import next_step, rescore_run, summary
 from fastdistill_ray.run_files import StageResult
+from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks.problem_file import ProblemFile, write_problems
 from fastdistill_ray.verifiers import Judge
 
@@ -146,14 +147,17 @@ def test_grades_are_taken_along_and_the_judges_ledger_is_not(old: Rescored) -> N
     assert [file.name for file in (found / "llm_judge").walk()] == ["a.jsonl"]
 
 
+def failing_while_away(old: Rescored) -> tuple[Place, list[str]]:
+    """A file, and a reward of one's own that fails of every completion while that is there."""
+    mine, flag = (old.run.path.parent / name for name in ("mine.py", "away"))
+    mine.put(f"import os\ndef f(completion):\n    return 1 / (not os.path.exists({str(flag)!r}))\n")
+    flag.put("")
+    return flag, [f"--reward.functions.mine={mine}:f", "--reward.weights={cosine: 2, mine: 1}"]
+
+
 def test_what_a_reward_failed_of_is_judged_again_by_the_next_score(old: Rescored) -> None:
     """As where a judge was away: the stage begun is gone on with."""
-    mine = old.run.path.parent / "mine.py"
-    flag = old.run.path.parent / "away"
-    text = f"import os\ndef f(completion):\n    return 1 / (not os.path.exists({str(flag)!r}))\n"
-    mine.put(text)
-    flag.put("")
-    overrides = [f"--reward.functions.mine={mine}:f", "--reward.weights={cosine: 2, mine: 1}"]
+    flag, overrides = failing_while_away(old)
     with pytest.raises(UserError, match="16 of 16 completions"):
         rescored(old, *overrides)
     flag.unlink()
@@ -162,12 +166,7 @@ def test_what_a_reward_failed_of_is_judged_again_by_the_next_score(old: Rescored
 
 
 def test_what_a_training_has_followed_is_not_judged_again(old: Rescored) -> None:
-    mine = old.run.path.parent / "mine.py"
-    flag = old.run.path.parent / "away"
-    text = f"import os\ndef f(completion):\n    return 1 / (not os.path.exists({str(flag)!r}))\n"
-    mine.put(text)
-    flag.put("")
-    overrides = [f"--reward.functions.mine={mine}:f", "--reward.weights={cosine: 2, mine: 1}"]
+    flag, overrides = failing_while_away(old)
     overrides += ["--training.overlap=true", "--compare.seeds=[]"]
     with pytest.raises(UserError, match="16 of 16 completions"):
         rescored(old, *overrides)
