@@ -35,7 +35,6 @@ from fastdistill_ray.verifiers.readings import (
     plain_text,
     readings_of,
     sides_of,
-    unit_powers,
 )
 from fastdistill_ray.verifiers.structures import (
     ASSIGNED,
@@ -50,9 +49,8 @@ from fastdistill_ray.verifiers.structures import (
     solutions_of,
     tuples_of,
 )
-from fastdistill_ray.verifiers.writings import (
-    lines_as_list,
-)
+from fastdistill_ray.verifiers.units import are_other_units
+from fastdistill_ray.verifiers.writings import lines_as_list
 
 MAX_ANSWER = 600  # characters
 MAX_ITEMS = 64  # of a list
@@ -85,7 +83,7 @@ def is_equal_expression(reference: str, answer: str, by: Means) -> bool:
     given = plain_text(answer)
     if not given:
         raise Unreadable("nothing of it is mathematics")
-    if unit_powers(reference, answer) or contradicts_itself(answer):
+    if are_other_units(reference, answer) or contradicts_itself(answer):
         return False
     mine, theirs = MEMBER.match(reference), MEMBER.match(answer)
     if mine and theirs and mine[0] != theirs[0] and mine[0].lower() == theirs[0].lower():

@@ -22,6 +22,7 @@ from fastdistill_ray.verifiers.numbers import (
 )
 from fastdistill_ray.verifiers.process import JudgingProcess
 from fastdistill_ray.verifiers.scored import Scorers
+from fastdistill_ray.verifiers.units import are_other_units
 
 ANOTHER_NUMBER = Decision("wrong", "another number")
 EXPRESSIONS = "fastdistill_ray.verifiers.worker"
@@ -258,8 +259,11 @@ def decide_number(
         if is_several_numbers(answer):
             return Decision("wrong", SEVERAL_NUMBERS)
         return Decision("unparsable", "not a number")
-    is_same = is_equal(expected, given, tolerance)
-    return CORRECT if is_same else ANOTHER_NUMBER
+    if not is_equal(expected, given, tolerance):
+        return ANOTHER_NUMBER
+    if are_other_units(reference, answer):
+        return Decision("wrong", "another unit")
+    return CORRECT
 
 
 def is_word_none(text: str) -> bool:

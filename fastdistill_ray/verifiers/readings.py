@@ -21,10 +21,6 @@ from fastdistill_ray.verifiers.writings import (
     without_condition,
 )
 
-_UNIT_POWER = re.compile(
-    r"(?:\\(?:text|mbox|mathrm|textrm) ?\{ ?([A-Za-z. ]+?) ?\} ?)"
-    r"\^ ?\{? ?(\d) ?\}? ?\$?$"
-)
 _THOUSANDS = re.compile(r"(?<![\d,.])[1-9]\d{0,2}(?:,\d{3})+(?![\d,]*\d)")
 _ZERO_ITEM = re.compile(r"(?<=\d),0\d\d(?!\d)")
 RELATION = re.compile(r"[<>=]|\\(?:n?[lg]eq?|leqslant|geqslant|neq?|in)(?![A-Za-z])")
@@ -60,12 +56,6 @@ _CONJUNCTION = re.compile(
 )
 # Logical signs separate statements, `x<1 \lor x>3`; between names they are operations.
 _LOGICAL = re.compile(r"\\(lor|vee|land|wedge)(?![A-Za-z])")
-
-
-def unit_powers(reference: str, answer: str) -> bool:
-    """Whether both end in one unit to different powers: cm^2 and cm^3."""
-    mine, theirs = _UNIT_POWER.search(reference), _UNIT_POWER.search(answer)
-    return bool(mine and theirs and mine[1] and mine[1] == theirs[1] and mine[2] != theirs[2])
 
 
 def contradicts_itself(answer: str) -> bool:
