@@ -1,8 +1,9 @@
 """Which completions a request asks for, with which seed and temperature, and when it has enough."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import groupby
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from fastdistill_ray.endpoints.client import RefusedError
@@ -52,10 +53,17 @@ def as_asked(row: dict[str, Any], draw: Draw) -> dict[str, Any]:
     return {**row, **row["others"][draw.prompt - 1]} if draw.prompt else row
 
 
-class PartlyError(Exception):
-    """A draw failed; `begun` is what other draws gave, to go on from."""
+class Begun(NamedTuple):
+    """What came of a request before one of its draws failed."""
 
-    def __init__(self, begun: Reply, reason: str) -> None:
+    reply: Reply = NOTHING  # completions up to the draw that failed
+    ahead: Mapping[Draw, Part] = MappingProxyType({})  # those behind it
+
+
+class PartlyError(Exception):
+    """A draw failed; `begun` is what to go on from."""
+
+    def __init__(self, begun: Begun, reason: str) -> None:
         super().__init__(reason)
         self.begun = begun
 
@@ -65,33 +73,37 @@ async def reply_to(
     sampling: SamplingKnobs,
     ask: Ask,
     count_correct: CountCorrect,
-    begun: Reply = NOTHING,
+    begun: Begun = Begun(),  # noqa: B008, it cannot be changed
 ) -> Reply:
     """Draws n completions at a time until enough are correct or there are max_n; goes on from what
     was `begun`. PartlyError where an answer to a draw is not to be had."""
-    done, prompt_num_tokens, cost = [*begun.completions], begun.prompt_num_tokens, begun.cost
+    begun_with, prompt_num_tokens, cost, _ = begun.reply
+    done, ahead = [*begun_with], begun.ahead
+
+    async def part_of(draw: Draw) -> Part:
+        return ahead.get(draw) or await ask(as_asked(row, draw), draw)
+
     num_correct = 0
     if sampling.max_n and done:
         num_correct = await asyncio.to_thread(count_correct, row, done)
     while len(done) < sampling.most and not (sampling.max_n and num_correct >= sampling.enough):
         asked = draws(sampling, len(done), 1 + len(row.get("others") or ()))
-        came = await asyncio.gather(
-            *(ask(as_asked(row, draw), draw) for draw in asked), return_exceptions=True
-        )
-        parts = [part for part in came if isinstance(part, Part)]
-        cost += sum(part.cost for part in parts)
-        prompt_num_tokens = next((part.prompt_num_tokens for part in parts), prompt_num_tokens)
+        came = await asyncio.gather(*map(part_of, asked), return_exceptions=True)
+        parts = {draw: one for draw, one in zip(asked, came, strict=True) if isinstance(one, Part)}
+        cost += sum(part.cost for draw, part in parts.items() if draw not in ahead)
+        prompt_num_tokens = next((p.prompt_num_tokens for p in parts.values()), prompt_num_tokens)
         is_last = any(isinstance(one, RefusedError) for one in came)
         is_last = is_last and not any(isinstance(one, FailedError) for one in came)
-        in_order = _in_order(asked, came)
-        found = [one for part in parts for one in part.completions] if is_last else in_order
+        found = [one for part in parts.values() for one in part.completions]
+        found = found if is_last else _in_order(asked, came)
         fresh = [_with_closed_answer(one, sampling.stop) for one in found]
         done += fresh
         for failure in came:
             if done and isinstance(failure, RefusedError):
                 return Reply(done, prompt_num_tokens, cost)  # paid for, and the others never come
             if isinstance(failure, FailedError):
-                raise PartlyError(Reply(done, prompt_num_tokens, cost), str(failure))
+                behind = {draw: part for draw, part in parts.items() if draw.first >= len(done)}
+                raise PartlyError(Begun(Reply(done, prompt_num_tokens, cost), behind), str(failure))
             if isinstance(failure, BaseException):
                 raise failure
         if sampling.max_n:

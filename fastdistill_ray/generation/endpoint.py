@@ -9,11 +9,10 @@ import pyarrow as pa
 from fastdistill_ray.endpoints.answer import Answer, UnusableError
 from fastdistill_ray.endpoints.client import Client, GaveUpError, RefusedError
 from fastdistill_ray.errors import FailedError, UserError
-from fastdistill_ray.generation.draws import CountCorrect, Draw, Part, PartlyError, reply_to
+from fastdistill_ray.generation.draws import Begun, CountCorrect, Draw, Part, PartlyError, reply_to
 from fastdistill_ray.generation.knobs import EndpointKnobs, EngineSpec
 from fastdistill_ray.generation.outputs import (
     NO_IDS,
-    NOTHING,
     RawCompletion,
     Reply,
     with_completions,
@@ -36,7 +35,7 @@ class EndpointEngine:
             paid=spec.paid,
         )
         self.running = 0  # batches; once there is none, all that was paid is durable
-        self.begun: dict[str, Reply] = {}  # of problems that failed after some completions came
+        self.begun: dict[str, Begun] = {}  # of problems that failed after some completions came
 
     @property
     def num_answered(self) -> int:
@@ -57,13 +56,14 @@ class EndpointEngine:
         """No completions where the server refuses this problem; UserError where it is given up."""
         key = row["problem_id"]
         try:
-            begun = self.begun.pop(key, NOTHING)
+            begun = self.begun.pop(key, Begun())
             return await reply_to(row, self.spec.sampling, self._ask, self.count_correct, begun)
         except RefusedError:
             return Reply([], 0)
         except PartlyError as error:
             self.begun[key] = error.begun
-            paid = f" ({error.begun.cost:.4f} is paid)" if error.begun.cost else ""
+            cost = error.begun.reply.cost
+            paid = f" ({cost:.4f} is paid)" if cost else ""
             return Reply([], 0, failure=f"{error}{paid}")
         except GaveUpError as error:
             raise UserError(str(error)) from error

@@ -9,7 +9,8 @@ from support.requests import completion, request
 
 from fastdistill_ray.endpoints.client import RefusedError
 from fastdistill_ray.generation.asking import num_correct
-from fastdistill_ray.generation.draws import Draw, Part, draws, reply_to
+from fastdistill_ray.errors import FailedError
+from fastdistill_ray.generation.draws import Draw, Part, PartlyError, draws, reply_to
 from fastdistill_ray.generation.knobs import SamplingKnobs
 from fastdistill_ray.generation.outputs import RawCompletion
 from fastdistill_ray.verifiers import Judge, VerifierKnobs
@@ -54,6 +55,27 @@ def test_draw_is_asked_with_its_own_prompt():
         [(own, row["problem_id"], 0, 2), ([5], row["problem_id"], 2, 2)], key=str
     )
     assert len(reply.completions) == 4
+
+
+def test_draws_that_came_behind_one_that_failed_are_not_asked_again():
+    row = {
+        **request(0),
+        "others": [{"messages": [name], "prompt_token_ids": [5]} for name in "bcd"],
+    }
+    asked = []
+
+    async def ask(_: dict, draw: Draw) -> Part:
+        asked.append(draw.first)
+        if draw.first == 2 and len(asked) <= 4:
+            raise FailedError("no answer")
+        return Part([completion(str(draw.first + i), 1, 0) for i in range(draw.count)], 1, 0.5)
+
+    with pytest.raises(PartlyError) as failed:
+        asyncio.run(reply_to(row, SamplingKnobs(n=8), ask, lambda *_: 0))
+    reply = asyncio.run(reply_to(row, SamplingKnobs(n=8), ask, lambda *_: 0, failed.value.begun))
+    assert asked == [0, 2, 4, 6, 2]
+    assert [one.text for one in reply.completions] == list("01234567")
+    assert reply.cost == 2.0, "four answers were paid"
 
 
 @pytest.mark.parametrize(
