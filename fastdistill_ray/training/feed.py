@@ -5,10 +5,11 @@ step from the store's log, so that a restart, a second run or another rank sees 
 rank makes its own dataset, once it knows at which step it goes on: nothing before that is read.
 """
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
 import ray.data
@@ -60,25 +61,47 @@ def step_row(table: pa.Table, signal: Signal | None) -> dict[str, Any]:
     return row
 
 
-def ahead(rows: Iterator[T], prepare: Callable[[T], T]) -> Iterator[T]:
-    """What is made of each row, of the next one in a thread while this one is used; a row that is
-    not known yet keeps none back."""
-    coming: queue.Queue[T | BaseException | None] = queue.Queue(1)
+class Ahead(Generic[T]):
+    """What `prepare` makes of each row, of the next one in a thread while this one is used; a row
+    that is not known yet keeps none back. An iterator that can also be asked what there is."""
 
-    def fetch() -> None:
-        try:
-            for row in rows:
-                coming.put(prepare(row))
-            coming.put(None)
-        except BaseException as error:  # noqa: BLE001  raised where it is waited for
-            coming.put(error)
+    def __init__(self, rows: Iterator[T], prepare: Callable[[T], T]) -> None:
+        self._coming: queue.Queue[T | BaseException | None] = queue.Queue(1)
+        self._here: list[T | BaseException | None] = []  # at most one; None: there are no more
+        # It may wait for what never comes when its training ends early.
+        threading.Thread(target=self._fetch, args=(rows, prepare), daemon=True).start()
 
-    # It may wait for what never comes when its training ends early.
-    threading.Thread(target=fetch, daemon=True).start()
-    while (row := coming.get()) is not None:
+    def is_here(self, seconds: float) -> bool:
+        """Whether within so many the next row, or that there is none, is known."""
+        if not self._here:
+            with contextlib.suppress(queue.Empty):
+                self._here.append(self._coming.get(timeout=seconds))
+        return bool(self._here)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is known that no more rows come."""
+        return self._here == [None]
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        row = self._here.pop() if self._here else self._coming.get()
         if isinstance(row, BaseException):
             raise row
-        yield row
+        if row is None:
+            self._here.append(None)
+            raise StopIteration
+        return row
+
+    def _fetch(self, rows: Iterator[T], prepare: Callable[[T], T]) -> None:
+        try:
+            for row in rows:
+                self._coming.put(prepare(row))
+            self._coming.put(None)
+        except BaseException as error:  # noqa: BLE001  raised where it is waited for
+            self._coming.put(error)
 
 
 def rank_dataset(plan: StepPlan, rank: int, world_size: int, first: int) -> ray.data.Dataset:

@@ -51,7 +51,7 @@ from fastdistill_ray.training.checkpoints import (
     load_weights,
 )
 from fastdistill_ray.training.export import Chat, export_student, name_base
-from fastdistill_ray.training.feed import ahead, rank_dataset, step_row
+from fastdistill_ray.training.feed import Ahead, rank_dataset, step_row
 from fastdistill_ray.training.held_out import (
     held_out_rows,
     hold_out,
@@ -126,12 +126,13 @@ def train_rank(job: TrainJob, *, use_gpu: bool, out: Place) -> None:
             with encoding:
                 return {**row, PREPARED: prepare_rows(learner, row["groups"])}
 
-        for row in ahead(rows_from(job.plan, progress.step), prepare):
-            if is_stopped(progress, knobs):
-                break
-            if is_told():
+        rows = Ahead(rows_from(job.plan, progress.step), prepare)
+        while not is_stopped(progress, knobs):
+            if is_told(rows):
                 save_and_stop(writer, learner, progress, out, journal, is_saved)
                 return
+            if (row := next(rows, None)) is None:
+                break
             if progress.step == 0:
                 with encoding:
                     check_teacher(learner, job, row)

@@ -8,8 +8,8 @@ import pytest
 from support.requests import completion, request
 
 from fastdistill_ray.endpoints.client import RefusedError
-from fastdistill_ray.generation.asking import num_correct
 from fastdistill_ray.errors import FailedError
+from fastdistill_ray.generation.asking import num_correct
 from fastdistill_ray.generation.draws import Draw, Part, PartlyError, draws, reply_to
 from fastdistill_ray.generation.knobs import SamplingKnobs
 from fastdistill_ray.generation.outputs import RawCompletion
