@@ -29,11 +29,12 @@ FIGURES = "figures"  # of report.md
 COMPARISON = "compare.html"  # with other runs
 CONDENSED, CONDENSED_MARKDOWN = "condense.json", "condense.md"
 STUDENTS = "students"
+PLACED = "placed"  # in a bucket, by student: of which trial's files those are copies
 BOX, BOX_RESULTS, BOX_REPORT = "box", "box.json", "box.md"  # of tools; what came of it
 CARD = "README.md"  # of a student
 VIEW = (
     *(RECIPE, GRAPH, GIT, VERSIONS, MEMORY, CHOICE, RESULTS, REPORT, REPORT_MARKDOWN, FIGURES),
-    *(AUDIT, CONDENSED, CONDENSED_MARKDOWN, STUDENTS, BOX, BOX_RESULTS, BOX_REPORT),
+    *(AUDIT, CONDENSED, CONDENSED_MARKDOWN, STUDENTS, PLACED, BOX, BOX_RESULTS, BOX_REPORT),
 )
 # Of a stage's folder.
 STAGE = "stage.json"  # what the stage depends on

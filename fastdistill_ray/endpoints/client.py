@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from fastdistill_ray.digests import text_digest
 from fastdistill_ray.endpoints.answer import (
     Answer,
     Pieces,
@@ -38,6 +39,7 @@ T = TypeVar("T")
 FIRST_WAIT, LONGEST_WAIT = 0.25, 60.0  # seconds between attempts
 MAX_UNUSABLE = 5  # answers to one request
 MAX_REFUSED = 8  # requests before the first that is answered: then it is the recipe
+FIRST_ANSWER = 300.0  # seconds for which a refused one waits for the first answer
 MAX_SHOWN = 300  # characters of a server's message
 READ_BYTES = 2**20  # most of a line of a stream
 REFUSALS = (400, 413, 422)  # of what a request says, or of who asks: the text tells
@@ -89,7 +91,8 @@ class Client:
         self.ledger = Ledger(paid, knobs)
         self.session: aiohttp.ClientSession | None = None
         self.failure = ""
-        self.num_answered = self.num_failed = 0
+        self.num_answered = 0
+        self.not_answered: set[str] = set()  # digests of requests
 
     async def ask(self, body: dict[str, Any], read: Callable[[Answer], T]) -> T:
         """What `read` makes of an answer; it raises UnusableError where another is wanted.
@@ -99,9 +102,21 @@ class Client:
         attempt = num_unusable = 0
         answered = self.num_answered
         failing_since = None
+        begun = time.monotonic()
         while True:
             try:
                 return await self._attempt_in_turn(body, read)
+            except RefusedError as error:
+                if self.num_answered:
+                    raise
+                # It may be the server, or what all are asked with: none is refused for good.
+                failure = self._failed(body, f"refuses every request: {error}")
+                over = time.monotonic() - begun > min(FIRST_ANSWER, self.knobs.give_up_after)
+                if over or isinstance(failure, GaveUpError):
+                    raise failure from error
+                attempt += 1
+                await asyncio.sleep(backoff(attempt))
+                continue
             except UnusableError as error:
                 num_unusable += 1
                 reason, wait = str(error), 0.0
@@ -112,14 +127,14 @@ class Client:
             failing_since = failing_since or time.monotonic()
             left = failing_since + self.knobs.give_up_after - time.monotonic()
             if num_unusable >= MAX_UNUSABLE:
-                raise self._failed(f"gave {num_unusable} unusable answers: {reason}")
+                raise self._failed(body, f"gave {num_unusable} unusable answers: {reason}")
             if left <= 0 or wait > left:
                 said = (
                     f"gave no answer to {attempt} attempts ({self.section}.give_up_after: "
                     f"{self.knobs.give_up_after:g} s): {reason}"
                 )
                 if self.num_answered > answered:  # it answers others
-                    raise self._failed(said)
+                    raise self._failed(body, said)
                 raise self._give_up(said)
             self.requests.pause(wait)  # all wait, unless it is longer than anyone would
             await asyncio.sleep(max(wait, min(backoff(attempt), left)))
@@ -141,11 +156,6 @@ class Client:
                 answer = await self._attempt(body)
                 used = answer.num_tokens
                 value = read(answer)
-            except RefusedError as error:
-                if self.num_answered:
-                    raise
-                # It may be the server, or what all are asked with: none is refused for good.
-                raise self._failed(f"refuses every request: {error}") from error
             finally:
                 self.tokens.owe(used - expected)
             self.num_answered += 1
@@ -172,7 +182,8 @@ class Client:
         except TimeoutError:
             self.ledger.note_untold("no answer in time")
             raise
-        raise self._error_of(response.status, said, response.headers.get("Retry-After", ""))
+        wait = retry_after(response.headers.get("Retry-After", ""))
+        raise self._error_of(body, response.status, said, wait)
 
     async def _read(self, response: aiohttp.ClientResponse) -> Answer:
         """What comes with status 200 is paid for, usable or not."""
@@ -207,26 +218,26 @@ class Client:
             )
         return self.session
 
-    def _error_of(self, status: int, text: str, asked_wait: str) -> Exception:
+    def _error_of(self, body: dict[str, Any], status: int, text: str, wait: float) -> Exception:
         said = self._without_key(f"HTTP {status} {' '.join(text.split())[:MAX_SHOWN]}")
         if status in REFUSALS and ABOUT_ACCOUNT.search(text):
             return self._give_up(f"will not serve this account: {said}")
         if status in REFUSALS and ABOUT_REQUEST.search(text):
             return RefusedError(said)
         if status in REFUSALS:
-            return self._failed(f"refuses the request: {said}")
+            return self._failed(body, f"refuses the request: {said}")
         if status in PASSING or status >= 500:
-            return BusyError(said, retry_after(asked_wait))
+            return BusyError(said, wait)
         return self._give_up(f"will not serve this recipe: {said}")
 
     def _without_key(self, text: str) -> str:
         key = os.environ.get(self.knobs.api_key_env, "")
         return text.replace(key, "***") if key else text
 
-    def _failed(self, reason: str) -> FailedError | GaveUpError:
-        """Of one request; of all, where none was answered yet and several failed."""
-        self.num_failed += 1
-        if not self.num_answered and self.num_failed >= MAX_REFUSED:
+    def _failed(self, body: dict[str, Any], reason: str) -> FailedError | GaveUpError:
+        """Of one request; of all, where none was answered yet and several others failed."""
+        self.not_answered.add(text_digest([json.dumps(body, sort_keys=True)]))
+        if not self.num_answered and len(self.not_answered) >= MAX_REFUSED:
             return self._give_up(reason)
         return FailedError(self._without_key(reason))
 

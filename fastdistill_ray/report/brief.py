@@ -18,8 +18,14 @@ from fastdistill_ray.report.conclusion import (
 )
 from fastdistill_ray.report.overlaps import overlap_blocks
 from fastdistill_ray.report.page import Cell, Table, Text
-from fastdistill_ray.report.reading import Contents, has_chosen_step
-from fastdistill_ray.report.tables import cost_cells, cost_header, extra_costs, model_cell
+from fastdistill_ray.report.reading import Contents, ensemble_entries, has_chosen_step
+from fastdistill_ray.report.tables import (
+    cost_cells,
+    cost_header,
+    extra_costs,
+    model_cell,
+    of_all,
+)
 
 BASES = "base", "base_plain", "teacher"
 AGAINST = {
@@ -126,7 +132,8 @@ def rivals_table(run: Contents) -> Table | None:
     for split in splits:
         header += [f"{split_label(split).capitalize()}: points", "Better?"]
     caption = (
-        "Points above each model, with 95 % intervals; tokens and seconds of one training of it."
+        "Points above each model, with 95 % intervals; tokens and seconds of one training of it"
+        f"{of_all(run)}."
     )
     return Table([*header, *cost_header(columns)], [cells(name) for name in ordered], caption)
 
@@ -162,8 +169,8 @@ def _cost(run: Contents, student: str) -> str:
     sentences = []
     if cost := run.results.costs.get(student):
         sentences.append(
-            f"One training: {cost['trained_tokens']:,} trained tokens in {cost['seconds']:,.0f} "
-            "seconds"
+            f"{_trainings(run, student)}: {cost['trained_tokens']:,} trained tokens in "
+            f"{cost['seconds']:,.0f} seconds"
         )
         for name, what in (
             ("scored_tokens", "read by another model beside it"),
@@ -173,8 +180,8 @@ def _cost(run: Contents, student: str) -> str:
                 sentences[-1] += f", {cost[name]:,.0f} tokens {what}"
     if (best := _best_other(run, student)) and (other := run.results.costs.get(best)):
         sentences.append(
-            f"One of {model_label(best, run.recipe)}: {other['trained_tokens']:,} in "
-            f"{other['seconds']:,.0f} seconds"
+            f"{_trainings(run, best)} of {model_label(best, run.recipe)}: "
+            f"{other['trained_tokens']:,} in {other['seconds']:,.0f} seconds"
         )
     if manifests := run.manifests:
         total = {
@@ -192,25 +199,25 @@ def _cost(run: Contents, student: str) -> str:
     return " ".join(f"{sentence}." for sentence in sentences)
 
 
-def _most(run: Contents, split: str) -> int:
-    """Problems of a split that a model has answered, at most."""
-    return max(one.num_problems for key, one in run.results.rows.items() if key[1] == split)
+def _trainings(run: Contents, model: str) -> str:
+    """What its costs in results.json are of."""
+    return "All trainings" if model in ensemble_entries(run.recipe) else "One training"
 
 
 def _trust(run: Contents, student: str, status: str) -> str:
     sentences = []
-    asked = [
-        f"{problems_in(run.results.rows[student, split, 'accuracy'])} ({split_label(split)})"
-        for split in run.results.splits
-        if (student, split, "accuracy") in run.results.rows
-    ]
+    asked = []
+    for split in run.results.splits:
+        found = [one for key, one in run.results.rows.items() if key[1:] == (split, "accuracy")]
+        most = max(found, key=lambda one: one.num_problems)
+        asked.append(f"{problems_in(most)} ({split_label(split)})")
     if asked:
         sentences.append(f"Every model was asked the same {' and '.join(asked)}.")
     sentences += [
         f"{model_label(model, run.recipe)} has answered {found.num_problems:,} of the "
         f"{split_label(split)} problems alone; differences from it are over these."
         for (model, split, metric), found in run.results.rows.items()
-        if metric == "accuracy" and 0 < found.num_problems < _most(run, split)
+        if metric == "accuracy" and 0 < found.num_problems < run.results.most_problems(split)
     ]
     number = max(Counter(key[3] for key in run.results.differences).values(), default=0)
     if number:

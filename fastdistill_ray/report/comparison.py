@@ -17,7 +17,7 @@ from fastdistill_ray.report.conclusion import (
 )
 from fastdistill_ray.report.page import Block, Cell, Page, Section, Table, Text, to_html
 from fastdistill_ray.report.pairs import Pair, paired
-from fastdistill_ray.report.reading import Contents, read_run
+from fastdistill_ray.report.reading import TRAINING, Contents, read_run, student_entries
 from fastdistill_ray.report.tables import (
     EXTRA_COSTS,
     UNDEFINED,
@@ -57,7 +57,7 @@ def write_comparison(views: list[str], output: str) -> str:
 def _recipes(runs: dict[str, Contents]) -> Table:
     rows: list[list[Cell | str]] = []
     for letter, run in runs.items():
-        written = sum(manifest["completion_tokens"] for manifest in run.manifests)
+        written = sum(_written_in(run, manifest) for manifest in run.manifests)
         seconds = sum(manifest["seconds"] for manifest in run.manifests)
         rows.append([letter, str(run.path), f"{written:,}", f"{seconds:,.0f}"])
     caption = (
@@ -65,6 +65,16 @@ def _recipes(runs: dict[str, Contents]) -> Table:
         "share was paid once and counts in each."
     )
     return Table(["", "Folder", "Written tokens", "Seconds"], rows, caption, num_text_columns=2)
+
+
+def _written_in(run: Contents, manifest: dict[str, Any]) -> int:
+    """Tokens that models wrote in a stage. What a training and a signal count is what they read;
+    of trainings only one in rounds has a writer, the student."""
+    if training := TRAINING.fullmatch(manifest["stage"]):
+        in_rounds = student_entries(run.recipe)[training[1]].get("rounds")
+        return int(manifest["facts"]["written_tokens"]) if in_rounds else 0
+    is_read = manifest["stage"].startswith("signals/")
+    return 0 if is_read else manifest["completion_tokens"]
 
 
 def _differences(runs: dict[str, Contents]) -> list[Block]:

@@ -182,9 +182,12 @@ def _split_line(results: Results, student: str, split: str, recipe: dict[str, An
     found = rivals(results, student, split)
     for rival in found:
         difference = results.differences[student, rival, split, "accuracy"]
-        theirs = percent(results.rows[rival, split, "accuracy"].value)
+        other = results.rows[rival, split, "accuracy"]
+        theirs = f"{percent(other.value)} %"
+        if other.num_problems != own.num_problems:
+            theirs += f" of {problems_in(other)}"
         said[outcome(difference)].append(
-            f"{article(rival, recipe)} ({theirs} %, {points(difference.value)} points)"
+            f"{article(rival, recipe)} ({theirs}, {points(difference.value)} points)"
         )
     words = {
         "better": "It beats",
@@ -250,7 +253,12 @@ def _above_teacher(results: Results, recipe: dict[str, Any]) -> list[str]:
     entries = student_entries(recipe)
     imitates = any(_objective(one).needs.speaker == "teacher" for one in entries.values())
     verified = [
-        name for name, one in entries.items() if one["kind"] == "sft" and one.get("on") != "all"
+        name
+        for name, one in entries.items()
+        if one["kind"] == "sft"
+        and one.get("on") != "all"
+        and not (one.get("writer") or one.get("rounds"))
+        and recipe["reward"]["reference"] != "vote"
     ]
     for split in results.splits if imitates else ():
         teacher = results.rows.get(("teacher", split, "accuracy"))

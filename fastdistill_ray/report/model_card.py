@@ -37,7 +37,7 @@ def card_of(run: Contents, name: str, seed: int | None) -> str:
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["distillation", "fastdistill_ray"],
-        eval_results=_reported(own, recipe["task"]["name"]),
+        eval_results=_reported(own, recipe["task"]),
     )
     lines = [
         f"# {recipe['name']}: {model_label(name, recipe)}",
@@ -88,12 +88,13 @@ def own_results(results: Results, name: str, seed: int | None) -> dict[str, Esti
     return found
 
 
-def _reported(own: dict[str, Estimate], task: str) -> list[EvalResult]:
+def _reported(own: dict[str, Estimate], task: dict[str, Any]) -> list[EvalResult]:
+    datasets = {"ood": task["ood"]["name"]} if task.get("ood") else {}
     return [
         EvalResult(
             task_type="text-generation",
-            dataset_type=task,
-            dataset_name=task,
+            dataset_type=datasets.get(split, task["name"]),
+            dataset_name=datasets.get(split, task["name"]),
             dataset_split=split,
             metric_type=METRIC,
             metric_value=found.value,

@@ -1,19 +1,17 @@
 """Differences between models of several runs, paired where they answered the same problems."""
 
-import re
 from typing import Any, NamedTuple
 
 from fastdistill_ray.evaluation.metrics import Row, paired_difference
 from fastdistill_ray.evaluation.statistics import Difference, holm
 from fastdistill_ray.report.conclusion import main_student
-from fastdistill_ray.report.reading import Contents
-from fastdistill_ray.run_files import ANSWERS
+from fastdistill_ray.report.reading import Contents, student_entries
+from fastdistill_ray.run_files import ANSWERS, seed_name
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.storage.tables import read_rows
 
 METRIC = "accuracy"
 COLUMNS = ["problem_id", "split", "k", "verdict", "lenient_verdict", "question", "reference"]
-SEED = re.compile(r"(.+)-seed_(\d+)")  # the answers of a student's further seeds
 
 
 class Pair(NamedTuple):
@@ -61,17 +59,14 @@ def _models(run: Contents, first: Contents) -> list[tuple[str, str]]:
 
 def _folders(run: Contents, model: str) -> dict[int, Place]:
     """Training seed -> the answers; of a model that was not trained, of one seed."""
-    found, first = {}, next(iter(run.recipe["compare"].get("seeds", [])), 0)
-    for name, folder in run.stages.items():
-        kind, _, label = name.partition("/")
-        seeded = SEED.fullmatch(label)
-        if kind != "answers" or not (folder / ANSWERS).exists():
-            continue
-        if label == model:
-            found[first] = folder
-        elif seeded and seeded[1] == model:
-            found[int(seeded[2])] = folder
-    return found
+    first, *further = run.recipe["compare"].get("seeds") or [0]
+    labels = {first: model}
+    if model in student_entries(run.recipe):
+        labels |= {seed: seed_name(model, seed) for seed in further}
+    folders = {seed: run.stages.get(f"answers/{label}") for seed, label in labels.items()}
+    return {
+        seed: folder for seed, folder in folders.items() if folder and (folder / ANSWERS).exists()
+    }
 
 
 def _answers(run: Contents, model: str, clusters: dict[str, str]) -> list[Row]:

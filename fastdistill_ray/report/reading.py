@@ -23,9 +23,12 @@ from fastdistill_ray.run_files import (
     METRICS,
     RECIPE,
     RESULTS,
+    STAGE,
+    STAGES,
     STEPS,
     VERSIONS,
     read_json,
+    run_of,
     stage_folders,
 )
 from fastdistill_ray.storage.place import Place
@@ -53,6 +56,11 @@ class Results(NamedTuple):
     @property
     def splits(self) -> list[str]:
         return list(dict.fromkeys(split for _, split, _ in self.rows))
+
+    def most_problems(self, split: str) -> int:
+        """Of a split that a model has answered, at most."""
+        found = (one.num_problems for key, one in self.rows.items() if key[1] == split)
+        return max(found, default=0)
 
 
 class Timeline(NamedTuple):
@@ -93,7 +101,7 @@ def read_run(view: str | Place) -> Contents:
     path = Place(view)
     recipe, text = read_recipe(path)
     order = models_of(recipe)
-    stages = stage_folders(path)
+    stages = _of_one_run(path)
     return Contents(
         path=path,
         stages=stages,
@@ -109,6 +117,27 @@ def read_run(view: str | Place) -> Contents:
         answers=_read_answers(stages, order),
         memory=read_json(path / MEMORY, {}),
     )
+
+
+def _of_one_run(view: Place) -> dict[str, Place]:
+    """The stages that the recipe has come to, but for those made from others that are no more
+    its own, because a file or folder that it names holds something else by now."""
+    stages, root = stage_folders(view), run_of(view)
+    there = {folder.name for kind in (root / STAGES).list() for folder in kind.list()}
+    # An input is a stage's folder by name, or a student in it by path; or something else.
+    made_from = {
+        name: there.intersection(
+            str(value).split("/")[2] if str(value).startswith(f"{STAGES}/") else str(value)
+            for value in read_json(folder / STAGE, {}).get("inputs", {}).values()
+        )
+        for name, folder in stages.items()
+    }
+    while True:
+        own = {folder.name for folder in stages.values()}
+        kept = {name: folder for name, folder in stages.items() if made_from[name] <= own}
+        if len(kept) == len(stages):
+            return stages
+        stages = kept
 
 
 def read_recipe(view: Place) -> tuple[dict[str, Any], str]:

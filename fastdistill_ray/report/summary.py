@@ -38,14 +38,19 @@ def accuracy_rows(results: Results, recipe: dict[str, Any]) -> list[list[str]]:
     return [header] + [
         [
             model_label(model, recipe),
-            *(share(results.rows.get((model, split, METRIC))) for split in splits),
+            *(
+                share(results.rows.get((model, split, METRIC)), results.most_problems(split))
+                for split in splits
+            ),
         ]
         for model in results.models
     ]
 
 
-def share(found: Estimate | None) -> str:
+def share(found: Estimate | None, most: int = 0) -> str:
+    """`most`: problems that another model answered; of fewer it says of how many."""
     if found is None:
         return ""
     interval = "" if found.low is None else f" ({percent(found.low)} to {percent(found.high)})"
-    return f"{percent(found.value)} %{interval}"
+    of = f" of {found.num_problems:,}" if found.num_problems < most else ""
+    return f"{percent(found.value)} %{of}{interval}"

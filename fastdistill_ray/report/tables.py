@@ -18,7 +18,7 @@ from fastdistill_ray.report.conclusion import (
     split_label,
 )
 from fastdistill_ray.report.page import Block, Cell, Figure, Table, Text
-from fastdistill_ray.report.reading import Contents, has_chosen_step
+from fastdistill_ray.report.reading import Contents, ensemble_entries, has_chosen_step
 
 UNDEFINED = "\u2013"
 ABSENT = Estimate(None, None, None, 0, 0)
@@ -223,9 +223,9 @@ def difference_blocks(run: Contents) -> list[Block]:
         "Intervals and p are of each comparison by itself, from the same draws. p (Holm) is "
         f"adjusted for all {number} comparisons by one metric, of all splits. A difference is "
         f"shown where it is below {LEVEL:g}; elsewhere the run does not show which model is better."
-        " Tokens are of one training of the first model / of the second: trained on; and read by "
-        "another model beside them or written by a student for them. Groups of teachers are the "
-        "same for all."
+        f" Tokens are of one training of the first model / of the second{of_all(run)}: trained "
+        "on; and read by another model beside them or written by a student for them. Groups of "
+        "teachers are the same for all."
     )
     return [Table(header, rows, caption, num_text_columns=3)] if rows else []
 
@@ -378,6 +378,11 @@ EXTRA_COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
     "scored_tokens": ("Scored tokens", lambda tokens: f"{tokens:,}"),
     "signal_bytes": ("Stored MiB", lambda size: f"{size / 2**20:,.2f}"),
 }
+
+
+def of_all(run: Contents) -> str:
+    """Behind `one training`, where a model has several."""
+    return ", of an ensemble of all that vote" if ensemble_entries(run.recipe) else ""
 
 
 def extra_costs(run: Contents) -> list[str]:

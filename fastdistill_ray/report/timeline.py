@@ -3,11 +3,15 @@
 from datetime import datetime
 from typing import Any
 
+import numpy as np
+
 from fastdistill_ray.report import plots
 from fastdistill_ray.report.colours import BASELINES
 from fastdistill_ray.report.conclusion import model_colour, model_label
 from fastdistill_ray.report.page import Block, Figure, Text
 from fastdistill_ray.report.reading import TRAINING, Contents
+
+BREAK = 600.0  # seconds in which nothing came: the run was stopped meanwhile
 
 
 def timeline_blocks(run: Contents) -> list[Block]:
@@ -59,21 +63,29 @@ def _stage_colour(run: Contents, manifest: dict[str, Any]) -> str:
 def _progress_blocks(run: Contents) -> list[Block]:
     """Where trainings followed generation."""
     generation, trainings = run.timeline
-    if not (run.recipe["training"]["overlap"] and len(generation[0]) and trainings):
+    if not (run.recipe["training"]["overlap"] and len(generation[0])):
+        return []
+    trainings = {
+        name: done
+        for name, done in trainings.items()
+        if len(done[0]) and done[0][0] < generation[0][-1]
+    }
+    if not trainings:
         return []
     series = [plots.Progress("groups", BASELINES["teacher"], *generation)]
     for name, done in trainings.items():
         student, _, rest = name.partition(" ")
         colour, label = model_colour(student, run.recipe), model_label(student, run.recipe)
         series.append(plots.Progress(f"{label}, {rest}", colour, *done))
+    caption = "Groups committed and steps trained, from the first commit on."
+    figure = Figure(plots.progress_svg(series), caption)
     times = [generation[0], *(times for times, _ in trainings.values())]
+    if np.diff(np.sort(np.concatenate(times))).max(initial=0.0) > BREAK:
+        return [figure]  # it was stopped and went on: how long all took says nothing
     first, *others = [float(one[-1] - one[0]) / 60 for one in times]
     together = (max(one[-1] for one in times) - generation[0][0]) / 60
-    caption = "Groups committed and steps trained, from the first commit on."
-    return [
-        Figure(plots.progress_svg(series), caption),
-        Text(
-            f"Generation took {first:.1f} minutes, training {sum(others):.1f}, side by side "
-            f"{together:.1f}: {together / max(first, sum(others)):.2f} times the longer."
-        ),
-    ]
+    text = (
+        f"Generation took {first:.1f} minutes, training {sum(others):.1f}, side by side "
+        f"{together:.1f}: {together / max(first, sum(others)):.2f} times the longer."
+    )
+    return [figure, Text(text)]

@@ -131,8 +131,8 @@ class Job(AnyJob[RunFolder]):
         if to_train:
             student_checks.check_students(recipe)  # seconds: after all that takes none
         check_precision(recipe)
-        check_engines(recipe)
-        estimates = check_memory(recipe)
+        check_engines(recipe, done)
+        estimates = check_memory(recipe, done)
         self.room_needed = check_room(run, {**problems, "train": train})
         self.claim()
         planned = {model: estimate._asdict() for model, estimate in estimates.items()}

@@ -31,12 +31,14 @@ from fastdistill_ray.run.provenance import code_state, versions
 from fastdistill_ray.run.stages import TRAIN, Stages
 from fastdistill_ray.run_files import (
     CHECKPOINTS,
+    CHOICE,
     GIT,
     GRAPH,
     MANIFEST,
     POLICIES,
     RECIPE,
     RECIPES,
+    RESULTS,
     SECONDS,
     STAGE,
     STAGES,
@@ -50,7 +52,7 @@ from fastdistill_ray.run_files import (
 )
 from fastdistill_ray.storage.folders import move
 from fastdistill_ray.storage.place import Place
-from fastdistill_ray.training.trackers import TENSORBOARD, TRACKED
+from fastdistill_ray.training.trackers import TENSORBOARD, TRACKED, WANDB
 
 logger = logging.getLogger(__name__)
 R = TypeVar("R", bound=AnyRecipe)
@@ -143,6 +145,8 @@ class JobFolder(Generic[R]):
         they are not, it is no longer complete."""
         manifest = read_json(folder / MANIFEST, None)
         if manifest is None:
+            if stage.kind == TRAIN:  # its manifest or all of it may be lost
+                self._remove_what_is_made_of(folder)
             return False
         if faults := damaged_files(folder, manifest):
             logger.warning("%s: %s; it is made again", stage.name, "; ".join(faults))
@@ -209,8 +213,13 @@ class JobFolder(Generic[R]):
 
     def _note_graph(self, view: Place) -> None:
         """Stages that earlier runs of the recipe came to stay noted until this one comes to them:
-        it may be stopped before."""
-        write_json(view / GRAPH, {**read_json(view / GRAPH, {}), **self.graph})
+        it may be stopped before. What was found with others, of problems that a file had or of a
+        model that a folder held, is not this run's."""
+        before = read_json(view / GRAPH, {})
+        if any(self.graph.get(name, place) != place for name, place in before.items()):
+            for name in (RESULTS, CHOICE):
+                (view / name).unlink()
+        write_json(view / GRAPH, {**before, **self.graph})
 
     def is_claimed(self) -> bool:
         file = self.path / RECIPE
@@ -257,7 +266,7 @@ def _is_beside(name: str) -> bool:
     """Notes and records of what was done, not its result."""
     top = name.partition("/")[0]
     beside = (STAGE, SECONDS, LOG, DAMAGED, SET_ASIDE, TENSORBOARD, TRACKED, PAID)
-    beside += (CHECKPOINTS, POLICIES)
+    beside += (CHECKPOINTS, POLICIES, *WANDB)
     return top in beside or top.startswith(STALL)
 
 

@@ -9,7 +9,7 @@ from fastdistill_ray.records import SPLITS, Problem
 from fastdistill_ray.run_files import StageResult
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks import TaskKnobs, check_name, decontaminated, hub_of, load_problems
-from fastdistill_ray.tasks.base import Problems, check_problems
+from fastdistill_ray.tasks.base import Problems, asked, check_problems
 from fastdistill_ray.tasks.problem_file import write_problems
 from fastdistill_ray.verifiers import Judge, VerifierKnobs
 
@@ -67,12 +67,26 @@ def write_tasks(tasks: list[TaskKnobs], *, out: Place) -> StageResult:
                 ]
                 num_in, num_out = num_in + len(problems), num_out + len(kept)
                 usable[split] += kept
+    asked_again = _drop_asked_in_evaluation(usable)  # of another task
+    num_in, num_out = num_in - asked_again, num_out - asked_again
+    overlaps += asked_again
     check_problems(usable, is_unlabelled=any(task.unlabelled for task in tasks))  # of all together
     for split, problems in usable.items():
         write_problems(problems, out / f"{split}.parquet")
     left = {"reference_unusable": num_in - num_out, "overlaps_test": overlaps}
     dropped = {why: number for why, number in left.items() if number}
     return StageResult(num_in + overlaps, num_out, dropped)
+
+
+def _drop_asked_in_evaluation(problems: Problems) -> int:
+    """Of all tasks together; -> how many training and validation problems left."""
+    num_dropped = 0
+    for split, later in (("validation", ("test", "ood")), ("train", ("validation", "test", "ood"))):
+        evaluated = {asked(problem) for other in later for problem in problems[other]}
+        kept = [problem for problem in problems[split] if asked(problem) not in evaluated]
+        num_dropped += len(problems[split]) - len(kept)
+        problems[split] = kept
+    return num_dropped
 
 
 def _fault(judge: Judge, problem: Problem) -> str:

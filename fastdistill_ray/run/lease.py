@@ -58,7 +58,7 @@ def lease(run: Place) -> Iterator[None]:
     """Holds the run folder for the time of the block; UserError where another driver writes it."""
     folder = run / LEASES
     file, note = _acquire(folder, f"{uuid.uuid4().hex[:12]}.json")
-    notes = (note._replace(renewed=times) for times in itertools.count(1))
+    notes = (note._replace(renewed=times) for times in itertools.count(note.renewed + 1))
     try:
         with repeated(lambda: _renew(file, next(notes)), RENEW_SECONDS):
             yield

@@ -21,6 +21,7 @@ from fastdistill_ray.recipe.derived import (
     writers,
 )
 from fastdistill_ray.recipe.tree import Recipe
+from fastdistill_ray.run.placement import NOTHING, Done
 from fastdistill_ray.storage.room import GIB, gib
 from fastdistill_ray.storage.weights import loaded_bytes
 from fastdistill_ray.training.memory import MemoryEstimate, advice, estimate_memory
@@ -66,13 +67,15 @@ def memory_plans(
     return plans
 
 
-def check_memory(recipe: Recipe) -> dict[str, MemoryEstimate]:
-    """Every student's training fits its ranks; -> what each would take, by its model."""
+def check_memory(recipe: Recipe, done: Done) -> dict[str, MemoryEstimate]:
+    """Every student's training fits its ranks, where one is yet to be trained; -> what each would
+    take, by its model."""
     pool = recipe.pools.student
     device = "cuda" if pool.gpus else "cpu"
     found = memory_plans(recipe, fetch_without_weights)
     plans = {model: plan for model, plan in found.items() if plan}
-    available = None if recipe.pools.autoscaling else memory_of("pools.student", pool)
+    is_unknown = recipe.pools.autoscaling or done.is_trained
+    available = None if is_unknown else memory_of("pools.student", pool)
     for model, plan in plans.items():
         if available is not None and plan.total > available:
             raise UserError(
@@ -82,12 +85,13 @@ def check_memory(recipe: Recipe) -> dict[str, MemoryEstimate]:
     return plans
 
 
-def check_engines(recipe: Recipe) -> None:
-    """The weights of every teacher and of every model that is evaluated fit their engine."""
+def check_engines(recipe: Recipe, done: Done) -> None:
+    """The weights of every teacher and of every model that is evaluated fit their engine, where
+    something is left for it to do."""
     if recipe.pools.autoscaling:
         return
     memory: dict[str, float] = {}
-    for one in loaded(recipe):
+    for one in loaded(recipe, done):
         if one.pool_name not in memory:
             memory[one.pool_name] = memory_of(one.pool_name, one.pool)
         check_engine(one, memory[one.pool_name])
@@ -119,16 +123,17 @@ def check_engine(one: Loaded, memory: float) -> None:
         )
 
 
-def loaded(recipe: Recipe) -> Iterator[Loaded]:
+def loaded(recipe: Recipe, done: Done = NOTHING) -> Iterator[Loaded]:
     pools = recipe.pools
-    for place, (name, teacher) in enumerate(all_teachers(recipe).items()):
+    teachers = {} if done.is_taught else all_teachers(recipe)
+    for place, (name, teacher) in enumerate(teachers.items()):
         pool = f"pools.teachers.{place - 1}" if place and pools.teachers else "pools.teacher"
         if isinstance(teacher.engine, EngineKnobs) and teacher.engine.kind != "scripted":
             yield Loaded(
                 *(f"{name}.model", teacher.model, teacher.engine, f"{name}.engine", pool),
                 pools.of_teacher(place),
             )
-    if (one := recipe.scorer) and one.engine.kind != "scripted":
+    if (one := recipe.scorer) and one.engine.kind != "scripted" and not done.is_trained:
         pool = "pools.scorer" if pools.scorer else "pools.teacher"
         yield Loaded("scorer.model", one.model, one.engine, "scorer.engine", pool, pools.of_scorer)
     engine = recipe.evaluation.engine
@@ -143,7 +148,7 @@ def loaded(recipe: Recipe) -> Iterator[Loaded]:
             yield Loaded(
                 *(field, model, engine, "evaluation.engine", "pools.evaluation"), pools.evaluation
             )
-        if pools.writer:
+        if pools.writer and not done.is_trained:
             for student in writers(recipe):
                 yield Loaded(
                     *(student.model_field, student.model, engine, "evaluation.engine"),

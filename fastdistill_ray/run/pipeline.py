@@ -9,6 +9,7 @@ from functools import partial
 from itertools import chain
 
 from fastdistill_ray.background import repeated
+from fastdistill_ray.cluster.pools import PoolKnobs
 from fastdistill_ray.evaluation.answers import evaluate
 from fastdistill_ray.evaluation.ensembles import vote
 from fastdistill_ray.evaluation.knobs import Model
@@ -44,6 +45,7 @@ from fastdistill_ray.recipe.derived import (
 )
 from fastdistill_ray.records import SPLITS, Split
 from fastdistill_ray.rounds.policies import Policies
+from fastdistill_ray.run.chosen_students import place_student
 from fastdistill_ray.run.folder import NOTE_SECONDS, Clock, RunFolder
 from fastdistill_ray.run.given import (
     begun_as,
@@ -54,7 +56,7 @@ from fastdistill_ray.run.given import (
     train_on_written,
     trials_of,
 )
-from fastdistill_ray.run.graph import find
+from fastdistill_ray.run.graph import Stage, find
 from fastdistill_ray.run.inputs import write_tasks
 from fastdistill_ray.run.new_problems import write_new_problems
 from fastdistill_ray.run.overlaps import look_for_overlaps
@@ -64,11 +66,11 @@ from fastdistill_ray.run.signals import ask_first
 from fastdistill_ray.run.stages import TRAINING_FILE
 from fastdistill_ray.run.tracking import recipe_of, tell_trackers
 from fastdistill_ray.run_files import (
-    CARD,
     CHECKPOINTS,
     CHOICE,
     MANIFEST,
     METRICS,
+    PLACED,
     POLICIES,
     RESULTS,
     STOP,
@@ -76,7 +78,6 @@ from fastdistill_ray.run_files import (
     StageResult,
     write_text,
 )
-from fastdistill_ray.storage.folders import copy
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks import words_in_a_row
 from fastdistill_ray.tasks.problem_file import ProblemFile
@@ -290,7 +291,8 @@ def choose_students(run: RunFolder, trials: list[Trial], problems: ProblemFile) 
     chosen = choose(trials, validated)
     write_choice(trials, validated, chosen, out=run.view / CHOICE)
     for name, trial in chosen.items():
-        place_student(Place(trial.weights), run.view / STUDENTS / name)
+        note = run.view / PLACED / f"{name}.json"
+        place_student(Place(trial.weights), run.view / STUDENTS / name, note)
     return chosen
 
 
@@ -331,8 +333,26 @@ def _evaluate(run: RunFolder, models: list[Model], problems: list[ProblemFile]) 
             run.log_reused(stages[model.name], folder)
         else:
             to_ask.setdefault(folder, model)
-    if not to_ask:
-        return folders
+    for pool in (recipe.pools.evaluation, recipe.pools.teacher):  # who asks an endpoint
+        asked = {
+            folder: model
+            for folder, model in to_ask.items()
+            if (pool is recipe.pools.teacher) == (model.endpoint is not None)
+        }
+        if asked:
+            _ask(run, asked, stages, problems, pool)
+    return folders
+
+
+def _ask(
+    run: RunFolder,
+    to_ask: dict[Place, Model],
+    stages: dict[str, Stage],
+    problems: list[ProblemFile],
+    pool: PoolKnobs,
+) -> None:
+    """The answers of models that one pool asks, into their folders."""
+    recipe = run.recipe
     run.log_started(f"answers of {', '.join(model.name for model in to_ask.values())}")
     clock, work = Clock(*to_ask), None
     try:
@@ -354,18 +374,5 @@ def _evaluate(run: RunFolder, models: list[Model], problems: list[ProblemFile]) 
             folder,
             results[model.name],
             clock.seconds[folder],
-            [recipe.pools.evaluation, recipe.pools.judges],
+            [pool, recipe.pools.judges],
         )
-    return folders
-
-
-def place_student(weights: Place, folder: Place) -> None:
-    """Hard links or copies keep the time of a file; in a bucket nothing tells two trials of one
-    size apart, so there they are always copied."""
-    if not weights.is_local or _state(weights) != _state(folder):
-        copy(weights, folder)
-
-
-def _state(folder: Place) -> dict[str, tuple[int, int]]:
-    files = (file for file in folder.walk() if file.name != CARD)  # the report writes another
-    return {file.relative_to(folder): file.changed() for file in files}

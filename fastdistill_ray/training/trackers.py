@@ -30,6 +30,7 @@ Line = dict[str, float]  # of metrics.jsonl
 Config = dict[str, Any]  # values by the names of fields
 MLFLOW_BATCH, MLFLOW_MOST = 100, 6000  # parameters of one call, characters of one
 TRACKED, TENSORBOARD = "tracked.json", "tensorboard"
+WANDB = "wandb", ".wandb"  # the folder that it makes: hidden where nobody may write the first
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

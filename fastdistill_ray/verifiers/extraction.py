@@ -49,6 +49,7 @@ _REMARK = re.compile(
     r"(?= *$|[ ,]+(?:to|with|as|in|for|and|because|since|that|if|when|up|down|but)\b)[^:]*",
     re.IGNORECASE,
 )
+_PLACES = re.compile(r"\d+ (?:decimal )?(?:places?|digits?|decimals?|(?:significant )?figures?)")
 # Of a multiple choice also: correct option: C; I choose C; \u9009 C.
 _CHOSEN = re.compile(
     r"(?<![A-Za-z])(?i:(?:final\s+|correct\s+|right\s+|best\s+){1,4}(?:option|choice|letter)?[*_]*"
@@ -346,7 +347,11 @@ def _is_only_heading(line: str, kind: Kind) -> bool:
 
 def _is_remark(answer: str, kind: Kind) -> bool:
     remark = _REMARK.fullmatch(answer) if kind in ("number", "choice") else None
-    return remark is not None and (kind == "number" or remark["of_number"] is None)
+    if remark is None:
+        return False
+    if kind == "number":  # `rounded to the nearest whole number, 13` states one
+        return not re.search(r"\d", _PLACES.sub("", answer))
+    return remark["of_number"] is None
 
 
 def _confirmed(text: str, after: int) -> str:

@@ -35,14 +35,18 @@ _CURRENCY = re.compile(
     r"|RM|Rs\.?) ?(?=[-+.\d])"
     r"|\\(?:euro|pounds|EUR|textsterling|texteuro|textdollar|yen|cent)(?![A-Za-z]) ?(?:\{\})?"
 )
-# `$5K`, `5K dollars`, `5 grand`; a bare 5K may be kelvins or thousands.
+# `$5K`, `5K dollars`, `5 grand`; a bare 5K may be kelvins or thousands, 5 MM millimetres.
 _OF_MONEY = re.compile(
-    r"((?:\$|[\u20ac\u00a3\u00a5\u20b9]) ?[\d,.]*\d) ?(K|B|T)(?= *(?:$|[A-Za-z]{2}|[.,)}]))"
-    r"|(\d) ?(K|B|T|grand)(?= ?(?:dollars?|euros?|pounds?|bucks|USD|EUR|GBP)\b)"
+    r"((?:\$|[\u20ac\u00a3\u00a5\u20b9]) ?[\d,.]*\d) ?(K|B|T|MM)(?![A-Za-z])"
+    r"(?= *(?:$|[A-Za-z]{2}|[.,)}]))"
+    r"|(\d) ?(K|B|T|MM|grand)(?= ?(?:dollars?|euros?|pounds?|bucks|USD|EUR|GBP)\b)"
     r"|(\d) ?(grand)(?=[\s.}]*$)"
 )
-_BY_LETTER = {"K": " thousand", "grand": " thousand", "B": " billion", "T": " trillion"}
-_BARE_K = re.compile(r"\dK(?![A-Za-z])")
+_BY_LETTER = {
+    **{"K": " thousand", "grand": " thousand", "MM": " million"},
+    **{"B": " billion", "T": " trillion"},
+}
+_BARE_LETTERS = re.compile(r"\d(?:K| ?MM)(?![A-Za-z])")
 _LABEL = re.compile(r"[A-Za-z][A-Za-z ]{0,40}:(?=[ \d-])")
 _AND_FRACTION = re.compile(r"(?<=\d) +(?:and|&) +(?=\d+ ?/ ?\d|\\frac(?![A-Za-z]))")
 # A statement up to its number, such as "She has" or "There are a total of".
@@ -124,7 +128,7 @@ def parse_number(text: str) -> Number:
 @functools.lru_cache(maxsize=65536)
 def _short_number(text: str) -> Number:
     text = _OF_MONEY.sub(_scaled, _DOLLARS.sub("$", text))
-    if _BARE_K.search(text):
+    if _BARE_LETTERS.search(text):
         raise NotANumber
     text = _CURRENCY.sub("", unwrap(text)).strip()
     try:

@@ -16,7 +16,7 @@ _SCALE_WORDS = {
     10**3: "thousand thousands k \u5343 \ucc9c",
     10**4: "myriad myriads \u4e07 \u842c \ub9cc",
     10**5: "lakh lakhs lac lacs",
-    10**6: "million millions mln mn mio M MM",
+    10**6: "million millions mln mn mio M",
     10**7: "crore crores",
     10**8: "\u4ebf \u5104 \uc5b5",
     10**9: "billion billions bn bln mrd",

@@ -223,13 +223,16 @@ def test_endpoint_refused_problem_is_set_aside_and_a_refused_recipe_ends_the_run
 
 
 def test_endpoint_that_has_answered_nothing_yet_refuses_no_problem_for_good():
-    """Its own setting may be why: asked again once it is mended, as what failed is."""
+    """Its own setting may be why; and one that refuses some is known by an answer to another."""
     rows = requests(4)
     with ChatServer(["400", "400", ""], says="context_length_exceeded") as server:
-        first, second, *others = ask(rows, server.url, max_concurrency=1)
-    for row in (first, second):
-        assert "refuses every request" in row["failure"] and not row["completions"]
-    assert_answered_once(rows[2:], others)
+        assert_answered_once(rows, ask(rows, server.url, max_concurrency=1))
+    refused = [row["messages"][-1]["content"] for row in rows[:3]]
+    with ChatServer([""], refused=refused, seconds=3.0) as server:
+        answered = ask(rows, server.url, max_concurrency=4)
+    assert [len(row["completions"]) for row in answered] == [0, 0, 0, 4]
+    assert {row["failure"] for row in answered} == {""}, "refused, not failed"
+    assert len(server.requests) > 4, "asked again until the first answer"
 
 
 def test_endpoint_that_is_away_for_a_day_ends_the_stage_at_once():

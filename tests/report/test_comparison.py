@@ -129,6 +129,9 @@ def test_answers_of_further_seeds_belong_to_their_student(tmp_path: Path) -> Non
     graph["answers/advdistill-seed_3"] = "stages/answers/advdistill-1"
     shutil.copytree(second / graph["answers/advdistill"], second / "stages/answers/advdistill-1")
     (second / "graph.json").write_text(json.dumps(graph))
+    recipe = yaml.safe_load((second / "recipe.yaml").read_text())
+    recipe["compare"]["seeds"] = [0, 3]
+    (second / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     rows = pq.read_table(first / "stages/answers/advdistill-0/answers.parquet").to_pylist()
     lost = [r for r in rows if r["split"] == "ood" and r["lenient_verdict"] == "correct"][:6]
     change_answers(second, {row["problem_id"]: {"lenient_verdict": "wrong"} for row in lost})

@@ -7,6 +7,7 @@ import pytest
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.run.inputs import write_tasks
 from fastdistill_ray.storage.place import Place
+from fastdistill_ray.storage.tables import read_rows
 from fastdistill_ray.tasks import TaskKnobs
 
 
@@ -15,21 +16,32 @@ def task(file, rows):
     return TaskKnobs(name="jsonl", path=str(file))
 
 
-@pytest.mark.parametrize(
-    ("other", "message"),
-    [
-        ({"id": "a", "question": "3 + 3?", "answer": "6"}, "problem_id a appears twice"),
-        (
-            {"id": "c", "question": "1 + 1?", "answer": "2", "split": "test"},
-            r"a \(train\) and c \(test\) ask the same question",
-        ),
-    ],
-)
-def test_tasks_that_share_an_id_or_a_tested_question_are_refused(tmp_path, other, message):
-    first = [
-        {"id": "a", "question": "1 + 1?", "answer": "2"},
-        {"id": "b", "question": "2 + 2?", "answer": "4", "split": "test"},
+FIRST = [
+    {"id": "a", "question": "1 + 1?", "answer": "2"},
+    {"id": "d", "question": "4 + 4?", "answer": "8"},
+    {"id": "b", "question": "2 + 2?", "answer": "4", "split": "test"},
+]
+
+
+def tasks_of(folder, *files):
+    return [task(folder / f"{place}.jsonl", rows) for place, rows in enumerate(files)]
+
+
+def test_tasks_that_share_an_id_are_refused(tmp_path):
+    other = {"id": "a", "question": "3 + 3?", "answer": "6"}
+    with pytest.raises(UserError, match="problem_id a appears twice"):
+        write_tasks(tasks_of(tmp_path, FIRST, [other]), out=Place(tmp_path))
+
+
+def test_training_question_that_another_task_tests_leaves(tmp_path):
+    other = [
+        {"id": "c", "question": "1 + 1?", "answer": "2", "split": "test"},
     ]
-    tasks = [task(tmp_path / "first.jsonl", first), task(tmp_path / "second.jsonl", [other])]
-    with pytest.raises(UserError, match=message):
-        write_tasks(tasks, out=Place(tmp_path))
+    result = write_tasks(tasks_of(tmp_path, FIRST, other), out=Place(tmp_path))
+    assert (result.rows_in, result.rows_out) == (4, 3)
+    assert result.set_aside == {"overlaps_test": 1}
+    kept = {
+        split: [row["problem_id"] for row in read_rows(Place(tmp_path) / f"{split}.parquet")]
+        for split in ("train", "test")
+    }
+    assert kept == {"train": ["d"], "test": ["b", "c"]}
