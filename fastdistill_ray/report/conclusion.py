@@ -258,7 +258,7 @@ def _above_teacher(results: Results, recipe: dict[str, Any]) -> list[str]:
         if one["kind"] == "sft"
         and one.get("on") != "all"
         and not (one.get("writer") or one.get("rounds"))
-        and recipe["reward"]["reference"] != "vote"
+        and recipe.get("reward", {}).get("reference") != "vote"
     ]
     for split in results.splits if imitates else ():
         teacher = results.rows.get(("teacher", split, "accuracy"))

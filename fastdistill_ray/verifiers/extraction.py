@@ -349,9 +349,10 @@ def _is_remark(answer: str, kind: Kind) -> bool:
     remark = _REMARK.fullmatch(answer) if kind in ("number", "choice") else None
     if remark is None:
         return False
-    if kind == "number":  # `rounded to the nearest whole number, 13` states one
-        return not re.search(r"\d", _PLACES.sub("", answer))
-    return remark["of_number"] is None
+    if remark["of_number"] is None:
+        return True
+    # `rounded to the nearest whole number, 13` states one.
+    return kind == "number" and not re.search(r"\d", _PLACES.sub("", answer))
 
 
 def _confirmed(text: str, after: int) -> str:

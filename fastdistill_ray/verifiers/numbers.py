@@ -153,7 +153,7 @@ def sentence_number(text: str) -> Number:
         raise NotANumber
     text = unwrap(_DOLLARS.sub("$", text))
     found = list(_SENTENCE_NUMBER.finditer(text))
-    if len(found) != 1 or "?" in text:
+    if len(found) != 1 or "?" in text or _BARE_LETTERS.search(text):
         raise NotANumber
     before, after = text[: found[0].start()], text[found[0].end() :]
     around = before + after

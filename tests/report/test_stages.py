@@ -164,7 +164,7 @@ def test_four_questions_are_answered_first(run: Path) -> None:
     said = "no difference can be shown from SFT on best completion (74.2 %)."
     assert rows["Is it better?"].startswith(f"On test problems (68.3 %): {said}")
     assert "Against SFT on best completion: -5.8 points on test" in rows["By how much?"]
-    assert "One of SFT on best completion: 19,752 in 121 seconds" in rows["At what cost?"]
+    assert "One training of SFT on best completion: 19,752 in 121 seconds" in rows["At what cost?"]
     numbers = [f"{100 * gap[name]:+.1f}" for name in ("value", "low", "high")]
     assert "{} points on out-of-distribution ({} to {})".format(*numbers) in rows["By how much?"]
     assert "19,752 trained tokens in 121 seconds" in rows["At what cost?"]

@@ -41,7 +41,10 @@ def test_training_question_that_another_task_tests_leaves(tmp_path):
     assert (result.rows_in, result.rows_out) == (4, 3)
     assert result.set_aside == {"overlaps_test": 1}
     kept = {
-        split: [row["problem_id"] for row in read_rows(Place(tmp_path) / f"{split}.parquet")]
+        split: [
+            row["problem_id"]
+            for row in read_rows(Place(tmp_path) / f"{split}.parquet", ["problem_id"])
+        ]
         for split in ("train", "test")
     }
     assert kept == {"train": ["d"], "test": ["b", "c"]}
