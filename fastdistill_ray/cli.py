@@ -203,14 +203,16 @@ def _add_job(add_parser: Callable[..., argparse.ArgumentParser], verb: str, text
 def run_job(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from fastdistill_ray.recipe.loading import load_shape
     from fastdistill_ray.recipe.shapes import shape_of
+    from fastdistill_ray.run.forecast import REFUSED
     from fastdistill_ray.run.launch import launch, plan, variables_of
 
     _check_flags(overrides)
     recipe = load_shape(arguments.recipe, overrides, shape_of(arguments.verb))
     run_dir, address, variables = arguments.run_dir, arguments.address, variables_of(arguments.env)
     if arguments.dry_run:
-        print(plan(recipe, run_dir, address, arguments.verb, arguments.again))
-        return 0
+        text = plan(recipe, run_dir, address, arguments.verb, arguments.again)
+        print(text)
+        return 2 if f"\n{REFUSED} " in text else 0
     return launch(arguments.verb, recipe, run_dir, address, arguments.again, variables)
 
 

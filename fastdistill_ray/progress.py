@@ -11,6 +11,7 @@ BAR = re.compile(r"^(.+?) +\[#*\.*\] \d+/\d+(  |$)")  # how a line of `bar_line`
 OF_RAY = re.compile(r" -- Runtime env is setting up\.$|: Set ray log level from environment ")
 BEGIN, ERASE = "\r", "\x1b[2K"  # of a terminal's line
 SECONDS_BETWEEN_LINES = 5.0
+KNOWN = 0.05  # share of the work from which its pace tells how long the rest takes
 
 
 def bar_line(label: str, done: int, total: int, left: float | None, facts: str) -> str:
@@ -99,6 +100,7 @@ class Progress:
         seconds = now - self.start
         rate = f"{self.tokens / seconds:.0f} tokens/s" if self.tokens else ""
         new = self.done - self.already
-        left = seconds / new * max(self.total - self.done, 0) if new > 0 else None
+        is_known = new > 0 and self.done >= KNOWN * self.total
+        left = seconds / new * max(self.total - self.done, 0) if is_known else None
         facts = "  ".join(filter(None, [self.facts, rate]))
         print(bar_line(self.label, self.done, self.total, left, facts), flush=True)  # noqa: T201

@@ -40,7 +40,8 @@ def find_head() -> Found:
     except AuthenticationError:
         return Found("", f"the head at {address}, which has another token")
     except NOT_ANSWERING:
-        return Found("", f"the head at {address or 'no address'}, which takes no jobs now")
+        which = f"the head at {address}, which" if address else "a head that begins or ends and"
+        return Found("", f"{which} takes no jobs now")
     return Found(address)
 
 

@@ -19,20 +19,20 @@ from fastdistill_ray.storage.place import Place
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
-SAY_SECONDS = 60.0
+FIRST_SECONDS, SAY_SECONDS = 15.0, 60.0  # of silence before the first line, before others
 
 
 class Watch:
-    """Of the dispensers: `look` says once a minute what is waited for while nothing comes back,
-    says at once that one has stopped or an engine is asked less, and ends one from which nothing
-    has come for `stall_minutes`."""
+    """Of the dispensers: `look` says what is waited for while nothing comes back, soon and then
+    once a minute, says at once that one has stopped or an engine is asked less, and ends one from
+    which nothing has come for `stall_minutes`."""
 
     def __init__(
         self, dispensers: list[Any], label: str, folder: Place, stall_minutes: float
     ) -> None:
         self.dispensers, self.label, self.folder = dispensers, label, folder
         self.stall_seconds = 60 * stall_minutes
-        self.said = time.monotonic()
+        self.said, self.patience = time.monotonic(), FIRST_SECONDS
         self.told: set[int] = set()
         self.spared: set[tuple[str, int]] = set()
 
@@ -45,8 +45,8 @@ class Watch:
             self._look(place, status)
         self.show(statuses)
         quiet = min(status.seconds_quiet for status in statuses)
-        if quiet > SAY_SECONDS and time.monotonic() - self.said > SAY_SECONDS:
-            self.said = time.monotonic()
+        if quiet > self.patience and time.monotonic() - self.said > self.patience:
+            self.said, self.patience = time.monotonic(), SAY_SECONDS
             waiting = "; ".join(map(what_is_waited_for, statuses))
             if full := full_nodes():
                 waiting += (

@@ -33,6 +33,7 @@ AGAINST = {
     "worse": "worse than",
     "unclear": "no difference can be shown from",
 }
+SHOWN = {"better": "shown", "worse": "shown", "unclear": "not shown"}
 WORDS = {"better": "yes", "worse": "no, it is worse", "unclear": "not shown"}
 
 
@@ -48,7 +49,7 @@ def brief_table(run: Contents, status: str) -> Table | None:
         ["Can I trust it?", _trust(run, student, status)],
     ]
     found: list[list[Cell | str]] = [[question, answer] for question, answer in rows if answer]
-    header = [f"Of {model_label(student, run.recipe)}", "What this run says"]
+    header = [f"Questions about {model_label(student, run.recipe)}", "What this run says"]
     return Table(header, found, num_text_columns=2, is_prose=True)
 
 
@@ -160,9 +161,23 @@ def _how_much(run: Contents, student: str) -> str:
             f"{points(gap.value)} points on {split_label(split)} ({points(gap.low)} to "
             f"{points(gap.high)})"
         )
-    return " ".join(
+    sentences = [
         f"Against {rival}: {' and '.join(found)} problems." for rival, found in said.items()
-    )
+    ]
+    return " ".join([*sentences, *_strictly(run, student)])
+
+
+def _strictly(run: Contents, student: str) -> list[str]:
+    """What is gained where the answer must also stand in the format asked for."""
+    split = next(iter(run.results.splits), "")
+    gap = run.results.differences.get((student, "base", split, "strict_accuracy"))
+    if gap is None:
+        return []
+    return [
+        f"Where the answer must also stand in the format asked for: {points(gap.value)} points "
+        f"against the base student on {split_label(split)} ({points(gap.low)} to "
+        f"{points(gap.high)}; {SHOWN[outcome(gap)]})."
+    ]
 
 
 def _cost(run: Contents, student: str) -> str:
@@ -213,6 +228,7 @@ def _trust(run: Contents, student: str, status: str) -> str:
         asked.append(f"{problems_in(most)} ({split_label(split)})")
     if asked:
         sentences.append(f"Every model was asked the same {' and '.join(asked)}.")
+    sentences += _kept(run)
     sentences += [
         f"{model_label(model, run.recipe)} has answered {found.num_problems:,} of the "
         f"{split_label(split)} problems alone; differences from it are over these."
@@ -234,6 +250,21 @@ def _trust(run: Contents, student: str, status: str) -> str:
     sentences += _choice(run, student)
     sentences += [block.text for block in overlap_blocks(run) if isinstance(block, Text)]
     return " ".join([*sentences, status])
+
+
+def _kept(run: Contents) -> list[str]:
+    """Of how many training problems the teachers' groups were used, where not of all."""
+    if run.groups is None or not (dropped := run.groups.dropped.total() - run.groups.dropped[""]):
+        return []
+    why, number = max(
+        ((why, number) for why, number in run.groups.dropped.items() if why), key=lambda one: one[1]
+    )
+    which = "all" if number == dropped else f"{number:,}"
+    kept, total = run.groups.dropped[""], run.groups.dropped.total()
+    return [
+        f"Of {total:,} training problems the groups of {kept:,} could be trained on; "
+        f"{dropped:,} were left out ({which} of them: {why.replace('_', ' ')})."
+    ]
 
 
 def _choice(run: Contents, student: str) -> list[str]:

@@ -28,11 +28,17 @@ def shown_completions(completions: list[dict[str, Any]], objective: dict[str, An
 
 def _shown(place: int, completion: dict[str, Any], is_open: bool) -> Shown:
     facts = [
-        f"{name} {UNDEFINED if completion[name] is None else format(completion[name], spec)}"
+        f"{name} {_number(completion[name], spec)}"
         for name, spec in (("reward", ".3f"), ("advantage", "+.3f"), ("weight", ".3f"))
     ]
+    facts += [f"{score['name']} {_number(score['value'], '.3f')}" for score in completion["scores"]]
     facts.append(f"{completion['num_tokens']:,} tokens")
     if completion["finish_reason"] != "stop":
         facts.append(f"finish: {completion['finish_reason']}")
     name, verdict = f"Completion {place + 1}", completion["verdict"]
     return Shown(name, verdict, facts, completion["text"], is_open=is_open)
+
+
+def _number(value: float | None, spec: str) -> str:
+    """Never a negative zero."""
+    return UNDEFINED if value is None else format(round(value, 3) + 0.0, spec)

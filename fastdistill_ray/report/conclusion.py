@@ -73,7 +73,7 @@ def _label(model: str, recipe: dict[str, Any]) -> str:
     labels = {
         "base_plain": "Base student, plain prompt",
         "base": "Base student",
-        "teacher": f"Teacher, {shots} shots" if shots else "Teacher",
+        "teacher": f"Teacher, {_shots(shots)}" if shots else "Teacher",
     }
     students = student_entries(recipe)
     if model in students:
@@ -127,7 +127,11 @@ def _compared_label(entry: dict[str, Any], recipe: dict[str, Any]) -> str:
     known = {recipe["teacher"]["model"]: "Teacher", recipe["student"]["model"]: "Base student"}
     who = known.get(entry["model"], os.path.basename(entry["model"].rstrip("/")))
     shots = len(entry["prompt"]["shots"])
-    return f"{who}, {shots} shots" if shots else f"{who} ({entry['name']})"
+    return f"{who}, {_shots(shots)}" if shots else f"{who} ({entry['name']})"
+
+
+def _shots(number: int) -> str:
+    return "1 shot" if number == 1 else f"{number} shots"
 
 
 def short_name(student: str) -> str:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fastdistill_ray.report.group_numbers import group_batches
+from fastdistill_ray.report.group_numbers import SCORE_FIELDS, group_batches
 from fastdistill_ray.report.reading import Contents
 from fastdistill_ray.run_files import ANSWERS
 from fastdistill_ray.storage.place import Place
@@ -29,6 +29,7 @@ def example_groups(run: Contents) -> list[tuple[str, dict[str, Any]]]:
     found: dict[str, dict[str, Any]] = {}
     columns = ["question", "reference", "dropped"]
     fields = ("text", "num_tokens", "finish_reason", "verdict", "reward", "advantage")
+    fields += SCORE_FIELDS
     if "groups" not in run.stages:
         return []
     batches = group_batches(run.stages["groups"], columns, fields, batch_size=64)

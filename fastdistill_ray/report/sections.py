@@ -159,7 +159,7 @@ def _group_blocks(run: Contents) -> list[Block]:
         *rewrite_blocks(run),
         *new_problem_blocks(run),
         *_reward_figure(groups),
-        *_score_figure(groups),
+        *_score_blocks(run, groups),
     ]
 
 
@@ -189,12 +189,12 @@ def _reward_figure(groups: GroupNumbers) -> list[Block]:
     caption = (
         f"Rewards of all {int(judged.sum()):,} completions and, on the right, advantages of the "
         f"{int(trained.sum()):,} in kept groups. An advantage compares a completion with its own "
-        "group: in a group where all are right, the longer half lies below 0."
+        "group: half of a group lies below 0 also where all are right."
     )
     return [Figure(svg, caption)]
 
 
-def _score_figure(groups: GroupNumbers) -> list[Block]:
+def _score_blocks(run: Contents, groups: GroupNumbers) -> list[Block]:
     shown = {}
     for name, values in groups.scores.items():
         known = np.isfinite(values)
@@ -207,7 +207,33 @@ def _score_figure(groups: GroupNumbers) -> list[Block]:
         "Each score of every completion as it was given, before the recipe's weights make a "
         "reward of them."
     )
-    return [Figure(plots.scores_svg(shown), caption)]
+    weights = run.recipe["reward"]["weights"]
+    return [Figure(plots.scores_svg(shown), caption), _score_table(shown, groups, weights)]
+
+
+def _score_table(
+    shown: dict[str, tuple[np.ndarray, np.ndarray]],
+    groups: GroupNumbers,
+    weights: dict[str, float],
+) -> Table:
+    starts = np.concatenate([[0], np.cumsum(groups.sizes)[:-1]])
+    rows: list[list[Cell | str]] = []
+    for name, (correct, wrong) in shown.items():
+        values, weight = groups.scores[name], weights.get(name, 0.0)
+        apart = np.fmax.reduceat(values, starts) - np.fmin.reduceat(values, starts)
+        means = [
+            float(part.mean()) if len(part) else None
+            for part in (np.concatenate([correct, wrong]), correct, wrong)
+        ]
+        spread = abs(weight) * float(np.nanmean(apart))
+        rows.append([name, f"{weight:g}", *map(hundredth, means), hundredth(spread)])
+    caption = (
+        "Means of each score over the teacher's completions. Sets apart: how far, on average, it "
+        "sets the best and the worst completion of one group apart in the reward, by its weight: "
+        "what it teaches beside the others."
+    )
+    header = ["Score", "Weight", "Mean", "of correct", "of others", "Sets apart"]
+    return Table(header, rows, caption, title="Scores of the teacher's completions")
 
 
 def _verdict_blocks(run: Contents) -> list[Block]:

@@ -5,7 +5,7 @@ from typing import Any
 from fastdistill_ray.evaluation.statistics import Estimate
 from fastdistill_ray.report.conclusion import main_student, model_label, percent, split_label
 from fastdistill_ray.report.reading import Results, read_recipe, read_results
-from fastdistill_ray.run_files import REPORT, STUDENTS
+from fastdistill_ray.run_files import MANIFEST, REPORT, STUDENTS, read_json, stage_folders
 from fastdistill_ray.storage.place import Place
 
 METRIC = "accuracy"
@@ -22,13 +22,23 @@ def summary(view: str | Place) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
-    lines = [*table, "", f"report   {path / REPORT}"]
+    lines = [*table, "", *_kept(path), f"report   {path / REPORT}"]
     name = main_student(results, recipe)
     if name and (folder := path / STUDENTS / name).is_dir():
         lines.append(f"student  {folder}")
         if folder.is_local:
             lines.append(f"next     fastdistill serve {path}")
     return "\n".join(lines)
+
+
+def _kept(view: Place) -> list[str]:
+    """Of how many problems there are groups to train on, where not of all."""
+    groups = stage_folders(view).get("groups")
+    manifest = read_json(groups / MANIFEST, None) if groups else None
+    if manifest is None or manifest["rows_out"] == manifest["rows_in"]:
+        return []
+    kept = f"{manifest['rows_out']:,} of {manifest['rows_in']:,} training problems"
+    return [f"trained  on {kept}; the report says why not on the others"]
 
 
 def accuracy_rows(results: Results, recipe: dict[str, Any]) -> list[list[str]]:

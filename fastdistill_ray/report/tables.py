@@ -72,7 +72,7 @@ def _result_table(run: Contents, split: str) -> Table:
 
 def result_header(columns: Sequence[str]) -> list[str]:
     """Of `result_cells`; `columns`: of EXTRA_COSTS."""
-    header = ["Model", "Accuracy %", "Strict accuracy %", "Format %", "Mean tokens", "Truncated %"]
+    header = ["Model", "Accuracy %", "Strict accuracy %", "Format %", "Mean tokens", "At limit %"]
     return [*header, *cost_header(columns)]
 
 
@@ -136,8 +136,8 @@ def _explain_accuracy(run: Contents) -> str:
         "Small figures are 95 % intervals. Accuracy judges leniently: a correct last number counts "
         "wherever it stands, so that learning the format is not sold as learning to reason. "
         "Strict accuracy is the contract: the answer must stand in the format asked for. Format is "
-        "the share of answers in that format, whether correct or not. Truncated answers were cut "
-        "at the evaluation's token limit."
+        "the share of answers in that format, whether correct or not. At limit: answers cut at "
+        "the evaluation's token limit; the verdict truncated counts those ended in a loop too."
     )
     if any(one.num_clusters < one.num_problems for one in run.results.rows.values()):
         text += " A cluster is the variants of one question: an interval draws all of them or none."

@@ -174,6 +174,9 @@ def _parse_line(raw: str, where: str) -> dict[str, Any]:
     line = from_json(raw, where)
     if not isinstance(line, dict):
         raise UserError(f"{where}: expected a JSON object, got {type(line).__name__}")
+    gold = line.get("gold")
+    if isinstance(gold, int | float) and not isinstance(gold, bool):
+        line["gold"] = str(gold)  # as an answer of a file of problems
     faults = _line_faults(line)
     if faults:
         raise UserError(f"{where}: {'; '.join(faults)}")

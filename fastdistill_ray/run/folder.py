@@ -190,7 +190,13 @@ class JobFolder(Generic[R]):
             "files": sizes_in(folder),
         }
         write_json(folder / MANIFEST, manifest)
-        logger.info("%s: done in %.0f s, %d rows", stage.name, seconds, result.rows_out)
+        rows = f"{result.rows_out:,}"
+        if result.set_aside:
+            left = ", ".join(f"{why} {number:,}" for why, number in result.set_aside.items())
+            rows += f" of {result.rows_in:,} rows ({left} left out)"
+        else:
+            rows += " rows"
+        logger.info("%s: done in %.0f s, %s", stage.name, seconds, rows)
 
     def log_started(self, what: str) -> None:
         logger.info("%s: started", what)

@@ -57,6 +57,7 @@ from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks import words_in_a_row
 from fastdistill_ray.tasks.problem_file import ProblemFile
 
+REFUSED = "refused"  # begins a line of a plan: the job would end there
 UNCHANGED = "nothing of it is there"
 ANSWERS, GROUPS, OVERLAPS = "answers", "groups", "overlaps"  # kinds of stages
 REST = "all others"
@@ -90,12 +91,12 @@ def _refused(recipe: Recipe, run: Place, verb: str, again: Sequence[str]) -> str
     try:
         check_run(recipe, run, list(again), is_here=False, verb=verb)
     except UserError as error:
-        return f"\n{'refused':<28} {error}"
+        return f"\n{REFUSED:<28} {error}"
     return ""
 
 
 def describe_stages(recipe: Recipe, run: Place, verb: str = DISTILL) -> str:
-    """A line for each stage that the verb comes to: reused, to be continued, or new with the field
+    """A line for each stage that the verb comes to: reused, begun, or new with the field
     that changed and what it would take; then what all new ones would take, what is left of a run
     that has begun."""
     lines = list(_lines_of(recipe, run, verb))
@@ -328,7 +329,7 @@ def _line(recipe: Recipe, run: Place, stage: Stage, amount: int = 0, of_what: st
         folder = found.folder.relative_to(run)
         if found.is_complete:
             return Line(stage.name, f"reused  {folder}", is_done=True)
-        facts = [f"to be continued  {folder}", _so_far(found.folder)]
+        facts = [f"begun  {folder}", _so_far(found.folder)]
         done = num_done(found.folder)
         seconds = seconds_left(run, _work(stage), amount, done) if amount else None
         facts += [f"about {duration(seconds)} left"] if seconds is not None else []
@@ -351,7 +352,8 @@ def _work(stage: Stage, near: tuple[Made, list[Change]] | None = None) -> Work:
 def _so_far(folder: Place) -> str:
     """What is done of a stage that is begun."""
     if (folder / LOG).is_dir():
-        return f"{num_done(folder)} rows are there"
+        number = num_done(folder)
+        return "1 row is there" if number == 1 else f"{number:,} rows are there"
     if not (folder / METRICS).is_file():
         return ""
     written = (folder / METRICS).read_text()

@@ -5,7 +5,9 @@ inputs (files, models), and the stages before it, which are inputs too. Two stag
 dependencies are one, whatever else the recipes around them say.
 """
 
+import itertools
 import json
+import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -14,6 +16,8 @@ from fastdistill_ray.digests import same_identity, text_digest
 from fastdistill_ray.knobs import chosen, identity
 from fastdistill_ray.run_files import MANIFEST, STAGE, STAGES, read_json, write_json
 from fastdistill_ray.storage.place import Place
+
+MOST_SHOWN, BEFORE = 57, 20  # characters of a value, and of them before the first that differs
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,12 @@ class Change(NamedTuple):
     now: Any
 
     def __str__(self) -> str:
-        return f"{self.path} was {_short(self.before)}, now {_short(self.now)}"
+        before, now = repr(self.before), repr(self.now)
+        alike = itertools.takewhile(bool, map(operator.eq, before, now))
+        common = sum(1 for _ in alike)
+        # Of long ones, from a little before they differ.
+        start = common - BEFORE if max(len(before), len(now)) > MOST_SHOWN else 0
+        return f"{self.path} was {_short(before, start)}, now {_short(now, start)}"
 
 
 class Made(NamedTuple):
@@ -161,6 +170,14 @@ def _compare(old: Any, new: Any, chosen_now: Any, path: str) -> Iterator[Change]
                 continue  # a newer knob at its default
             inner = chosen_now[key] if is_set else {}
             yield from _compare(old.get(key), new.get(key), inner, f"{path}.{key}")
+    elif (mine := _by_name(old)) is not None and (theirs := _by_name(new)) is not None:
+        inner = dict(chosen_now or ())
+        for key in sorted({*mine, *theirs}):
+            own = f"{path}.{key}"
+            if key in mine and key in theirs:
+                yield from _compare(mine[key], theirs[key], inner.get(key), own)
+            else:
+                yield Change(own, mine.get(key), theirs.get(key))
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for place, pair in enumerate(zip(old, new, strict=True)):
             yield from _compare(*pair, chosen_now[place] if chosen_now else {}, f"{path}.{place}")
@@ -168,6 +185,15 @@ def _compare(old: Any, new: Any, chosen_now: Any, path: str) -> Iterator[Change]
         yield Change(path, old, new)
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _by_name(value: Any) -> dict[str, Any] | None:
+    """What `identity` made of a mapping, whose names are the user's own."""
+    pairs = isinstance(value, list) and all(
+        isinstance(one, list) and len(one) == 2 and isinstance(one[0], str) for one in value
+    )
+    return dict(value) if pairs else None
+
+
+def _short(text: str, start: int) -> str:
+    end = max(start, 0) + MOST_SHOWN
+    shown = text[:end][start:] if start > 0 else text[:end]
+    return f"{'...' if start > 0 else ''}{shown}{'...' if text[end:] else ''}"

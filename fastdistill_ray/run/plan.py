@@ -71,7 +71,8 @@ def _lines(recipe: Recipe) -> list[str]:
     for student in trained:
         lines += _scoring_line(recipe, student, written) + _writing_line(recipe, student)
         steps = student.most_steps(recipe.training, train)
-        passes = f", {recipe.training.epochs} epochs" if student.rounds is None else ""
+        epochs = recipe.training.epochs
+        passes = f", {epochs} epoch{'s' * (epochs != 1)}" if student.rounds is None else ""
         begins = f"the end of {student.start}" if student.start else student.model
         size = f" on {student.group_size} completions each" if student.group_size else ""
         size += _part(student)

@@ -1,5 +1,6 @@
 """How long what is not done yet would take, by what work of its kind in the run took."""
 
+import json
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -104,7 +105,7 @@ def total_of_new(lines: Sequence[Line], pools: PoolsKnobs) -> str:
 
 
 def time_left(lines: Sequence[Line], together: Sequence[str] = ()) -> str:
-    """`about 12:05` of all that is not done, `at least 12:05` where that of some of it is not
+    """`about 12:05` of all that is not done, `about 12:05 or more` where that of some of it is not
     known, "" where nothing is. Of the stages `together`, which run side by side, the longest
     counts."""
     open_ = [line for line in lines if not line.is_done]
@@ -113,7 +114,8 @@ def time_left(lines: Sequence[Line], together: Sequence[str] = ()) -> str:
         return ""
     apart = sum(line.seconds or 0.0 for line in known if line.name not in together)
     beside = max((line.seconds or 0.0 for line in known if line.name in together), default=0.0)
-    return f"{'about' if len(known) == len(open_) else 'at least'} {duration(apart + beside)}"
+    more = "" if len(known) == len(open_) else " or more"
+    return f"about {duration(apart + beside)}{more}"
 
 
 def _scaled(one: Made, amount: int) -> Spent | None:
@@ -123,5 +125,14 @@ def _scaled(one: Made, amount: int) -> Spent | None:
     done = manifest.get("facts", {}).get("planned_steps") or manifest.get("rows_in")
     if not done:
         return None
-    share = amount / done
+    seconds = manifest["seconds"]
+    working = min(_working(one.folder) or seconds, seconds)  # the rest is start and end
+    share = (seconds - working + working * amount / done) / seconds if seconds else 0.0
     return Spent(*(manifest[name] * share for name in ("seconds", "gpu_hours", "cpu_hours")))
+
+
+def _working(training: Place) -> float:
+    """Seconds of the steps of a training; 0 of another stage."""
+    metrics = training / METRICS
+    lines = metrics.read_text().splitlines() if metrics.is_file() else []
+    return sum(json.loads(line)["time/step"] for line in lines)

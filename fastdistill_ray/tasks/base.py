@@ -138,13 +138,18 @@ def _without(problems: list[Problem], others: list[Problem]) -> list[Problem]:
     return keep(problems, lambda problem: asked(problem) not in taken)
 
 
-def keep(problems: list[Problem], is_kept: Callable[[Problem], bool]) -> list[Problem]:
+def keep(
+    problems: list[Problem],
+    is_kept: Callable[[Problem], bool],
+    why: str = "evaluation splits share their questions or derive from them",
+) -> list[Problem]:
     """Those that may be trained on; the others are counted in the log."""
     kept = [problem for problem in problems if is_kept(problem)]
     if len(kept) < len(problems):
         logger.warning(
-            "%d %s problems left out: evaluation splits share their questions or derive from them",
+            "%d %s problems left out: %s",
             len(problems) - len(kept),
             problems[0].split,
+            why,
         )
     return kept

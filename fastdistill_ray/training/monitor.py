@@ -30,7 +30,7 @@ def step_facts(line: dict[str, float]) -> str:
 
 
 LOOK_SECONDS = 1.0
-SAY_SECONDS = 30.0  # between lines while no step is done
+SAY_SECONDS = 15.0  # between lines while no step is done
 SHOWN = {  # metric -> where a line of the file has it
     "loss": "train/loss",
     "grad_norm": "train/grad_norm",

@@ -36,8 +36,8 @@ def test_models_that_would_have_one_label_have_their_names_beside_it(tmp_path):
     recipe = read_run(str(tmp_path)).recipe
     labels = {name: model_label(name, recipe) for name in models_of(recipe)}
     assert labels == {
-        "kind": "big, 1 shots (kind)",
-        "short": "big, 1 shots (short)",
+        "kind": "big, 1 shot (kind)",
+        "short": "big, 1 shot (short)",
         "sft": "SFT on best completion",
         "gkd": "JSD, on its own texts (gkd)",
         "gkd_mix": "JSD, on its own texts (gkd_mix)",

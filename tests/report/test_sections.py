@@ -233,7 +233,7 @@ def test_report_examples_hold_a_gain_over_the_base_and_an_error(run: Path) -> No
     assert sum("teacher&#x27;s completions" in heading for heading in headings) == 3
     example = text[text.index("Mixed group") :]
     facts = re.findall(r"<span>(\w+) [+-]?\d+\.\d{3}</span>", example.split("</article>")[0])
-    assert facts == ["reward", "advantage", "weight"] * NUM_COMPLETIONS
+    assert facts == ["reward", "advantage", "weight", "format"] * NUM_COMPLETIONS
 
 
 def test_report_groups_table_counts_kept_and_dropped_groups(run: Path) -> None:
@@ -246,6 +246,19 @@ def test_report_groups_table_counts_kept_and_dropped_groups(run: Path) -> None:
         ["Kept", str(kept), shares[0]],
         ["Dropped: too few correct", str(lost), shares[1]],
     ]
+
+
+def test_report_says_how_each_score_did_and_how_far_it_sets_a_group_apart(run: Path) -> None:
+    text = (run / "report.md").read_text(encoding="utf-8")
+    (row,) = read_tables(text)["Scores of the teacher's completions"][1:]
+    groups = read_groups(run)["completions"].to_pylist()
+    given = [[(one["scores"][0]["value"], one["verdict"]) for one in group] for group in groups]
+    values = [value for group in given for value, _ in group]
+    right = [value for group in given for value, verdict in group if verdict == "correct"]
+    others = [value for group in given for value, verdict in group if verdict != "correct"]
+    apart = [max(v for v, _ in group) - min(v for v, _ in group) for group in given]
+    means = [f"{sum(part) / len(part):.2f}" for part in (values, right, others, apart)]
+    assert row == ["format", "1", *means]
 
 
 def test_report_says_what_packing_saved_and_the_memory_planned(run: Path) -> None:

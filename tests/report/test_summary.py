@@ -19,6 +19,7 @@ def test_accuracies_and_where_the_student_is_in_a_few_lines(tmp_path: Path) -> N
             (line,) = [line for line in rows if line.startswith("AdvDistill ")]
             assert f"{100 * row['value']:.1f} % ({100 * row['low']:.1f} to " in line
     assert places.splitlines() == [
+        "trained  on 49 of 64 training problems; the report says why not on the others",
         f"report   {run / 'report.html'}",
         f"student  {student}",
         f"next     fastdistill serve {run}",

@@ -130,7 +130,7 @@ def test_score_file_length_at_limit_keeps_verdict(tmp_path: Path) -> None:
         ('{"id": "a", "kind": "number"', ["line 1", "not JSON"]),
         ("[1]", ["line 1", "object"]),
         (
-            '{"id": [], "kind": "numbr", "gold": 4, "response": null, "options": "A"}',
+            '{"id": [], "kind": "numbr", "gold": [4], "response": null, "options": "A"}',
             ["id: expected", "kind: 'numbr'", "gold: expected", "response: expected", "options"],
         ),
         (
