@@ -72,7 +72,11 @@ class AdvDistill(ObjectiveKnobs):
         default=PAPER_TAU, gt=0, description="Temperature of the softmax over advantages, eq. 7."
     )
     lambda_: float = Field(
-        default=0.5, ge=0, alias="lambda", description="Weight of the penalty, eq. 5."
+        default=0.5,
+        ge=0,
+        alias="lambda",
+        description="Weight of the penalty, eq. 5; the paper's is too strong where wrong answers "
+        "share most of their tokens with right ones.",
     )
     p_max: float = Field(
         default=0.999, gt=0, lt=1, description="Clamp of the mean probability, eq. 8."

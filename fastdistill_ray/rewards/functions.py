@@ -28,7 +28,10 @@ class FunctionKnobs(Knobs):
     and finish_reason, and returns a number.
     """
 
-    path: str = Field(description="FILE.py:FUNCTION; what the file imports must be installed.")
+    path: str = Field(
+        description="FILE.py:FUNCTION, as `reward.functions.NAME: FILE.py:FUNCTION` says in short; "
+        "what the file imports must be installed."
+    )
     source: str = Field(description="The file's text; none given: it is read when parsed.")
     time_limit: float = Field(
         default=1.0, gt=0, description="Seconds of wall clock per completion."

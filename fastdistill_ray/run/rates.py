@@ -135,4 +135,4 @@ def _working(training: Place) -> float:
     """Seconds of the steps of a training; 0 of another stage."""
     metrics = training / METRICS
     lines = metrics.read_text().splitlines() if metrics.is_file() else []
-    return sum(json.loads(line)["time/step"] for line in lines)
+    return sum(json.loads(line).get("time/step", 0.0) for line in lines)

@@ -133,6 +133,17 @@ def test_another_student_asks_no_teacher_and_repeats_no_training(run):
     }
 
 
+def test_plan_names_what_a_user_named_and_shows_where_long_values_differ(run, tmp_path):
+    found = states(run, "--reward.weights.cosine=5")
+    assert found["groups"].startswith("new, judged again") or "reward.weights" in found["groups"]
+    assert "reward.weights.cosine was 2.0, now 5.0" in found["groups"]
+    found = states(run, "--reward.weights.length=1")
+    assert "reward.weights.length was None, now 1.0" in found["groups"]
+    system = str(recipe_with().student.prompt.system)
+    found = states(run, f"--student.prompt.system={system}s")
+    assert r"was ...ue inside \\boxed{}.', now ...ue inside \\boxed{}.s'" in found[TRAININGS[0]]
+
+
 def test_plan_names_the_field_that_changed_and_the_cost(run):
     found = states(run, "--objective.tau=1.0")
     assert found["train/advdistill-lr_5e-05"] == (

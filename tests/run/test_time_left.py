@@ -13,6 +13,7 @@ from fastdistill_ray.records import SPLITS, Problem
 from fastdistill_ray.run.folder import RunFolder
 from fastdistill_ray.run.forecast import describe_stages, standing
 from fastdistill_ray.run.graph import Stage, new_folder
+from fastdistill_ray.run.rates import Work, expected
 from fastdistill_ray.run.stages import Stages
 from fastdistill_ray.run_files import METRICS, SECONDS, StageResult
 from fastdistill_ray.storage.place import Place
@@ -80,8 +81,10 @@ def rows_of(folder: Place, number: int) -> None:
     write_store(folder, [make_group(f"train{i}", [make_completion()]) for i in range(number)])
 
 
-def steps_of(folder: Place, number: int) -> None:
-    lines = [{"step": step, "epoch": 0, "train/loss": 1.0} for step in range(1, number + 1)]
+def steps_of(folder: Place, number: int, **seconds: float) -> None:
+    lines = [
+        {"step": step, "epoch": 0, "train/loss": 1.0, **seconds} for step in range(1, number + 1)
+    ]
     (folder / METRICS).put("".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -93,7 +96,7 @@ def test_of_what_was_never_seen_nothing_is_said(run):
 
 def test_a_begun_stage_goes_on_at_its_own_pace(run):
     rows_of(run.begun(run.groups, seconds=100.0), 10)
-    assert run.left() == "at least 5:00", "30 more at 10 seconds each; others are not known"
+    assert run.left() == "about 5:00 or more", "30 more at 10 seconds each; others are not known"
     assert standing(run.recipe, run.path, "generate") == (
         "1 of 2 stages are done, about 5:00 left of the run"
     ), "nothing else is to come"
@@ -103,9 +106,16 @@ def test_one_training_tells_how_long_the_other_takes(run):
     run.done(run.groups, 90.0, NUM)
     training = run.begun(run.training("advdistill"), seconds=80.0)
     steps_of(training, 4)
-    assert run.left() == "at least 5:20", "6 more and 10 more steps at 20 seconds; no answer yet"
+    assert run.left() == "about 5:20 or more", "6 and 10 more steps at 20 s; no answer"
     steps_of(training, 8)
-    assert run.left() == "at least 2:00", "2 more and 10 more at 10"
+    assert run.left() == "about 2:00 or more", "2 more and 10 more at 10"
+
+
+def test_start_of_a_training_is_not_multiplied_by_its_steps(run):
+    run.done(run.groups, 90.0, NUM)
+    training = run.done(run.training("advdistill"), 50.0, NUM, steps=4)
+    steps_of(training, 4, **{"time/step": 2.0})
+    assert expected(run.path, Work("train"), 10) == (62.0, 0.0, 0.0), "42, and 10 steps at 2"
 
 
 def test_a_training_that_also_writes_or_asks_is_not_told_by_one_that_does_neither(tmp_path):
@@ -117,9 +127,9 @@ def test_a_training_that_also_writes_or_asks_is_not_told_by_one_that_does_neithe
     steps_of(run.done(run.training("advdistill"), 50.0, NUM, steps=10), 10)
     writes = run.begun(run.training("writes"), seconds=100.0)
     # Four models that answer as the teacher did; of neither training anything is known.
-    assert run.left() == "at least 10:40"
+    assert run.left() == "about 10:40 or more"
     steps_of(writes, 1)
-    assert run.left() == "at least 17:20", "4 more steps at 100 seconds each"
+    assert run.left() == "about 17:20 or more", "4 more steps at 100 seconds each"
     steps_of(run.begun(run.training("forward_kl"), seconds=60.0), 2)
     assert run.left() == "about 21:20", "and 8 more at 30"
 
@@ -152,7 +162,7 @@ def test_what_goes_side_by_side_counts_once(tmp_path):
     rows_of(run.begun(run.groups, seconds=100.0), 20)
     steps_of(run.begun(run.training("advdistill"), seconds=100.0), 2)
     # 20 more groups take 100 seconds, 8 more steps 400; after both 10 steps of the other take 500.
-    assert run.left() == "at least 15:00"
+    assert run.left() == "about 15:00 or more"
 
 
 def test_a_stage_says_at_its_start_how_far_the_run_is(run, caplog):
