@@ -136,7 +136,6 @@ def test_mlflow_run_goes_on_where_it_was(tmp_path, monkeypatch):
 
 def test_trackio_run_goes_on_where_it_was(tmp_path, monkeypatch):
     """It fixes its folder when it is imported, so a process of its own tells it."""
-    pytest.importorskip("trackio")
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "store"))
     told = """
 from pathlib import Path
