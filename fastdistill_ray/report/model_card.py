@@ -11,6 +11,8 @@ from fastdistill_ray.report.reading import Contents, Results, first_model, stude
 from fastdistill_ray.report.summary import METRIC, accuracy_rows, share
 from fastdistill_ray.run_files import CARD, STUDENTS, seed_name
 
+USE = "`vllm serve .` in this folder serves it; transformers loads it with `from_pretrained`."
+
 
 def write_cards(run: Contents) -> None:
     """One into the folder of each student that was evaluated, those of further seeds too, in place
@@ -24,6 +26,15 @@ def write_cards(run: Contents) -> None:
             if folder.is_dir() and name in run.results.models:
                 (folder / CARD).unlink()  # a hard link of the trial's
                 (folder / CARD).put(card_of(run, name, seed))
+
+
+def of_adapter(card: str, base: str) -> str:
+    """The card of the adapter alone, of the same student."""
+    return card.replace(
+        USE,
+        f"This is its LoRA adapter, on top of `{base}`: peft loads it with "
+        "`AutoPeftModelForCausalLM.from_pretrained`, and vLLM with `--enable-lora`.",
+    )
 
 
 def card_of(run: Contents, name: str, seed: int | None) -> str:
@@ -50,7 +61,7 @@ def card_of(run: Contents, name: str, seed: int | None) -> str:
         "## Use",
         "Ask it as it was trained, with this system text:",
         f"```\n{recipe['student']['prompt']['system']}\n```",
-        "`vllm serve .` in this folder serves it; transformers loads it with `from_pretrained`.",
+        USE,
         "## Recipe",
         f"```yaml\n{run.recipe_text.strip()}\n```",
     ]

@@ -1,5 +1,6 @@
 """A run's students for others: one's folder, the command that serves it, its place on a hub."""
 
+import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -87,6 +88,8 @@ def push(
     from huggingface_hub import CommitOperationAdd, HfApi, constants  # noqa: PLC0415  slow
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError  # noqa: PLC0415
 
+    from fastdistill_ray.report.model_card import of_adapter  # noqa: PLC0415  slow
+
     folder = student_folder(run_dir, name)
     if not folder.is_local:
         raise UserError(f"{folder}: only a folder of this machine is uploaded; copy it here")
@@ -99,8 +102,13 @@ def push(
         raise UserError(f"--adapter: {folder} has none; the student was not trained with LoRA")
     if constants.HF_HUB_OFFLINE:
         raise UserError("HF_HUB_OFFLINE is set: nothing can be uploaded; unset it")
-    files = {str(file.relative_to(source)): file for file in source.rglob("*") if file.is_file()}
-    files[CARD] = folder.local / CARD  # an adapter has none of its own
+    files: dict[str, Path | bytes] = {
+        str(file.relative_to(source)): file for file in source.rglob("*") if file.is_file()
+    }
+    files[CARD] = folder.local / CARD
+    if is_adapter:  # it has none of its own
+        base = json.loads((source / "adapter_config.json").read_text())["base_model_name_or_path"]
+        files[CARD] = of_adapter((folder / CARD).read_text(), base).encode()
     api = HfApi()
     try:
         made = api.create_repo(repository, private=is_private or None, exist_ok=True)

@@ -31,7 +31,8 @@ def run(tmp_path: Path) -> Path:
         (made / "students" / name / "config.json").write_text("{}")
         (made / "students" / name / "README.md").write_text("the source's own card")
         (made / "students" / name / "model.safetensors").write_bytes(name.encode() * 100)
-        (made / "students" / name / "adapter" / "adapter_config.json").write_text("{}")
+        adapter = made / "students" / name / "adapter" / "adapter_config.json"
+        adapter.write_text('{"base_model_name_or_path": "org/base"}')
     write_report(str(made))
     return made
 
@@ -67,8 +68,11 @@ def test_push_of_an_adapter_brings_it_and_the_card_alone(run):
     with serving_hub() as hub:
         done = push(hub, run, "--adapter", "--student", "sft")
         assert done.returncode == 0, done.stderr
-    card = (run / "students" / "sft" / "README.md").read_bytes()
-    assert hub.files == {"adapter_config.json": b"{}", "README.md": card}
+    config = (run / "students" / "sft" / "adapter" / "adapter_config.json").read_bytes()
+    assert hub.files.keys() == {"adapter_config.json", "README.md"}
+    assert hub.files["adapter_config.json"] == config
+    card = hub.files["README.md"].decode()
+    assert "vllm serve ." not in card and "LoRA adapter, on top of `org/base`" in card
     assert hub.commits == ["sft of run"]
 
 
