@@ -37,7 +37,9 @@ _MEASURES = tuple(
     )
 )
 _POWERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
-_SEVERAL = re.compile(r",(?!\d{3}(?!\d))|;|(?<![A-Za-z])(?:and|or)(?![A-Za-z])")
+_COMMAND = re.compile(r"\\(?!text|mbox|mathrm)[A-Za-z]+")
+# Before a unit stands one value: of `2m + 3s` or of a list nothing is said.
+_NO_VALUE = re.compile(r"[A-Za-z;]|,(?!\d{3}(?!\d))")
 _UNIT = re.compile(
     r"(?:[\d)}]|\w(?=[ ~\\]))\$?(?: |~|\\[ ,;:!])*(?:\\(?:text|mbox|mathrm|textrm) ?\{)?"
     r"(?: |~|\\[ ,;:!])*"
@@ -51,8 +53,8 @@ def are_other_units(reference: str, answer: str) -> bool:
     A name outside the table is the same as any, and so is a power that only one of them has.
     Of several values nothing is said: they may stand in another order.
     """
-    mine, theirs = _UNIT.search(reference), _UNIT.search(answer)
-    if not (mine and theirs) or _SEVERAL.search(reference) or _SEVERAL.search(answer):
+    mine, theirs = _unit_of(reference), _unit_of(answer)
+    if not (mine and theirs):
         return False
     is_same = mine[2] == theirs[2]
     one, other = (_measures_named(match[2]) for match in (mine, theirs))
@@ -62,6 +64,12 @@ def are_other_units(reference: str, answer: str) -> bool:
         is_same = True
     powers = [_POWERS.get(match[1] or "") or match[3] for match in (mine, theirs)]
     return is_same and None not in powers and powers[0] != powers[1]
+
+
+def _unit_of(text: str) -> re.Match[str] | None:
+    unit = _UNIT.search(text)
+    value = _COMMAND.sub("", text[: unit.start()] if unit else "")
+    return None if _NO_VALUE.search(value) else unit
 
 
 def _measures_named(word: str) -> set[int]:
