@@ -68,7 +68,7 @@ def are_other_units(reference: str, answer: str) -> bool:
 
 def _unit_of(text: str) -> re.Match[str] | None:
     unit = _UNIT.search(text)
-    value = _COMMAND.sub("", text[: unit.start()] if unit else "")
+    value = _COMMAND.sub("", text[: unit.start() + 1] if unit else "")
     return None if _NO_VALUE.search(value) else unit
 
 
