@@ -92,6 +92,7 @@ class Client:
         self.session: aiohttp.ClientSession | None = None
         self.failure = ""
         self.num_answered = 0
+        self.trouble = ""  # the last failure, while nothing is answered after it
         self.not_answered: set[str] = set()  # digests of requests
 
     async def ask(self, body: dict[str, Any], read: Callable[[Answer], T]) -> T:
@@ -101,7 +102,7 @@ class Client:
         """
         attempt = num_unusable = 0
         answered = self.num_answered
-        failing_since = None
+        failing_since, first = None, ""
         begun = time.monotonic()
         while True:
             try:
@@ -124,6 +125,7 @@ class Client:
                 reason = f"{type(error).__name__}: {error}".strip(": ")
                 wait = getattr(error, "wait", 0.0)
             attempt += 1
+            self.trouble, first = self._without_key(reason), first or reason
             failing_since = failing_since or time.monotonic()
             left = failing_since + self.knobs.give_up_after - time.monotonic()
             if num_unusable >= MAX_UNUSABLE:
@@ -132,6 +134,7 @@ class Client:
                 said = (
                     f"gave no answer to {attempt} attempts ({self.section}.give_up_after: "
                     f"{self.knobs.give_up_after:g} s): {reason}"
+                    + (f"; the first failed with {first}" if first != reason else "")
                 )
                 if self.num_answered > answered:  # it answers others
                     raise self._failed(body, said)
@@ -158,7 +161,7 @@ class Client:
                 value = read(answer)
             finally:
                 self.tokens.owe(used - expected)
-            self.num_answered += 1
+            self.num_answered, self.trouble = self.num_answered + 1, ""
             self.expected_tokens += (used - self.expected_tokens) / 8
             return value
 

@@ -166,7 +166,11 @@ class Asking:
         while True:
             time.sleep(BEAT_SECONDS)
             with contextlib.suppress(RayError):
-                if self._call("beat", self.me, getattr(self.engine, "num_answered", 0)):
+                told = (
+                    getattr(self.engine, "num_answered", 0),
+                    getattr(self.engine, "trouble", ""),
+                )
+                if self._call("beat", self.me, *told):
                     self._call("note_dump", self.me, stacks())
 
 

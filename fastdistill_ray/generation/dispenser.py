@@ -39,6 +39,7 @@ class Status(NamedTuple):
     shares: dict[str, int]  # of actors whose memory was short -> n: each is given 1 / n
     stopped: str  # why nothing more is handed out
     crashed: str  # traceback, where that is a fault of ours
+    troubles: list[str]  # why servers do not answer now
     is_abandoned: bool
 
 
@@ -77,6 +78,7 @@ class Dispenser:
         self.is_dump_wanted, self.dumps = False, dict[str, str]()
         self.moved = clock()
         self.answered: dict[str, int] = {}  # by actor
+        self.troubles: dict[str, str] = {}  # by actor
 
     def begin(self, actor: str, was_short_of_memory: bool = False) -> bool:
         """An engine is about to be started, if so answered; where that actor had begun one before,
@@ -110,9 +112,10 @@ class Dispenser:
         if self.open > before:
             self.moved = self.clock()
 
-    def beat(self, actor: str, num_answered: int = 0) -> bool:
+    def beat(self, actor: str, num_answered: int = 0, trouble: str = "") -> bool:
         """The actor lives, and its engine has had so many answers, of which several may make one of
-        ours; -> whether it is to say where it is."""
+        ours, or has `trouble` with its server; -> whether it is to say where it is."""
+        self.troubles[actor] = trouble
         self.heard[actor] = self.clock()
         if num_answered > self.answered.get(actor, 0):
             self.moved = self.heard[actor]
@@ -235,6 +238,7 @@ class Dispenser:
             self.shares,
             self.stopped,
             self.crashed,
+            sorted({trouble for trouble in self.troubles.values() if trouble}),
             self.is_abandoned,
         )
 

@@ -42,6 +42,11 @@ class EndpointEngine:
         """Requests, of which a problem may need several."""
         return self.client.num_answered
 
+    @property
+    def trouble(self) -> str:
+        """Why its server does not answer now, if so."""
+        return self.client.trouble
+
     async def __call__(self, batch: pa.Table) -> pa.Table:
         self.running += 1
         try:

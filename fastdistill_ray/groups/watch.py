@@ -108,7 +108,9 @@ def what_is_waited_for(status: Status) -> str:
             f"cluster: {', '.join(parts)}"
         )
     deaths = f", {status.num_deaths} engines died" if status.num_deaths else ""
+    engines = "1 engine" if status.num_actors == 1 else f"{status.num_actors} engines"
+    troubles = "; asked again and again: ".join(["", *status.troubles[:2]])
     return (
-        f"waiting for {status.num_out} requests at {status.num_actors} engines, nothing came back "
-        f"for {duration(status.seconds_quiet)}{deaths}"
+        f"waiting for {status.num_out} requests at {engines}, nothing came back "
+        f"for {duration(status.seconds_quiet)}{deaths}{troubles}"
     )
