@@ -50,12 +50,18 @@ class JobFailed(RuntimeError):
 class Run:
     """A run folder: what it found, where its students are, the groups they learnt from."""
 
-    def __init__(self, path: AnyPath) -> None:
-        """UserError where the folder is no distillation's run."""
-        self.path = place_of_run(path)
-        if not (self.path / RECIPE).is_file():
-            raise UserError(f"{self.path}: no run folder, it holds no {RECIPE}")
-        check_run_of_distill(str(self.path))
+    def __init__(self, path: AnyPath, *, is_seen: bool = True) -> None:
+        """UserError where the folder is no distillation's run; where it is not to be seen from
+        here, as a cluster's may be, only once it is looked into."""
+        self._path = place_of_run(path)
+        if is_seen:
+            check_run_of_distill(str(self.path))
+
+    @property
+    def path(self) -> Place:
+        if not (self._path / RECIPE).is_file():
+            raise UserError(f"{self._path}: no run folder, it holds no {RECIPE}")
+        return self._path
 
     @property
     def results(self) -> dict[str, Any]:
@@ -169,7 +175,7 @@ def _run(
         code, error = _stream(command)
     if code:
         raise JobFailed(verb, code, error)
-    return Run(place)
+    return Run(place, is_seen=not address)
 
 
 def _stream(command: Sequence[str]) -> tuple[int, str]:

@@ -106,6 +106,8 @@ def run_init(arguments: argparse.Namespace, overrides: list[str]) -> int:
     file = Path(arguments.file)
     if file.exists():
         raise UserError(f"{file}: is there already; name another file")
+    if not file.parent.is_dir():
+        raise UserError(f"{file}: there is no folder {file.parent}; make it first")
     given = {"path": arguments.path, "api": arguments.api, "gpus": arguments.gpus}
     text, recipe = begin(arguments.task, arguments.teacher, arguments.student, **given)
     quiet()

@@ -89,7 +89,10 @@ def seed_name(student: str, seed: int) -> str:
 
 def run_of(view: Place) -> Place:
     """The run folder that a view lies in, or is."""
-    return view.parent.parent if view.parent.name == RECIPES else view
+    if view.parent.name != RECIPES or (view / STAGES).is_dir():
+        return view  # also a run in a folder that a user calls recipes
+    run = view.parent.parent
+    return run if (run / STAGES).is_dir() else view
 
 
 def stage_folders(view: Place) -> dict[str, Place]:

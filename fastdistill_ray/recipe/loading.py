@@ -97,7 +97,7 @@ def _read(file: Place, name: str, read: tuple[Place, ...]) -> dict[str, Any]:
             "name of a shipped one"
         )
     other = Place(base) if os.path.isabs(base) or "://" in base else file.parent / base
-    if not other.exists() and base in shipped_recipes():
+    if not other.is_file() and base in shipped_recipes():
         other = recipe_place(base)
     if other.is_local:
         other = Place(os.path.normpath(other.local))

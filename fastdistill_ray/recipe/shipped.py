@@ -40,7 +40,7 @@ def _first_sentence(text: str) -> str:
 def recipe_place(name: str | Place) -> Place:
     """The file of that name; where there is none, the recipe of that name that is shipped."""
     place = Place(name)
-    if isinstance(name, str) and not place.exists() and name in shipped_recipes():
+    if isinstance(name, str) and not place.is_file() and name in shipped_recipes():
         return Place(jobs_folder() / "recipes" / f"{name}.yaml")
     return place
 

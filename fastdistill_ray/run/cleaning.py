@@ -4,7 +4,10 @@ from collections.abc import Iterator
 
 from fastdistill_ray.endpoints.ledger import PAID as LEDGER
 from fastdistill_ray.errors import UserError
+from fastdistill_ray.recipe.loading import load_any
+from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run.folder import place_of_run
+from fastdistill_ray.run.forecast import stages_there
 from fastdistill_ray.run.lease import lease
 from fastdistill_ray.run.stages import NEW_PROBLEMS, REWRITTEN, SIGNALS, WRITTEN
 from fastdistill_ray.run_files import RECIPE, RECIPES, STAGES, stage_folders
@@ -42,11 +45,18 @@ def _sizes(run: Place, with_paid: bool, with_earlier: bool) -> dict[Place, int]:
     return {place: sum(file.size() for file in place.walk()) for place in found}
 
 
+def _reused(run: Place) -> list[Place]:
+    """What the last recipe takes of those before it, also where it has not come to it."""
+    recipe = load_any(run / RECIPE, [])
+    return stages_there(recipe, run) if isinstance(recipe, Recipe) else []
+
+
 def _needless(run: Place, with_paid: bool, with_earlier: bool) -> Iterator[Place]:
     earlier = (run / RECIPES).list()
     views = [run] if with_earlier else [run, *earlier]
     needed = {str(folder) for view in views for folder in stage_folders(view).values()}
     if with_earlier:
+        needed |= {str(folder) for folder in _reused(run)}
         yield from earlier
     for kind in (run / STAGES).list():
         for stage in kind.list():

@@ -28,7 +28,7 @@ from fastdistill_ray.models import (
 )
 from fastdistill_ray.prompts import CLOSE, OPEN, PromptKnobs, check_prompt, written_by
 from fastdistill_ray.recipe.compare import ComparedModel
-from fastdistill_ray.recipe.derived import all_teachers, baselines, students
+from fastdistill_ray.recipe.derived import all_teachers, baselines, students, writers
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.records import Problem, Split
 from fastdistill_ray.rewards import Scorer
@@ -172,6 +172,13 @@ def check_prompts(recipe: Recipe, problems: Mapping[Split, Problems]) -> None:
                     f"{field}: vote compares answers with each other, and those to "
                     f"{one.problem_id} are only known to be right by its data set; set gold"
                 )
+    _check_tasks(recipe, {one.task for one in problems["train"]})
+    for student in writers(recipe):
+        _check_prompt(
+            "evaluation.engine",
+            *(student.model, recipe.student.prompt, recipe.evaluation.engine),
+            *(recipe.sampling.max_new_tokens, problems["train"]),
+        )
     for name, teacher in all_teachers(recipe).items():
         if not isinstance(teacher.engine, EndpointKnobs):
             _check_prompt(
@@ -244,6 +251,20 @@ def check_answerable(recipe: Recipe, problems: Mapping[Split, Problems]) -> None
                     "%s problems, such as %s; it is compared on the others",
                     *(model.name, len(too_long), len(rows), split, too_long[0]["problem_id"]),
                 )
+
+
+def _check_tasks(recipe: Recipe, tasks: set[str]) -> None:
+    """Every task of the training problems has a teacher, and every teacher such a task."""
+    teachers = all_teachers(recipe)
+    for name, teacher in teachers.items():
+        if teacher.tasks and not tasks & set(teacher.tasks):
+            raise UserError(
+                f"{name}.tasks: no training problem is of {', '.join(teacher.tasks)}; they are of "
+                f"{', '.join(sorted(tasks))}"
+            )
+    for task in sorted(tasks):
+        if not any(not one.tasks or task in one.tasks for one in teachers.values()):
+            raise UserError(f"teacher.tasks: no teacher takes problems of task {task}")
 
 
 def _check_prompt(

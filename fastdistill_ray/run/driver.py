@@ -123,7 +123,7 @@ class Job(AnyJob[RunFolder]):
                 logger.warning(line)
         is_taught = run.is_complete(groups) or not (is_asked or recipe.new_problems)
         to_train = untrained(run, train)
-        done = placement.Done(is_taught, not to_train)
+        done = placement.Done(is_taught, not to_train, run.verb == "generate")
         placement.check_pools(recipe, ray.cluster_resources(), done)
         wait_for_nodes(recipe, done)
         placement.check_labels(recipe, [node for node in ray.nodes() if node["Alive"]], done)

@@ -23,7 +23,7 @@ from fastdistill_ray.recipe.tree import AnyRecipe, Recipe
 from fastdistill_ray.records import SPLITS
 from fastdistill_ray.run.condense_stages import describe_condensing
 from fastdistill_ray.run.graph import Change, Made, Stage, find, nearest
-from fastdistill_ray.run.inputs import check_task
+from fastdistill_ray.run.inputs import check_files, check_task
 from fastdistill_ray.run.paid import (
     check_answers_not_paid_twice,
     check_new_problems_not_paid_twice,
@@ -61,11 +61,12 @@ REFUSED = "refused"  # begins a line of a plan: the job would end there
 UNCHANGED = "nothing of it is there"
 ANSWERS, GROUPS, OVERLAPS = "answers", "groups", "overlaps"  # kinds of stages
 REST = "all others"
+TRIALS = "_trials"  # ends the name of their answers to validation problems
 AFTER_GROUPS = (TRAIN, SIGNALS, SELECTED, WRITTEN, REWRITTEN)
 # By verb, what stages begin with that it does not come to.
 NOT_OF = {
     "generate": (*AFTER_GROUPS, OVERLAPS, ANSWERS),
-    "train": (OVERLAPS, ANSWERS),
+    "train": (OVERLAPS, ANSWERS),  # but for those by which a student's trial is chosen
 }
 
 
@@ -74,7 +75,7 @@ def describe_plan(
 ) -> str:
     """What a job would do; None: in a folder that is not seen from here. Of what is no
     distillation nothing is forecast: its recipe, whole."""
-    recipe.check_files()
+    check_files(recipe)
     if isinstance(recipe, CondenseRecipe) and run:
         return f"in {run}\n{describe_condensing(recipe, run)}"
     if not isinstance(recipe, Recipe):
@@ -111,6 +112,11 @@ def describe_stages(recipe: Recipe, run: Place, verb: str = DISTILL) -> str:
     return "\n".join(f"{name:<{width}} {text}" for name, text in rows)
 
 
+def stages_there(recipe: Recipe, run: Place) -> list[Place]:
+    """Folders of stages that the recipe reuses or goes on with, whether it has come to them yet."""
+    return [run / line.folder for line in _lines(recipe, run) if line.folder]
+
+
 def is_done(recipe: Recipe, run: Place) -> bool:
     """Whether all stages of a whole distillation are complete, and its report is there."""
     has_report = (run / RESULTS).is_file() and (run / REPORT).is_file()
@@ -129,7 +135,8 @@ def standing(recipe: Recipe, run: Place, verb: str) -> str:
 
 def _lines_of(recipe: Recipe, run: Place, verb: str) -> Iterator[Line]:
     for line in _lines(recipe, run):
-        if verb not in NOT_OF or not line.name.startswith(NOT_OF[verb]):
+        is_choice = verb == "train" and line.name.endswith(TRIALS)
+        if verb not in NOT_OF or is_choice or not line.name.startswith(NOT_OF[verb]):
             yield line
 
 
@@ -235,7 +242,7 @@ def _validation_lines(
     if trials is None:
         num = len(student.trainings) * max(len(exported_epochs(recipe, student)), 1)
         facts = f"{num} trials x {len(validation)} problems"
-        name = f"{ANSWERS}/{student.name}_trials"
+        name = f"{ANSWERS}/{student.name}{TRIALS}"
         yield _with_training(recipe, run, name, num * len(validation), facts)
     for trial in trials or []:
         model = Model(trial.name, trial.weights, recipe.student.prompt)
@@ -328,12 +335,13 @@ def _line(recipe: Recipe, run: Place, stage: Stage, amount: int = 0, of_what: st
     if found:
         folder = found.folder.relative_to(run)
         if found.is_complete:
-            return Line(stage.name, f"reused  {folder}", is_done=True)
+            return Line(stage.name, f"reused  {folder}", is_done=True, folder=folder)
         facts = [f"begun  {folder}", _so_far(found.folder)]
         done = num_done(found.folder)
         seconds = seconds_left(run, _work(stage), amount, done) if amount else None
         facts += [f"about {duration(seconds)} left"] if seconds is not None else []
-        return Line(stage.name, "; ".join(filter(None, facts)), is_begun=True, seconds=seconds)
+        text = "; ".join(filter(None, facts))
+        return Line(stage.name, text, is_begun=True, seconds=seconds, folder=folder)
     near = nearest(run, stage)
     parts = [f"new: {'; '.join(map(str, near[1])) if near else UNCHANGED}"]
     if not amount:

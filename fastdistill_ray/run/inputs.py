@@ -5,7 +5,9 @@ name is known here.
 """
 
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.records import SPLITS, Problem
+from fastdistill_ray.recipe.box import BoxRecipe
+from fastdistill_ray.recipe.tree import AnyRecipe
+from fastdistill_ray.records import SPLITS, Problem, Split
 from fastdistill_ray.run_files import StageResult
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks import TaskKnobs, check_name, decontaminated, hub_of, load_problems
@@ -32,6 +34,13 @@ def check_task(knobs: TaskKnobs) -> None:
     problems = decontaminated(load_problems(knobs), knobs)
     with Judge(VerifierKnobs()) as judge:
         check_usable(knobs, problems, judge)
+
+
+def check_files(recipe: AnyRecipe) -> None:
+    """Of what is no distillation: what it names on this machine holds what it needs."""
+    recipe.check_files()
+    for task in recipe.tasks if isinstance(recipe, BoxRecipe) else ():
+        check_task(task)
 
 
 def check_usable(knobs: TaskKnobs, problems: Problems, judge: Judge) -> None:
@@ -81,7 +90,12 @@ def write_tasks(tasks: list[TaskKnobs], *, out: Place) -> StageResult:
 def _drop_asked_in_evaluation(problems: Problems) -> int:
     """Of all tasks together; -> how many training and validation problems left."""
     num_dropped = 0
-    for split, later in (("validation", ("test", "ood")), ("train", ("validation", "test", "ood"))):
+    tested: list[Split] = ["test", "ood"]
+    order: list[tuple[Split, list[Split]]] = [
+        ("validation", tested),
+        ("train", ["validation", *tested]),
+    ]
+    for split, later in order:
         evaluated = {asked(problem) for other in later for problem in problems[other]}
         kept = [problem for problem in problems[split] if asked(problem) not in evaluated]
         num_dropped += len(problems[split]) - len(kept)

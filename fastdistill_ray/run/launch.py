@@ -16,7 +16,8 @@ from fastdistill_ray.recipe.derived import all_teachers
 from fastdistill_ray.recipe.paths import with_absolute_paths
 from fastdistill_ray.recipe.tree import AnyRecipe, Recipe
 from fastdistill_ray.run.folder import JobFolder, RunFolder, check_writable, place_of_run
-from fastdistill_ray.run.forecast import check_run, describe_plan
+from fastdistill_ray.run.forecast import REFUSED, check_run, describe_plan
+from fastdistill_ray.run.inputs import check_files
 from fastdistill_ray.run.lease import check_free
 from fastdistill_ray.run.needed import NEEDED
 from fastdistill_ray.storage.place import Place
@@ -31,8 +32,13 @@ def plan(
 ) -> str:
     """What the job would do; a run folder on another machine is not looked into."""
     recipe = with_absolute_paths(recipe)
-    place = run_place(recipe, run_dir)
-    lines = [describe_plan(recipe, None if address else place, verb, again)]
+    place, refused = run_place(recipe, run_dir), ""
+    try:
+        _check_folder(recipe, place, run_dir, address)
+    except UserError as error:
+        refused = f"\n{REFUSED:<28} {error}"
+    is_unseen = bool(address or refused)
+    lines = [describe_plan(recipe, None if is_unseen else place, verb, again) + refused]
     if isinstance(recipe, Recipe) and not address:
         lines += _unset_keys(recipe)
     return "\n".join(lines)
@@ -76,11 +82,19 @@ def launch(
 def check(verb: str, recipe: AnyRecipe, run_dir: str, address: str, again: Sequence[str]) -> Place:
     """What needs no cluster and no model; -> the run folder. UserError is one line."""
     place = run_place(recipe, run_dir)
-    if address and place.is_local and not Path(run_dir).is_absolute():
-        raise UserError("--run-dir: with --address, name an absolute folder that its nodes share")
+    _check_folder(recipe, place, run_dir, address)
     if not address:  # the folder of another machine is checked there
         _check_here(verb, recipe, place, again)
     return place
+
+
+def _check_folder(recipe: AnyRecipe, place: Place, run_dir: str, address: str) -> None:
+    """It can be the run folder; that of another machine is checked there."""
+    if address and place.is_local and not Path(run_dir).is_absolute():
+        raise UserError("--run-dir: with --address, name an absolute folder that its nodes share")
+    if not address:
+        JobFolder(place, recipe)
+        check_writable(place)
 
 
 def variables_of(names: Sequence[str]) -> dict[str, str]:
@@ -97,14 +111,13 @@ def run_place(recipe: AnyRecipe, run_dir: str = "") -> Place:
 
 def _check_here(verb: str, recipe: AnyRecipe, place: Place, again: Sequence[str]) -> None:
     run = RunFolder(place, recipe) if isinstance(recipe, Recipe) else JobFolder(place, recipe)
-    check_writable(place)
     check_free(place)
     if isinstance(run, RunFolder):
         is_here = not _names_another_machine()
         check_run(run.recipe, place, list(again), is_here=is_here, verb=verb)
         NEEDED.get(verb, lambda _: None)(run)
     elif not _names_another_machine():
-        recipe.check_files()
+        check_files(recipe)
 
 
 def _names_another_machine() -> bool:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -33,10 +34,15 @@ def describe_machine() -> str:
         "gpus": _gpus() or "none",
         "ray head": find_head().address or "none of yours on this machine",
     }
-    facts |= {name: os.environ[name] for name in VARIABLES if name in os.environ}
+    facts |= {name: _public(os.environ[name]) for name in VARIABLES if name in os.environ}
     facts["HF_TOKEN"] = "set" if os.environ.get("HF_TOKEN") else "not set"
     width = max(map(len, facts))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in facts.items())
+
+
+def _public(value: str) -> str:
+    """Without the user and the password of an address."""
+    return re.sub(r"//[^/@]*@", "//***@", value)
 
 
 def _cpu() -> str:

@@ -74,7 +74,7 @@ def check_memory(recipe: Recipe, done: Done) -> dict[str, MemoryEstimate]:
     device = "cuda" if pool.gpus else "cpu"
     found = memory_plans(recipe, fetch_without_weights)
     plans = {model: plan for model, plan in found.items() if plan}
-    is_unknown = recipe.pools.autoscaling or done.is_trained
+    is_unknown = recipe.pools.autoscaling or done.is_trained or done.is_taught_only
     available = None if is_unknown else memory_of("pools.student", pool)
     for model, plan in plans.items():
         if available is not None and plan.total > available:
@@ -133,6 +133,8 @@ def loaded(recipe: Recipe, done: Done = NOTHING) -> Iterator[Loaded]:
                 *(f"{name}.model", teacher.model, teacher.engine, f"{name}.engine", pool),
                 pools.of_teacher(place),
             )
+    if done.is_taught_only:
+        return
     if (one := recipe.scorer) and one.engine.kind != "scripted" and not done.is_trained:
         pool = "pools.scorer" if pools.scorer else "pools.teacher"
         yield Loaded("scorer.model", one.model, one.engine, "scorer.engine", pool, pools.of_scorer)

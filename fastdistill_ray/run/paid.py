@@ -4,12 +4,15 @@ The teachers, what they are asked and how they sample decide what completions ar
 problems decide which are needed; everything else is judged and selected again for nothing.
 """
 
+from collections.abc import Sequence
+
 from fastdistill_ray.errors import UserError
-from fastdistill_ray.generation.knobs import EndpointKnobs
+from fastdistill_ray.generation.knobs import EndpointKnobs, TeacherKnobs
 from fastdistill_ray.groups.aside import set_aside
 from fastdistill_ray.groups.reweighting import Source
 from fastdistill_ray.groups.store import Store
 from fastdistill_ray.progress import amount, duration
+from fastdistill_ray.prompts import PromptKnobs
 from fastdistill_ray.recipe.derived import all_teachers, baselines
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.run.graph import Change, Made, Stage, changes, differences, find, made
@@ -19,6 +22,8 @@ from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks.problem_file import ProblemFile
 
 AGAIN, ANSWERED, SET_ASIDE = "groups", "answers", "set_aside"  # what --again may name
+
+LETTERS, QUESTION = 4, 300  # of a token; of a question
 
 
 def sources_of(run: Place, groups: Stage) -> list[Source]:
@@ -152,29 +157,44 @@ def cost(recipe: Recipe, num_problems: int) -> str:
         f"{num_problems:,} problems x {recipe.sampling.most} completions, at most {num_tokens:,} "
         "tokens"
     )
-    return text + price(recipe, num_tokens)
+    return text + price(who_writes(recipe), num_tokens, num_problems)
 
 
-def price(recipe: Recipe, num_tokens: int) -> str:
-    """Money for so many tokens, at most: were each teacher's completions as long as allowed."""
+def who_writes(recipe: Recipe) -> list[TeacherKnobs]:
+    """The teachers that are given the problems of the recipe's task."""
     teachers = list(all_teachers(recipe).values())
+    able = [one for one in teachers if not one.tasks or recipe.task.name in one.tasks]
+    return able or teachers
+
+
+def price(teachers: Sequence[TeacherKnobs], num_tokens: int, num_prompts: int) -> str:
+    """Money for so many tokens, at most: were each teacher's completions as long as allowed; and
+    for prompts, of which the letters are counted."""
+    asked = [one for one in teachers if isinstance(one.engine, EndpointKnobs)]
     shares = sum(teacher.share for teacher in teachers)
-    money = sum(
-        teacher.engine.price_completion * teacher.share / shares
-        for teacher in teachers
-        if isinstance(teacher.engine, EndpointKnobs)
-    )
-    return f" (at most {amount(money * num_tokens / 1e6)} to pay, prompts apart)" if money else ""
+    written = read = 0.0
+    for one in asked:
+        engine, share = one.engine, one.share / shares
+        assert isinstance(engine, EndpointKnobs)
+        written += engine.price_completion * share * num_tokens / 1e6
+        read += engine.price_prompt * share * num_prompts * _prompt_tokens(one.prompt) / 1e6
+    if written or read:
+        return f" (at most {amount(written)} to pay, and about {amount(read)} for prompts)"
+    return " (no engine.price_completion is set: cost not known)" if asked else ""
+
+
+def _prompt_tokens(prompt: PromptKnobs) -> float:
+    """About so many, with a question of usual length."""
+    shots = sum(len(shot.question) + len(shot.answer) for shot in prompt.shots)
+    return (len(prompt.system) + shots + QUESTION) / LETTERS
 
 
 def answers_price(recipe: Recipe, num_problems: int) -> str:
     """Money for a teacher's own answers to the test problems, at most."""
-    engine, evaluation = recipe.teacher.engine, recipe.evaluation
-    if not isinstance(engine, EndpointKnobs) or "teacher" not in recipe.compare.baselines:
+    if "teacher" not in recipe.compare.baselines:
         return ""
-    num_tokens = num_problems * evaluation.n * evaluation.max_new_tokens
-    money = engine.price_completion * num_tokens / 1e6
-    return f" (at most {amount(money)} to pay, prompts apart)" if money else ""
+    num_prompts = num_problems * recipe.evaluation.n
+    return price([recipe.teacher], num_prompts * recipe.evaluation.max_new_tokens, num_prompts)
 
 
 def _and_more(found: list[Change]) -> str:

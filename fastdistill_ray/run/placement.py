@@ -17,6 +17,7 @@ class Done(NamedTuple):
 
     is_taught: bool = False  # all groups of teachers are there
     is_trained: bool = False  # and all students
+    is_taught_only: bool = False  # the verb ends with the groups
 
 
 NOTHING = Done()
@@ -45,6 +46,8 @@ def pools_at_once(recipe: Recipe, done: Done = NOTHING) -> list[dict[str, PoolKn
     scoring = {"scorer" if pools.scorer else "teacher": pools.of_scorer, "judges": pools.judges}
     evaluating = {"evaluation": pools.evaluation, "judges": pools.judges}
     at_once = [] if done.is_taught else [teaching]
+    if done.is_taught_only:
+        return at_once
     if done.is_trained:
         return [*at_once, evaluating]
     overlapped = recipe.training.overlap and not done.is_taught

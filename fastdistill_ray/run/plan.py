@@ -15,14 +15,14 @@ from fastdistill_ray.recipe.derived import (
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.rewards.scorer import describe_rewards
 from fastdistill_ray.rewards.selection import WHOLE
-from fastdistill_ray.run.paid import answers_price, price
+from fastdistill_ray.run.paid import answers_price, price, who_writes
 from fastdistill_ray.storage.room import gib
 from fastdistill_ray.tasks.sizes import count_problems
 
 # By verb, the words with which lines begin that are its own; `distill` does all.
 LINES_OF = {
     "generate": ("recipe", "problems", "make", "generate", "reward", "models"),
-    "train": ("recipe", "problems", "score", "write", "train", "models", "memory"),
+    "train": ("recipe", "problems", "score", "write", "train", "validate", "models", "memory"),
     "evaluate": ("recipe", "problems", "validate", "evaluate", "report", "models"),
 }
 
@@ -62,7 +62,7 @@ def _lines(recipe: Recipe) -> list[str]:
         + (f" and {recipe.task.ood.name}" if recipe.task.ood else ""),
         *_new_problems_line(recipe, new),
         f"generate   {asked} groups of {_size(recipe.sampling)} completions, at most {written:,} "
-        f"tokens{price(recipe, written)}"
+        f"tokens{price(who_writes(recipe), written, train + new)}"
         f"  [{teaching}; judges {_pool(recipe.pools.judges)}]"
         if reads_groups(recipe)
         else "generate   nothing: every student is trained on its own texts",
@@ -70,7 +70,7 @@ def _lines(recipe: Recipe) -> list[str]:
     ]
     for student in trained:
         lines += _scoring_line(recipe, student, written) + _writing_line(recipe, student)
-        steps = student.most_steps(recipe.training, train)
+        steps = student.most_steps(recipe.training, train + new)
         epochs = recipe.training.epochs
         passes = f", {epochs} epoch{'s' * (epochs != 1)}" if student.rounds is None else ""
         begins = f"the end of {student.start}" if student.start else student.model
@@ -106,7 +106,7 @@ def _new_problems_line(recipe: Recipe, number: int) -> list[str]:
     num_tokens = number * recipe.new_problems.max_new_tokens
     return [
         f"make       {number} new problems by {recipe.teacher.model}, at most {num_tokens:,} tokens"
-        f"{price(recipe, num_tokens)}  [{_pool(recipe.pools.teacher)}]"
+        f"{price([recipe.teacher], num_tokens, number)}  [{_pool(recipe.pools.teacher)}]"
     ]
 
 
@@ -147,7 +147,7 @@ def _writing_line(recipe: Recipe, student: StudentSpec) -> list[str]:
         ]
     if rounds is None:
         return []
-    steps = student.most_steps(recipe.training, 0)
+    steps = student.most_steps(recipe.training, 0) * len(student.trainings)
     groups = steps * rounds.num_own(recipe.training.groups_per_step)
     tokens = groups * rounds.n * recipe.sampling.max_new_tokens
     at_most = "at most " if rounds.adaptive else ""

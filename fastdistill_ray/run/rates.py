@@ -32,6 +32,7 @@ class Line(NamedTuple):
     is_new: bool = False  # and costs something
     seconds: float | None = None
     spent: Spent | None = None
+    folder: str = ""  # in the run, of one that is done or begun
 
 
 class Work(NamedTuple):

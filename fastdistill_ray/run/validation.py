@@ -9,7 +9,7 @@ from fastdistill_ray.recipe.tree import AnyRecipe, Recipe
 from fastdistill_ray.records import SPLITS, Problem, Split
 from fastdistill_ray.rewards.scorer import Answered, RewardKnobs, scores_without_number
 from fastdistill_ray.run import doctor, student_checks
-from fastdistill_ray.run.inputs import write_tasks
+from fastdistill_ray.run.inputs import check_files, write_tasks
 from fastdistill_ray.run.memory import memory_plans
 from fastdistill_ray.run.servers import check_servers
 from fastdistill_ray.storage.place import Place
@@ -51,7 +51,7 @@ def faults_of_functions(reward: RewardKnobs, problem: Problem) -> list[str]:
 def validate(recipe: AnyRecipe) -> Iterator[str]:
     """A line for each thing that was looked at and is well; UserError at the first that is not.
     Of what is no distillation only the files are."""
-    recipe.check_files()
+    check_files(recipe)
     if not isinstance(recipe, Recipe):
         yield "files: there"
         return

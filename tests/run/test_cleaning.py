@@ -7,6 +7,7 @@ import pytest
 
 from fastdistill_ray import cli
 from fastdistill_ray.errors import UserError
+from fastdistill_ray.recipe.loading import dump_recipe, load_recipe
 from fastdistill_ray.run.cleaning import clean
 from fastdistill_ray.run.lease import lease
 from fastdistill_ray.storage.place import Place
@@ -29,7 +30,7 @@ def run(tmp_path: Path) -> Path:
     for view, training in ((folder, "a"), (earlier, "b")):
         graph = {"groups": "stages/groups/a", "train/x": f"stages/train/{training}"}
         (view / "graph.json").write_text(json.dumps(graph))
-        (view / "recipe.yaml").write_text("name: x\n")
+        (view / "recipe.yaml").write_text(dump_recipe(load_recipe("demo", [])))
     return folder
 
 

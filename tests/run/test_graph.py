@@ -9,9 +9,10 @@ from support.groups import make_completion, make_group, write_store
 from fastdistill_ray.errors import UserError
 from fastdistill_ray.groups.reweighting import num_missing
 from fastdistill_ray.recipe.derived import baselines, students
-from fastdistill_ray.recipe.loading import load_recipe
+from fastdistill_ray.recipe.loading import dump_recipe, load_recipe
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.records import SPLITS, Problem
+from fastdistill_ray.run.cleaning import clean
 from fastdistill_ray.run.forecast import check_run, describe_plan, describe_stages
 from fastdistill_ray.run.graph import Stage, changes, find, nearest, new_folder
 from fastdistill_ray.run.paid import ask_set_aside_again, sources_of
@@ -82,6 +83,15 @@ def made_anew(run: Place, *overrides: str) -> set[str]:
     follow = [f"answers/{one}{end}" for one in ("advdistill", "sft") for end in ("", "_trials")]
     own = {name for name in found if name not in (*follow, "all")}
     return {name for name in own if not found[name].startswith("reused")}
+
+
+def test_clean_leaves_what_the_last_recipe_reuses_though_it_has_not_come_to_it(run):
+    """As where another recipe's run ended before it came to the trainings that both have."""
+    there = {str(place) for kind in (run / "stages").list() for place in kind.list()}
+    (run / "recipe.yaml").put(dump_recipe(recipe_with()))
+    (run / "graph.json").put("{}")
+    given = {"with_paid": True, "with_earlier": True, "is_deleting": False}
+    assert not {str(place) for place in clean(str(run), **given)} & there
 
 
 @pytest.mark.parametrize(
