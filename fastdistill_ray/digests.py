@@ -6,6 +6,7 @@ change in the cache folder; a file that changed is read again.
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -49,12 +50,15 @@ def folder_digest(folder: Path, patterns: Iterable[str] = ("**/*",)) -> str:
     )
 
 
-def hub_revision(kind: str, repository: str) -> str:
-    """Commit of the copy of a hub repository on this machine; `kind`: models or datasets."""
+def hub_revision(kind: str, repository: str, revision: str = "") -> str:
+    """Commit of the copy of a hub repository on this machine; `kind`: models or datasets;
+    `revision`: a commit, tag or branch, "": the main one."""
+    if re.fullmatch(r"[0-9a-f]{40}", revision):
+        return revision[:20]
     from huggingface_hub.constants import HF_HUB_CACHE  # noqa: PLC0415  slow
 
     name = f"{kind}--{repository.replace('/', '--')}"
-    note = Path(HF_HUB_CACHE) / name / "refs" / "main"
+    note = Path(HF_HUB_CACHE) / name / "refs" / (revision or "main")
     return note.read_text(encoding="utf-8").strip()[:20] if note.is_file() else UNKNOWN
 
 

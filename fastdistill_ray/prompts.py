@@ -1,5 +1,6 @@
 """Problem -> messages -> chat template -> token ids. Teacher and student prompts may differ."""
 
+import datetime
 import hashlib
 import json
 import string
@@ -22,8 +23,12 @@ SYSTEM_PROMPT = (
 )
 PLAIN = "plain"
 # `adds_bos`: whether the tokenizer begins a text with BOS.
-PLAIN_TEMPLATE = """\
-{%- if adds_bos %}{{ bos_token }}{% endif %}
+_BOS = "{%- if adds_bos %}{{ bos_token }}{% endif %}"
+PLAIN_TEMPLATE = (
+    f"""\
+{_BOS}
+"""
+    + """\
 {%- for message in messages %}
 {%- if message.role == 'system' %}{{ message.content }}{{ '\\n\\n' }}
 {%- elif message.role == 'user' %}User:{{ '\\n' }}{{ message.content }}{{ '\\n\\n' }}
@@ -31,6 +36,9 @@ PLAIN_TEMPLATE = """\
 {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}Assistant:{{ '\\n' }}{% endif %}"""
+)
+# Of templates that write the day into a prompt: every stage of a run is to write the same.
+DATE = datetime.datetime(2024, 7, 26, tzinfo=datetime.UTC)
 OPEN, CLOSE = "<think>", "</think>"
 MARK = "42 is the answer"  # a turn that no template changes
 
@@ -106,6 +114,7 @@ def _applied(
         return tokenizer.apply_chat_template(
             list(messages),
             **{
+                "strftime_now": DATE.strftime,
                 **knobs.template_args,
                 "chat_template": template_of(tokenizer, knobs),
                 "add_generation_prompt": True,
@@ -120,6 +129,14 @@ def _applied(
             f"{' '.join(str(error).split())[:300]}; mend it, set prompt.template, or "
             "prompt.system: '' where it takes no system text"
         ) from error
+
+
+def template_for_others(tokenizer: Any, knobs: PromptKnobs) -> str:
+    """`template_of` for who knows nothing of `adds_bos`."""
+    template = template_of(tokenizer, knobs)
+    if knobs.template != PLAIN:
+        return template
+    return template.replace(_BOS, "{{ bos_token }}" if adds_bos(tokenizer) else "")
 
 
 def template_of(tokenizer: Any, knobs: PromptKnobs) -> str:
@@ -171,7 +188,7 @@ def end_of_turn(tokenizer: Any, knobs: PromptKnobs) -> int | None:
 def opening(tokenizer: Any, knobs: PromptKnobs) -> str:
     """What the template writes of the assistant's own words: "<think>\\n", an empty block of
     thoughts, or nothing. A completion is read as if it began with it."""
-    text = written([{"role": "user", "content": MARK}], tokenizer, knobs).rpartition(MARK)[2]
+    text = written(build_messages(MARK, knobs), tokenizer, knobs).rpartition(MARK)[2]
     return text[text.index(OPEN) :] if OPEN in text else ""
 
 

@@ -15,6 +15,7 @@ from fastdistill_ray.prompts import (
     opening,
     own_words,
     render,
+    template_for_others,
     template_hash,
     template_of,
     written,
@@ -208,3 +209,29 @@ def test_end_of_turn_is_the_templates_token_and_not_the_tokenizers_eos(own: Any)
     own.eos_token = None
     with pytest.raises(ValueError, match="completions would not end"):
         check_prompt("student.prompt", "tiny", own, SHOWN)
+
+
+def test_day_that_a_template_writes_is_the_same_on_every_day(own) -> None:
+    own.chat_template = "{{ strftime_now('%d %b %Y') }}{{ messages[-1].content }}"
+    messages = [{"role": "user", "content": "?"}]
+    assert written(messages, own, PromptKnobs()) == "26 Jul 2024?"
+
+
+def test_opening_is_that_of_the_prompt_with_the_recipes_system_text(own) -> None:
+    own.chat_template = (
+        "{{ messages[-1].content }}"
+        "{% if '/no_think' in messages[0].content %}<think>\n\n</think>\n{% endif %}"
+    )
+    assert opening(own, PromptKnobs(system="/no_think")) == "<think>\n\n</think>\n"
+    assert opening(own, PromptKnobs(system="")) == ""
+
+
+def test_plain_template_for_others_begins_as_the_tokenizer_does(own) -> None:
+    knobs = PromptKnobs(template="plain", system="")
+    given = template_for_others(own, knobs)
+    assert "adds_bos" not in given
+    messages = [{"role": "user", "content": "?"}]
+    shown = own.apply_chat_template(
+        messages, chat_template=given, tokenize=False, add_generation_prompt=True
+    )
+    assert shown == written(messages, own, knobs)

@@ -276,6 +276,7 @@ def opening_of(teacher: TeacherKnobs) -> str:
 
 def dataset_identity(knobs: TaskKnobs | OodKnobs) -> str:
     """Content of its file or folder; of a dataset on the hub its name and revision."""
+    revision = knobs.revision if isinstance(knobs, TaskKnobs) else ""
     if knobs.path:
         place = Path(knobs.path).expanduser()
         if place.is_file():  # its name says which split it is
@@ -284,6 +285,9 @@ def dataset_identity(knobs: TaskKnobs | OodKnobs) -> str:
             return f"folder@{folder_digest(place)}"
         if knobs.name != HUB:
             return f"missing:{knobs.path}"
-        return f"hub:{knobs.path}@{hub_revision('datasets', knobs.path)}"
+        return f"hub:{knobs.path}@{hub_revision('datasets', knobs.path, revision)}"
     hub = hub_of(knobs.name)
-    return f"hub:{hub.id}@{hub_revision('datasets', hub.id)}" if hub else "made"
+    if not hub:
+        return "made"
+    revision = hub.arguments.get("revision", "")
+    return f"hub:{hub.id}@{hub_revision('datasets', hub.id, revision)}"

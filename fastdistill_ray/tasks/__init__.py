@@ -139,7 +139,8 @@ def _with_ood(problems: Problems, knobs: TaskKnobs, ood: OodKnobs) -> Problems:
     """
     if problems["ood"]:
         raise UserError(f"task.ood: {knobs.name} has ood problems of its own; leave task.ood out")
-    other = resolve(TaskKnobs(name=ood.name, path=ood.path, seed=knobs.seed))
+    own = {"kind": ood.kind or knobs.kind, "columns": ood.columns}
+    other = resolve(TaskKnobs(name=ood.name, path=ood.path, seed=knobs.seed, **own))
     task = _task(ood.name, "task.ood.name")
     try:
         found = (task.load_whole or task.load)(other)

@@ -50,13 +50,13 @@ def divide(found: Problems, knobs: TaskKnobs) -> Problems:
     if found["test"]:
         test, _ = take(found["test"], knobs.num_test, rng, "task.num_test")
     else:
-        test, train = take(train, knobs.num_test or 0, rng, "task.num_test")
+        test, train = hold_out(train, knobs.num_test or 0, rng, "task.num_test")
     train = _without(train, test + ood)
     if validation:
         validation = _without(validation, test + ood)
         validation, _ = take(validation, knobs.num_validation, rng, "task.num_validation")
     else:
-        validation, train = take(train, knobs.num_validation, rng, "task.num_validation")
+        validation, train = hold_out(train, knobs.num_validation, rng, "task.num_validation")
     train = _without(train, validation)
     train, _ = take(train, knobs.num_train, rng, "task.num_train")
     chosen: Problems = {"train": train, "validation": validation, "test": test, "ood": ood}
@@ -85,6 +85,31 @@ def take(
     return (
         [item for i, item in enumerate(items) if i in chosen],
         [item for i, item in enumerate(items) if i not in chosen],
+    )
+
+
+def hold_out(
+    problems: list[Problem], count: int, rng: random.Random, name: str
+) -> tuple[list[Problem], list[Problem]]:
+    """As `take`, but for variants of one question: a cluster of them is held out as a whole, as
+    long as there is room for it."""
+    clusters = dict.fromkeys(problem.cluster for problem in problems if problem.cluster)
+    if not clusters:
+        return take(problems, count, rng, name)
+    if count > len(problems):
+        raise UserError(f"{name}: {count} problems asked for, {len(problems)} are there")
+    units: dict[str, list[Problem]] = {}
+    for problem in problems:
+        units.setdefault(problem.cluster or f"alone/{problem.problem_id}", []).append(problem)
+    order = list(units)
+    rng.shuffle(order)
+    chosen: set[str] = set()
+    for unit in order:
+        if len(chosen) + len(units[unit]) <= count:
+            chosen |= {problem.problem_id for problem in units[unit]}
+    return (
+        [problem for problem in problems if problem.problem_id in chosen],
+        [problem for problem in problems if problem.problem_id not in chosen],
     )
 
 
@@ -135,7 +160,11 @@ def check_problems(problems: Problems, *, is_unlabelled: bool = False) -> None:
 
 def _without(problems: list[Problem], others: list[Problem]) -> list[Problem]:
     taken = {asked(problem) for problem in others}
-    return keep(problems, lambda problem: asked(problem) not in taken)
+    clusters = {problem.cluster for problem in others if problem.cluster}
+    return keep(
+        problems,
+        lambda problem: asked(problem) not in taken and problem.cluster not in clusters,
+    )
 
 
 def keep(

@@ -2,7 +2,10 @@
 "split"?, "cluster"?}, or other columns named by `task.columns`; of files, or of a hub's dataset.
 """
 
+import contextlib
+import dataclasses
 import hashlib
+import logging
 import math
 import re
 import string
@@ -14,7 +17,9 @@ from fastdistill_ray.errors import UserError
 from fastdistill_ray.records import SPLITS, WRITTEN_KINDS, Problem, Split, WrittenKind
 from fastdistill_ray.tasks.base import Problems, divide, require_text, require_whole
 from fastdistill_ray.tasks.knobs import JsonlField, TaskKnobs
-from fastdistill_ray.tasks.source import files_in, hub_rows, hub_splits, read_rows
+from fastdistill_ray.tasks.source import SUFFIXES, files_in, hub_rows, hub_splits, read_rows
+
+logger = logging.getLogger(__name__)
 
 NAMES: dict[Split, tuple[str, ...]] = {
     "train": ("train",),
@@ -50,6 +55,8 @@ def load_hub(knobs: TaskKnobs, *, holds_out: bool = True) -> Problems:
 def _problems(knobs: TaskKnobs, rows: Iterable[tuple[Split, Where]], holds_out: bool) -> Problems:
     found: Problems = {"train": [], "validation": [], "test": [], "ood": []}
     lines: dict[str, str] = {}
+    without_id: dict[str, Problem] = {}
+    num_repeated = 0
     for split, (where, row) in rows:
         fields = {"split": split, **_renamed(row, knobs.columns, knobs.unlabelled, where)}
         needed = ["question", "answer"]
@@ -61,15 +68,30 @@ def _problems(knobs: TaskKnobs, rows: Iterable[tuple[Split, Where]], holds_out: 
                 "task.columns says which column holds what"
             )
         problem = _parse(fields, knobs, needed, where)
+        if "id" not in fields and (other := without_id.get(problem.problem_id)):
+            if problem == other:
+                num_repeated += 1
+                continue
+            if problem.options != other.options:
+                own = f"{problem.problem_id}-{_digest(*problem.options)}"
+                problem = dataclasses.replace(problem, problem_id=own)
         if problem.problem_id in lines:
             raise UserError(
-                f"{where}: id {problem.problem_id} is that of {lines[problem.problem_id]}"
-                + ("" if "id" in row else "; lines that ask the same question need an id")
+                f"{where}: id {problem.problem_id} is that of {lines[problem.problem_id]}; "
+                + (
+                    "ids are unique over all splits: task.columns.id may name another column"
+                    if "id" in fields
+                    else "lines that ask the same question need an id"
+                )
             )
+        if "id" not in fields:
+            without_id[problem.problem_id] = problem
         lines[problem.problem_id] = where.removeprefix(f"{knobs.path} ")
         found[problem.split].append(problem)
     if not lines:
         raise UserError(f"{knobs.path}: no problems in it")
+    if num_repeated:
+        logger.warning("%s: %d rows are left out that another equals", knobs.path, num_repeated)
     if holds_out and not found["test"] and knobs.num_test is None and not knobs.unlabelled:
         held_out = min(len(found["train"]) // HELD_OUT, MOST_HELD_OUT)
         knobs = knobs.model_copy(update={"num_test": held_out})
@@ -79,9 +101,13 @@ def _problems(knobs: TaskKnobs, rows: Iterable[tuple[Split, Where]], holds_out: 
 def _hub_rows(knobs: TaskKnobs) -> Iterator[tuple[Split, Where]]:
     config, arguments = knobs.config or None, {"revision": knobs.revision or None}
     there = hub_splits(knobs.name, knobs.path, config, **arguments)
-    splits = knobs.splits or {
-        split: name for split, names in NAMES.items() for name in names if name in there
+    named: dict[Split, list[str]] = {
+        split: [name for name in names if name in there] for split, names in NAMES.items()
     }
+    ours: dict[Split, str] = {split: found[0] for split, found in named.items() if found}
+    splits = knobs.splits or ours
+    if left := [name for name in there if not knobs.splits and name not in splits.values()]:
+        logger.warning("%s: not read are its splits %s", knobs.path, ", ".join(left))
     known = ", ".join(there)
     if not splits:
         raise UserError(
@@ -111,6 +137,14 @@ def _rows(path: Path) -> Iterator[tuple[Split, Where]]:
     if not any(files.values()):
         named = ", ".join(name for names in NAMES.values() for name in names)
         raise UserError(f"task.path: {path}: no file in it is named after a split ({named})")
+    taken = {file for found in files.values() for file in found}
+    others = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+    if left := [file.name for file in others if file not in taken]:
+        logger.warning(
+            "task.path: %s: not read are %s: a folder has one file of each split, such as "
+            "train.jsonl and test.jsonl, with the names %s",
+            *(path, ", ".join(left), ", ".join(name for names in NAMES.values() for name in names)),
+        )
     for split, found in files.items():
         for file in found:
             for row in read_rows(file):
@@ -160,7 +194,12 @@ def _parse(row: dict[str, Any], knobs: TaskKnobs, needed: list[str], where: str)
         require_whole(option, "options", where)
     if len(options) > len(string.ascii_uppercase):
         raise UserError(f"{where}: {len(options)} options, there are letters for 26")
-    digest = hashlib.sha1(row["question"].strip().encode()).hexdigest()[:12]
+    if kind == "choice" and isinstance(row.get("answer"), int | float):
+        raise UserError(
+            f"{where}: answer {row['answer']} is a number, which may be an option's place or what "
+            "it says; of kind choice it is the option's letter, or its text"
+        )
+    digest = _digest(row["question"].strip())
     return Problem(
         problem_id=_id_text(row.get("id", f"{knobs.name}/{digest}"), where),
         task=knobs.name,
@@ -172,6 +211,10 @@ def _parse(row: dict[str, Any], knobs: TaskKnobs, needed: list[str], where: str)
         tolerance=_tolerance(row.get("tolerance"), kind, where),
         cluster=_id_text(row["cluster"], where, "cluster") if "cluster" in row else "",
     )
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha1("\n".join(texts).encode()).hexdigest()[:12]
 
 
 def _reference_text(answer: object) -> object:
@@ -187,6 +230,9 @@ def _tolerance(given: object, kind: WrittenKind, where: str) -> float | None:
     if given is None:
         return None
     number = math.nan
+    if isinstance(given, str):  # of a table
+        with contextlib.suppress(ValueError):
+            number = float(given)
     if isinstance(given, int | float) and not isinstance(given, bool):
         number = float(given)
     if kind in ("choice", "text") or not 0 <= number < math.inf:

@@ -17,6 +17,13 @@ class OodKnobs(Knobs):
     path: str = Field(
         default="", description="A local file or folder instead of the hub's dataset."
     )
+    kind: WrittenKind | None = Field(
+        default=None,
+        description="jsonl and hub: kind of answer of problems that name none; none: task.kind.",
+    )
+    columns: dict[JsonlField, str] = Field(
+        default={}, description="jsonl and hub: as task.columns, of these rows."
+    )
 
 
 class TaskKnobs(Knobs):

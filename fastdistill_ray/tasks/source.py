@@ -298,8 +298,18 @@ def hub_rows(
         return datasets.load_dataset(name, config, split=split, **arguments)
 
     rows = _from_hub(task, name, load)
+    classes = {
+        column: feature
+        for column, feature in rows.features.items()
+        if isinstance(feature, datasets.ClassLabel)
+    }
     for index, fields in enumerate(rows):
-        yield f"{name} {split} row {index + 1}", fields
+        named = {  # the hub stores their numbers; -1 is none
+            column: feature.int2str(fields[column])
+            for column, feature in classes.items()
+            if (fields[column] if fields[column] is not None else -1) >= 0
+        }
+        yield f"{name} {split} row {index + 1}", {**fields, **named}
 
 
 def hub_splits(task: str, name: str, config: str | None, **arguments: Any) -> list[str]:

@@ -17,7 +17,7 @@ from fastdistill_ray.prompts import (
     build_messages,
     own_words,
     render,
-    template_of,
+    template_for_others,
     written_by,
 )
 from fastdistill_ray.training.alignment import Aligner, Reading, read_vocabulary
@@ -72,7 +72,7 @@ def student_text(
             if explained
             else None
         ),
-        template=template_of(tokenizer, prompt) if prompt.template else "",
+        template=template_for_others(tokenizer, prompt) if prompt.template else "",
     )
 
 

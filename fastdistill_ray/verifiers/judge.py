@@ -26,6 +26,7 @@ from fastdistill_ray.verifiers.units import are_other_units
 
 ANOTHER_NUMBER = Decision("wrong", "another number")
 EXPRESSIONS = "fastdistill_ray.verifiers.worker"
+WORDS_OF_ANSWER, WORDS_OF_FORMULA = 8, 60  # at most, where it is no number; of a long one
 MAX_CLEANED = 2_000  # characters; a longer text is compared as it stands
 MAX_CACHED = 100_000  # decisions
 SEVERAL_NUMBERS = "more than one number"
@@ -141,6 +142,8 @@ class Judge:
             return f"unknown kind {kind!r}"
         if not reference.strip():
             return "the reference is empty"
+        if kind in ("number", "math") and is_solution(reference, kind):
+            return f"the reference {reference[:40]!r}... is a text, not the answer alone"
         if kind == "choice":
             try:
                 parse_choice(reference, tuple(options))
@@ -199,6 +202,20 @@ class Judge:
             return Decision("timeout", f"not decided in {self._knobs.time_limit:g} s of CPU time")
         except ChildProcessError as error:
             return Decision("error", f"the judging process failed: {error}")
+
+
+def is_solution(reference: str, kind: Kind) -> bool:
+    """Whether it says more than an answer, which no answer would then equal."""
+    num_words = len(reference.split())
+    if kind == "math":
+        return len(reference) > expressions.MAX_ANSWER and num_words > WORDS_OF_FORMULA
+    if num_words <= WORDS_OF_ANSWER or "\\" in reference:
+        return False
+    try:
+        parse_number(reference)
+    except (NotANumber, TooLarge):
+        return True
+    return False
 
 
 def is_same_text(reference: str, answer: str) -> bool:

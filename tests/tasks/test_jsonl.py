@@ -103,7 +103,7 @@ def test_number_that_a_table_does_not_have_is_no_answer(tmp_path: Path) -> None:
 
 
 def test_jsonl_same_question_without_ids_is_refused(tmp_path: Path) -> None:
-    rows = [{"question": "a?", "answer": "1"}] * 2
+    rows = [{"question": "a?", "answer": answer} for answer in "12"]
     path = write_lines(tmp_path / "a.jsonl", rows)
     with pytest.raises(ValueError, match=r"line 2: id jsonl/\w+ is that of line 1; lines that ask"):
         load_problems(TaskKnobs(name="jsonl", path=path))
@@ -233,3 +233,57 @@ def test_folder_has_a_file_for_each_split(tmp_path: Path) -> None:
     assert found == {"train": ["1"], "validation": ["2"], "test": [], "ood": ["3"]}
     with pytest.raises(UserError, match="no file in it is named after a split"):
         load_problems(TaskKnobs(name="jsonl", path=str(tmp_path / "test")))
+
+
+def test_rows_that_repeat_or_differ_by_their_options_need_no_id(tmp_path: Path) -> None:
+    which = {"question": "Which is true?", "kind": "choice", "answer": "A"}
+    rows = [
+        {**which, "options": ["one", "two"]},
+        {**which, "options": ["one", "two"]},
+        {**which, "options": ["three", "four"]},
+        {"question": "1 + 1?", "answer": 2},
+        {"question": "1 + 1?", "answer": 2},
+    ]
+    path = write_lines(tmp_path / "a.jsonl", rows)
+    found = load_problems(TaskKnobs(name="jsonl", path=path, num_test=0))["train"]
+    assert [one.options for one in found] == [["one", "two"], ["three", "four"], []]
+    assert len({one.problem_id for one in found}) == 3
+    digest = hashlib.sha1(b"Which is true?").hexdigest()[:12]
+    assert found[0].problem_id == f"jsonl/{digest}", "that of a file with it alone"
+    path = write_lines(tmp_path / "b.jsonl", [*rows, {"question": "1 + 1?", "answer": 3}])
+    with pytest.raises(UserError, match="lines that ask the same question need an id"):
+        load_problems(TaskKnobs(name="jsonl", path=path))
+
+
+def test_choice_whose_answer_is_a_number_is_refused(tmp_path: Path) -> None:
+    row = {"question": "?", "kind": "choice", "options": ["3", "2", "1"], "answer": 1}
+    path = write_lines(tmp_path / "a.jsonl", [row])
+    with pytest.raises(UserError, match="answer 1 is a number, which may be an option's place"):
+        load_problems(TaskKnobs(name="jsonl", path=path))
+
+
+def test_problems_of_another_file_have_the_kind_of_the_task_or_their_own(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", [{"question": "Where?", "answer": "Paris"}])
+    other = write_lines(tmp_path / "b.jsonl", [{"asked": "Where else?", "answer": "Oslo"}])
+    ood = {"name": "jsonl", "path": other, "columns": {"question": "asked"}}
+    for own, expected in (({}, "text"), ({"kind": "math"}, "math")):
+        knobs = TaskKnobs.model_validate(
+            {"name": "jsonl", "path": path, "kind": "text", "num_test": 0, "ood": ood | own}
+        )
+        (problem,) = load_problems(knobs)["ood"]
+        assert (problem.kind, problem.question) == (expected, "Where else?")
+
+
+def test_tolerance_of_a_table_is_a_number(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("question,answer,tolerance\nPi?,3.14,0.01\n")
+    (problem,) = load_problems(TaskKnobs(name="jsonl", path=str(tmp_path / "a.csv")))["train"]
+    assert problem.tolerance == 0.01
+
+
+def test_files_of_a_folder_that_no_split_takes_are_named(tmp_path: Path, caplog) -> None:
+    for name in ("train.jsonl", "test.jsonl", "test_hard.jsonl"):
+        write_lines(tmp_path / name, [{"question": name, "answer": 1}])
+    (tmp_path / "train.csv").write_text("question,answer\n?,1\n")
+    found = load_problems(TaskKnobs(name="jsonl", path=str(tmp_path)))
+    assert [len(found[split]) for split in ("train", "test")] == [1, 1]
+    assert "not read are test_hard.jsonl, train.csv: " in caplog.text

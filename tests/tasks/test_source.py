@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,7 +18,7 @@ from fastdistill_ray.records import Problem
 from fastdistill_ray.tasks import TASKS, TaskKnobs, hub_of, load_problems
 from fastdistill_ray.tasks.competition import last_box
 from fastdistill_ray.tasks.sizes import count_problems
-from fastdistill_ray.tasks.source import Hub, Row, plain_number, read_table, rounding
+from fastdistill_ray.tasks.source import Hub, Row, hub_rows, plain_number, read_table, rounding
 
 LONG = {"num_test": 0}
 PARTS = {"type": "Number Theory", "level": "Level 2", "subject": "Number Theory"}
@@ -565,7 +566,7 @@ def test_jsonl_columns_are_mapped_and_may_lie_inside_objects(tmp_path):
         ({"q": "a", "gold": {}}, {"question": "q", "answer": "gold.x"}, "missing gold.x, which"),
         ({"question": "a", "answer": "1", "tolerance": -1}, {}, "tolerance must be a number of at"),
         (
-            {"question": "a", "answer": "1", "tolerance": "1"},
+            {"question": "a", "answer": "1", "tolerance": "one"},
             {},
             "tolerance must be a number of at",
         ),
@@ -629,3 +630,15 @@ def test_rounding_is_half_a_unit_of_the_last_place():
 )
 def test_last_box_is_the_last_filled_one(solution, box):
     assert last_box(solution) == box
+
+
+def test_classes_of_a_dataset_are_their_names_not_their_numbers(tmp_path):
+    folder = tmp_path / "set"
+    label = datasets.ClassLabel(names=["negative", "positive"])
+    features = datasets.Features({"question": datasets.Value("string"), "answer": label})
+    rows = {"question": ["Good?", "Bad?", "What?"], "answer": [1, 0, -1]}
+    made = datasets.Dataset.from_dict(rows, features=features)
+    (folder / "data").mkdir(parents=True)
+    made.to_parquet(folder / "data" / "train-00000-of-00001.parquet")
+    found = [fields["answer"] for _, fields in hub_rows("hub", str(folder), None, "train")]
+    assert found == ["positive", "negative", -1]

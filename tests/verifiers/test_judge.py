@@ -455,3 +455,19 @@ def test_fingerprints_tell_same_expressions_or_say_nothing(
     first: str, second: str, same: bool | None
 ) -> None:
     assert fingerprints.is_identical(first, second) is same
+
+
+@pytest.mark.parametrize(
+    ("kind", "reference", "is_usable"),
+    [
+        ("number", "Natalia sold 48 / 2 = 24 clips in May, so 72 in all. #### 72", False),
+        ("number", "72", True),
+        ("number", "seventy-two clips", True),
+        ("number", "\\frac{1}{2} of the way to the end of the road", True),
+        ("math", "First we see that. " * 40, False),
+        ("math", "x = 1 or x = 2", True),
+        ("text", "a long text that is what is asked for by this task", True),
+    ],
+)
+def test_reference_that_is_a_whole_solution_is_of_no_use(judge, kind, reference, is_usable):
+    assert (judge.reference_error(kind, reference) == "") is is_usable
