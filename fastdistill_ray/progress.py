@@ -8,7 +8,10 @@ from typing import TextIO
 BAR_WIDTH = 24
 BAR = re.compile(r"^(.+?) +\[#*\.*\] \d+/\d+(  |$)")  # how a line of `bar_line` begins
 # What Ray says of itself in every job's log.
-OF_RAY = re.compile(r" -- Runtime env is setting up\.$|: Set ray log level from environment ")
+OF_RAY = re.compile(
+    r" -- Runtime env is setting up\.$|: Set ray log level from environment "
+    r"|^Running entrypoint for job "
+)
 BEGIN, ERASE = "\r", "\x1b[2K"  # of a terminal's line
 SECONDS_BETWEEN_LINES = 5.0
 KNOWN = 0.05  # share of the work from which its pace tells how long the rest takes

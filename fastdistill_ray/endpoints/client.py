@@ -299,8 +299,8 @@ def key_header(knobs: ServerKnobs, section: str) -> dict[str, str]:
     if not key:
         raise UserError(
             f"{section}.api_key_env: {knobs.api_key_env} is not set on this node; it holds the "
-            f"server's key. `export {knobs.api_key_env}=...` before Ray is started there, or hand "
-            f"it to a job by --env {knobs.api_key_env}"
+            f"server's key. `export {knobs.api_key_env}=...` in this terminal; on a cluster, "
+            f"before Ray is started there, or hand it to a job by --env {knobs.api_key_env}"
         )
     return {"Authorization": f"Bearer {key}"}
 

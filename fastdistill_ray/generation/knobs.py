@@ -99,7 +99,10 @@ def _engine_tag(value: Any) -> str:
 class TeacherKnobs(Knobs):
     FREE = frozenset({"model"})
 
-    model: str = Field(min_length=1, description="Hub id, folder or .gguf file.")
+    model: str = Field(
+        min_length=1,
+        description="Hub id, folder or .gguf file; behind an endpoint, what its server calls it.",
+    )
     prompt: PromptKnobs = PromptKnobs()
     engine: Annotated[
         Annotated[EngineKnobs, Tag(ENGINE_TAG)] | Annotated[EndpointKnobs, Tag(ENDPOINT_TAG)],

@@ -29,6 +29,8 @@ SHOWN = (
 
 LIMIT = "Most tokens of a completion. Yours to set: a few times what a good answer takes."
 MEANINGS = {
+    "teacher.engine.kind": "vllm: an engine of ours; endpoint: a server of others.",
+    "teacher.engine.price_prompt": "Of a million tokens, for plan and report; 0: not known.",
     "sampling.max_new_tokens": LIMIT,
     "evaluation.max_new_tokens": LIMIT,
     "compare.students": "Others that are trained on the same groups: an objective each.",
@@ -104,7 +106,8 @@ def _at(tree: dict[str, Any], sections: list[str]) -> dict[str, Any]:
 def _meaning(meanings: dict[str, Field], path: str) -> str:
     field = meanings.get(path)
     said = [MEANINGS.get(path) or (field.meaning if field else "")]
-    return " ".join(filter(None, [*said, f"[{field.type}]" if field else ""]))
+    kinds = path.endswith("engine.kind")  # of which a field knows one
+    return " ".join(filter(None, [*said, f"[{field.type}]" if field and not kinds else ""]))
 
 
 def _is_beside(path: str, found: dict[str, Any], tree: dict[str, Any]) -> bool:

@@ -75,8 +75,8 @@ def _better(run: Contents, student: str) -> str:
             word = WORDS[outcome(run.results.differences[student, rival, split, "accuracy"])]
             said.setdefault(word, []).append(split_label(split))
         where = "; ".join(f"{word}, on {' and '.join(on)} problems" for word, on in said.items())
-        sentences.append(f"Than {article(rival, run.recipe)}: {where}.")
-    return " ".join([*_than_others(run, student), *sentences])
+        sentences.append(f"Better than {article(rival, run.recipe)}: {where}.")
+    return " ".join([*sentences, *_than_others(run, student)])
 
 
 def _than_others(run: Contents, student: str) -> list[str]:
@@ -158,12 +158,10 @@ def _how_much(run: Contents, student: str) -> str:
         gap = run.results.differences[student, rival, split, "accuracy"]
         name = model_label(rival, run.recipe) if rival == best else article(rival, run.recipe)
         said.setdefault(name, []).append(
-            f"{points(gap.value)} points on {split_label(split)} ({points(gap.low)} to "
+            f"{points(gap.value)} points on {split_label(split)} problems ({points(gap.low)} to "
             f"{points(gap.high)})"
         )
-    sentences = [
-        f"Against {rival}: {' and '.join(found)} problems." for rival, found in said.items()
-    ]
+    sentences = [f"Against {rival}: {' and '.join(found)}." for rival, found in said.items()]
     return " ".join([*sentences, *_strictly(run, student)])
 
 
@@ -228,6 +226,7 @@ def _trust(run: Contents, student: str, status: str) -> str:
         asked.append(f"{problems_in(most)} ({split_label(split)})")
     if asked:
         sentences.append(f"Every model was asked the same {' and '.join(asked)}.")
+    sentences.append("No tested question is a training question.")
     sentences += _kept(run)
     sentences += [
         f"{model_label(model, run.recipe)} has answered {found.num_problems:,} of the "

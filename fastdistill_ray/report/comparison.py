@@ -35,9 +35,17 @@ FREE = ("name", "pools.", "tracking.")  # change no result
 
 def write_comparison(views: list[str], output: str) -> str:
     """One HTML page of these run folders, or recipes' folders in them; -> its path."""
-    runs = {chr(ord("A") + place): read_run(view) for place, view in enumerate(views)}
-    if len(runs) != len({run.path for run in runs.values()}):
+    read = [read_run(view) for view in views]
+    if len(read) != len({run.path for run in read}):
         raise UserError("compare: the same folder is named twice")
+    asked = [run for run in read if run.results.rows]
+    left = [str(run.path) for run in read if not run.results.rows]
+    if len(asked) < 2:
+        raise UserError(
+            f"compare: {len(asked)} of {len(read)} folders have results; no model is evaluated in "
+            f"{', '.join(left)}"
+        )
+    runs = {chr(ord("A") + place): run for place, run in enumerate(asked)}
     page = Place(output) if output else Place(views[0]) / COMPARISON
     if page.is_local and (page.is_dir() or not page.parent.is_dir()):
         raise UserError(f"--output {page}: not a file in an existing folder")
@@ -48,9 +56,10 @@ def write_comparison(views: list[str], output: str) -> str:
         Section("Results", _results(runs)),
     ]
     names = " \u00b7 ".join(f"{letter}: {run.recipe['name']}" for letter, run in runs.items())
-    write_text(
-        page, to_html(Page("Recipes side by side", names, [_caution(runs, pairs)], sections))
-    )
+    said = [_caution(runs, pairs)]
+    if left:
+        said.append(f"Left out, as no model is evaluated in them: {', '.join(left)}.")
+    write_text(page, to_html(Page("Recipes side by side", names, said, sections)))
     return str(page)
 
 

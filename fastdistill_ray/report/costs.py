@@ -127,7 +127,7 @@ def cost_blocks(run: Contents) -> list[Block]:
             f" Cost is {pools['gpu_hour_price']:g} per GPU-hour and "
             f"{pools['cpu_hour_price']:g} per CPU-hour."
         )
-    header += ["Prompt tokens", "Completion tokens", "Rows in", "Rows out", "Set aside"]
+    header += ["Prompt tokens", "Completion tokens", "Rows in", "Rows out", "Set aside, paid"]
     rows.append(["All stages", *_resource_cells(total, pools), "", "", ""])
     table = Table(header, rows, caption)
     return [*([table] if run.manifests else []), *_teacher_blocks(run), *_paid_blocks(run)]
@@ -187,6 +187,8 @@ def _remarks(manifest: dict[str, Any]) -> str:
         remarks.append(f"used {facts['steps']:,} of {facts['planned_steps']:,} planned steps")
     if "micro_batch_tokens" in facts:
         remarks.append(f"memory was short: micro-batches of {facts['micro_batch_tokens']:,} tokens")
+    paid = facts.get("teacher_paid", 0.0) + facts.get("judge_paid", 0.0)
+    remarks += [f"paid {paid:,.4f}"] if paid else []
     return ", ".join(remarks) or "0"
 
 

@@ -247,7 +247,12 @@ def _verdict_blocks(run: Contents) -> list[Block]:
         return []
     seen = [name for name in VERDICTS if any(row[name] for row in shares.values())]
     rows = [[who, *(f"{row[name]:.1f}" for name in seen)] for who, row in shares.items()]
-    caption = "Strict verdicts of all completions, in percent of each writer's."
+    drawn = {name: run.recipe[name]["temperature"] for name in ("sampling", "evaluation")}
+    caption = (
+        "Strict verdicts of all completions, in percent of each writer's. The teacher's training "
+        f"completions are drawn at temperature {drawn['sampling']:g}, answers to test problems at "
+        f"{drawn['evaluation']:g}: one model has other shares in the two."
+    )
     table = Table(["Writer", *(f"{name.capitalize()} %" for name in seen)], rows)
     return [Figure(plots.verdict_svg(shares), caption), table]
 

@@ -35,6 +35,7 @@ from fastdistill_ray.run_files import (
     GIT,
     GRAPH,
     MANIFEST,
+    METRICS,
     POLICIES,
     RECIPE,
     RECIPES,
@@ -131,6 +132,8 @@ class JobFolder(Generic[R]):
             self.log_reused(stage, folder)
             return folder
         self.log_started(stage.name)
+        if stage.kind == TRAIN and (where := _goes_on_from(folder)):
+            logger.info("%s: %s", stage.name, where)
         clock = Clock(folder)
         try:
             with repeated(clock.note, NOTE_SECONDS):
@@ -266,6 +269,15 @@ def damaged_files(folder: Place, manifest: Mapping[str, Any]) -> list[str]:
         if now != size:
             faults.append(f"{folder / name} has {now} of {size} bytes")
     return faults + Store(folder).lost(manifest.get("files", {}))
+
+
+def _goes_on_from(training: Place) -> str:
+    """Where a training that was begun goes on; "" of one that was not."""
+    checkpoints = (one.name.rpartition("_")[2] for one in (training / CHECKPOINTS).list())
+    steps = [int(step) for step in checkpoints if step.isdigit()]
+    if steps:
+        return f"it goes on from its last whole checkpoint, of step {max(steps)} or before"
+    return "it had no checkpoint yet and begins anew" if (training / METRICS).is_file() else ""
 
 
 def _is_beside(name: str) -> bool:

@@ -1,6 +1,8 @@
 """How long what is not done yet would take, by what work of its kind in the run took."""
 
+import itertools
 import json
+import statistics
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -68,7 +70,7 @@ def seconds_left(run: Place, work: Work, amount: int, done: int = 0) -> float | 
     all_done = sum(map(num_done, begun))
     if (by_others and not done) or all_done < max(ENOUGH * amount, 1):
         return by_others.seconds if by_others else None
-    spent = sum(read_json(folder / SECONDS, {"seconds": 0.0})["seconds"] for folder in begun)
+    spent = sum(map(_spent_on, begun))
     return spent / all_done * max(amount - done, 0)
 
 
@@ -130,6 +132,24 @@ def _scaled(one: Made, amount: int) -> Spent | None:
     working = min(_working(one.folder) or seconds, seconds)  # the rest is start and end
     share = (seconds - working + working * amount / done) / seconds if seconds else 0.0
     return Spent(*(manifest[name] * share for name in ("seconds", "gpu_hours", "cpu_hours")))
+
+
+def _spent_on(begun: Place) -> float:
+    """Seconds of a stage that is begun in which its steps were made or its rows came, as far as
+    that is known: what starts and stops took is no pace."""
+    times = (
+        []
+        if (begun / METRICS).is_file() or not (begun / LOG).is_dir()
+        else sorted(
+            time
+            for commit in Store(begun).commits()
+            for *_, time in commit.parts or [("", 0, commit.time)]
+        )
+    )
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    most = 10 * statistics.median(gaps) if gaps else 0.0
+    known = _working(begun) or sum(min(gap, most) for gap in gaps)
+    return known if known > 1.0 else read_json(begun / SECONDS, {"seconds": 0.0})["seconds"]
 
 
 def _working(training: Place) -> float:

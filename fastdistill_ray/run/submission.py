@@ -234,7 +234,8 @@ def _exit_code(details: JobDetails, where: str) -> int:
     elif details.driver_exit_code is None:
         say(f"the job failed: {details.message} Log: {where}")
     else:
-        say(f"the job failed with exit code {code}. Log: {where}")
+        killed = f"; {GOES_ON}" if code > 128 else ""
+        say(f"the job failed with exit code {code}{killed}. Log: {where}")
     return code
 
 

@@ -150,7 +150,12 @@ class TrainingKnobs(Knobs):
     )
     lora: LoraKnobs = LoraKnobs()
     held_out: HeldOutKnobs = HeldOutKnobs()
-    checkpoint_every: int = Field(default=100, ge=1, description="Steps between checkpoints.")
+    checkpoint_every: int = Field(
+        default=100,
+        ge=1,
+        description="Steps between checkpoints: a training that is killed, not stopped, goes on "
+        "from the last and does the steps since then again, or begins anew before the first.",
+    )
     max_failures: int = Field(
         default=3, ge=0, description="Restarts of the workers before giving up."
     )
