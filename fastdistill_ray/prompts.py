@@ -25,10 +25,8 @@ PLAIN = "plain"
 # `adds_bos`: whether the tokenizer begins a text with BOS.
 _BOS = "{%- if adds_bos %}{{ bos_token }}{% endif %}"
 PLAIN_TEMPLATE = (
-    f"""\
-{_BOS}
-"""
-    + """\
+    _BOS
+    + """
 {%- for message in messages %}
 {%- if message.role == 'system' %}{{ message.content }}{{ '\\n\\n' }}
 {%- elif message.role == 'user' %}User:{{ '\\n' }}{{ message.content }}{{ '\\n\\n' }}

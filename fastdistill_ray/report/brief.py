@@ -222,8 +222,9 @@ def _trust(run: Contents, student: str, status: str) -> str:
     asked = []
     for split in run.results.splits:
         found = [one for key, one in run.results.rows.items() if key[1:] == (split, "accuracy")]
-        most = max(found, key=lambda one: one.num_problems)
-        asked.append(f"{problems_in(most)} ({split_label(split)})")
+        if found:
+            most = max(found, key=lambda one: one.num_problems)
+            asked.append(f"{problems_in(most)} ({split_label(split)})")
     if asked:
         sentences.append(f"Every model was asked the same {' and '.join(asked)}.")
     sentences.append("No tested question is a training question.")

@@ -80,8 +80,8 @@ def _written_in(run: Contents, manifest: dict[str, Any]) -> int:
     """Tokens that models wrote in a stage. What a training and a signal count is what they read;
     of trainings only one in rounds has a writer, the student."""
     if training := TRAINING.fullmatch(manifest["stage"]):
-        in_rounds = student_entries(run.recipe)[training[1]].get("rounds")
-        return int(manifest["facts"]["written_tokens"]) if in_rounds else 0
+        in_rounds = student_entries(run.recipe).get(training[1], {}).get("rounds")
+        return int(manifest["facts"].get("written_tokens", 0)) if in_rounds else 0
     is_read = manifest["stage"].startswith("signals/")
     return 0 if is_read else manifest["completion_tokens"]
 

@@ -101,7 +101,7 @@ def read_run(view: str | Place) -> Contents:
     path = Place(view)
     recipe, text = read_recipe(path)
     order = models_of(recipe)
-    stages = _of_one_run(path)
+    stages = of_one_run(path)
     return Contents(
         path=path,
         stages=stages,
@@ -119,25 +119,35 @@ def read_run(view: str | Place) -> Contents:
     )
 
 
-def _of_one_run(view: Place) -> dict[str, Place]:
-    """The stages that the recipe has come to, but for those made from others that are no more
-    its own, because a file or folder that it names holds something else by now."""
+def of_one_run(view: Place) -> dict[str, Place]:
+    """The stages that the recipe has come to, but for those made from one in whose place it has
+    another by now, because a file or folder that it names holds something else."""
     stages, root = stage_folders(view), run_of(view)
-    there = {folder.name for kind in (root / STAGES).list() for folder in kind.list()}
-    # An input is a stage's folder by name, or a student in it by path; or something else.
-    made_from = {
-        name: there.intersection(
-            str(value).split("/")[2] if str(value).startswith(f"{STAGES}/") else str(value)
-            for value in read_json(folder / STAGE, {}).get("inputs", {}).values()
-        )
-        for name, folder in stages.items()
-    }
+    there = [folder for kind in (root / STAGES).list() for folder in kind.list()]
+    own = {folder.name for folder in stages.values()}
+    taken = {_place_of(folder) for folder in stages.values()}
+    old = {one.name for one in there if one.name not in own and _place_of(one) in taken}
     while True:
-        own = {folder.name for folder in stages.values()}
-        kept = {name: folder for name, folder in stages.items() if made_from[name] <= own}
-        if len(kept) == len(stages):
-            return stages
-        stages = kept
+        later = {
+            folder.name
+            for folder in stages.values()
+            if folder.name not in old and not old.isdisjoint(_made_from(folder))
+        }
+        if not later:
+            return {name: folder for name, folder in stages.items() if folder.name not in old}
+        old |= later
+
+
+def _place_of(stage: Place) -> tuple[str, str]:
+    """Kind and label, which two of its kind may have in turn."""
+    return stage.parent.name, stage.name.rpartition("-")[0]
+
+
+def _made_from(stage: Place) -> list[str]:
+    """Names of folders: an input is a stage's, or the path of a student in it, or no stage's."""
+    inputs = read_json(stage / STAGE, {}).get("inputs", {}).values()
+    parts = [str(value).split("/") for value in inputs]
+    return [part[2] if part[0] == STAGES and len(part) > 2 else part[-1] for part in parts]
 
 
 def read_recipe(view: Place) -> tuple[dict[str, Any], str]:

@@ -14,10 +14,11 @@ from fastdistill_ray.report.conclusion import conclusion
 from fastdistill_ray.report.drawing import direct, graph_svg
 from fastdistill_ray.report.page import Cell, Table
 from fastdistill_ray.report.provenance import provenance_blocks
-from fastdistill_ray.report.reading import Results, read_run
+from fastdistill_ray.report.reading import Results, of_one_run, read_run
 from fastdistill_ray.report.sections import write_report
 from fastdistill_ray.report.stages import find_troubles, sources, stage_blocks, status_sentence
 from fastdistill_ray.report.timeline import _spans
+from fastdistill_ray.storage.place import Place
 
 
 @pytest.fixture(scope="module")
@@ -234,3 +235,25 @@ def test_markdown_has_every_figure_as_a_file_beside_it(run: Path) -> None:
     for name in files:
         assert f"](figures/{name})" in text
         assert "var(--" not in (run / "figures" / name).read_text()
+
+
+def test_stage_made_from_one_that_another_has_replaced_is_not_shown(tmp_path: Path) -> None:
+    """As of problems whose file was changed: the run was stopped after it had judged the new."""
+    inputs = {
+        "problems/0a": {},
+        "groups/0b": {},
+        "groups/0c": {},
+        "train/sft-lr_1-0d": {"groups": "0b"},
+        "answers/sft-0e": {"model": "stages/train/sft-lr_1-0d/epoch_1"},
+        "answers/base-0f": {"model": "folder@1234"},
+    }
+    for name, given in inputs.items():
+        (tmp_path / "stages" / name).mkdir(parents=True)
+        (tmp_path / "stages" / name / "stage.json").write_text(json.dumps({"inputs": given}))
+    graph = {name.rpartition("-")[0] or name.partition("/")[0]: name for name in inputs}
+    (tmp_path / "recipe.yaml").touch()
+    for groups, expected in (("groups/0b", 5), ("groups/0c", 3), ("", 4)):
+        now = {**graph, "groups": groups} if groups else graph | {"groups": None}
+        places = {name: f"stages/{place}" for name, place in now.items() if place}
+        (tmp_path / "graph.json").write_text(json.dumps(places))
+        assert len(of_one_run(Place(tmp_path))) == expected
