@@ -72,8 +72,8 @@ def _problems(knobs: TaskKnobs, rows: Iterable[tuple[Split, Where]], holds_out: 
             if problem == other:
                 num_repeated += 1
                 continue
-            if problem.options != other.options:
-                own = f"{problem.problem_id}-{_digest(*problem.options)}"
+            if (problem.split, problem.options) != (other.split, other.options):
+                own = f"{problem.problem_id}-{_digest(problem.split, *problem.options)}"
                 problem = dataclasses.replace(problem, problem_id=own)
         if problem.problem_id in lines:
             raise UserError(

@@ -250,6 +250,10 @@ def test_rows_that_repeat_or_differ_by_their_options_need_no_id(tmp_path: Path) 
     assert len({one.problem_id for one in found}) == 3
     digest = hashlib.sha1(b"Which is true?").hexdigest()[:12]
     assert found[0].problem_id == f"jsonl/{digest}", "that of a file with it alone"
+    tested = {"question": "1 + 1?", "answer": 2, "split": "test"}
+    path = write_lines(tmp_path / "c.jsonl", [*rows, tested])
+    found = load_problems(TaskKnobs(name="jsonl", path=path))
+    assert [len(found[split]) for split in ("train", "test")] == [2, 1], "a tested one leaves"
     path = write_lines(tmp_path / "b.jsonl", [*rows, {"question": "1 + 1?", "answer": 3}])
     with pytest.raises(UserError, match="lines that ask the same question need an id"):
         load_problems(TaskKnobs(name="jsonl", path=path))
