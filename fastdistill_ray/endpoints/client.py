@@ -315,9 +315,9 @@ def check_server(section: str, model_field: str, model: str, knobs: ServerKnobs)
             f"{section}.url: nothing answers at {knobs.url} ({type(error).__name__})"
         ) from error
     if status in (401, 403):
-        raise UserError(
-            f"{section}.api_key_env: {knobs.url} does not take this key (HTTP {status})"
-        )
+        asks = "asks for a key: name the variable that holds it (of `init` it is TEACHER_KEY)"
+        said = "does not take this key" if knobs.api_key_env else asks
+        raise UserError(f"{section}.api_key_env: {knobs.url} {said} (HTTP {status})")
     if status == 404 and not urlsplit(knobs.url).path:
         raise UserError(
             f"{section}.url: {knobs.url} has no /models (HTTP 404); the address goes up to and "
