@@ -200,7 +200,7 @@ def _page(source: str, audit: Audit) -> Page:
         subtitle=f"{total:,} judged completions \u00b7 up to {audit.per_verdict} of each verdict, "
         f"drawn with seed {audit.seed}",
         conclusion=[
-            f"{verdicts['correct']:,} of {total:,} completions are correct "
+            f"{verdicts['correct']:,} of {total:,} completions are correct, strictly "
             f"({verdicts['correct'] / total:.1%}); {failed:,} could not be judged "
             f"({failed / total:.2%}, error and timeout). Read some of each verdict below: a wrong "
             "verdict poisons what follows it."

@@ -41,8 +41,19 @@ def clean(
 
 
 def _sizes(run: Place, with_paid: bool, with_earlier: bool) -> dict[Place, int]:
+    seen: set[tuple[int, int]] = set()
     found = _needless(run, with_paid, with_earlier)
-    return {place: sum(file.size() for file in place.walk()) for place in found}
+    return {place: sum(_size(file, seen) for file in place.walk()) for place in found}
+
+
+def _size(file: Place, seen: set[tuple[int, int]]) -> int:
+    """Of several hard links to one file only the first counts."""
+    if not file.is_local:
+        return file.size()
+    state = file.local.stat()
+    is_first = (state.st_dev, state.st_ino) not in seen
+    seen.add((state.st_dev, state.st_ino))
+    return state.st_size if is_first else 0
 
 
 def _reused(run: Place) -> list[Place]:

@@ -17,6 +17,7 @@ from fastdistill_ray.knobs import chosen, identity
 from fastdistill_ray.run_files import MANIFEST, STAGE, STAGES, read_json, write_json
 from fastdistill_ray.storage.place import Place
 
+NEW = "new"  # in place of the folder of a stage that is not there yet
 MOST_SHOWN, BEFORE = 57, 20  # characters of a value, and of them before the first that differs
 
 
@@ -63,6 +64,8 @@ class Change(NamedTuple):
     now: Any
 
     def __str__(self) -> str:
+        if self.now == NEW:
+            return f"{self.path} will be others"
         before, now = repr(self.before), repr(self.now)
         alike = itertools.takewhile(bool, map(operator.eq, before, now))
         common = sum(1 for _ in alike)

@@ -21,7 +21,7 @@ from fastdistill_ray.recipe.derived import (
 )
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.rewards.selection import WHOLE
-from fastdistill_ray.run.graph import Stage, find
+from fastdistill_ray.run.graph import NEW, Stage, find
 from fastdistill_ray.run_files import STAGES
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks import OodKnobs, TaskKnobs, hub_of
@@ -235,7 +235,7 @@ class Stages:
 
     def _id(self, stage: Stage) -> str:
         found = find(self.run, stage)
-        return found.folder.name if found else "new"
+        return found.folder.name if found else NEW
 
 
 def training_problems(run: Place, recipe: Recipe) -> ProblemFile | None:
