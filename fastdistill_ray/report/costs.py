@@ -69,8 +69,8 @@ def _memory_tables(run: Contents) -> list[Table]:
         )
     caption = (
         "Planned: estimated before training, at full micro-batches. Measured: the most that rank 0 "
-        "held in any training of that model; where no micro-batch was full it needed less; above 100 % "
-        "the plan was too low."
+        "held in any training of that model; where no micro-batch was full it needed less; above "
+        "100 % the plan was too low."
     )
     columns = ["Student", *(name.capitalize() for name in names)]
     columns += ["Planned", "Measured", "Measured of planned %"]
