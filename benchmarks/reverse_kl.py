@@ -18,6 +18,7 @@ the sums of each problem too.
 import argparse
 import json
 import os
+import re
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -41,12 +42,12 @@ from fastdistill_ray.models import fetch_model, tokenizer_of
 from fastdistill_ray.recipe.loading import load_recipe
 from fastdistill_ray.recipe.tree import Recipe
 from fastdistill_ray.records import Problem
-from fastdistill_ray.report.pairs import SEED
 from fastdistill_ray.run_files import stage_folders
 from fastdistill_ray.storage.place import Place
 from fastdistill_ray.tasks.problem_file import ProblemFile
 
 BASE = "base"
+SEED = re.compile(r"(.+)-seed_\d+")  # the folder of a student's further seed
 EXACT, SAMPLED, TOKENS = range(3)  # sums of a problem's texts
 
 

@@ -91,7 +91,7 @@ def _problems(knobs: TaskKnobs, rows: Iterable[tuple[Split, Where]], holds_out: 
     if not lines:
         raise UserError(f"{knobs.path}: no problems in it")
     if num_repeated:
-        logger.warning("%s: %d rows are left out that another equals", knobs.path, num_repeated)
+        logger.warning("%s: rows left out that equal another one: %d", knobs.path, num_repeated)
     if holds_out and not found["test"] and knobs.num_test is None and not knobs.unlabelled:
         held_out = min(len(found["train"]) // HELD_OUT, MOST_HELD_OUT)
         knobs = knobs.model_copy(update={"num_test": held_out})
