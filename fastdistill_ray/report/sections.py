@@ -189,7 +189,7 @@ def _reward_figure(groups: GroupNumbers) -> list[Block]:
     caption = (
         f"Rewards of all {int(judged.sum()):,} completions and, on the right, advantages of the "
         f"{int(trained.sum()):,} in kept groups. An advantage compares a completion with its own "
-        "group: half of a group lies below 0 also where all are right."
+        "group: some of it lie below 0 also where all are right."
     )
     return [Figure(svg, caption)]
 
