@@ -23,7 +23,7 @@ from fastdistill_ray.tasks.problem_file import ProblemFile
 
 AGAIN, ANSWERED, SET_ASIDE = "groups", "answers", "set_aside"  # what --again may name
 
-LETTERS, QUESTION = 4, 300  # of a token; of a question
+LETTERS, QUESTION = 3, 300  # of a token, where numbers stand among the words; of a question
 
 
 def sources_of(run: Place, groups: Stage) -> list[Source]:
