@@ -43,6 +43,11 @@ class Commit(NamedTuple):
     size: int = 0  # bytes of the file
     digest: str = ""  # of its bytes
 
+    @property
+    def arrivals(self) -> list[tuple[int, float]]:
+        """(rows, when) of each file that was written, also of those merged since."""
+        return [part[1:] for part in self.parts] or [(len(self.keys), self.time)]
+
 
 class Term(NamedTuple):
     """Of a writer; later terms are greater."""

@@ -124,18 +124,15 @@ def of_one_run(view: Place) -> dict[str, Place]:
     another by now, because a file or folder that it names holds something else."""
     stages, root = stage_folders(view), run_of(view)
     there = [folder for kind in (root / STAGES).list() for folder in kind.list()]
-    own = {folder.name for folder in stages.values()}
-    taken = {_place_of(folder) for folder in stages.values()}
-    old = {one.name for one in there if one.name not in own and _place_of(one) in taken}
-    while True:
-        later = {
-            folder.name
-            for folder in stages.values()
-            if folder.name not in old and not old.isdisjoint(_made_from(folder))
-        }
-        if not later:
-            return {name: folder for name, folder in stages.items() if folder.name not in old}
+    own = set(stages.values())
+    taken = set(map(_place_of, own))
+    old = {one for one in there if one not in own and _place_of(one) in taken}
+    inputs = {folder: inputs_of(folder) for folder in own}
+    while later := {
+        folder for folder in own - old if any(is_made_from(inputs[folder], one) for one in old)
+    }:
         old |= later
+    return {name: folder for name, folder in stages.items() if folder not in old}
 
 
 def _place_of(stage: Place) -> tuple[str, str]:
@@ -143,11 +140,15 @@ def _place_of(stage: Place) -> tuple[str, str]:
     return stage.parent.name, stage.name.rpartition("-")[0]
 
 
-def _made_from(stage: Place) -> list[str]:
-    """Names of folders: an input is a stage's, or the path of a student in it, or no stage's."""
-    inputs = read_json(stage / STAGE, {}).get("inputs", {}).values()
-    parts = [str(value).split("/") for value in inputs]
-    return [part[2] if part[0] == STAGES and len(part) > 2 else part[-1] for part in parts]
+def inputs_of(stage: Place) -> dict[str, str]:
+    found = read_json(stage / STAGE, {}).get("inputs", {})
+    return {name: str(value) for name, value in found.items()}
+
+
+def is_made_from(inputs: dict[str, str], stage: Place) -> bool:
+    """Whether an input is the stage's folder by name, or the path of it or of a student in it."""
+    path = f"{STAGES}/{stage.parent.name}/{stage.name}/"
+    return any(one == stage.name or f"{one}/".startswith(path) for one in inputs.values())
 
 
 def read_recipe(view: Place) -> tuple[dict[str, Any], str]:
@@ -187,7 +188,7 @@ def _read_timeline(stages: dict[str, Place]) -> Timeline:
     commits = [
         (time, rows)
         for commit in (Store(stages["groups"]).commits() if "groups" in stages else ())
-        for _, rows, time in commit.parts or [("", len(commit.keys), commit.time)]
+        for rows, time in commit.arrivals
     ]
     trainings = {}
     for student, rate, seed, folder in _trainings_in(stages):

@@ -10,8 +10,8 @@ from fastdistill_ray.groups.aside import SET_ASIDE
 from fastdistill_ray.groups.store import DAMAGED, FAILED
 from fastdistill_ray.report.drawing import graph_svg
 from fastdistill_ray.report.page import Block, Cell, Figure, Table, Text
-from fastdistill_ray.report.reading import Contents
-from fastdistill_ray.run_files import MANIFEST, METRICS, STAGE, STALL, STEPS, read_json, run_of
+from fastdistill_ray.report.reading import Contents, inputs_of, is_made_from
+from fastdistill_ray.run_files import MANIFEST, METRICS, STALL, STEPS, read_json
 from fastdistill_ray.storage.place import Place
 
 PAUSE = 60.0  # seconds without a step that are told
@@ -94,30 +94,19 @@ def status_sentence(run: Contents, troubles: dict[str, list[str]]) -> str:
 
 
 def sources(run: Contents) -> dict[str, list[str]]:
-    """Name of each stage -> the stages that it is made from."""
-    root = run_of(run.path)
-    places = {name: folder.relative_to(root) for name, folder in run.stages.items()}
-    return {
-        name: [
+    """Name of each stage -> the stages that it is made from; problems are known by their content,
+    not by their folder."""
+    found = {}
+    for name, stage in run.stages.items():
+        inputs = inputs_of(stage)
+        of_problems = any(key.startswith("the problems of ") for key in inputs)
+        found[name] = [
             other
-            for other, place in places.items()
-            if other != name and any(_names(*one, place) for one in _inputs(run.stages[name]))
+            for other, folder in run.stages.items()
+            if other != name
+            and (is_made_from(inputs, folder) or (of_problems and folder.parent.name == "problems"))
         ]
-        for name in run.stages
-    }
-
-
-def _inputs(folder: Place) -> list[tuple[str, str]]:
-    found = read_json(folder / STAGE, {}).get("inputs", {})
-    return [(name, str(value)) for name, value in found.items()]
-
-
-def _names(name: str, value: str, place: str) -> bool:
-    """Whether an input is a stage's folder, by name or path, or lies in it; problems are known by
-    their content."""
-    if name.startswith("the problems of "):
-        return place.startswith("stages/problems/")
-    return value == place.rpartition("/")[2] or f"{value}/".startswith(f"{place}/")
+    return found
 
 
 def _troubles_in(folder: Place) -> list[str]:

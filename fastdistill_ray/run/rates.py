@@ -137,18 +137,12 @@ def _scaled(one: Made, amount: int) -> Spent | None:
 def _spent_on(begun: Place) -> float:
     """Seconds of a stage that is begun in which its steps were made or its rows came, as far as
     that is known: what starts and stops took is no pace."""
-    times = (
-        []
-        if (begun / METRICS).is_file() or not (begun / LOG).is_dir()
-        else sorted(
-            time
-            for commit in Store(begun).commits()
-            for *_, time in commit.parts or [("", 0, commit.time)]
-        )
-    )
-    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
-    most = 10 * statistics.median(gaps) if gaps else 0.0
-    known = _working(begun) or sum(min(gap, most) for gap in gaps)
+    known = _working(begun)
+    if not known and (begun / LOG).is_dir():
+        times = sorted(time for one in Store(begun).commits() for _, time in one.arrivals)
+        gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+        most = 10 * statistics.median(gaps) if gaps else 0.0
+        known = sum(min(gap, most) for gap in gaps)
     return known if known > 1.0 else read_json(begun / SECONDS, {"seconds": 0.0})["seconds"]
 
 
