@@ -60,6 +60,9 @@ class Begun(NamedTuple):
     ahead: Mapping[Draw, Part] = MappingProxyType({})  # those behind it
 
 
+NOT_BEGUN = Begun()
+
+
 class PartlyError(Exception):
     """A draw failed; `begun` is what to go on from."""
 
@@ -73,7 +76,7 @@ async def reply_to(
     sampling: SamplingKnobs,
     ask: Ask,
     count_correct: CountCorrect,
-    begun: Begun = Begun(),  # noqa: B008, it cannot be changed
+    begun: Begun = NOT_BEGUN,
 ) -> Reply:
     """Draws n completions at a time until enough are correct or there are max_n; goes on from what
     was `begun`. PartlyError where an answer to a draw is not to be had."""

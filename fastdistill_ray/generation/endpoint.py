@@ -9,7 +9,15 @@ import pyarrow as pa
 from fastdistill_ray.endpoints.answer import Answer, UnusableError
 from fastdistill_ray.endpoints.client import Client, GaveUpError, RefusedError
 from fastdistill_ray.errors import FailedError, UserError
-from fastdistill_ray.generation.draws import Begun, CountCorrect, Draw, Part, PartlyError, reply_to
+from fastdistill_ray.generation.draws import (
+    NOT_BEGUN,
+    Begun,
+    CountCorrect,
+    Draw,
+    Part,
+    PartlyError,
+    reply_to,
+)
 from fastdistill_ray.generation.knobs import EndpointKnobs, EngineSpec
 from fastdistill_ray.generation.outputs import (
     NO_IDS,
@@ -61,7 +69,7 @@ class EndpointEngine:
         """No completions where the server refuses this problem; UserError where it is given up."""
         key = row["problem_id"]
         try:
-            begun = self.begun.pop(key, Begun())
+            begun = self.begun.pop(key, NOT_BEGUN)
             return await reply_to(row, self.spec.sampling, self._ask, self.count_correct, begun)
         except RefusedError:
             return Reply([], 0)
