@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from fastdistill_ray.endpoints.knobs import ServerKnobs
@@ -34,7 +35,7 @@ def plan(
     recipe = with_absolute_paths(recipe)
     place, refused = run_place(recipe, run_dir), ""
     try:
-        _check_folder(recipe, place, run_dir, address)
+        _folder_of(recipe, place, run_dir, address)
     except UserError as error:
         refused = f"\n{REFUSED:<28} {error}"
     is_unseen = bool(address or refused)
@@ -82,19 +83,22 @@ def launch(
 def check(verb: str, recipe: AnyRecipe, run_dir: str, address: str, again: Sequence[str]) -> Place:
     """What needs no cluster and no model; -> the run folder. UserError is one line."""
     place = run_place(recipe, run_dir)
-    _check_folder(recipe, place, run_dir, address)
-    if not address:  # the folder of another machine is checked there
-        _check_here(verb, recipe, place, again)
+    if run := _folder_of(recipe, place, run_dir, address):
+        _check_here(verb, run, again)
     return place
 
 
-def _check_folder(recipe: AnyRecipe, place: Place, run_dir: str, address: str) -> None:
-    """It can be the run folder; that of another machine is checked there."""
+def _folder_of(
+    recipe: AnyRecipe, place: Place, run_dir: str, address: str
+) -> JobFolder[Any] | None:
+    """What can be the run folder; None: that of another machine, which is checked there."""
     if address and place.is_local and not Path(run_dir).is_absolute():
         raise UserError("--run-dir: with --address, name an absolute folder that its nodes share")
-    if not address:
-        JobFolder(place, recipe)
-        check_writable(place)
+    if address:
+        return None
+    run = RunFolder(place, recipe) if isinstance(recipe, Recipe) else JobFolder(place, recipe)
+    check_writable(place)
+    return run
 
 
 def variables_of(names: Sequence[str]) -> dict[str, str]:
@@ -109,15 +113,14 @@ def run_place(recipe: AnyRecipe, run_dir: str = "") -> Place:
     return place_of_run(run_dir or Path("runs") / recipe.name)
 
 
-def _check_here(verb: str, recipe: AnyRecipe, place: Place, again: Sequence[str]) -> None:
-    run = RunFolder(place, recipe) if isinstance(recipe, Recipe) else JobFolder(place, recipe)
-    check_free(place)
+def _check_here(verb: str, run: JobFolder[Any], again: Sequence[str]) -> None:
+    check_free(run.path)
     if isinstance(run, RunFolder):
         is_here = not _names_another_machine()
-        check_run(run.recipe, place, list(again), is_here=is_here, verb=verb)
+        check_run(run.recipe, run.path, list(again), is_here=is_here, verb=verb)
         NEEDED.get(verb, lambda _: None)(run)
     elif not _names_another_machine():
-        check_files(recipe)
+        check_files(run.recipe)
 
 
 def _names_another_machine() -> bool:
